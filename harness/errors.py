@@ -1,0 +1,88 @@
+"""The one tree of errors a caller can meet.
+
+Every message is one sentence: what is wrong, what is allowed, how to fix it. The exit code of the command line is a
+property of the class, so that no other module decides it twice. What does not live here: formatting for a terminal.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_SOME_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_TRY_AGAIN = 75
+EXIT_INTERRUPTED = 130
+
+
+class HarnessError(Exception):
+    """Any error this project raises on purpose. `cause_class` is what a FAILED row carries."""
+
+    exit_code = EXIT_SOME_FAILED
+    cause_class = "bug"
+
+
+class BadInputError(HarnessError):
+    """The user asked for something that cannot be done; nothing was computed."""
+
+    exit_code = EXIT_BAD_INPUT
+    cause_class = "data"
+
+
+class SpecError(BadInputError):
+    """A spec, sweep or override is invalid. `problems` holds every violation found, one sentence each."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(BadInputError):
+    """Rows, templates or masks that cannot be trained on as asked."""
+
+
+class ModelError(BadInputError):
+    """A base that is missing, half-written, not pinned or not loadable."""
+
+
+class StoreError(HarnessError):
+    """A record on disk is damaged or cannot be written."""
+
+    cause_class = "disk"
+
+
+class DiskError(StoreError):
+    """The disk is full or read-only; the same command works once that is mended."""
+
+    exit_code = EXIT_TRY_AGAIN
+
+
+class BusyError(HarnessError):
+    """Another process holds what is needed; try again."""
+
+    exit_code = EXIT_TRY_AGAIN
+    cause_class = "killed"
+
+
+class DivergedError(HarnessError):
+    """Training left the numbers: a non-finite loss or one over the spec's limit. Ends a trial as DIVERGED, a result."""
+
+    cause_class = "nan"
+
+    def __init__(self, message: str, *, step: int, loss: float) -> None:
+        super().__init__(message)
+        self.step = step
+        self.loss = loss
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return ' Did you mean ...?' for the closest allowed name, or '' where none is close."""
+    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def unknown_name(what: str, name: str, allowed: Iterable[str]) -> str:
+    """Return the one sentence for a name that is not in a closed list."""
+    names = sorted(allowed)
+    return f"{what} is {name!r}, but must be one of {', '.join(names) or 'none'}.{nearest(name, names)}"

@@ -1,0 +1,86 @@
+"""From a spec to its fingerprint.
+
+Canonical JSON: keys sorted, no spaces, every field that is not at its neutral default, `kind` always (two methods with
+equal fields must not hash alike), fields marked `NotIdentity` never, -0.0 written as 0.0, floats by shortest repr.
+Invariant: what cannot be written exactly is refused, never approximated. What does not live here: file hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from enum import Enum
+from typing import Any
+
+import pydantic
+
+from harness import versions
+from harness.spec import PocketBase, PocketData, PocketItems, TrialSpec
+from harness.spec.model import NotIdentity
+
+
+def canonical(value: Any) -> Any:
+    """Return the JSON tree of a spec value, reduced to what is identity.
+
+    Raises:
+        TypeError: the value holds something that JSON cannot carry exactly.
+    """
+    if isinstance(value, pydantic.BaseModel):
+        return _canonical_model(value)
+    if isinstance(value, (tuple, list)):
+        return [canonical(item) for item in value]
+    if isinstance(value, Enum):
+        return canonical(value.value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{value!r} has no exact JSON form")
+        return value + 0.0  # -0.0 + 0.0 is 0.0
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise TypeError(f"{type(value).__name__} {value!r} cannot enter a fingerprint")
+
+
+def _canonical_model(value: pydantic.BaseModel) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, field in type(value).model_fields.items():
+        held = getattr(value, name)
+        if any(isinstance(mark, NotIdentity) for mark in field.metadata):
+            continue
+        neutral = not field.is_required() and held == field.default and name != "kind"
+        if not neutral:
+            tree[name] = canonical(held)
+    return tree
+
+
+def canonical_json(value: Any) -> str:
+    """Return the canonical JSON text of a spec value."""
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def fingerprint(value: Any, behaviours: dict[str, int] | None = None) -> str:
+    """Return the sha256 hex digest of a value's canonical JSON and the behaviour versions that bear on it."""
+    text = canonical_json(value) + "\n" + json.dumps(behaviours or {}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def trial_id(spec: TrialSpec) -> str:
+    """Return a trial's id: known from the recipe alone, before any artefact exists."""
+    return fingerprint(spec, behaviours_of(spec))
+
+
+def condition_id(spec: TrialSpec) -> str:
+    """Return the id of the spec without its seed: equal for replicates."""
+    return trial_id(spec.model_copy(update={"seed": 0}))
+
+
+def behaviours_of(spec: TrialSpec) -> dict[str, int]:
+    """Return the behaviour versions that a spec's numbers depend on."""
+    uses_pocket = isinstance(spec.base, PocketBase) or isinstance(spec.data.source, PocketData)
+    uses_pocket = uses_pocket or any(isinstance(task.source, PocketItems) for task in spec.evals.tasks)
+    return versions.BEHAVIOURS | (versions.POCKET_BEHAVIOURS if uses_pocket else {})
+
+
+def base_key(spec: TrialSpec) -> str:
+    """Return the store key of a trial's base artefact."""
+    return fingerprint(spec.base, versions.POCKET_BEHAVIOURS if isinstance(spec.base, PocketBase) else None)

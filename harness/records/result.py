@@ -1,0 +1,77 @@
+"""Committing a trial: the one place that writes `result.json`.
+
+Invariant: every file the result names was fsynced and hashed before the result appears; the first commit of a trial
+wins and a later one changes nothing. What does not live here: computing anything.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.errors import StoreError
+from harness.records.schema import RESULT_FILES, Failure, TrialResult
+from harness.records.store import Store, commit_once, file_sha256
+
+RESULT = "result.json"
+FAILURE = "failure.json"
+
+
+def commit(folder: Path, result: TrialResult) -> TrialResult:
+    """Commit a trial's result and return the one that stands.
+
+    Args:
+        folder: the trial's folder, holding the files named in `RESULT_FILES` that exist.
+        result: the result without `files`, which are hashed here.
+
+    Raises:
+        DiskError: the disk is full or read-only.
+        StoreError: a result committed earlier is damaged.
+    """
+    complete = result.model_copy(update={"files": _hash_files(folder)})
+    if commit_once(folder / RESULT, complete.model_dump_json(indent=1).encode()):
+        (folder / FAILURE).unlink(missing_ok=True)
+        return complete
+    standing = read(folder)
+    if standing is None:
+        raise StoreError(f"{folder / RESULT} vanished while it was committed; run the same command again")
+    return standing
+
+
+def read(folder: Path) -> TrialResult | None:
+    """Return a trial's committed result, or None where there is none.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    return Store(folder.parents[1]).read(folder / RESULT, TrialResult)
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """Return the latest failure of a trial without a result, or None."""
+    return Store(folder.parents[1]).read(folder / FAILURE, Failure)
+
+
+def verify(folder: Path, result: TrialResult) -> None:
+    """Check that every file a result names is there unchanged.
+
+    Raises:
+        StoreError: a file is missing or damaged; the sentence names it.
+    """
+    for name, expected in result.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise StoreError(f"{path} is missing though {RESULT} names it")
+        if file_sha256(path) != expected:
+            raise StoreError(f"{path} is damaged: its sha256 is not the one in {RESULT}")
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    named = [folder / name for name in RESULT_FILES if (folder / name).is_file()]
+    weights = sorted(path for path in (folder / "weights").rglob("*") if path.is_file())
+    hashes: dict[str, str] = {}
+    for path in named + weights:
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+        hashes[str(path.relative_to(folder))] = file_sha256(path)
+    return hashes

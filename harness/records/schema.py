@@ -1,0 +1,218 @@
+"""The shape of what a trial leaves on disk.
+
+    trials/<id>/spec.json            the recipe
+    trials/<id>/metrics.jsonl        one row per logged step, appended and flushed: the record of training
+    trials/<id>/samples.jsonl        fixed prompts and the model's answers, before, during and after
+    trials/<id>/items.parquet        one row per evaluated item after training
+    trials/<id>/weights/             what `keep` says, with manifest.json
+    trials/<id>/result.json          committed last, names the sha256 of every other file: the trial is done
+    trials/<id>/failure.json         the latest failure, while there is no result
+    trials/<id>/attempts.jsonl       one row per start and end of an attempt
+    trials/<id>/progress.json        where a running attempt is; never a result
+    artefacts/<kind>/<key>/          bases, before-scores, fetched weights; complete when manifest.json is there
+    sweeps/<name>@<base>[-<set>]/    sweep.json (the resolved plan), report files
+
+Invariant: unknown is None with a reason, never 0. What does not live here: writing and locking (store.py).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+from pydantic import ConfigDict, Field
+
+from harness import versions
+from harness.spec import TrialSpec
+
+RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet")
+"""Files of a trial's folder that `result.json` names by sha256, besides everything under weights/."""
+
+
+class Row(pydantic.BaseModel):
+    """Base of everything read back from disk: strict about names and types, frozen."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Score(Row):
+    """One aggregate over the test or val items of a slice."""
+
+    value: float | None
+    """None when it could not be measured; `reason` then says why."""
+    num_items: int
+    num_clusters: int | None = None
+    reason: str | None = None
+
+
+Scores = dict[str, Score]
+"""Metric key `suite/task/metric` -> score."""
+
+
+class EvalScores(Row):
+    """All scores of one model: test items for tables, val items for choices."""
+
+    key: str
+    """Store key of the evaluation: resolved weights, tokenizer, dtype, quantisation, template, items and settings."""
+    test: Scores
+    val: Scores
+    items_file: str
+    """Where the per-item rows lie, relative to the store's root."""
+
+
+class TrainSummary(Row):
+    """What the training loop did: every quantity that could move with a knob unseen."""
+
+    num_steps: int
+    num_epochs: float
+    num_examples_seen: int
+    num_tokens: int
+    """Tokens the model read, padding excluded."""
+    num_loss_tokens: int
+    """Tokens with a positive loss weight."""
+    learning_rate_integral: float
+    """Sum of the learning rate over steps."""
+    trainable_parameters: int
+    total_parameters: int
+    train_loss_first: float | None
+    train_loss_last: float | None
+    val_loss: float | None
+    """Mean loss per loss token on the validation rows, at the weights that are kept."""
+    stopped_early: bool
+    divergence: str | None
+    """Why the trial DIVERGED; None when it did not."""
+
+
+class DataSummary(Row):
+    """What became of the data."""
+
+    rows_sha256: str
+    """Hash of the rendered ids and loss weights, in training order before shuffling."""
+    num_rows_read: int
+    num_rows_dropped: dict[str, int]
+    """Reason -> count; nothing is dropped in silence."""
+    num_train: int
+    num_validation: int
+    num_truncated: int
+    completion_prompt_ratio: float | None
+    """Characters of assistant turns over characters of everything else, summed over the training rows."""
+    mean_tokens: float | None
+    """Mean tokens a training row."""
+    loss_token_share: float | None
+    template_sha256: str
+
+
+class ResolvedIdentity(Row):
+    """What the recipe resolved to; pairing, before-scores and resume require it equal."""
+
+    weights_sha256: str
+    tokenizer_sha256: str
+    quantisation: str | None
+    rows_sha256: str
+    items_sha256: dict[str, str]
+    """Task key -> sha256 of the items asked."""
+
+
+class Provenance(Row):
+    """Where and how a result came about; never part of identity."""
+
+    host: str
+    platform: str
+    cpu: str
+    device: str
+    num_threads: int
+    git_commit: str | None
+    git_dirty: bool | None
+    libraries: dict[str, str]
+    command: str
+    """A command that reruns this one trial."""
+    started_utc: str
+    seconds_total: float
+    seconds_train: float
+    seconds_eval: float
+    tokens_per_second: float | None
+    """Training tokens over training seconds."""
+    peak_memory_bytes: int | None
+    peak_gpu_memory_bytes: int | None
+
+
+class TrialResult(Row):
+    """`result.json`: final states only."""
+
+    schema_version: int = versions.RECORD_SCHEMA
+    trial_id: str
+    state: Literal["COMPLETE", "DIVERGED"]
+    spec: TrialSpec
+    resolved: ResolvedIdentity
+    data: DataSummary
+    train: TrainSummary
+    before: EvalScores
+    """The base as this method trains it (a 4-bit base for QLoRA)."""
+    before_full_precision: EvalScores | None
+    """The base without quantisation, where `before` is quantised; else None."""
+    after: EvalScores | None
+    """None when the trial DIVERGED before it could be scored."""
+    provenance: Provenance
+    files: dict[str, str] = Field(default_factory=dict)
+    """File relative to the trial's folder -> sha256."""
+
+
+class Failure(Row):
+    """`failure.json`: why the latest attempt ended without a result."""
+
+    cause: Literal["oom", "nan", "data", "killed", "disk", "bug"]
+    message: str
+    log_tail: str
+    command: str
+    attempt: int
+    time_utc: str
+
+    @property
+    def reruns_by_itself(self) -> bool:
+        """Failures of the machine are retried by the next launch; failures of the recipe on request."""
+        return self.cause in ("oom", "disk", "killed")
+
+
+class Progress(Row):
+    """`progress.json`: where a running attempt is."""
+
+    phase: str
+    step: int
+    num_steps: int
+    loss: float | None
+    tokens_per_second: float | None
+    pid: int
+    time_utc: str
+
+
+class PlannedTrial(Row):
+    """One cell of a sweep."""
+
+    trial_id: str
+    condition_id: str
+    arm: str
+    axes: dict[str, bool | int | float | str | None]
+    """Axis field -> the absolute value it has in this trial."""
+    seed: int
+    spec: TrialSpec
+
+
+class SweepRecord(Row):
+    """`sweep.json`: the resolved plan and the question; all that a report needs besides the trials."""
+
+    schema_version: int = versions.RECORD_SCHEMA
+    name: str
+    base: str
+    kind: Literal["sweep", "study"]
+    set_hash: str | None
+    hypothesis: str
+    refuted_if: str
+    source: str
+    command: str
+    measures: dict[str, tuple[str, ...]]
+    """Measure -> task keys of its primary slices on this base."""
+    axis_fields: tuple[str, ...]
+    objectives: tuple[tuple[str, str], ...] = ()
+    """For a study: (`measure/value`, direction)."""
+    selection: dict[str, str] | None
+    trials: tuple[PlannedTrial, ...]

@@ -1,0 +1,164 @@
+"""What varies, and where it runs: experiments, sweeps, studies, and how a trial is executed.
+
+Invariant: a `Sweep` names fields of a `TrialSpec` and values, nothing else; which values an axis takes may be relative
+to the experiment it runs on. `Runtime` holds all that must not enter a fingerprint. What does not live here: turning a
+sweep into trials (harness/engine/plan.py).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from harness.spec.model import Model, Scalar
+from harness.spec.trial import Measure, MethodConfig, Name, TrialSpec
+
+
+class Runtime(Model):
+    """How and where a trial runs; moves no number at a fixed thread count."""
+
+    num_threads: int = Field(ge=1, le=256)
+    """Compute threads per trial. On CPU results are bitwise only at an equal number, so an experiment states it."""
+    micro_batch_size: int = Field(ge=1)
+    eval_batch_size: int = Field(ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    keep: Literal["none", "adapter", "all"] = "none"
+    """Which trained weights stay: none, adapters only, or everything."""
+    checkpoint_every: int = Field(default=0, ge=0)
+    """Steps between training checkpoints; 0 is none: a killed trial then starts again."""
+
+
+class MethodReference(Model):
+    """A method as it is meant on a base, with the learning rate that its sweep found there."""
+
+    method: MethodConfig
+    learning_rate: float = Field(gt=0)
+
+
+class Experiment(Model):
+    """A base, its data and evaluation, and what axes may be relative to."""
+
+    name: Name
+    spec: TrialSpec
+    runtime: Runtime
+    methods: tuple[MethodReference, ...]
+    sizes: tuple[int, ...]
+    """Ascending sizes that a data-size axis takes here."""
+
+    @model_validator(mode="after")
+    def _sizes_ascend(self) -> Experiment:
+        if list(self.sizes) != sorted(set(self.sizes)) or not self.sizes:
+            raise ValueError("sizes must be a non-empty ascending tuple without repeats")
+        return self
+
+
+class Axis(Model):
+    """One varied field.
+
+    `field` is a dotted field of TrialSpec, or `method`, whose values are method kinds and bring that method's own
+    configuration and reference learning rate from the experiment.
+    """
+
+    field: str = Field(min_length=1)
+    values: tuple[Scalar, ...] = ()
+    relative_to: Literal["nothing", "reference_learning_rate", "sizes"] = "nothing"
+    """`reference_learning_rate`: values are multiples of the method's reference. `sizes`: the experiment's sizes."""
+
+    @model_validator(mode="after")
+    def _has_values(self) -> Axis:
+        if (self.relative_to == "sizes") == bool(self.values):
+            raise ValueError("values must be given, and must be empty exactly when relative_to is 'sizes'")
+        if len(set(map(repr, self.values))) != len(self.values):
+            raise ValueError("values must not repeat")
+        return self
+
+
+class Arm(Model):
+    """A named variant of the whole sweep: what is held equal, and fields set."""
+
+    name: Name
+    hold: Literal["epochs", "steps"]
+    """`epochs`: each trial passes its data as often as the experiment says. `steps`: each trial takes as many steps
+    as the experiment's own size takes at the experiment's epochs."""
+    set: tuple[tuple[str, Scalar], ...] = ()
+
+
+class Selection(Model):
+    """Choose on val, report on test: within each level of `within`, keep the level of `axis` with the best score."""
+
+    axis: str
+    within: str
+    measure: Measure
+
+
+class Sweep(Model):
+    """Axes x arms x seeds over an experiment, with the question it answers."""
+
+    name: Name
+    hypothesis: str = Field(min_length=1)
+    refuted_if: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    axes: tuple[Axis, ...] = Field(min_length=1)
+    arms: tuple[Arm, ...] = (Arm(name="equal_epochs", hold="epochs"),)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    measures: tuple[Measure, ...]
+    """Primary slices of these measures are scored; `PANEL=full` scores all."""
+    set: tuple[tuple[str, Scalar], ...] = ()
+    """Fields of the experiment's spec that this sweep fixes first."""
+    selection: Selection | None = None
+    max_trials: int = Field(default=2000, ge=1)
+
+
+class Dimension(Model):
+    """One dimension of a study's space: a range or choices, perhaps only under a condition."""
+
+    field: str
+    """A dotted field of TrialSpec, or `method`."""
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    integer: bool = False
+    choices: tuple[Scalar, ...] = ()
+    relative_to: Literal["nothing", "reference_learning_rate"] = "nothing"
+    only_for_methods: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _range_or_choices(self) -> Dimension:
+        ranged = self.low is not None and self.high is not None and self.low < self.high
+        if ranged == bool(self.choices):
+            raise ValueError("either low < high or choices must be given, not both")
+        return self
+
+
+class Objective(Model):
+    """A number of the frame to optimise, on val items."""
+
+    measure: Measure
+    value: Literal["after", "delta"]
+    direction: Literal["maximize", "minimize"]
+
+
+class Constraint(Model):
+    """A frame column that must stay at or below a limit for a condition to be feasible."""
+
+    column: str
+    at_most: float
+
+
+class Study(Model):
+    """An Optuna search: one ask is one condition run on all seeds; tell gets the mean."""
+
+    name: Name
+    hypothesis: str = Field(min_length=1)
+    refuted_if: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    space: tuple[Dimension, ...] = Field(min_length=1)
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+    constraints: tuple[Constraint, ...] = ()
+    num_conditions: int = Field(ge=1)
+    num_startup_conditions: int = Field(ge=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    sampler_seed: int = Field(ge=0)
+    measures: tuple[Measure, ...]
+    set: tuple[tuple[str, Scalar], ...] = ()

