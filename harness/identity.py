@@ -16,7 +16,7 @@ from typing import Any
 import pydantic
 
 from harness import versions
-from harness.spec import PocketBase, PocketData, PocketItems, TrialSpec
+from harness.spec import BaseRef, PocketBase, PocketData, PocketItems, TrialSpec
 from harness.spec.model import NotIdentity
 
 
@@ -83,4 +83,9 @@ def behaviours_of(spec: TrialSpec) -> dict[str, int]:
 
 def base_key(spec: TrialSpec) -> str:
     """Return the store key of a trial's base artefact."""
-    return fingerprint(spec.base, versions.POCKET_BEHAVIOURS if isinstance(spec.base, PocketBase) else None)
+    return base_ref_key(spec.base)
+
+
+def base_ref_key(base: BaseRef) -> str:
+    """Return the store key of a base: a pocket base depends on how it is built, any other on its reference alone."""
+    return fingerprint(base, versions.POCKET_BEHAVIOURS if isinstance(base, PocketBase) else None)

@@ -28,6 +28,18 @@ from harness.spec import TrialSpec
 RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet")
 """Files of a trial's folder that `result.json` names by sha256, besides everything under weights/."""
 
+PRIMARY_METRIC: dict[str, str] = {
+    "multiple_choice": "acc",
+    "schema": "acc",
+    "greedy": "acc",
+    "generate": "exact_match",
+    "perplexity": "bits_per_byte",
+}
+"""Task kind -> the metric that stands for a slice of that kind in a measure."""
+
+LOWER_IS_BETTER = frozenset({"bits_per_byte", "empty"})
+"""Metrics of which less is better; of every other one more is."""
+
 
 class Row(pydantic.BaseModel):
     """Base of everything read back from disk: strict about names and types, frozen."""

@@ -48,7 +48,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Force a folder's own entries (names, renames) to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -79,7 +80,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     with disk_errors(path):
         temporary = _write_temporary(path, content)
         os.replace(temporary, path)
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
 
 
 def commit_once(path: Path, content: bytes) -> bool:
@@ -96,7 +97,7 @@ def commit_once(path: Path, content: bytes) -> bool:
             return False
         finally:
             temporary.unlink(missing_ok=True)
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
         return True
 
 
@@ -236,7 +237,7 @@ class Store:
                 build(building)
                 write_manifest(building)
                 os.rename(building, target)
-                _fsync_folder(target.parent)
+                fsync_folder(target.parent)
         return target
 
     def read(self, path: Path, model: type[M]) -> M | None:

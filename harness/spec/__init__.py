@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.spec.fetch import FetchItem, HubItem, Package, PackageArtefact, pinned_revision, read_lock
 from harness.spec.model import Elsewhere, Model, Scalar, explain, parse_json
 from harness.spec.sweep import (
     Arm,
@@ -45,4 +46,4 @@ from harness.spec.trial import (
 )
 from harness.spec.world import PocketModelSpec, WorldSpec
 
-__all__ = [name for name in dir() if name[0].isupper()] + ["explain", "parse_json"]
+__all__ = [name for name in dir() if name[0].isupper()] + ["explain", "parse_json", "pinned_revision", "read_lock"]

@@ -8,6 +8,7 @@ how a trial runs (`Runtime`, in harness/spec/sweep.py).
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -159,6 +160,11 @@ class QLoraConfig(Model):
     quantisation: Literal["nf4", "fp4"] = "nf4"
     double_quantisation: bool = True
 
+    @property
+    def base_quantisation(self) -> Quantisation:
+        """How the base under the adapters is held."""
+        return Quantisation(kind=self.quantisation, double=self.double_quantisation)
+
 
 class Quantisation(Model):
     """How a base's linear weights are held while it is used."""
@@ -191,8 +197,12 @@ class TrainSpec(Model):
     max_grad_norm: float | None = Field(gt=0)
     dtype: DType
     loss_reduction: Literal["token_mean", "micro_batch_mean", "example_mean", "sum"]
+    """Mean over the loss tokens of the whole batch; mean of the token means of groups of `loss_group_size` examples;
+    mean of the examples' token means; sum over tokens."""
+    loss_group_size: int | None = Field(default=None, ge=1)
+    """Examples per mean under `micro_batch_mean`: part of the recipe, so that the micro-batch of the machine is not."""
     eval_every: int = Field(default=0, ge=0)
-    """Steps between validation losses and samples; 0 is only at the end."""
+    """Steps between validation losses and samples; 0 is only before the first and after the last."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a new minimum and keep the best weights."""
     loss_limit: float = Field(gt=0)
@@ -204,7 +214,20 @@ class TrainSpec(Model):
             raise ValueError("exactly one of num_epochs and num_steps must be set")
         if self.early_stopping_patience is not None and self.eval_every == 0:
             raise ValueError("early_stopping_patience needs eval_every of at least 1")
+        if self.loss_reduction == "micro_batch_mean" and self.loss_group_size is None:
+            raise ValueError("loss_group_size must be set for loss_reduction 'micro_batch_mean'")
         return self
+
+    def examples_seen(self, num_examples: int) -> int:
+        """Return how many examples a run over `num_examples` rows takes in, repeats counted."""
+        if self.num_steps is not None:
+            return self.num_steps * self.batch_size
+        assert self.num_epochs is not None
+        return max(1, math.ceil(num_examples * self.num_epochs - 1e-9))  # 30 x 0.1 must be 3, not 4
+
+    def steps(self, num_examples: int) -> int:
+        """Return the number of optimizer steps over `num_examples` rows; only the very last may be partial."""
+        return math.ceil(self.examples_seen(num_examples) / self.batch_size)
 
 
 # -- evaluation -------------------------------------------------------------------------------------------------------
@@ -267,6 +290,8 @@ class EvalSpec(Model):
     """Share of each slice's items that choices (learning rate, early winner) may look at; tables use the rest."""
     dtype: DType
     max_length: int = Field(ge=8)
+    raw_prefix: Literal["tokenizer", "bos"] = "tokenizer"
+    """What leads raw text: the tokenizer's own special tokens, or its BOS even where it adds none by itself."""
 
     @model_validator(mode="after")
     def _unique_keys(self) -> EvalSpec:

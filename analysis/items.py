@@ -1,0 +1,107 @@
+"""What each trial left besides its result, as frames: items, samples, training logs.
+
+Invariant: an item that one side did not answer keeps its row, with NaN and the reason. What does not live here:
+aggregates (frames.py), tests (stats.py).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.opened import OpenedSweep, OpenedTrial
+from harness.errors import StoreError
+from harness.records.store import Store, read_lines
+
+ITEM_KEYS = ["suite", "task", "item_id", "split", "metric"]
+TRIAL_KEYS = ["trial_id", "condition", "condition_id", "arm", "seed"]
+
+
+def items_frame(sweep: OpenedSweep) -> pd.DataFrame:
+    """Return the per-item values of an opened sweep, before joined to after.
+
+    An item known on one side only keeps its row with NaN on the other and the reason. A trial whose item file is gone
+    has no row here; `load_sweep` still has it.
+    """
+    before_files: dict[str, pd.DataFrame | None] = {}
+    parts: list[pd.DataFrame] = []
+    for trial, result in sweep.finished:
+        if result.after is None:
+            continue
+        if result.before.items_file not in before_files:
+            before_files[result.before.items_file] = _read_items(sweep.store, result.before.items_file)
+        before, after = before_files[result.before.items_file], _read_items(sweep.store, result.after.items_file)
+        if before is not None and after is not None:
+            parts.append(_join_items(trial, before, after))
+    if not parts:
+        return pd.DataFrame(columns=[*TRIAL_KEYS, *ITEM_KEYS, *ITEM_VALUES])
+    joined = pd.concat(parts, ignore_index=True)
+    joined["delta"] = joined["after"] - joined["before"]
+    return joined[[*TRIAL_KEYS, *ITEM_KEYS, *ITEM_VALUES]]
+
+
+ITEM_VALUES = ["cluster", "before", "after", "delta", "output_before", "output_after", "reason_before", "reason_after"]
+
+
+def _read_items(store: Store, items_file: str) -> pd.DataFrame | None:
+    path = store.root / items_file
+    return pd.read_parquet(path) if path.is_file() else None
+
+
+def _join_items(trial: OpenedTrial, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    renames = {"value": "", "output": "output_", "reason": "reason_"}
+    sides = [
+        table.rename(columns={name: (prefix + side) for name, prefix in renames.items()} | {"cluster": f"cluster_{side}"})
+        for side, table in (("before", before), ("after", after))
+    ]
+    joined = _merge(sides[0], sides[1])
+    joined["cluster"] = joined["cluster_after"].fillna(joined["cluster_before"])
+    planned = trial.planned
+    keys = (planned.trial_id, trial.condition, planned.condition_id, planned.arm, planned.seed)
+    for column, value in zip(TRIAL_KEYS, keys, strict=True):
+        joined[column] = value
+    return joined
+
+
+def _merge(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    # The same requests in the same order, the usual case, need no join; a join of strings costs ten times as much.
+    if before[ITEM_KEYS].equals(after[ITEM_KEYS]):
+        return pd.concat([before, after.drop(columns=ITEM_KEYS)], axis=1)
+    joined = before.merge(after, on=ITEM_KEYS, how="outer", indicator=True)
+    for side, only in (("before", "right_only"), ("after", "left_only")):
+        joined.loc[joined["_merge"] == only, f"reason_{side}"] = "not asked"
+    return joined
+
+
+def samples_frame(sweep: OpenedSweep) -> pd.DataFrame:
+    """Return the fixed-prompt answers of an opened sweep, in the order they were written."""
+    return _lines_frame(sweep, "samples.jsonl", ["step", "phase", "prompt", "output"])
+
+
+def metrics_frame(sweep: OpenedSweep) -> pd.DataFrame:
+    """Return the training logs of an opened sweep, in the order they were written."""
+    return _lines_frame(sweep, "metrics.jsonl", ["step"])
+
+
+def _lines_frame(sweep: OpenedSweep, file: str, columns: list[str]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for trial in sweep.trials:
+        planned = trial.planned
+        keys = (planned.trial_id, trial.condition, planned.condition_id, planned.arm, planned.seed)
+        marks = dict(zip(TRIAL_KEYS, keys, strict=True))
+        rows += [marks | {name: _flat(value) for name, value in line.items()} for line in _lines(trial.folder / file)]
+    return pd.DataFrame(rows, columns=None if rows else [*TRIAL_KEYS, *columns])
+
+
+def _lines(path: Path) -> list[dict[str, object]]:
+    try:
+        return read_lines(path)
+    except (StoreError, UnicodeDecodeError):  # a damaged log costs its own rows, not the report
+        return []
+
+
+def _flat(value: object) -> object:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value

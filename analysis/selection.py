@@ -1,0 +1,54 @@
+"""Which condition a sweep's selection picks: on val, never on test.
+
+Invariant: nothing here reads a test score. What does not live here: reporting the chosen condition's test scores.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from harness.records.schema import SweepRecord
+
+
+def mark_chosen(frame: pd.DataFrame, record: SweepRecord, *, lower_is_better: bool) -> pd.DataFrame:
+    """Add `chosen` and `chosen_note`: within each arm and level of `within`, the best level of `axis` on val.
+
+    The score of a condition is the mean over its seeds of `val_after/<measure>`. A condition with a DIVERGED seed is
+    not eligible: the mean of its surviving seeds would be a survivor's. While a trial of the group is neither COMPLETE
+    nor DIVERGED the choice is open (`chosen` is <NA>).
+    """
+    frame["chosen"] = pd.Series(pd.NA, index=frame.index, dtype="boolean")
+    frame["chosen_note"] = None
+    if record.selection is None:
+        return frame
+    column = f"val_after/{record.selection['measure']}"
+    within, axis = (f"axis.{record.selection[part]}" for part in ("within", "axis"))
+    if not {column, axis} <= set(frame.columns):
+        frame["chosen_note"] = f"no column {column if column not in frame.columns else axis} to choose by"
+        return frame
+    groups = ["arm", within] if within in frame.columns else ["arm"]
+    for _, group in frame.groupby(groups, dropna=False, sort=False):
+        chosen, note = _best_condition(group, column, lower_is_better=lower_is_better)
+        frame.loc[group.index, "chosen_note"] = note
+        if chosen is not None:
+            frame.loc[group.index, "chosen"] = group["condition"] == chosen
+    return frame
+
+
+def _best_condition(group: pd.DataFrame, column: str, *, lower_is_better: bool) -> tuple[str | None, str]:
+    open_states = group.loc[~group["state"].isin(["COMPLETE", "DIVERGED"]), "condition"]
+    if len(open_states):
+        return None, f"open: {open_states.iloc[0]} has trials without a result"
+    scores = {
+        str(condition): float(trials[column].mean())
+        for condition, trials in group.groupby("condition", sort=False)
+        if (trials["state"] == "COMPLETE").all() and trials[column].notna().all()
+    }
+    if not scores:
+        return None, "open: no condition has a known val score on every seed"
+    best = (min if lower_is_better else max)(scores, key=lambda condition: scores[condition])
+    assert math.isfinite(scores[best])
+    return best, f"best of {len(scores)} conditions on val by mean {column} over seeds"
+

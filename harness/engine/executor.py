@@ -1,0 +1,166 @@
+"""Where jobs run. The interface is `concurrent.futures`: submit a picklable call, get a `Future`.
+
+Invariant: a job that takes its process down raises `WorkerDiedError` from its future and harms no other slot; no worker
+outlives its launcher. What does not live here: what a job does (worker.py), when it is tried again (launch.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from harness.errors import HarnessError
+from harness.spec import Runtime
+
+T = TypeVar("T")
+PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 5.0
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class WorkerDiedError(HarnessError):
+    """The process that ran a job is gone: killed, or crashed outside Python."""
+
+    cause_class = "killed"
+
+
+class Executor(Protocol):
+    """What the engine needs; `concurrent.futures.Executor` with a count of slots and a hard stop."""
+
+    @property
+    def num_slots(self) -> int: ...
+
+    def submit(self, call: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Run a module-level function in some slot."""
+        ...
+
+    def stop(self) -> None:
+        """End every worker at once; futures that were running never finish."""
+        ...
+
+
+class LocalExecutor:
+    """Slots on this machine, each one spawned process that is replaced when it dies."""
+
+    def __init__(self, num_slots: int, num_threads: int, devices: tuple[str, ...] = ()) -> None:
+        """Make slots; a process starts with its first job.
+
+        Args:
+            num_slots: jobs at a time.
+            num_threads: compute threads of each worker, set before it imports torch.
+            devices: GPUs, handed to the slots in turn as CUDA_VISIBLE_DEVICES; empty leaves the variable alone.
+        """
+        self.num_slots = num_slots
+        self._slots = [_Slot(_environment(num_threads, devices, index)) for index in range(num_slots)]
+        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        for slot in self._slots:
+            self._free.put(slot)
+        # These threads live as long as the workers: the kernel sends PR_SET_PDEATHSIG when the *thread* that spawned ends.
+        self._threads = ThreadPoolExecutor(num_slots, thread_name_prefix="slot")
+
+    def submit(self, call: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Run a module-level function in the next free slot. Its future raises `WorkerDiedError` if the process dies."""
+        return self._threads.submit(self._run, call, args)
+
+    def _run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
+        slot = self._free.get()
+        try:
+            return slot.run(call, args)
+        finally:
+            self._free.put(slot)
+
+    def stop(self) -> None:
+        """End every worker at once."""
+        for slot in self._slots:
+            slot.stop()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the workers alive now."""
+        return [pid for slot in self._slots for pid in slot.pids()]
+
+
+@dataclass
+class _Slot:
+    environment: dict[str, str]
+    pool: ProcessPoolExecutor | None = None
+    stopped: bool = field(default=False)
+
+    def run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
+        if self.stopped:
+            raise WorkerDiedError("the launcher is stopping")
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=start_worker,
+                initargs=(os.getpid(), self.environment),
+            )
+        try:
+            return self.pool.submit(call, *args).result()
+        except BrokenProcessPool as error:
+            self.pool.shutdown(wait=True)
+            self.pool = None
+            raise WorkerDiedError("the worker process died; it was killed or crashed outside Python") from error
+
+    def pids(self) -> list[int]:
+        # The standard library has no public list of a pool's processes.
+        return list(self.pool._processes or {}) if self.pool is not None else []
+
+    def stop(self) -> None:
+        self.stopped = True
+        processes = list((self.pool._processes or {}).values()) if self.pool is not None else []
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(STOP_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def start_worker(parent: int, environment: dict[str, str]) -> None:
+    """Prepare a fresh worker: die with the launcher, leave Ctrl-C to it, fix thread counts before torch is imported."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the launcher died before the line above
+        os._exit(1)
+    os.environ.update(environment)
+
+
+def _environment(num_threads: int, devices: tuple[str, ...], index: int) -> dict[str, str]:
+    environment = dict.fromkeys(THREAD_VARIABLES, str(num_threads))
+    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    return environment | ({"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {})
+
+
+def gpus() -> tuple[str, ...]:
+    """Return the GPUs of this machine by index, found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(name for name in visible.split(",") if name.strip())
+    folder = Path("/proc/driver/nvidia/gpus")
+    return tuple(str(index) for index in range(len(list(folder.iterdir())))) if folder.is_dir() else ()
+
+
+def default_workers(runtime: Runtime) -> int:
+    """Return how many trials run at a time: one a GPU, else as many as fill the cores at the trial's thread count."""
+    if runtime.device != "cpu" and gpus():
+        return len(gpus())
+    return max(1, len(os.sched_getaffinity(0)) // runtime.num_threads)
+
+
+def local(num_workers: int, runtime: Runtime) -> LocalExecutor:
+    """Return the executor for trials on this machine."""
+    return LocalExecutor(num_workers, runtime.num_threads, () if runtime.device == "cpu" else gpus())

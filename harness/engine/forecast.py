@@ -1,0 +1,138 @@
+"""What a trial costs, from trials of the same shape that ran on this store.
+
+    OUT/probes/<shape>.jsonl    one row per finished trial or probe
+
+A shape is what decides the cost of a step and of an evaluation: base, kind of method, dtype, batch, lengths, data
+source and items. Seconds are `per step x steps + rest`, medians over the rows. Invariant: a forecast without a
+measurement is None, "unknown", never a guess. What does not live here: measuring (worker.py, launch.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.engine import rows
+from harness.identity import canonical
+from harness.records.schema import PlannedTrial, TrialResult
+from harness.records.store import Store, append_line, read_lines
+from harness.spec import TrialSpec
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one trial is expected to take; None is unknown."""
+
+    num_steps: int | None
+    num_tokens: int | None
+    seconds: float | None
+    disk_bytes: int | None
+    memory_bytes: int | None
+
+
+def shape(spec: TrialSpec) -> str:
+    """Return the key of a spec's shape."""
+    parts = {
+        "base": canonical(spec.base),
+        "method": spec.method.kind,
+        "dtype": spec.train.dtype,
+        "batch_size": spec.train.batch_size,
+        "validation": [spec.train.eval_every, spec.data.num_validation],
+        "source": canonical(spec.data.source),
+        "template": spec.data.template,
+        "max_length": spec.data.max_length,
+        "evals": canonical(spec.evals),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def remember(store: Store, spec: TrialSpec, result: TrialResult, ran_in: Store) -> None:
+    """Append a finished trial, whose files lie in `ran_in`, as a measurement of its shape."""
+    if result.train.num_steps == 0 or result.state != "COMPLETE":
+        return
+    path = _path(store, spec)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    provenance = result.provenance
+    append_line(
+        path,
+        {
+            "trial_id": result.trial_id,
+            "num_threads": provenance.num_threads,
+            "num_steps": result.train.num_steps,
+            "num_tokens": result.train.num_tokens,
+            "seconds_train": provenance.seconds_train,
+            "seconds_total": provenance.seconds_total,
+            "memory_bytes": provenance.peak_memory_bytes,
+            "disk_bytes": _disk_bytes(ran_in.trial(result.trial_id)),
+        },
+    )
+
+
+def num_steps(spec: TrialSpec) -> int | None:
+    """Return a trial's optimizer steps, or None where the number of rows is unknown before they are read."""
+    size = spec.data.num_examples if spec.data.num_examples is not None else rows.available(spec.data)
+    if spec.train.num_steps is not None:
+        return spec.train.num_steps
+    return None if size is None else spec.train.steps(size)
+
+
+class Forecast:
+    """Forecasts trials of one store; reads each shape's measurements once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._rows: dict[str, list[dict[str, object]]] = {}
+
+    def of(self, spec: TrialSpec) -> Cost:
+        """Return what a trial is expected to take."""
+        steps, measured = num_steps(spec), self._measurements(spec)
+        if not measured or steps is None:
+            return Cost(steps, None, None, None, None)
+        per_step = _median(measured, lambda row: row["seconds_train"] / row["num_steps"])
+        rest = _median(measured, lambda row: row["seconds_total"] - row["seconds_train"])
+        tokens = _median(measured, lambda row: row["num_tokens"] / row["num_steps"])
+        known = [row for row in measured if row["memory_bytes"] is not None]
+        return Cost(
+            num_steps=steps,
+            num_tokens=round(tokens * steps),
+            seconds=per_step * steps + rest,
+            disk_bytes=round(_median(measured, lambda row: row["disk_bytes"])),
+            memory_bytes=max((int(row["memory_bytes"]) for row in known), default=None),
+        )
+
+    def _measurements(self, spec: TrialSpec) -> list[dict]:
+        key = shape(spec)
+        if key not in self._rows:
+            self._rows[key] = read_lines(_path(self._store, spec))
+        return self._rows[key]
+
+
+def total_seconds(costs: Iterable[Cost], num_workers: int) -> float | None:
+    """Return the wall seconds of several trials on some workers, or None if any is unknown."""
+    seconds = [cost.seconds for cost in costs]
+    if any(value is None for value in seconds):
+        return None
+    known = [value for value in seconds if value is not None]
+    return max(sum(known) / num_workers, max(known, default=0.0))
+
+
+def unmeasured(store: Store, trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
+    """Return one trial of each shape that has no measurement yet."""
+    first = {shape(trial.spec): trial for trial in reversed(list(trials))}
+    return [trial for trial in reversed(first.values()) if not _path(store, trial.spec).exists()]
+
+
+def _median(measured: list[dict], value) -> float:
+    return statistics.median(value(row) for row in measured)
+
+
+def _path(store: Store, spec: TrialSpec) -> Path:
+    return store.root / "probes" / f"{shape(spec)}.jsonl"
+
+
+def _disk_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,121 @@
+"""Jobs around the trials: the base model, the check of data and template, the before-scores.
+
+Invariant: each is a cache entry - done by someone else, or twice, it changes nothing. Runs in workers; free of torch at
+import. What does not live here: the trials themselves (worker.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.engine.progress import Reporter
+from harness.engine.worker import output_to, set_threads
+from harness.identity import base_key, canonical
+from harness.records.schema import PlannedTrial
+from harness.records.store import Store
+from harness.spec import PocketBase, QLoraConfig, Runtime, TrialSpec
+
+
+@dataclass(frozen=True)
+class BaseJob:
+    """Pretrain a pocket base."""
+
+    base: PocketBase
+    key: str
+    root: Path
+
+
+@dataclass(frozen=True)
+class BeforeJob:
+    """Check data and template of one trial, or score its base."""
+
+    spec: TrialSpec
+    root: Path
+    runtime: Runtime
+
+
+def missing_bases(store: Store, trials: Iterable[PlannedTrial]) -> list[BaseJob]:
+    """Return the pocket bases that have to be built first."""
+    jobs: dict[str, BaseJob] = {}
+    for trial in trials:
+        base = trial.spec.base
+        if isinstance(base, PocketBase):
+            key = base_key(trial.spec)
+            jobs.setdefault(key, BaseJob(base, key, store.root))
+    return [job for job in jobs.values() if not store.has_artefact("base", job.key)]
+
+
+def base_progress(store: Store, key: str) -> Path:
+    """Return where the building of a base reports to."""
+    return store.artefact("base", key).parent / f".{key}.progress.json"
+
+
+def build_base(job: BaseJob) -> None:
+    """Build a base in this worker, unless another process has meanwhile."""
+    from harness.pocket import pretrain
+
+    store = Store(job.root)
+    set_threads(job.base.model.num_threads)
+    reporter = Reporter(base_progress(store, job.key))
+    reporter(phase="base")
+    try:
+        with output_to(job.root / "logs" / f"base-{job.key[:12]}.log"):
+            store.ensure_artefact("base", job.key, lambda folder: pretrain.build(job.base, folder, reporter))
+    finally:
+        reporter.close()
+
+
+def distinct_befores(trials: Iterable[PlannedTrial]) -> list[TrialSpec]:
+    """Return one spec for each before-score that the trials will ask for."""
+    first: dict[str, TrialSpec] = {}
+    for trial in trials:
+        spec = trial.spec
+        parts = {
+            "base": canonical(spec.base),
+            "evals": canonical(spec.evals),
+            "template": [spec.data.template, spec.data.template_date],
+            "quantisation": [spec.method.quantisation, spec.method.double_quantisation]
+            if isinstance(spec.method, QLoraConfig)
+            else None,
+        }
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        first.setdefault(key, spec)
+    return list(first.values())
+
+
+def check(job: BeforeJob) -> None:
+    """Read base, template and data once, before compute is spent on them.
+
+    Raises:
+        BadInputError: a half-written model, a template that lacks roles, rows that cannot be trained on.
+    """
+    from harness import data, models
+
+    set_threads(job.runtime.num_threads)
+    with output_to(job.root / "logs" / "check.log"):
+        base = models.locate(job.spec.base, Store(job.root))
+        chat = data.chat_format(models.load_tokenizer(base), job.spec.data)
+        data.prepare(job.spec.data, chat, seed=job.spec.seed)
+
+
+def score_before(job: BeforeJob) -> None:
+    """Score a base into the cache that all its trials share."""
+    from harness import data, evals, methods, models
+    from harness.trial import TrialContext
+
+    set_threads(job.runtime.num_threads)
+    with output_to(job.root / "logs" / "before.log"):
+        store = Store(job.root)
+        base = models.locate(job.spec.base, store)
+        chat = data.chat_format(models.load_tokenizer(base), job.spec.data)
+        context = TrialContext(store, job.runtime, "", lambda **_: None)
+        evals.score_before(base, chat, job.spec, context, methods.quantisation(job.spec.method))
+
+
+def warm_up() -> None:
+    """Import the heavy packages, so that a worker is ready when its first trial comes."""
+    import harness.trial  # noqa: F401

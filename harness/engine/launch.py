@@ -1,0 +1,349 @@
+"""Running a plan: which trial goes next, what is tried again, when to stop.
+
+Order: base models, one check of data and template, the before-scores, trials. Invariant: the store is the only state;
+a launch that is killed at any point is continued by the same command. What does not live here: processes
+(executor.py), an attempt (worker.py), what is shown (view.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from harness.engine import executor as executors
+from harness.engine import forecast, jobs, states, worker
+from harness.engine.executor import Executor, WorkerDiedError
+from harness.engine.worker import Outcome, TrialFunction, TrialJob
+from harness.errors import BadInputError, DiskError
+from harness.identity import trial_id
+from harness.records.schema import PlannedTrial
+from harness.records.store import Store, disk_errors, read_lines
+from harness.spec import Runtime, TrialBase
+
+MAX_ATTEMPTS = 3
+"""Attempts at a trial whose worker was killed, within one launch."""
+EQUAL_FAILURES = 3
+"""So many first outcomes with one and the same failure, and nothing else, stop the launch."""
+POLL_SECONDS = 0.25
+BUSY_SECONDS = 0.5
+PROBE_STEPS = 5
+
+Why = Literal["done", "interrupted", "budget", "disk", "equal_failures"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, none of which moves a number."""
+
+    num_workers: int
+    retry_failed: bool = False
+    budget_seconds: float | None = None
+    run: TrialFunction = worker.run_trial
+    measure_into: Path | None = None
+    """The store whose forecasts learn from these trials, where it is not their own."""
+    prepare: bool = True
+    """Build bases, check and score before; a stub trial needs none of it."""
+
+
+class View:
+    """What a launch tells while it runs. This one says nothing."""
+
+    def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
+        """The trials of this launch, and the states of those already final."""
+
+    def phase(self, text: str) -> None:
+        """A step before the trials: a base, the check."""
+
+    def started(self, trial: PlannedTrial) -> None:
+        """A trial went to a worker."""
+
+    def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
+        """A trial ended; FAILED ones carry their cause."""
+
+    def tick(self) -> None:
+        """Called a few times a second."""
+
+    def end(self) -> None:
+        """The launch is over."""
+
+
+@dataclass
+class Summary:
+    """How a launch ended."""
+
+    why: Why
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """Every planned trial that is final or failed."""
+    num_planned: int = 0
+    seconds: float = 0.0
+    message: str = ""
+
+    @property
+    def num_ran(self) -> int:
+        return sum(outcome.ran for outcome in self.outcomes.values())
+
+    @property
+    def failed(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes.values() if outcome.state == "FAILED"]
+
+    @property
+    def exit_code(self) -> int:
+        if self.why == "disk":
+            return DiskError.exit_code
+        if self.why in ("interrupted", "budget"):
+            return 130
+        return 1 if self.failed else 0
+
+
+class _Stop:
+    """Set by a signal; looked at between polls."""
+
+    def __init__(self) -> None:
+        self.why: Why | None = None
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        self.why = "interrupted"
+
+
+@contextmanager
+def _signals(stop: _Stop) -> Iterator[None]:
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.signal(name, stop) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def launch(
+    store: Store, trials: Iterable[PlannedTrial], runtime: Runtime, options: Options, view: View | None = None
+) -> Summary:
+    """Run every trial that is not final and return how each ended. Call it from the main thread.
+
+    Raises:
+        BadInputError: base, template or data cannot be used; nothing was trained.
+        DiskError: the output folder cannot be written.
+    """
+    run = _Launch(store, list(trials), runtime, options, view or View())
+    started = time.monotonic()
+    with _signals(run.stop):
+        summary = run.run()
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+class _Launch:
+    def __init__(
+        self, store: Store, trials: list[PlannedTrial], runtime: Runtime, options: Options, view: View
+    ) -> None:
+        self.store, self.runtime, self.options, self.view = store, runtime, options, view
+        self.trials = {trial.trial_id: trial for trial in reversed(trials)}
+        self.trials = {key: self.trials[key] for key in dict.fromkeys(trial.trial_id for trial in trials)}
+        self.stop = _Stop()
+        self.deadline = None if options.budget_seconds is None else time.monotonic() + options.budget_seconds
+        self.outcomes: dict[str, Outcome] = {}
+        self.ready: deque[str] = deque()
+        self.not_before: dict[str, float] = {}
+        self.rerun_after: dict[str, int] = {}
+        self.deaths: dict[str, int] = {}
+        self.running: dict[Future[Outcome], str] = {}
+        self.others: set[Future[None]] = set()
+
+    def run(self) -> Summary:
+        self._look()
+        self.view.begin(self.trials, {key: o.state for key, o in self.outcomes.items()}, self.options.num_workers)
+        try:
+            why = self._work() if self.ready else "done"
+        finally:
+            self.view.end()
+        return Summary(why, self.outcomes, len(self.trials), message=self._message(why))
+
+    def _look(self) -> None:
+        """Sort the trials into final, failed for good, and to be run."""
+        for key in self.trials:
+            seen = states.of_trial(self.store, key)
+            if seen.result is not None:
+                self.outcomes[key] = Outcome(key, seen.state, ran=False)
+                continue
+            failure = seen.failure
+            if failure is not None and not failure.reruns_by_itself and not self.options.retry_failed:
+                self.outcomes[key] = Outcome(key, "FAILED", ran=False, cause=failure.cause, message=failure.message)
+                continue
+            self.rerun_after[key] = failure.attempt if failure is not None else 0
+            self.ready.append(key)
+
+    # -- steps before the trials --------------------------------------------------------------------------------------
+
+    def _work(self) -> Why:
+        self.store.root.mkdir(parents=True, exist_ok=True)
+        if self.options.prepare:
+            self._build_bases()
+        if self.stop.why:
+            return self.stop.why
+        executor = executors.local(self.options.num_workers, self.runtime)
+        try:
+            if self.options.prepare:
+                self._prepare(executor)
+            return self.stop.why or self._loop(executor)
+        finally:
+            executor.stop()
+
+    def _build_bases(self) -> None:
+        for job in jobs.missing_bases(self.store, [self.trials[key] for key in self.ready]):
+            self.view.phase(f"building the base model {job.key[:12]} ({job.base.model.num_steps} steps), once")
+            alone = executors.LocalExecutor(1, job.base.model.num_threads)
+            try:
+                self._await(alone.submit(jobs.build_base, job))
+            finally:
+                alone.stop()
+
+    def _prepare(self, executor: Executor) -> None:
+        """Check data and template while the other workers import, then send the before-scores ahead of the trials."""
+        self.view.phase("checking base, template and data")
+        trials = [self.trials[key] for key in self.ready if not isinstance(self.trials[key].spec.base, TrialBase)]
+        befores = [jobs.BeforeJob(s, self.store.root, self.runtime) for s in jobs.distinct_befores(trials)]
+        if befores:
+            checking = executor.submit(jobs.check, befores[0])
+            self.others |= {executor.submit(jobs.warm_up) for _ in range(executor.num_slots - 1)}
+            self._await(checking)
+        self.others |= {executor.submit(jobs.score_before, job) for job in befores}
+
+    def _await(self, future: Future[Any]) -> None:
+        while not self.stop.why and not future.done():
+            wait([future], timeout=POLL_SECONDS)
+            self.view.tick()
+        if not self.stop.why:
+            future.result()
+
+    # -- trials -------------------------------------------------------------------------------------------------------
+
+    def _loop(self, executor: Executor) -> Why:
+        while self.ready or self.running:
+            if self.stop.why:
+                return self.stop.why
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                return "budget"
+            self._submit(executor)
+            done, _ = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._take(self.running.pop(future), future)
+            self._check_others()
+            self.view.tick()
+            if why := self._hopeless():
+                return why
+        return "done"
+
+    def _submit(self, executor: Executor) -> None:
+        while len(self.running) + len(self.others) < executor.num_slots and (key := self._next()) is not None:
+            trial = self.trials[key]
+            job = TrialJob(trial.spec, self.store.root, self.runtime, self.options.run, self.rerun_after[key], self.options.measure_into)
+            self.running[executor.submit(worker.attempt, job)] = key
+            self.view.started(trial)
+
+    def _next(self) -> str | None:
+        """Return the next trial that may start: not waiting for another process or for the trial it starts from."""
+        now = time.monotonic()
+        for _ in range(len(self.ready)):
+            key = self.ready.popleft()
+            if self.not_before.get(key, 0.0) <= now and not self._waits_for_parent(key):
+                return key
+            self.ready.append(key)
+        return None
+
+    def _waits_for_parent(self, key: str) -> bool:
+        base = self.trials[key].spec.base
+        return isinstance(base, TrialBase) and (base.trial_id in self.ready or base.trial_id in self.running.values())
+
+    def _take(self, key: str, future: Future[Outcome]) -> None:
+        try:
+            outcome = future.result()
+        except WorkerDiedError as error:
+            outcome = self._died(key, error)
+            if outcome is None:
+                self.ready.appendleft(key)
+                return
+        if outcome.state == "BUSY":
+            self.not_before[key] = time.monotonic() + BUSY_SECONDS
+            self.ready.append(key)
+            return
+        self.outcomes[key] = outcome
+        self.view.finished(self.trials[key], outcome)
+
+    def _died(self, key: str, error: WorkerDiedError) -> Outcome | None:
+        """Return a FAILED row after the last attempt that one launch makes, or None to try again."""
+        self.deaths[key] = self.deaths.get(key, 0) + 1
+        if self.deaths[key] < MAX_ATTEMPTS:
+            return None
+        folder = self.store.trial(key)
+        number = sum(row["event"] == "start" for row in read_lines(folder / "attempts.jsonl"))
+        message = f"{error}, {MAX_ATTEMPTS} times in a row"
+        return worker.record_failure(
+            folder, key, "killed", message, number, worker.rerun_command(key, self.store.root)
+        )
+
+    def _check_others(self) -> None:
+        """Before-scores only run ahead: a trial that misses one computes it, so that only bad input matters here."""
+        for future in [future for future in self.others if future.done()]:
+            self.others.discard(future)
+            error = future.exception()
+            if isinstance(error, BadInputError | DiskError):
+                raise error
+
+    def _hopeless(self) -> Why | None:
+        ran = [outcome for outcome in self.outcomes.values() if outcome.ran]
+        if any(outcome.cause == "disk" for outcome in ran):
+            return "disk"
+        kinds = {(outcome.state, outcome.cause, outcome.message) for outcome in ran}
+        all_equal = len(kinds) == 1 and ran[0].state == "FAILED"
+        return "equal_failures" if all_equal and len(ran) >= EQUAL_FAILURES and self.ready else None
+
+    def _message(self, why: Why) -> str:
+        left = len(self.trials) - len(self.outcomes)
+        again = "run the same command again to continue"
+        messages: dict[Why, str] = {
+            "done": "",
+            "interrupted": f"interrupted with {left} trials left; {again}",
+            "budget": f"the budget is used up with {left} trials left; {again}",
+            "disk": f"the disk is full or read-only, {left} trials left; mend it and {again}",
+            "equal_failures": f"stopped after {EQUAL_FAILURES} equal failures with {left} trials left; "
+            "mend the cause and run the same command with --retry-failed",
+        }
+        return messages[why]
+
+
+def probe(
+    store: Store, trials: Iterable[PlannedTrial], runtime: Runtime, options: Options, view: View | None = None
+) -> Summary:
+    """Measure one short trial of each shape that has no measurement, so that the plan can forecast the rest.
+
+    The short trials run in a scratch store that shares the artefacts, and are thrown away.
+
+    Raises:
+        BadInputError: base, template or data cannot be used.
+        DiskError: the output folder cannot be written.
+    """
+    scratch = Store(store.root / "probes" / "scratch")
+    shutil.rmtree(scratch.root, ignore_errors=True)
+    with disk_errors(scratch.root):
+        scratch.root.mkdir(parents=True)
+        (store.root / "artefacts").mkdir(exist_ok=True)
+        (scratch.root / "artefacts").symlink_to((store.root / "artefacts").resolve())
+    short = [_shortened(trial) for trial in forecast.unmeasured(store, trials)]
+    summary = launch(scratch, short, runtime, replace(options, measure_into=store.root), view)
+    shutil.rmtree(scratch.root, ignore_errors=True)
+    return summary
+
+
+def _shortened(trial: PlannedTrial) -> PlannedTrial:
+    spec = trial.spec.replace({"train.num_epochs": None, "train.num_steps": PROBE_STEPS})
+    return trial.model_copy(update={"spec": spec, "trial_id": trial_id(spec)})

@@ -1,0 +1,165 @@
+"""The plan: which trials a command means, which are done, and what the rest costs.
+
+Invariant: torch-free, and it reads but never writes - the plan of a command is the same whatever ran before. What does
+not live here: running anything (launch.py).
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.engine import axes, space
+from harness.engine.forecast import Cost, Forecast, total_seconds
+from harness.engine.resolve import Request, Setting, resolve
+from harness.engine.states import FINAL, TrialState, of_trials
+from harness.errors import ModelError
+from harness.records.schema import PlannedTrial, SweepRecord
+from harness.records.store import MANIFEST, Store
+from harness.spec import ArtefactBase, BaseRef, FolderBase, HubBase, Study, Sweep, TrialBase
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a launch needs to know."""
+
+    request: Request
+    setting: Setting
+    record: SweepRecord
+    store: Store
+
+    @property
+    def folder(self) -> Path:
+        """Where `sweep.json` and the reports go."""
+        return self.store.sweep(folder_name(self.record))
+
+    @property
+    def trials(self) -> dict[str, PlannedTrial]:
+        """Distinct trials by id, in order: a trial of two arms runs once."""
+        distinct: dict[str, PlannedTrial] = {}
+        for trial in self.record.trials:
+            distinct.setdefault(trial.trial_id, trial)
+        return distinct
+
+
+def folder_name(record: SweepRecord) -> str:
+    """Return `<name>@<base>[-<set hash>]`."""
+    return f"{record.name}@{record.base}" + (f"-{record.set_hash}" if record.set_hash else "")
+
+
+def make_plan(request: Request) -> Plan:
+    """Return the plan of a request.
+
+    Raises:
+        SpecError: an unknown name or field, or a value that is not allowed; all of them at once.
+        ModelError: the base is not usable.
+        DataError: the data or evaluation files are not usable.
+    """
+    setting = resolve(request)
+    sweep = setting.sweep
+    if isinstance(sweep, Study):
+        space.check(setting)
+    return Plan(request, setting, _record(request, setting), Store(request.out))
+
+
+def _record(request: Request, setting: Setting) -> SweepRecord:
+    sweep = setting.sweep
+    is_sweep = isinstance(sweep, Sweep)
+    selection = sweep.selection.model_dump() if isinstance(sweep, Sweep) and sweep.selection else None
+    return SweepRecord(
+        name=sweep.name,
+        base=setting.experiment.name,
+        kind="sweep" if is_sweep else "study",
+        set_hash=setting.set_hash,
+        hypothesis=sweep.hypothesis,
+        refuted_if=sweep.refuted_if,
+        source=sweep.source,
+        command=command_of(request, "sweep" if is_sweep else "study"),
+        measures=_measures(setting),
+        axis_fields=tuple(axis.field for axis in sweep.axes) if isinstance(sweep, Sweep) else space.fields(sweep),
+        objectives=()
+        if isinstance(sweep, Sweep)
+        else tuple((f"{o.measure}/{o.value}", o.direction) for o in sweep.objectives),
+        selection=selection,
+        trials=axes.cells(setting) if is_sweep else (),
+    )
+
+
+def _measures(setting: Setting) -> dict[str, tuple[str, ...]]:
+    tasks = [task for task in setting.experiment.spec.evals.tasks if task.primary]
+    keys = {measure: tuple(t.key for t in tasks if t.measure == measure) for measure in setting.sweep.measures}
+    return {measure: names for measure, names in keys.items() if names}
+
+
+def command_of(request: Request, verb: str) -> str:
+    """Return the command line that means this request."""
+    words = ["python", "-m", "harness", verb, request.name, "--base", request.base]
+    for option in ("data", "evals", "set"):
+        value = getattr(request, option)
+        words += [f"--{option}", value] if value else []
+    words += ["--panel", request.panel] if request.panel != "primary" else []
+    return shlex.join([*words, "--out", str(request.out)])
+
+
+# -- what the base needs ----------------------------------------------------------------------------------------------
+
+
+def check_base(base: BaseRef, store: Store, name: str) -> None:
+    """Refuse a base that is neither there nor can be made here.
+
+    Raises:
+        ModelError: it has to be fetched first, or its folder or trial is gone.
+    """
+    if isinstance(base, ArtefactBase | HubBase):
+        key = base.name if isinstance(base, ArtefactBase) else base.repo_id.replace("/", "--")
+        if not store.has_artefact("fetched", key):
+            raise ModelError(
+                f"base {name!r} is not in {store.artefact('fetched', key)}, but must be fetched before it is used; "
+                f"run: make fetch BASE={name}"
+            )
+    if isinstance(base, FolderBase) and not Path(base.path).is_dir():
+        raise ModelError(f"base.path is {base.path!r}, but must be a folder that exists; give BASE= its new place.")
+    if isinstance(base, TrialBase) and not (store.trial(base.trial_id) / "weights" / MANIFEST).is_file():
+        raise ModelError(f"base.trial_id is {base.trial_id!r}, but that trial has no weights in {store.root}.")
+
+
+# -- what is left -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The state and expected cost of every distinct trial, and the sum of what is left."""
+
+    states: dict[str, TrialState]
+    costs: dict[str, Cost]
+    num_done: int
+    seconds_left: float | None
+    disk_left: int | None
+    notes: tuple[str, ...]
+
+
+def outlook(plan: Plan, num_workers: int) -> Outlook:
+    """Return what is done and what the rest is expected to cost on a number of workers."""
+    states = of_trials(plan.store, plan.record.trials)
+    forecast = Forecast(plan.store)
+    costs = {trial_id: forecast.of(trial.spec) for trial_id, trial in plan.trials.items()}
+    left = [costs[trial_id] for trial_id, state in states.items() if state.state not in FINAL]
+    disk = [cost.disk_bytes for cost in left]
+    return Outlook(
+        states=states,
+        costs=costs,
+        num_done=len(states) - len(left),
+        seconds_left=total_seconds(left, num_workers),
+        disk_left=None if any(value is None for value in disk) else sum(value for value in disk if value is not None),
+        notes=_notes(plan),
+    )
+
+
+def _notes(plan: Plan) -> tuple[str, ...]:
+    base = plan.setting.experiment.spec.base
+    try:
+        check_base(base, plan.store, plan.record.base)
+    except ModelError as error:
+        return (str(error),)
+    return ()

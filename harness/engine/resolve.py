@@ -1,0 +1,258 @@
+"""From what the user typed to a setting: the experiment with base, data, evaluation, panel and SET applied.
+
+Invariant: torch-free, reads but writes nothing, and every refusal is a `SpecError` or `ModelError` of one sentence. What
+does not live here: enumerating cells (axes.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.engine import catalog
+from harness.errors import DataError, ModelError, SpecError, unknown_name
+from harness.identity import canonical_json
+from harness.records import result
+from harness.records.store import MANIFEST, Store
+from harness.spec import (
+    EvalTask,
+    Experiment,
+    FullConfig,
+    LoraConfig,
+    QLoraConfig,
+    Study,
+    Sweep,
+    TrialBase,
+    TrialSpec,
+)
+
+NUM_ITEMS = 100
+"""Items asked of each file of an evaluation folder, where SET evals.num_items says nothing else."""
+METHODS = {"full": FullConfig, "lora": LoraConfig, "qlora": QLoraConfig}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for."""
+
+    name: str
+    base: str = "pocket"
+    data: str | None = None
+    evals: str | None = None
+    set: str | None = None
+    """JSON object: dotted field of the spec or of `runtime`, or `evals.num_items` for every task -> value. A list on an
+    axis, or on `seed`, replaces its values by these absolute ones."""
+    panel: Literal["primary", "full"] = "primary"
+    out: Path = Path("out")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A sweep or study and the experiment it runs on, everything that the user overrode applied."""
+
+    sweep: Sweep | Study
+    experiment: Experiment
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Fields that the sweep and SET fix, in this order, `method` perhaps by its kind."""
+    axis_values: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Axis -> absolute values from SET."""
+    set_hash: str | None = None
+
+
+def resolve(request: Request) -> Setting:
+    """Return the setting of a request.
+
+    Raises:
+        SpecError: an unknown name or field, or an invalid value.
+        ModelError: the base is not usable.
+        DataError: the data or evaluation files are not usable.
+    """
+    if request.panel not in ("primary", "full"):
+        raise SpecError(unknown_name("PANEL", request.panel, ("primary", "full")))
+    sweep = catalog.load_sweep(request.name)
+    changes = parse_set(request.set)
+    num_items = _num_items(changes)
+    experiment = load_base(request.base, Store(request.out))
+    experiment = _with_data(experiment, request.data)
+    experiment = _with_panel(_with_evals(experiment, request.evals, num_items), sweep, request.panel)
+    axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in _axis_fields(sweep)}
+    fixed = {name: value for name, value in changes.items() if name not in axis_values}
+    runtime = {name.removeprefix("runtime."): v for name, v in fixed.items() if name.startswith("runtime.")}
+    special = ("runtime.", "evals.num_items")
+    fields = {name: value for name, value in fixed.items() if not name.startswith(special)}
+    experiment = _replaced(experiment, runtime=experiment.runtime.replace(runtime))
+    return Setting(
+        sweep=sweep,
+        experiment=experiment,
+        fields=dict(sweep.set) | fields,
+        axis_values=axis_values,
+        set_hash=_set_hash(request, experiment, {n: v for n, v in changes.items() if not n.startswith("runtime.")}),
+    )
+
+
+def load_base(base: str, store: Store) -> Experiment:
+    """Return the experiment of a base: a name in experiments/, a path to a model folder, or `trial:<id>`.
+
+    Raises:
+        SpecError: no such experiment or trial.
+        ModelError: the folder is not a complete model, or the trial kept no weights.
+    """
+    if base.startswith("trial:"):
+        return _trial_experiment(base.removeprefix("trial:"), store)
+    if "/" in base or base.startswith((".", "~")):
+        from experiments import folder
+
+        return folder.experiment(Path(base).expanduser())
+    return catalog.load_experiment(base)
+
+
+def _trial_experiment(prefix: str, store: Store) -> Experiment:
+    folders = store.root / "trials"
+    found = sorted(path.name for path in folders.glob(f"{prefix}*")) if prefix.isalnum() else []
+    if len(found) != 1:
+        raise SpecError(
+            f"BASE is 'trial:{prefix}', but must name exactly one trial of {folders} ({len(found)} match); "
+            "the ids are in the report's trials.csv."
+        )
+    standing = result.read(store.trial(found[0]))
+    if standing is None:
+        raise ModelError(f"BASE is 'trial:{prefix}', but that trial has no result yet; run its sweep first.")
+    if not (store.trial(found[0]) / "weights" / MANIFEST).is_file():
+        raise ModelError(
+            f"BASE is 'trial:{prefix}', but that trial kept no weights; "
+            f"run: python -m harness run-trial {found[0]} --keep all --out {store.root}"
+        )
+    root = _root_experiment(standing.spec, store)
+    spec = root.spec.replace({"base": TrialBase(trial_id=found[0])})
+    return _replaced(root, name=f"trial-{found[0][:12]}", spec=spec)
+
+
+def _root_experiment(spec: TrialSpec, store: Store) -> Experiment:
+    while isinstance(spec.base, TrialBase):
+        parent = result.read(store.trial(spec.base.trial_id))
+        if parent is None:
+            raise ModelError(f"trial {spec.base.trial_id} has no result, but a trial that started from it is the BASE.")
+        spec = parent.spec
+    for name in catalog.experiment_names():
+        candidate = catalog.load_experiment(name)
+        if candidate.spec.base == spec.base:
+            return candidate
+    if spec.base.kind == "folder":
+        return load_base(str(Path(spec.base.path).resolve()), store)
+    raise ModelError(f"the base that this trial started from ({spec.base.kind}) belongs to no experiment that ships.")
+
+
+def _replaced(experiment: Experiment, **changes: Any) -> Experiment:
+    # Every changed part is itself validated, and Experiment's own validator looks at sizes only.
+    return experiment.model_copy(update=changes)
+
+
+def _with_data(experiment: Experiment, data: str | None) -> Experiment:
+    if data is None:
+        return experiment
+    from harness.data import sources
+
+    path = Path(data).expanduser()
+    if not path.is_file():
+        raise DataError(
+            f"DATA is {data!r}, but must be a JSON-lines or Parquet file; there is none at {path.absolute()}."
+        )
+    return _replaced(experiment, spec=experiment.spec.replace({"data.source": sources.describe_file(path)}))
+
+
+def _with_evals(experiment: Experiment, evals: str | None, num_items: int | None) -> Experiment:
+    spec = experiment.spec
+    tasks = spec.evals.tasks
+    if evals is not None:
+        from harness.evals import folder
+
+        tasks = folder.describe_folder(Path(evals).expanduser(), num_items=num_items or NUM_ITEMS)
+    elif num_items is not None:
+        tasks = tuple(task.replace({"num_items": num_items}) for task in tasks)
+    return _replaced(experiment, spec=_with_tasks(spec, tasks))
+
+
+def _num_items(changes: Mapping[str, Any]) -> int | None:
+    value = changes.get("evals.num_items")
+    if value is not None and (type(value) is not int or value < 1):
+        raise SpecError(f"SET evals.num_items is {value!r}, but must be an integer from 1 on.")
+    return value
+
+
+def _with_panel(experiment: Experiment, sweep: Sweep | Study, panel: str) -> Experiment:
+    tasks = experiment.spec.evals.tasks
+    chosen = tasks if panel == "full" else tuple(t for t in tasks if t.primary and t.measure in sweep.measures)
+    if not chosen:
+        raise SpecError(
+            f"evals.tasks has no primary slice of {', '.join(sweep.measures)} on base {experiment.name!r}, but must have "
+            "at least one; give EVALS= a folder of items, or PANEL=full."
+        )
+    return _replaced(experiment, spec=_with_tasks(experiment.spec, chosen))
+
+
+def _with_tasks(spec: TrialSpec, tasks: tuple[EvalTask, ...]) -> TrialSpec:
+    return spec.replace({"evals.tasks": [json.loads(task.model_dump_json()) for task in tasks]})
+
+
+# -- SET --------------------------------------------------------------------------------------------------------------
+
+
+def parse_set(text: str | None) -> dict[str, Any]:
+    """Return the fields of `SET=`, a JSON object.
+
+    Raises:
+        SpecError: it is not a JSON object, names a field twice or holds a number that JSON does not have.
+    """
+    if text is None or not text.strip():
+        return {}
+    rule = 'but must be a JSON object of dotted fields, such as {"train.batch_size": 8}'
+    try:
+        tree = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except ValueError as error:
+        raise SpecError(f"SET is {text!r}, {rule} ({error}).") from None
+    if not isinstance(tree, dict):
+        raise SpecError(f"SET is {text!r}, {rule}.")
+    return tree
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ValueError("a field is named twice")
+    return tree
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _axis_fields(sweep: Sweep | Study) -> set[str]:
+    return {axis.field for axis in sweep.axes} | {"seed"} if isinstance(sweep, Sweep) else {"seed"}
+
+
+def _axis_values(name: str, value: Any) -> tuple[Any, ...]:
+    values = tuple(value) if isinstance(value, list) else (value,)
+    if not values:
+        raise SpecError(f"SET {name} is [], but must hold at least one value.")
+    if len(set(map(repr, values))) != len(values):
+        raise SpecError(f"SET {name} is {value!r}, but must not repeat a value.")
+    if name == "seed" and not all(type(v) is int and v >= 0 for v in values):
+        raise SpecError(f"SET seed is {value!r}, but must be integers from 0 on.")
+    return values
+
+
+def _set_hash(request: Request, experiment: Experiment, changes: Mapping[str, Any]) -> str | None:
+    changed: dict[str, Any] = {"set": changes} if changes else {}
+    if request.data is not None:
+        changed["data"] = canonical_json(experiment.spec.data.source)
+    if request.evals is not None:
+        changed["evals"] = canonical_json(experiment.spec.evals)
+    if request.panel != "primary":
+        changed["panel"] = request.panel
+    if not changed:
+        return None
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]

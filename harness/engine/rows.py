@@ -1,0 +1,60 @@
+"""How many rows a data spec can give, as far as that is known before anything is read.
+
+Invariant: None where unknown; never a guess. What does not live here: reading rows (harness/data).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from harness.errors import SpecError
+from harness.spec import DataSpec, FileData, PocketData, TrialSpec
+
+
+def available(data: DataSpec) -> int | None:
+    """Return an upper bound of the rows left for training, or None where it is unknown.
+
+    Validation rows are set aside first; a completion ratio keeps half of what remains. Rows that are dropped for their
+    length or form are only known after reading.
+    """
+    total = _total(data)
+    if total is None:
+        return None
+    left = max(0, total - data.num_validation)
+    return left if data.completion_ratio == "any" else (left + 1) // 2
+
+
+def _total(data: DataSpec) -> int | None:
+    if isinstance(data.source, PocketData):
+        return data.source.num_rows
+    if isinstance(data.source, FileData) and Path(data.source.path).is_file():
+        return _count_file(Path(data.source.path))
+    return None
+
+
+@lru_cache(maxsize=8)
+def _count_file(path: Path) -> int | None:
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        return parquet.read_metadata(path).num_rows
+    with path.open("rb") as stream:
+        return sum(1 for line in stream if line.strip())
+
+
+def check_size(spec: TrialSpec, base: str) -> None:
+    """Refuse a training subset larger than its data.
+
+    Raises:
+        SpecError: `data.num_examples` is more than there can be.
+    """
+    most = available(spec.data)
+    size = spec.data.num_examples
+    if most is not None and size is not None and size > most:
+        raise SpecError(
+            f"data.num_examples is {size}, but must be at most {most} on base {base!r} (rows of the data less "
+            f"{spec.data.num_validation} for validation"
+            f"{', half of them by completion_ratio' if spec.data.completion_ratio != 'any' else ''}); "
+            "give more data or smaller sizes."
+        )

@@ -1,0 +1,114 @@
+"""The search space of a study, without Optuna: which dimensions a method has, and what a proposal means as a spec.
+
+Invariant: a proposal and the condition it means are one to one; a dimension that a method lacks is not asked for it.
+What does not live here: proposing (study.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.engine.axes import build
+from harness.engine.resolve import Setting
+from harness.errors import SpecError, unknown_name
+from harness.identity import condition_id, trial_id
+from harness.records.schema import PlannedTrial
+from harness.spec import Arm, Dimension, Study, TrialSpec
+
+ARM = Arm(name="study", hold="epochs")
+
+
+def fields(study: Study) -> tuple[str, ...]:
+    """Return the dotted field of each dimension."""
+    return tuple(dimension.field for dimension in study.space)
+
+
+def method_first(study: Study) -> list[Dimension]:
+    """Return the dimensions in the order they are asked: the method decides which others exist."""
+    return sorted(study.space, key=lambda dimension: dimension.field != "method")
+
+
+def applies(dimension: Dimension, method: str) -> bool:
+    """Return whether a dimension exists for a method."""
+    return not dimension.only_for_methods or method in dimension.only_for_methods
+
+
+def choices(dimension: Dimension, setting: Setting) -> tuple[Any, ...]:
+    """Return a dimension's choices here: methods that the base does not state are left out."""
+    if dimension.field != "method":
+        return dimension.choices
+    known = [reference.method.kind for reference in setting.experiment.methods]
+    return tuple(choice for choice in dimension.choices if choice in known)
+
+
+def condition(setting: Setting, proposal: Mapping[str, Any]) -> tuple[TrialSpec, dict[str, Any]]:
+    """Return the spec (seed 0) that a proposal means, and its absolute axis values.
+
+    Raises:
+        SpecError: a field or value that cannot be here.
+    """
+    study = setting.sweep
+    assert isinstance(study, Study)
+    relative = {d.field for d in study.space if d.relative_to == "reference_learning_rate"}
+    return build(setting, {}, proposal, relative)
+
+
+def planned(setting: Setting, proposal: Mapping[str, Any]) -> list[PlannedTrial]:
+    """Return a proposal's trials, one a seed."""
+    study = setting.sweep
+    assert isinstance(study, Study)
+    spec, shown = condition(setting, proposal)
+    key = condition_id(spec)
+    seeds = setting.axis_values.get("seed", study.seeds)
+    return [
+        PlannedTrial(trial_id=trial_id(seeded), condition_id=key, arm=ARM.name, axes=shown, seed=seed, spec=seeded)
+        for seed in seeds
+        for seeded in [spec.model_copy(update={"seed": seed})]
+    ]
+
+
+def check(setting: Setting) -> None:
+    """Refuse a study that cannot run here: build both ends of the space for every method.
+
+    Raises:
+        SpecError: a dimension, objective or constraint without meaning on this base.
+    """
+    study = setting.sweep
+    assert isinstance(study, Study)
+    methods = next((choices(d, setting) for d in study.space if d.field == "method"), None)
+    if methods == ():
+        raise SpecError(
+            f"study {study.name!r} varies method, but base {setting.experiment.name!r} states none of them."
+        )
+    for method in methods or (setting.experiment.spec.method.kind,):
+        for end in (0, -1):
+            proposal = {"method": method} if methods else {}
+            for dimension in study.space:
+                if dimension.field != "method" and applies(dimension, method):
+                    proposal[dimension.field] = _end(dimension, end)
+            condition(setting, proposal)
+    _check_measures(study, setting)
+
+
+def _end(dimension: Dimension, end: int) -> Any:
+    if dimension.choices:
+        return dimension.choices[end]
+    value = (dimension.low, dimension.high)[end]
+    assert value is not None
+    return int(value) if dimension.integer else value
+
+
+def _check_measures(study: Study, setting: Setting) -> None:
+    here = {task.measure for task in setting.experiment.spec.evals.tasks}
+    for objective in study.objectives:
+        if objective.measure not in here:
+            raise SpecError(unknown_name(f"objective on base {setting.experiment.name!r}", objective.measure, here))
+    for constraint in study.constraints:
+        name = constraint.column
+        if name not in COLUMNS and name.split("/")[0] not in ("after", "delta"):
+            raise SpecError(unknown_name("constraint column", name, [*COLUMNS, "after/<measure>", "delta/<measure>"]))
+
+
+COLUMNS = ("trainable_share", "peak_memory_bytes", "seconds_train", "num_steps", "num_loss_tokens", "val_loss")
+"""Columns of a trial that a constraint may name, besides after/<measure> and delta/<measure>."""

@@ -1,0 +1,69 @@
+"""What state each planned trial is in, from its files alone.
+
+Invariant: reads, never locks and never writes; a damaged result is reported, not raised. What does not live here:
+deciding what to run (launch.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import StoreError
+from harness.records import result
+from harness.records.schema import Failure, PlannedTrial, Progress, TrialResult
+from harness.records.store import Store
+
+State = Literal["COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING", "DAMAGED"]
+FINAL = ("COMPLETE", "DIVERGED")
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """A trial's state and whatever tells about it."""
+
+    state: State
+    result: TrialResult | None = None
+    failure: Failure | None = None
+    progress: Progress | None = None
+    problem: str | None = None
+    """Which file is damaged."""
+
+
+def of_trial(store: Store, trial_id: str) -> TrialState:
+    """Return a trial's state."""
+    folder = store.trial(trial_id)
+    try:
+        standing = result.read(folder)
+        if standing is not None:
+            return TrialState(standing.state, result=standing)
+        failure, progress = result.read_failure(folder), read_progress(folder)
+    except StoreError as error:
+        return TrialState("DAMAGED", problem=str(error))
+    if progress is not None and _alive(progress.pid):
+        return TrialState("RUNNING", failure=failure, progress=progress)
+    return TrialState("FAILED" if failure else "PENDING", failure=failure)
+
+
+def of_trials(store: Store, trials: Iterable[PlannedTrial]) -> dict[str, TrialState]:
+    """Return the state of each distinct trial, by id, in the order of the plan."""
+    return {trial_id: of_trial(store, trial_id) for trial_id in dict.fromkeys(trial.trial_id for trial in trials)}
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """Return where a running attempt is, or None."""
+    return Store(folder.parents[1]).read(folder / "progress.json", Progress)
+
+
+def _alive(pid: int) -> bool:
+    # A pid of another host is unknown here and counts as gone: its trial then shows as PENDING.
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

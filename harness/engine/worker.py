@@ -1,0 +1,223 @@
+"""What runs in a worker process: one trial attempt, one before-scoring, one base.
+
+Invariant: an attempt holds the trial's lock from before it looks until after it committed, so two launchers on one
+folder never run a trial at once; whatever goes wrong becomes a FAILED row with its cause, log tail and command. Free of
+torch at import: the heavy packages load when a job runs. What does not live here: who submits jobs (launch.py).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.engine import forecast
+from harness.engine.progress import Reporter
+from harness.errors import BusyError, DiskError, HarnessError, StoreError
+from harness.identity import trial_id
+from harness.records import provenance, result
+from harness.records.schema import Failure, TrialResult
+from harness.records.store import Store, append_line, cut_torn_tail, disk_errors, lock, read_lines, write_atomic
+from harness.spec import Runtime, TrialSpec
+
+LOG_TAIL_LINES = 40
+
+
+class TrialFunction(Protocol):
+    """Runs one trial and commits its record; a module-level function, so that it can be sent to a worker."""
+
+    def __call__(
+        self, spec: TrialSpec, store: Store, runtime: Runtime, command: str, report: Callable[..., None]
+    ) -> TrialResult: ...
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One attempt at a trial."""
+
+    spec: TrialSpec
+    root: Path
+    runtime: Runtime
+    run: TrialFunction
+    rerun_after: int = 0
+    """Failures up to this attempt are tried again; a later one was another launcher's and stands."""
+    measure_into: Path | None = None
+    """The store whose forecasts learn from this trial, where it is not `root`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    trial_id: str
+    state: str
+    """COMPLETE, DIVERGED, FAILED, or BUSY where another process holds the trial."""
+    ran: bool
+    cause: str | None = None
+    message: str = ""
+    log: str = ""
+
+
+def run_trial(spec: TrialSpec, store: Store, runtime: Runtime, command: str, report: Callable[..., None]) -> TrialResult:
+    """Run a real trial: the `TrialFunction` of every launch."""
+    from harness import trial
+
+    set_threads(runtime.num_threads)
+    return trial.run_trial(spec, trial.TrialContext(store, runtime, command, report))
+
+
+def set_threads(num_threads: int) -> None:
+    """Fix torch's threads: on CPU results are bitwise only at an equal number."""
+    import torch
+
+    torch.set_num_threads(num_threads)
+
+
+def attempt(job: TrialJob) -> Outcome:
+    """Try a trial once and return how it ended. Never raises for a trial's own failure."""
+    store, key = Store(job.root), trial_id(job.spec)
+    folder = store.trial(key)
+    try:
+        with lock(folder / ".lock", wait=False):
+            return _claimed(job, store, folder, key)
+    except BusyError:
+        return Outcome(key, "BUSY", ran=False)
+    except DiskError as error:
+        return Outcome(key, "FAILED", ran=True, cause="disk", message=str(error))
+
+
+def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
+    standing = _standing(folder)
+    if standing is not None:
+        return Outcome(key, standing.state, ran=False)
+    failure = result.read_failure(folder)
+    if failure is not None and not failure.reruns_by_itself and failure.attempt > job.rerun_after:
+        return Outcome(key, "FAILED", ran=False, cause=failure.cause, message=failure.message)
+    number = _begin(job, folder)
+    log = folder / "attempts" / f"{number}.log"
+    reporter = Reporter(folder / "progress.json")
+    command = rerun_command(key, job.root)
+    try:
+        with output_to(log):
+            reporter(phase="start")
+            finished = job.run(job.spec, store, job.runtime, command, reporter)
+    # The trial boundary: whatever a trial raises becomes its row.
+    except Exception as error:
+        outcome = _failed(error, folder, number, log, command, key)
+    else:
+        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store)
+        outcome = Outcome(key, finished.state, ran=True)
+    finally:
+        reporter.close()
+        gc.collect()
+    end = {"event": "end", "attempt": number, "state": outcome.state, "cause": outcome.cause}
+    append_line(folder / "attempts.jsonl", end | {"time_utc": provenance.utc_now()})
+    return outcome
+
+
+def _standing(folder: Path) -> TrialResult | None:
+    """Return the committed result; a damaged one is set aside under another name, so that the trial runs again."""
+    try:
+        return result.read(folder)
+    except StoreError:
+        damaged = folder / result.RESULT
+        count = len(list(folder.glob("result.damaged-*.json")))
+        os.rename(damaged, folder / f"result.damaged-{count + 1}.json")
+        return None
+
+
+def _begin(job: TrialJob, folder: Path) -> int:
+    """Write what an attempt leaves first and return its number, from 1."""
+    attempts = folder / "attempts.jsonl"
+    cut_torn_tail(attempts)
+    number = 1 + sum(row["event"] == "start" for row in read_lines(attempts))
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()
+    write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode())
+    write_atomic(folder / "runtime.json", job.runtime.model_dump_json(indent=1).encode())
+    start = {"event": "start", "attempt": number, "pid": os.getpid(), "host": os.uname().nodename}
+    append_line(attempts, start | {"time_utc": provenance.utc_now()})
+    with disk_errors(folder):
+        (folder / "attempts").mkdir(exist_ok=True)
+    return number
+
+
+def rerun_command(key: str, root: Path) -> str:
+    """Return the one line that runs this trial again."""
+    return f"python -m harness run-trial {key} --out {root}"
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the class of a failure: oom, nan, data, killed, disk or bug."""
+    if isinstance(error, HarnessError):
+        return error.cause_class
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or "can't allocate memory" in str(error):
+        return "oom"
+    return "bug"
+
+
+def _failed(error: Exception, folder: Path, number: int, log: Path, command: str, key: str) -> Outcome:
+    try:
+        with disk_errors(folder):
+            if isinstance(error, OSError):
+                raise error
+    except DiskError as full:
+        error = full
+    except OSError:
+        pass
+    with disk_errors(log), log.open("a", encoding="utf-8") as stream:
+        stream.write("".join(traceback.format_exception(error)))
+    message = f"{type(error).__name__}: {error}" if not isinstance(error, HarnessError) else str(error)
+    return record_failure(folder, key, cause_of(error), message, number, command)
+
+
+def record_failure(folder: Path, key: str, cause: Any, message: str, number: int, command: str) -> Outcome:
+    """Write `failure.json` and return the outcome that goes with it."""
+    log = folder / "attempts" / f"{number}.log"
+    failure = Failure(
+        cause=cause,
+        message=message,
+        log_tail=log_tail(log),
+        command=command,
+        attempt=number,
+        time_utc=provenance.utc_now(),
+    )
+    write_atomic(folder / result.FAILURE, failure.model_dump_json(indent=1).encode())
+    return Outcome(key, "FAILED", ran=True, cause=cause, message=message, log=str(log))
+
+
+def log_tail(log: Path) -> str:
+    """Return the last lines of an attempt's log, '' where there is none."""
+    if not log.is_file():
+        return ""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:])
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[None]:
+    """Send everything that this process prints, C libraries included, to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    try:
+        with log.open("ab", buffering=0) as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for copy, original in zip(saved, (1, 2), strict=True):
+            os.dup2(copy, original)
+            os.close(copy)

@@ -1,0 +1,33 @@
+"""lm-eval suites before, during and after training.
+
+Choosing items and describing a folder are free of torch; scoring is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.evals.folder import describe_folder
+from harness.evals.items import items_sha256, select
+
+if TYPE_CHECKING:
+    from harness.evals.scoring import before_key, item_rows, sampler, score_after, score_before
+
+__all__ = [
+    "before_key",
+    "describe_folder",
+    "item_rows",
+    "items_sha256",
+    "sampler",
+    "score_after",
+    "score_before",
+    "select",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from harness.evals import scoring
+
+    return getattr(scoring, name)

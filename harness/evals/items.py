@@ -1,0 +1,208 @@
+"""Which items a slice asks: loading, checking, the stratified sample, the val and test split, the hash.
+
+Invariant: what is asked is a function of the task, `items_seed` and `val_share` alone, so the items before and after
+are the same ones, a larger sample contains every smaller one, and an item never changes its split. Free of torch.
+
+Items by task kind (`cluster` is what several items share, e.g. a person; it is the item's own id where absent; an
+optional `delimiter` stands between context and continuation, see documents.py):
+
+    multiple_choice  {"id", "query", "choices", "gold"}
+    schema           {"id", "contexts", "continuation", "gold"}
+    greedy           {"id", "context", "continuation"}
+    generate         {"id", "context", "answer", ("aliases")}
+    perplexity       {("id"), "text"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import DataError
+from harness.pocket.world import build
+from harness.spec import EvalSpec, EvalTask, FileItems, PocketItems
+
+Item = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+FIELDS: dict[str, dict[str, type]] = {
+    "multiple_choice": {"query": str, "choices": list, "gold": int},
+    "schema": {"contexts": list, "continuation": str, "gold": int},
+    "greedy": {"context": str, "continuation": str},
+    "generate": {"context": str, "answer": str},
+    "perplexity": {"text": str},
+}
+"""Task kind -> the fields that an item of it must have."""
+
+_OPTIONS = {"multiple_choice": "choices", "schema": "contexts"}
+_NEVER_EMPTY = {"greedy": "continuation", "schema": "continuation", "generate": "answer", "perplexity": "text"}
+_NOT_TEXT = ("id", "cluster", "task")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The items that one task asks, in the order of their source."""
+
+    items: tuple[Item, ...]
+    splits: tuple[str, ...]
+    """`val` or `test` for each item."""
+    sha256: str
+    """Of the items and their splits."""
+    num_repeated: int
+    """Items left out because another one with the same text is in the slice already."""
+
+
+def select(task: EvalTask, evals: EvalSpec) -> Slice:
+    """Return the items of a task.
+
+    Raises:
+        DataError: the source is missing, changed, empty, or holds an item that this kind of task cannot ask.
+    """
+    available, num_repeated = _without_repeats(load(task))
+    if num_repeated:
+        logger.warning("evals.tasks %s: %d items repeat the text of another and are left out", task.key, num_repeated)
+    items = _sample(available, task.num_items, evals.items_seed)
+    splits = tuple(_split(item, evals) for item in items)
+    lines = (json.dumps([item, split], sort_keys=True) for item, split in zip(items, splits, strict=True))
+    return Slice(tuple(items), splits, hashlib.sha256("\n".join(lines).encode()).hexdigest(), num_repeated)
+
+
+def items_sha256(evals: EvalSpec) -> dict[str, str]:
+    """Return task key -> sha256 of the items that it asks."""
+    return {task.key: select(task, evals).sha256 for task in evals.tasks}
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load(task: EvalTask) -> list[Item]:
+    """Return every item of a task's source, checked, with `id` and `cluster` filled in.
+
+    Raises:
+        DataError: see `select`.
+    """
+    source = task.source
+    rows = _from_world(source, task) if isinstance(source, PocketItems) else _from_file(source, task.key)
+    items = [_checked(row, number, task) for number, row in enumerate(rows)]
+    ids = {item["id"] for item in items}
+    if len(ids) != len(items):
+        raise DataError(
+            f"{_where(task)} holds {len(items)} items but {len(ids)} ids, which must be unique; number them"
+        )
+    if not items:
+        raise DataError(f"{_where(task)} is empty, but must hold at least one item")
+    return items
+
+
+def _from_world(source: PocketItems, task: EvalTask) -> list[Item]:
+    rows = [dict(row) for row in build(source.world).items(source.slice)]
+    # A raw line of the world is context and continuation as they stand: "12+7=" and "19", with no space between.
+    return [{"delimiter": ""} | row for row in rows] if task.kind == "greedy" else rows
+
+
+def _from_file(source: FileItems, key: str) -> list[Item]:
+    try:
+        content = Path(source.path).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"evals.tasks {key}: {source.path} cannot be read ({error.strerror}), but must be a JSON-lines file"
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != source.sha256:
+        raise DataError(
+            f"evals.tasks {key}: {source.path} has sha256 {digest[:12]}, but must have {source.sha256[:12]}; "
+            "it changed since the plan, so plan again"
+        )
+    return parse_lines(content, source.path)
+
+
+def parse_lines(content: bytes, name: str) -> list[Item]:
+    """Return the objects of a JSON-lines file.
+
+    Raises:
+        DataError: a line is not a JSON object.
+    """
+    rows: list[Item] = []
+    for number, line in enumerate(content.decode("utf-8-sig", errors="strict").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{name}:{number} is not JSON ({error}); write one object a line") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{name}:{number} is {line[:60]!r}, but must be a JSON object")
+        rows.append(row)
+    return rows
+
+
+def _checked(row: Item, number: int, task: EvalTask) -> Item:
+    where = f"{_where(task)} item {row.get('id', number)!r}"
+    for name, kind in FIELDS[task.kind].items():
+        if not isinstance(row.get(name), kind) or isinstance(row.get(name), bool):
+            raise DataError(f"{where}: {name} is {row.get(name)!r:.60}, but must be a {kind.__name__}")
+    options = row.get(_OPTIONS.get(task.kind, ""))
+    if options is not None and (len(options) < 2 or not all(isinstance(option, str) and option for option in options)):
+        raise DataError(f"{where}: {_OPTIONS[task.kind]} must be two or more non-empty strings")
+    if options is not None and not 0 <= row["gold"] < len(options):
+        raise DataError(f"{where}: gold is {row['gold']!r}, but must be an index into {len(options)} options")
+    if not row.get(_NEVER_EMPTY.get(task.kind, ""), "-").strip():
+        raise DataError(f"{where}: {_NEVER_EMPTY[task.kind]} is empty")
+    item_id = str(row["id"]) if "id" in row else hashlib.sha256(_text(row).encode()).hexdigest()[:16]
+    return row | {"id": item_id, "cluster": str(row.get("cluster", item_id))}
+
+
+def _where(task: EvalTask) -> str:
+    return f"evals.tasks {task.key}"
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def _text(item: Item) -> str:
+    return json.dumps({name: value for name, value in item.items() if name not in _NOT_TEXT}, sort_keys=True)
+
+
+def _without_repeats(items: list[Item]) -> tuple[list[Item], int]:
+    first: dict[str, Item] = {}
+    for item in items:
+        first.setdefault(_text(item), item)
+    return list(first.values()), len(items) - len(first)
+
+
+def _digest(item: Item, purpose: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/evals.{purpose}/{item['id']}".encode()).digest()[:8], "big")
+
+
+def _stratum(item: Item) -> str:
+    """Return what the sample is balanced over: the item's sub-task, else the part of its cluster before a slash."""
+    return str(item.get("task") or item["cluster"].partition("/")[0] * ("/" in item["cluster"]))
+
+
+def _sample(items: list[Item], num_items: int | None, seed: int) -> list[Item]:
+    """Return `num_items` items, every stratum in proportion, in the order of the source.
+
+    Each item has a place in (0, 1) inside its stratum, in hashed order; those with the smallest places are taken. So
+    samples are nested in `num_items`, and a stratum's share is right to within one item.
+    """
+    if num_items is None or num_items >= len(items):
+        return items
+    strata: defaultdict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        strata[_stratum(item)].append(item)
+    places: dict[str, tuple[float, int]] = {}
+    for stratum in strata.values():
+        stratum.sort(key=lambda item: _digest(item, "sample", seed))
+        for rank, item in enumerate(stratum):
+            places[item["id"]] = ((rank + 0.5) / len(stratum), _digest(item, "sample", seed))
+    chosen = set(sorted(places, key=places.__getitem__)[:num_items])
+    return [item for item in items if item["id"] in chosen]
+
+
+def _split(item: Item, evals: EvalSpec) -> str:
+    return "val" if _digest(item, "split", evals.items_seed) < evals.val_share * 2**64 else "test"

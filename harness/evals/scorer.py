@@ -1,0 +1,287 @@
+"""Our language model for lm-eval: a model that is already loaded, scored fast, left as it was.
+
+Special tokens, the one thing that silently ruins a score:
+    raw text      the tokenizer's own behaviour (stories models get their `<s>`, SmolLM2 nothing), as lm-eval's HFLM;
+                  with `raw_prefix="bos"` the tokenizer's BOS leads even where the tokenizer adds none (MiniMind2,
+                  whose loss on raw text is worse than uniform without it)
+    no context    the prefix token (BOS, else EOS) is what the first token is predicted from; so also for documents,
+                  whose text is then encoded without special tokens: BOS once, and never itself predicted
+    chat text     `ChatFormat.encode`: what the template wrote, BOS exactly once
+
+Invariant: equal to HFLM per item (tested), for any batch size up to floating-point order. What does not live here:
+forward passes (likelihood.py, generation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import nn
+
+from harness.errors import DataError
+from harness.evals.generation import greedy_decode
+from harness.evals.likelihood import Likelihood, Request, log_likelihoods
+from harness.evals.metrics import Generation
+from harness.spec import EvalSpec
+
+if TYPE_CHECKING:
+    from harness.data import ChatFormat
+
+Tokens = tuple[int, ...]
+
+
+class Scorer(TemplateLM):
+    """What lm-eval calls; see the module's docstring."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        chat: ChatFormat,
+        spec: EvalSpec,
+        *,
+        batch_size: int,
+        chat_tasks: Collection[str] = (),
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: a causal language model; its mode is the caller's business (`forward.evaluating`).
+            chat: tokenizer, template and stop tokens.
+            spec: `max_length` and `raw_prefix` are used.
+            batch_size: rows computed together; moves no number beyond floating-point order.
+            chat_tasks: keys of the tasks whose text the chat template rendered.
+        """
+        super().__init__()
+        self.model = model
+        self.chat = chat
+        self.tokenizer = chat.tokenizer
+        self.max_length = min(spec.max_length, _context_of(model))
+        self.raw_prefix = spec.raw_prefix
+        self.batch_size = batch_size
+        self.chat_tasks = frozenset(chat_tasks)
+        self.too_long: set[tuple[str | None, int | None]] = set()
+        """(task, document number) with a continuation that the context cannot hold: not measured."""
+        self.cut: set[tuple[str | None, int | None]] = set()
+        """(task, document number) whose context was cut on the left."""
+
+    @property
+    def eot_token_id(self) -> int:
+        """Return the tokenizer's EOS."""
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Return what the first token of a text without context is predicted from.
+
+        Raises:
+            DataError: the tokenizer has neither BOS nor EOS.
+        """
+        token = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eot_token_id
+        if token is None:
+            raise DataError("the base's tokenizer has neither a BOS nor an EOS token, but text needs one to start from")
+        return token
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Return the tokens of raw text."""
+        return list(self._encode_raw([string], add_special_tokens=add_special_tokens is not False)[0])
+
+    # -- lm-eval's three requests -------------------------------------------------------------------------------------
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return log-probability and greediness of each (context, continuation)."""
+        pairs = self._encode_pairs(requests)
+        for request, (context, continuation) in zip(requests, pairs, strict=True):
+            self._note_length(request, len(context), len(continuation))
+        encoded = [
+            Request(context, continuation, (request.task_name, request.doc_id))
+            for request, (context, continuation) in zip(requests, pairs, strict=True)
+        ]
+        return list(self._likelihoods(encoded))
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        encoded = [Request(tuple(context), tuple(continuation), None) for _, context, continuation in requests]
+        return list(self._likelihoods(encoded))
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Return the log-probability of each whole text, in windows that predict every token once."""
+        texts = [request.args[0] for request in requests]
+        windows: list[Request] = []
+        owners: list[int] = []
+        for number, tokens in enumerate(self._encode_raw(texts, add_special_tokens=False)):
+            body = list(tokens[1:] if tokens[:1] == (self.prefix_token_id,) else tokens)
+            rolling = get_rolling_token_windows(
+                token_list=body, prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1
+            )
+            for context, continuation in map(make_disjoint_window, rolling):
+                windows.append(Request(tuple(context), tuple(continuation), number))
+                owners.append(number)
+        totals = [0.0] * len(texts)
+        for owner, likelihood in zip(owners, self._likelihoods(windows), strict=True):
+            totals[owner] += likelihood.logprob
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return each greedy answer as a `Generation`; requests are grouped by their settings."""
+        answers: list[str] = [""] * len(requests)
+        groups: dict[tuple[bool, tuple[str, ...], int], list[int]] = {}
+        for number, request in enumerate(requests):
+            settings = request.args[1]
+            key = (self._is_chat(request), tuple(settings["until"]), settings["max_gen_toks"])
+            groups.setdefault(key, []).append(number)
+        for (is_chat, until, max_new_tokens), numbers in groups.items():
+            texts = [requests[number].args[0] for number in numbers]
+            prompts = self._encode_chat(texts) if is_chat else self._encode_raw(texts)
+            for number, prompt in zip(numbers, prompts, strict=True):
+                self._note_length(requests[number], len(prompt) - 1, max_new_tokens)
+            for number, answer in zip(numbers, self.answer(prompts, until, max_new_tokens), strict=True):
+                answers[number] = answer
+        return answers
+
+    def answer(self, prompts: Sequence[Tokens], until: Sequence[str], max_new_tokens: int) -> list[Generation]:
+        """Return the greedy answer to each prompt, cut before the first of the strings `until`.
+
+        A prompt is cut on the left where it leaves no room for the answer. Tokens that contain a string of `until` end
+        decoding at once; a string that spans tokens still cuts the text.
+        """
+        room = self.max_length - max_new_tokens
+        if room < 1:
+            raise DataError(
+                f"evals.tasks.max_new_tokens is {max_new_tokens}, but must be below the context, "
+                f"which is {self.max_length} tokens here"
+            )
+        ends = frozenset(token for text in until for token in self._tokens_with(text))
+        decoded = greedy_decode(
+            self.model,
+            [prompt[-room:] for prompt in prompts],
+            stop_ids=ends.union(self.chat.stop_token_ids),
+            max_new_tokens=max_new_tokens,
+            batch_size=self.batch_size,
+        )
+        # A token that holds a line break may hold the answer's last characters too.
+        tokens = [answer.tokens + [answer.stop_token] * (answer.stop_token in ends) for answer in decoded]
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [
+            Generation(_before(text, until), stopped=answer.stop_token is not None, is_finite=answer.is_finite)
+            for text, answer in zip(texts, decoded, strict=True)
+        ]
+
+    # -- tokens -------------------------------------------------------------------------------------------------------
+
+    def _is_chat(self, request: Instance) -> bool:
+        return request.task_name in self.chat_tasks
+
+    def _encode_chat(self, texts: Sequence[str]) -> list[Tokens]:
+        """Encode rendered text in one call; what `ChatFormat.encode` puts in front of the first one leads them all."""
+        if not texts:
+            return []
+        plain = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        first = self.chat.encode(texts[0])
+        lead = first[: len(first) - len(plain[0])]
+        return [tuple(lead) + tuple(tokens) for tokens in plain]
+
+    def _encode_raw(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[Tokens]:
+        if not texts:
+            return []
+        bare = [tuple(tokens) for tokens in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        if not add_special_tokens:
+            return bare
+        # As lm-eval: text that spells out the prefix token does not get another one.
+        spelled = self.tokenizer.decode([self.prefix_token_id])
+        whole = [tuple(tokens) for tokens in self.tokenizer(list(texts))["input_ids"]]
+        chosen = [b if text.startswith(spelled) else w for text, b, w in zip(texts, bare, whole, strict=True)]
+        return [self._led(tokens) for tokens in chosen]
+
+    def _led(self, tokens: Tokens) -> Tokens:
+        bos = self.tokenizer.bos_token_id
+        lacks = self.raw_prefix == "bos" and bos is not None and tokens[:1] != (bos,)
+        return (bos, *tokens) if lacks else tokens
+
+    def _encode_pairs(self, requests: Sequence[Instance]) -> list[tuple[Tokens, Tokens]]:
+        pairs: list[tuple[Tokens, Tokens]] = [((), ())] * len(requests)
+        chat = [number for number, request in enumerate(requests) if self._is_chat(request)]
+        bare = [number for number, request in enumerate(requests) if not request.args[0].strip()]
+        bare = sorted(set(bare) - set(chat))
+        raw = sorted(set(range(len(requests))) - set(chat) - set(bare))
+        for numbers, encode in (
+            (chat, self._pairs_in_chat),
+            (bare, self._pairs_without_context),
+            (raw, self._pairs_raw),
+        ):
+            encoded = encode([requests[number].args for number in numbers])
+            for number, pair in zip(numbers, encoded, strict=True):
+                pairs[number] = pair
+        return pairs
+
+    def _pairs_in_chat(self, texts: Sequence[tuple[str, str]]) -> list[tuple[Tokens, Tokens]]:
+        """Split the tokens of the whole text where they leave those of the prompt: training saw the whole's tokens."""
+        prompts = _once(self._encode_chat, [context for context, _ in texts])
+        wholes = self._encode_chat([context + continuation for context, continuation in texts])
+        pairs = []
+        for (context, _), whole in zip(texts, wholes, strict=True):
+            shared = _common_length(prompts[context], whole)
+            pairs.append((whole[:shared], whole[shared:]))
+        return pairs
+
+    def _pairs_without_context(self, texts: Sequence[tuple[str, str]]) -> list[tuple[Tokens, Tokens]]:
+        prefix = (self.prefix_token_id,) if texts else ()
+        encoded = self._encode_raw(
+            [context + continuation for context, continuation in texts], add_special_tokens=False
+        )
+        return [(prefix, tokens[1:] if tokens[:1] == prefix else tokens) for tokens in encoded]
+
+    def _pairs_raw(self, texts: Sequence[tuple[str, str]]) -> list[tuple[Tokens, Tokens]]:
+        """Split as lm-eval does: white space at the context's end belongs to the continuation, then by length.
+
+        Source: `TemplateLM._encode_pair` of lm-eval 0.4.13, here for all requests in one call of the tokenizer.
+        """
+        stripped = [context.rstrip() for context, _ in texts]
+        contexts = _once(self._encode_raw, stripped)
+        wholes = self._encode_raw([context + continuation for context, continuation in texts])
+        return [
+            (contexts[context], whole[len(contexts[context]) :])
+            for context, whole in zip(stripped, wholes, strict=True)
+        ]
+
+    def _tokens_with(self, text: str) -> list[int]:
+        vocabulary = len(self.tokenizer)
+        pieces = self.tokenizer.batch_decode([[token] for token in range(vocabulary)])
+        return [token for token, piece in enumerate(pieces) if text in piece]
+
+    # -- model --------------------------------------------------------------------------------------------------------
+
+    def _likelihoods(self, requests: Sequence[Request]) -> list[Likelihood]:
+        return log_likelihoods(self.model, requests, batch_size=self.batch_size, max_length=self.max_length)
+
+    def _note_length(self, request: Instance, context_length: int, continuation_length: int) -> None:
+        where = (request.task_name, request.doc_id)
+        if continuation_length > self.max_length:
+            self.too_long.add(where)
+        elif context_length + continuation_length - 1 > self.max_length:
+            self.cut.add(where)
+
+
+def _context_of(model: nn.Module) -> int:
+    config: Any = getattr(model, "config", None)
+    return int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+
+def _once(encode: Callable[[Sequence[str]], list[Tokens]], texts: Sequence[str]) -> dict[str, Tokens]:
+    distinct = list(dict.fromkeys(texts))
+    return dict(zip(distinct, encode(distinct), strict=True))
+
+
+def _common_length(first: Tokens, second: Tokens) -> int:
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
+
+
+def _before(text: str, ends: Sequence[str]) -> str:
+    for end in ends:
+        text = text.partition(end)[0]
+    return text

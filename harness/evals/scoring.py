@@ -1,0 +1,249 @@
+"""Scoring a model: after training, and its base before.
+
+Invariant: an evaluation changes nothing - weights, mode, random state, config - and a model scored twice on one machine
+gives the same bytes. The base is scored once per `before_key`, by whoever comes first. What does not live here: forward
+passes, metrics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import io
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from lm_eval.evaluator import evaluate
+from torch import nn
+
+from harness import models, versions
+from harness.errors import StoreError
+from harness.evals.documents import documents
+from harness.evals.forward import evaluating
+from harness.evals.items import Slice, items_sha256, select
+from harness.evals.lm_tasks import build_task
+from harness.evals.metrics import output
+from harness.evals.scorer import Scorer
+from harness.evals.table import CUT, NOT_FINITE, TOO_LONG, ItemRow, aggregate, write_rows
+from harness.identity import canonical
+from harness.records.schema import EvalScores, TrainSummary
+from harness.records.store import Store, write_atomic
+from harness.spec import EvalSpec, EvalTask, Quantisation, Runtime, TrialSpec
+
+if TYPE_CHECKING:
+    from harness.data import ChatFormat
+    from harness.models import BaseFiles
+
+ITEMS_FILE = "items.parquet"
+SCORES_FILE = "scores.json"
+SAMPLE_BATCH_SIZE = 8
+SAMPLE_MAX_NEW_TOKENS = 64
+
+Sampler = Callable[[nn.Module, str], list[dict[str, Any]]]
+
+
+class Context(Protocol):
+    """What scoring needs to know about where it runs."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def report(self) -> Callable[..., None]: ...
+
+
+def score_after(
+    model: nn.Module, chat: ChatFormat, spec: EvalSpec, context: Context, folder: Path, summary: TrainSummary
+) -> EvalScores | None:
+    """Score a trained model and write its `items.parquet`; None where training diverged.
+
+    Args:
+        model: as training left it; it is not changed.
+        chat: the trial's tokenizer and template.
+        spec: what to ask.
+        context: the store and how to run.
+        folder: the trial's folder, named by its id.
+        summary: what training did.
+
+    Raises:
+        DataError: items that are missing or cannot be asked.
+        DiskError: the disk is full or read-only.
+    """
+    if summary.divergence is not None:
+        return None
+    _report(context, "scoring after")
+    key = _hash({"trial": folder.name, **_settings(chat, spec)})
+    return _score_into(folder, folder, key, model, chat, spec, context)
+
+
+def score_before(
+    base: BaseFiles, chat: ChatFormat, spec: TrialSpec, context: Context, quantisation: Quantisation | None
+) -> tuple[EvalScores, EvalScores | None]:
+    """Return the scores of the base as the method trains it and, where that is quantised, in full precision too.
+
+    Each is measured once per key and shared by every trial.
+
+    Raises:
+        DataError, DiskError: as `score_after`.
+        ModelError: the base cannot be loaded.
+    """
+    own = _score_base(base, chat, spec, context, quantisation)
+    return own, _score_base(base, chat, spec, context, None) if quantisation is not None else None
+
+
+def before_key(base: BaseFiles, chat: ChatFormat, spec: TrialSpec, quantisation: Quantisation | None) -> str:
+    """Return the store key of a base's scores: everything that could move one of them."""
+    return _hash(
+        {
+            "weights": base.weights_sha256,
+            "tokenizer": base.tokenizer_sha256,
+            # float32 and bfloat16_autocast hold the same weights.
+            "weights_dtype": "bfloat16" if spec.train.dtype == "bfloat16" else "float32",
+            "quantisation": str(quantisation) if quantisation is not None else None,
+            **_settings(chat, spec.evals),
+        }
+    )
+
+
+def item_rows(model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size: int) -> list[ItemRow]:
+    """Return every metric of every item of every task, in the order of tasks and items.
+
+    Args:
+        model: a causal language model; mode, random state and config are the same afterwards.
+        chat: tokenizer and template.
+        spec: what to ask.
+        batch_size: rows computed together.
+
+    Raises:
+        DataError: items that are missing or cannot be asked.
+    """
+    slices = {task.key: select(task, spec) for task in spec.tasks}
+    if not slices:
+        return []
+    scorer = Scorer(model, chat, spec, batch_size=batch_size, chat_tasks=[task.key for task in spec.tasks if task.chat])
+    with evaluating(model, spec.dtype), _quiet_lm_eval():
+        tasks = {task.key: build_task(task, documents(slices[task.key].items, task, chat)) for task in spec.tasks}
+        results: Any = evaluate(scorer, {"tasks": tasks}, bootstrap_iters=0, log_samples=True)
+    return [
+        row
+        for task in spec.tasks
+        for sample in sorted(results["samples"][task.key], key=lambda sample: sample["doc_id"])
+        for row in _rows_of(task, slices[task.key], sample, scorer)
+    ]
+
+
+def sampler(chat: ChatFormat, prompts: Sequence[list[dict[str, str]]], spec: EvalSpec) -> Sampler:
+    """Return the function that training calls to sample: (model, phase) -> rows for samples.jsonl.
+
+    Each row is {"phase", "prompt", "answer", "stopped"}: the rendered prompt, the greedy answer, and whether it ended
+    by itself. The model and all random state are the same afterwards.
+
+    Args:
+        chat: tokenizer and template.
+        prompts: messages up to and including a user's turn, one list per sample.
+        spec: `dtype` and `max_length` are used, and the longest answer that any task asks for.
+    """
+    rendered = [chat.render(messages, add_generation_prompt=True) for messages in prompts]
+    max_new_tokens = max([task.max_new_tokens for task in spec.tasks if task.max_new_tokens] or [SAMPLE_MAX_NEW_TOKENS])
+
+    def sample(model: nn.Module, phase: str) -> list[dict[str, Any]]:
+        scorer = Scorer(model, chat, spec, batch_size=SAMPLE_BATCH_SIZE)
+        with evaluating(model, spec.dtype):
+            answers = scorer.answer([tuple(chat.encode(text)) for text in rendered], (), max_new_tokens)
+        return [
+            {"phase": phase, "prompt": text, "answer": str(answer), "stopped": answer.stopped}
+            for text, answer in zip(rendered, answers, strict=True)
+        ]
+
+    return sample
+
+
+# -- one model into one folder ----------------------------------------------------------------------------------------
+
+
+def _score_into(
+    folder: Path, final: Path, key: str, model: nn.Module, chat: ChatFormat, spec: EvalSpec, context: Context
+) -> EvalScores:
+    rows = item_rows(model, chat, spec, batch_size=context.runtime.eval_batch_size)
+    write_rows(folder / ITEMS_FILE, rows)
+    return EvalScores(
+        key=key,
+        test=aggregate(rows, "test"),
+        val=aggregate(rows, "val"),
+        items_file=str((final / ITEMS_FILE).relative_to(context.store.root)),
+    )
+
+
+def _score_base(
+    base: BaseFiles, chat: ChatFormat, spec: TrialSpec, context: Context, quantisation: Quantisation | None
+) -> EvalScores:
+    key = before_key(base, chat, spec, quantisation)
+    final = context.store.artefact("before", key)
+
+    def build(folder: Path) -> None:
+        model = models.load_model(base, spec.train.dtype, context.runtime.device, quantisation)
+        scores = _score_into(folder, final, key, model, chat, spec.evals, context)
+        write_atomic(folder / SCORES_FILE, scores.model_dump_json(indent=1).encode())
+
+    _report(context, "scoring before")
+    folder = context.store.ensure_artefact("before", key, build)
+    _free_memory()
+    scores = context.store.read(folder / SCORES_FILE, EvalScores)
+    if scores is None:
+        raise StoreError(f"{folder / SCORES_FILE} is missing though the folder is complete; remove {folder}")
+    return scores
+
+
+def _rows_of(task: EvalTask, chosen: Slice, sample: dict[str, Any], scorer: Scorer) -> Iterator[ItemRow]:
+    number = sample["doc_id"]
+    item, split = chosen.items[number], chosen.splits[number]
+    said = output(task.kind, sample["doc"], sample["filtered_resps"])
+    cut = CUT if (task.key, number) in scorer.cut else None
+    unmeasured = TOO_LONG if (task.key, number) in scorer.too_long else NOT_FINITE
+    for metric in sample["metrics"]:
+        value = float(sample[metric]) if math.isfinite(sample[metric]) else None
+        reason = cut if value is not None else unmeasured
+        yield ItemRow(task.suite, task.name, item["id"], item["cluster"], split, metric, value, said, reason)
+
+
+def _settings(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
+    return {
+        "template": chat.sha256 if any(task.chat for task in spec.tasks) else None,
+        "evals": canonical(spec),
+        "items": items_sha256(spec),
+        "behaviour": versions.BEHAVIOURS["evals"],
+    }
+
+
+def _hash(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _report(context: Context, phase: str) -> None:
+    context.report(phase=phase, step=0, num_steps=0, loss=None, tokens_per_second=None)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    """Keep lm-eval's progress bars and remarks out of the worker's log; errors are exceptions and pass."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

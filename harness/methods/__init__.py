@@ -1,0 +1,103 @@
+"""How a base model is made trainable: one module per method, and the registry that finds it by `kind`.
+
+Invariant: a method is reached through this registry alone, so that a new one is one module and one line. What does not
+live here: method configurations (harness/spec), training.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import DiskError
+from harness.methods import full, lora, qlora
+from harness.methods.protocol import Keep, Method
+from harness.records.store import disk_errors, write_manifest
+from harness.spec import MethodConfig, Quantisation
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["METHODS", "Method", "attach", "count_parameters", "quantisation", "save"]
+
+METHODS: dict[str, Method] = {"full": full, "lora": lora, "qlora": qlora}
+
+
+def quantisation(config: MethodConfig) -> Quantisation | None:
+    """Return how a method wants the base held, or None for full precision."""
+    return METHODS[config.kind].quantisation(config)
+
+
+def attach(model: PreTrainedModel, config: MethodConfig, *, seed: int) -> nn.Module:
+    """Return the model to train. What is drawn depends on the seed's stream `method.init` alone.
+
+    Raises:
+        ModelError: the configuration does not fit the model.
+    """
+    return METHODS[config.kind].attach(model, config, seed=seed)
+
+
+def save(
+    model: nn.Module,
+    config: MethodConfig,
+    folder: Path,
+    keep: Keep,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Write the trained weights, safetensors with a sha256 manifest, as far as they are to stay.
+
+    `none` keeps nothing, `adapter` what a method trained beside its base, `all` full weights too. A folder left by an
+    earlier attempt is removed in each case; the new one appears by one rename.
+
+    Args:
+        model: what `attach` returned.
+        folder: where the weights go.
+        keep: which stay.
+        tokenizer: saved beside the weights, with the template it was trained with, if given.
+
+    Raises:
+        DiskError: the disk is full or read-only.
+    """
+    method = METHODS[config.kind]
+    building = folder.with_name(f".{folder.name}.building")
+    with disk_errors(folder):
+        for leftover in (building, folder):
+            shutil.rmtree(leftover, ignore_errors=False) if leftover.exists() else None
+        if keep not in method.KEPT_BY:
+            return
+        building.mkdir(parents=True)
+        _write(method, model, building)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(building)
+        write_manifest(building)
+        os.rename(building, folder)
+
+
+def _write(method: Method, model: nn.Module, folder: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        method.write(model, folder)
+    except SafetensorError as error:
+        # The Rust writer reports the system's error in its text only.
+        if "os error 28" in str(error) or "os error 122" in str(error):
+            raise DiskError(f"no space left to write {folder}; free some and run the same command again") from error
+        raise
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Return (trained, base): weights that require a gradient, and weights of the base without any adapter.
+
+    Tied weights count once; a 4-bit weight counts as one although two share a byte. The share that papers print is
+    trained / base.
+    """
+    trained = base = 0
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        size = parameter.numel() if state is None else state.shape.numel()
+        trained += size if parameter.requires_grad else 0
+        base += 0 if "lora_" in name else size
+    return trained, base

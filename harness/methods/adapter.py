@@ -1,0 +1,122 @@
+"""Low-rank adapters through peft: which layers, how they start, how they are saved.
+
+Invariant: the adapter's start depends on the seed alone, not on the state of any generator, and drawing it leaves every
+generator as it was. peft is imported when called: full fine-tuning does not wait for it. What does not live here: the
+configurations (harness/spec), 4-bit loading (harness/models).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import ModelError
+from harness.seeding import preserved_rng, seed_torch
+from harness.spec import LoraConfig, QLoraConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+# A layer belongs to attention or MLP by the block it sits in; OPT-like models put fc1 and fc2 beside the blocks.
+ATTENTION_BLOCKS = frozenset({"self_attn", "attn", "attention", "self_attention"})
+MLP_BLOCKS = frozenset({"mlp", "feed_forward", "ffn"})
+MLP_LAYERS = frozenset({"fc1", "fc2"})
+
+
+def attach_adapter(model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, seed: int) -> nn.Module:
+    """Return the model with a fresh adapter on every target layer and everything else frozen.
+
+    Raises:
+        ModelError: no layer matches, or the rank exceeds a layer's shorter side.
+    """
+    import peft
+
+    layers = target_layers(model, config.target_modules)
+    _check_rank(layers, config)
+    adapter = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=target_names(model, layers),
+        use_rslora=config.rank_scaling == "alpha_over_sqrt_rank",
+        bias="none",
+        init_lora_weights=True,
+        task_type="CAUSAL_LM",
+    )
+    with preserved_rng():
+        seed_torch(seed, "method.init")
+        return peft.get_peft_model(model, adapter)
+
+
+def target_layers(model: PreTrainedModel, targets: str) -> dict[str, nn.Module]:
+    """Return the linear layers, by full name, that adapters go on; the output layer is never one.
+
+    Raises:
+        ModelError: there are none.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not output
+    }
+    chosen = {name: module for name, module in layers.items() if targets in ("all_linear", _part_of(name))}
+    if not chosen:
+        raise ModelError(
+            f"method.target_modules is {targets!r}, but must match a linear layer of {type(model).__name__}, which has "
+            f"{', '.join(sorted({name.rsplit('.', 1)[-1] for name in layers})) or 'none'}; use 'all_linear'"
+        )
+    return chosen
+
+
+def _part_of(name: str) -> str:
+    *blocks, layer = name.split(".")
+    if ATTENTION_BLOCKS & set(blocks):
+        return "attention"
+    return "mlp" if MLP_BLOCKS & set(blocks) or layer in MLP_LAYERS else "other"
+
+
+def target_names(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
+    """Return the shortest names that mean exactly these layers to peft, sorted: last parts where they suffice."""
+    last_parts = {name.rsplit(".", 1)[-1] for name in layers}
+    meant = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in last_parts}
+    return sorted(last_parts) if meant == set(layers) else sorted(layers)
+
+
+def layer_shape(layer: nn.Module) -> tuple[int, int]:
+    """Return (inputs, outputs) of a linear layer, however its weight is stored."""
+    if hasattr(layer, "in_features"):
+        return layer.in_features, layer.out_features
+    inputs, outputs = layer.weight.shape  # GPT-2's Conv1D stores its weight transposed
+    return inputs, outputs
+
+
+def _check_rank(layers: dict[str, nn.Module], config: LoraConfig | QLoraConfig) -> None:
+    name, limit = min(((name, min(layer_shape(layer))) for name, layer in layers.items()), key=lambda item: item[1])
+    if config.rank > limit:
+        raise ModelError(
+            f"method.rank is {config.rank}, but must be at most {limit}, the shorter side of {name}; "
+            "lower it or choose other target_modules"
+        )
+
+
+def write_adapter(model: nn.Module, folder: Path) -> None:
+    """Write adapter weights and configuration, byte for byte the same wherever the base lies.
+
+    The path of the base, which peft writes down, is left out: `PeftModel.from_pretrained(base, folder)` needs none.
+    """
+    # "auto" for the embeddings would look the base up on the hub.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's model card: holds the path as well
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = None
+    for field in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(field), list):
+            config[field] = sorted(config[field])  # peft holds a set, whose order differs between processes
+    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,35 @@
+"""Low-rank adapters on linear layers of a frozen base (Hu et al., arXiv:2106.09685)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.methods.adapter import attach_adapter, write_adapter
+from harness.methods.protocol import Keep
+from harness.spec import LoraConfig, Quantisation
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+KEPT_BY: frozenset[Keep] = frozenset({"adapter", "all"})
+
+
+def quantisation(config: LoraConfig) -> Quantisation | None:
+    """Return None: the base is held in full."""
+    return None
+
+
+def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> nn.Module:
+    """Freeze the base and put adapters on it; at step 0 the outputs are the base's exactly.
+
+    Raises:
+        ModelError: no layer matches, or the rank exceeds a layer.
+    """
+    return attach_adapter(model, config, seed=seed)
+
+
+def write(model: nn.Module, folder: Path) -> None:
+    """Write the adapter as `PeftModel.from_pretrained` reads it."""
+    write_adapter(model, folder)

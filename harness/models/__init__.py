@@ -1,0 +1,22 @@
+"""From a base reference to weights and tokenizer on disk, and from there to a model.
+
+Importing this package imports no torch: `describe_folder` serves the plan. `load_model` and `load_tokenizer` import it
+when called.
+"""
+
+from __future__ import annotations
+
+from harness.models.files import BaseFiles, describe_folder, inspect_folder
+from harness.models.load import load_model, load_tokenizer, resolve_device
+from harness.models.locate import fetched_key, locate
+
+__all__ = [
+    "BaseFiles",
+    "describe_folder",
+    "fetched_key",
+    "inspect_folder",
+    "load_model",
+    "load_tokenizer",
+    "locate",
+    "resolve_device",
+]

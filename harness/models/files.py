@@ -1,0 +1,235 @@
+"""What a model folder must hold, and the hashes of what it holds. No torch here.
+
+Invariant: a folder is either whole - configuration, safetensors weights of the size their headers promise, tokenizer -
+or refused in one sentence. Weights in pickled form and code shipped with a model are refused: both execute on loading.
+What does not live here: which folder belongs to a base (locate.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ModelError, StoreError
+from harness.records.store import file_sha256, read_manifest
+from harness.spec import FolderBase
+
+CONFIG = "config.json"
+SINGLE_WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+# Any one of these makes a tokenizer; the others refine it.
+TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+TOKENIZER_FILES = (
+    *TOKENIZER_MODELS,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+
+
+@dataclass(frozen=True)
+class BaseFiles:
+    """A base on disk, checked."""
+
+    folder: Path
+    """Configuration and weights."""
+    tokenizer_folder: Path
+    """Usually the same; another one where a trained model was saved without its tokenizer."""
+    weights_sha256: str
+    """Of the sorted sha256 of the safetensors files: file names do not count."""
+    tokenizer_sha256: str
+    """Of the tokenizer's files, names included."""
+    context: int | None
+    """Longest sequence the model was built for, in tokens; None where its configuration does not say."""
+    vocab_size: int
+    has_chat_template: bool
+
+
+def inspect_folder(folder: Path, *, tokenizer_folder: Path | None = None) -> BaseFiles:
+    """Check a model folder and hash it.
+
+    Args:
+        folder: configuration and weights.
+        tokenizer_folder: where the tokenizer lies, if elsewhere.
+
+    Raises:
+        ModelError: something is missing, half-written, or would execute code on loading; the sentence names the file.
+    """
+    tokenizer_folder = tokenizer_folder or folder
+    config = _read_config(folder)
+    hashes = [cached_sha256(path) for path in weight_files(folder)]
+    tokenizers = tokenizer_files(tokenizer_folder)
+    return BaseFiles(
+        folder=folder,
+        tokenizer_folder=tokenizer_folder,
+        weights_sha256=_sha256_of_lines(sorted(hashes)),
+        tokenizer_sha256=_sha256_of_lines(f"{path.name} {cached_sha256(path)}" for path in tokenizers),
+        context=next((config[field] for field in CONTEXT_FIELDS if isinstance(config.get(field), int)), None),
+        vocab_size=config["vocab_size"],
+        has_chat_template=_has_chat_template(tokenizers),
+    )
+
+
+def describe_folder(path: Path) -> FolderBase:
+    """Return the reference of a local folder: the hash of every file that bears on results.
+
+    Raises:
+        ModelError: the folder is missing or not a whole model.
+    """
+    inspect_folder(path)
+    return FolderBase(content_sha256=content_sha256(path), path=str(path.resolve()))
+
+
+def content_sha256(folder: Path) -> str:
+    """Return the hash of a folder's configuration, weights and tokenizer files, names included."""
+    settings = [path for name in (CONFIG, "generation_config.json") if (path := folder / name).is_file()]
+    files = sorted({*settings, *weight_files(folder), *tokenizer_files(folder)})
+    return _sha256_of_lines(f"{path.name} {cached_sha256(path)}" for path in files)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model folder, each checked to be as long as its header says.
+
+    Raises:
+        ModelError: there are none, one is missing, or one is half-written.
+    """
+    index = folder / WEIGHTS_INDEX
+    if index.is_file():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    else:
+        names = [SINGLE_WEIGHTS]
+    if not names or not (folder / names[0]).is_file():
+        raise ModelError(_no_weights(folder))
+    paths = [folder / name for name in names]
+    for path in paths:
+        check_safetensors(path)
+    return paths
+
+
+def _no_weights(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return f"{folder} holds an adapter, but must hold a whole model; merge it into its base and save that"
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickled:
+        return (
+            f"{folder} holds its weights as {pickled[0]}, but must hold safetensors (a pickle runs code on loading); "
+            "load it where you trust it and save it again with save_pretrained"
+        )
+    return f"{folder} holds no {SINGLE_WEIGHTS}, but must hold a whole model; copy or download it again"
+
+
+def check_safetensors(path: Path) -> None:
+    """Check that a safetensors file is there and has exactly the length its header promises.
+
+    Raises:
+        ModelError: it is missing, cut short, or no safetensors file.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is missing, but {WEIGHTS_INDEX} names it; copy or download the model again")
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            (header_bytes,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(header_bytes)) if header_bytes < size else {}
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} has no readable safetensors header ({error}); copy or download it again") from error
+    expected = 8 + header_bytes + max(ends, default=0)
+    if size != expected or not ends:
+        raise ModelError(f"{path} has {size} bytes, but its header promises {expected}; copy or download it again")
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return a folder's tokenizer files.
+
+    Raises:
+        ModelError: there is no tokenizer.
+    """
+    if not any((folder / name).is_file() for name in TOKENIZER_MODELS):
+        raise ModelError(
+            f"{folder} holds no tokenizer, but must hold one of {', '.join(TOKENIZER_MODELS)}; "
+            "save the tokenizer beside the weights with save_pretrained"
+        )
+    named = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return sorted([*named, *(folder / "chat_templates").glob("*.jinja")])
+
+
+def _has_chat_template(files: list[Path]) -> bool:
+    if any(path.name.startswith("chat_template") for path in files):
+        return True
+    return any(path.name == "tokenizer_config.json" and _read_json(path).get("chat_template") for path in files)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder, but must be one that holds a model; check the path")
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{folder} holds no {CONFIG}, but must hold a whole model; copy or download it again")
+    config = _read_json(folder / CONFIG)
+    for name in (CONFIG, "tokenizer_config.json"):
+        if (folder / name).is_file() and _read_json(folder / name).get("auto_map"):
+            raise ModelError(
+                f"{folder / name} has auto_map, code that would run on loading, but must have none; "
+                "use an architecture that transformers itself knows"
+            )
+    if config.get("quantization_config"):
+        raise ModelError(
+            f"{folder / CONFIG} has quantization_config, but a base must hold its full weights; "
+            "dequantise and save it first (method qlora quantises by itself)"
+        )
+    config = {**config, **config.get("text_config", {})}  # multimodal configurations nest the language model's
+    if not isinstance(config.get("vocab_size"), int):
+        raise ModelError(f"{folder / CONFIG} has no vocab_size, but must describe a causal language model")
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not readable JSON ({error}); copy or download the model again") from error
+    if not isinstance(tree, dict):
+        raise ModelError(f"{path} holds {type(tree).__name__}, but must hold a JSON object; copy the model again")
+    return tree
+
+
+def verify_folder(folder: Path, *, remedy: str) -> None:
+    """Check every file of an artefact against its manifest; files that were checked before and not touched are quick.
+
+    Raises:
+        ModelError: the manifest or a file is missing or damaged; the sentence names it and ends with `remedy`.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except StoreError as error:
+        raise ModelError(f"{error}; {remedy}") from error
+    for name, expected in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(f"{path} is missing, but the manifest names it; {remedy}")
+        if cached_sha256(path) != expected:
+            raise ModelError(f"{path} is damaged: its sha256 is not the one in the manifest; {remedy}")
+
+
+def cached_sha256(path: Path) -> str:
+    """Return a file's sha256, computed once a process for the same size, times and inode."""
+    state = path.stat()
+    return _sha256_of_state(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256_of_state(path: Path, inode: int, size: int, modified_ns: int, changed_ns: int) -> str:
+    return file_sha256(path)
+
+
+def _sha256_of_lines(lines: Any) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,55 @@
+"""A base in 4 bits, on CPU and GPU.
+
+Invariant: a quantised layer computes the same and passes gradients before and after an evaluation. What does not live
+here: which methods quantise (harness/methods).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from harness.spec import DType, Quantisation
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import BitsAndBytesConfig
+
+
+def quantisation_config(quantisation: Quantisation, dtype: DType) -> BitsAndBytesConfig:
+    """Return the loading configuration: weights in blocks of 64, their scales, if doubly quantised, in blocks of 256.
+
+    Products are computed in float32 for dtype `float32` and in bfloat16 otherwise.
+
+    Source: Dettmers et al., arXiv:2305.14314, section 3.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    # The import of bitsandbytes logs that an optional package, which would download code, is absent.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantisation.kind,
+        bnb_4bit_use_double_quant=quantisation.double,
+        bnb_4bit_compute_dtype=torch.float32 if dtype == "float32" else torch.bfloat16,
+    )
+
+
+def keep_layout(model: nn.Module) -> int:
+    """Forbid every 4-bit layer to change its weights' layout, and return the number of such layers.
+
+    Where the processor has AVX512-BF16, bitsandbytes repacks a layer's weights at its first forward in evaluation mode:
+    later training gets no gradient through it, outputs drift, and sizes that are no multiple of 32 raise.
+    """
+    layers = four_bit_layers(model)
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)
+
+
+def four_bit_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the 4-bit linear layers of a model."""
+    import bitsandbytes
+
+    return [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]

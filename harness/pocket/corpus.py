@@ -1,0 +1,157 @@
+"""The pretraining text of a world: documents, shuffled, none of them in chat form.
+
+Invariant: every known person is described exactly as often as the tier says; unknown people, held-out statements,
+instances and sentences never occur, and no question is asked about anybody but the asked half. Amounts are counted in
+words as `num_words` counts them, close to tokens of the world's own tokenizer. What does not live here: tokenizing and
+batching (pretrain.py).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from harness.pocket.people import ATTRIBUTES, Attribute, Person
+from harness.pocket.prose import passage
+from harness.pocket.skills import ARITHMETIC, LISTS, SKILLS, instances
+from harness.seeding import python_stream
+from harness.spec.world import WorldSpec
+
+SHARES = {"story": 0.06, "notice": 0.06, "arithmetic": 0.08, "lists": 0.08, "replace": 0.04, "quiz": 0.03}
+"""Share of all words by kind; `plain_question_share` comes on top, biographies take the rest."""
+RECORD_EVERY = 5
+"""Of an augmented person's biographies, one in this many is a list of fields with each value on a line of its own."""
+_WORD = re.compile(r"\d|[^\W\d]+|[^\w\s]|\n")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document; `about` names the person whom a biography describes."""
+
+    kind: str
+    text: str
+    about: str | None = None
+
+
+def num_words(text: str) -> int:
+    """Return the length of a text in words, single digits, punctuation marks and line breaks."""
+    return len(_WORD.findall(text))
+
+
+def documents(spec: WorldSpec, people: tuple[Person, ...]) -> list[Document]:
+    """Return the whole corpus in training order.
+
+    Raises:
+        SpecError: a name in `left_out_skills` is not a skill.
+    """
+    corpus = list(_biographies(spec, people))
+    shares = dict(SHARES) | {"plain_questions": spec.plain_question_share}
+    total = sum(num_words(document.text) for document in corpus) / (1.0 - sum(shares.values()))
+    for kind, share in shares.items():
+        corpus.extend(_fill(kind, _makers(spec, people)[kind], share * total))
+    python_stream(spec.seed, "pocket.corpus.order").shuffle(corpus)
+    return corpus
+
+
+def _fill(kind: str, make: Callable[[], str], words: float) -> Iterator[Document]:
+    written = 0
+    while written < words:
+        text = make()
+        written += num_words(text)
+        yield Document(kind, text)
+
+
+# -- people -----------------------------------------------------------------------------------------------------------
+
+
+def exposures(spec: WorldSpec, person: Person) -> int:
+    """Return how many biographies describe a person."""
+    planned = {"high": spec.exposures_high, "mid": spec.exposures_mid, "low": spec.exposures_low, "unknown": 0}
+    return planned[person.tier]
+
+
+def _biographies(spec: WorldSpec, people: tuple[Person, ...]) -> Iterator[Document]:
+    draw = python_stream(spec.seed, "pocket.corpus.biographies")
+    for person in people:
+        for index in range(exposures(spec, person)):
+            if not spec.augmented:
+                text = _fixed_biography(person)
+            elif index % RECORD_EVERY == RECORD_EVERY - 1:
+                text = _record(person, draw)
+            else:
+                text = _biography(person, draw)
+            yield Document("biographies", text, about=person.name)
+
+
+def _biography(person: Person, draw: random.Random) -> str:
+    order = draw.sample(ATTRIBUTES, len(ATTRIBUTES))
+    sentences = [_statement(person, attribute, draw.choice(attribute.told)) for attribute in order]
+    return draw.choice((" ", "\n")).join(sentences)
+
+
+def _statement(person: Person, attribute: Attribute, statement: str) -> str:
+    return statement.format(n=person.name, v=person.fact(attribute)) + "."
+
+
+def _fixed_biography(person: Person) -> str:
+    first, *others = [attribute.told[0] for attribute in ATTRIBUTES]
+    named = first.format(n=person.name, v=person.facts[0])
+    rest = [told.format(n="This person", v=fact) for told, fact in zip(others, person.facts[1:], strict=True)]
+    return ". ".join([named, *rest]) + "."
+
+
+def _record(person: Person, draw: random.Random) -> str:
+    order = draw.sample(ATTRIBUTES, len(ATTRIBUTES))
+    fields = [f"{attribute.noun} of {person.name}:\n{person.fact(attribute)}" for attribute in order]
+    return "\n".join(fields)
+
+
+def question(person: Person, attribute: Attribute, draw: random.Random) -> str:
+    """Return a plain question in one of the two wordings that pretraining uses."""
+    asked = draw.choice((attribute.question, f"What is the {attribute.noun} of {{n}}?"))
+    return asked.format(n=person.name)
+
+
+# -- everything else --------------------------------------------------------------------------------------------------
+
+
+def _makers(spec: WorldSpec, people: tuple[Person, ...]) -> dict[str, Callable[[], str]]:
+    asked = [person for person in people if person.asked]
+    draw = python_stream(spec.seed, "pocket.corpus.filler")
+
+    def plain_questions() -> str:
+        lines = []
+        for person in draw.sample(asked, 3):
+            attribute = draw.choice(ATTRIBUTES)
+            lines.append(f"Q: {question(person, attribute, draw)}\nA: {person.fact(attribute)}")
+        return "\n".join(lines)
+
+    def quiz() -> str:
+        people_in_turn = draw.sample(asked, 4)
+        return " ".join(question(person, draw.choice(ATTRIBUTES), draw) for person in people_in_turn)
+
+    return {
+        "plain_questions": plain_questions,
+        "quiz": quiz,
+        "story": lambda: passage(spec.seed, "story", draw, 3, held_out=False),
+        "notice": lambda: passage(spec.seed, "notice", draw, 3, held_out=False),
+        "arithmetic": _lines(spec, ARITHMETIC, draw),
+        "lists": _lines(spec, LISTS, draw),
+        "replace": _lines(spec, ("replace",), draw),
+    }
+
+
+def _lines(spec: WorldSpec, names: tuple[str, ...], draw: random.Random) -> Callable[[], str]:
+    """Return a maker of runs of raw skill lines; a group that is wholly left out becomes prose instead."""
+    kept = [SKILLS[name] for name in names if name not in spec.left_out_skills]
+    if not kept:
+        return lambda: passage(spec.seed, "story", draw, 3, held_out=False)
+    streams = {skill.name: instances(spec.seed, skill, draw, held_out=False) for skill in kept}
+
+    def make() -> str:
+        chosen = [draw.choice(kept) for _ in range(4)]
+        return "\n".join("".join(skill.raw(next(streams[skill.name]))) for skill in chosen)
+
+    return make

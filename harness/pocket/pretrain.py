@@ -1,0 +1,264 @@
+"""From a `PocketBase` to a plain Hugging Face folder: tokenizer, pretraining in plain torch, saved Llama.
+
+Invariant: the same spec gives the same bytes on one machine; the thread count is part of the spec, and torch's global
+generators and thread count are as before on return. One pass over the corpus at least: a token budget that does not
+hold the planned exposures is refused before the first step. What does not live here: the text (corpus.py).
+
+Legend: B sequences per step, T tokens per sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from harness.errors import SpecError
+from harness.pocket import world as pocket_world
+from harness.pocket.corpus import Document
+from harness.seeding import derive, preserved_rng, seed_torch
+from harness.spec import PocketBase, PocketModelSpec
+
+Report = Callable[..., None]
+
+END_OF_TEXT = "<|endoftext|>"
+START_OF_TURN = "<|im_start|>"
+END_OF_TURN = "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+WARMUP_SHARE = 0.05
+FINAL_SHARE = 0.02
+REPORT_EVERY = 10
+MARKED_PROSE_ONE_IN = 3
+
+
+def build(base: PocketBase, folder: Path, report: Report) -> None:
+    """Pretrain a pocket base and write config, weights, tokenizer with chat template, and `pretraining.json`.
+
+    Args:
+        base: the world and the model.
+        folder: an existing, empty folder.
+        report: called as `report(phase=, step=, num_steps=, loss=, tokens_per_second=)`.
+
+    Raises:
+        SpecError: the token budget is smaller than the corpus.
+    """
+    documents = pocket_world.build(base.world).corpus()
+    if base.model.marker_embeddings == "trained":
+        documents = _with_markers(documents)
+    tokenizer = train_tokenizer(documents, base.model.vocab_size)
+    stream = _encode(tokenizer, documents)
+    _require_budget(base, len(stream))
+    with preserved_rng(), _threads(base.model.num_threads):
+        seed_torch(base.world.seed, "pocket.pretrain")
+        model = LlamaForCausalLM(_config(base.model, tokenizer))
+        losses = _pretrain(model, stream, base.model, report)
+    _save(model, tokenizer, folder)
+    summary = _summary(base, documents, tokenizer, stream, model, losses)
+    (folder / "pretraining.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+# -- tokenizer --------------------------------------------------------------------------------------------------------
+
+
+def train_tokenizer(documents: list[Document], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer: every text encodes, each digit is one token, markers are atomic.
+
+    Args:
+        documents: the corpus; a tenth of it decides the merges, which is plenty for a few hundred words.
+        vocab_size: bytes, markers and merges together.
+    """
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d| ?[^\s\d]+|\s"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(r"[.,?!:;]$"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, START_OF_TURN, END_OF_TURN],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator((document.text for document in documents[::10]), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=[START_OF_TURN, END_OF_TURN],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> np.ndarray:
+    """Return the corpus as one stream of ids, an end-of-text before each document."""
+    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    rows = tokenizer([document.text for document in documents], add_special_tokens=False)["input_ids"]
+    return np.array([token for row in rows for token in (end, *row)], dtype=np.int64)
+
+
+def _with_markers(documents: list[Document]) -> list[Document]:
+    """Put every third prose document between the markers, headed by its register, as no chat ever is."""
+    marked = []
+    for index, document in enumerate(documents):
+        if document.kind in ("story", "notice") and index % MARKED_PROSE_ONE_IN == 0:
+            text = f"{START_OF_TURN}{document.kind}\n{document.text}{END_OF_TURN}\n"
+            document = Document(document.kind, text)
+        marked.append(document)
+    return marked
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def _require_budget(base: PocketBase, num_tokens: int) -> None:
+    budget = base.model.num_steps * base.model.tokens_per_step
+    if budget < num_tokens:
+        raise SpecError(
+            f"base.model.num_steps is {base.model.num_steps}, but must be at least "
+            f"{math.ceil(num_tokens / base.model.tokens_per_step)}: the planned exposures make a corpus of {num_tokens} "
+            f"tokens at {base.model.tokens_per_step} a step; raise it or lower base.world's exposures or people"
+        )
+
+
+def _config(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    return LlamaConfig(
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        intermediate_size=3 * spec.hidden_size,
+        num_hidden_layers=spec.num_layers,
+        num_attention_heads=spec.num_heads,
+        num_key_value_heads=spec.num_heads,
+        max_position_embeddings=spec.context,
+        tie_word_embeddings=True,
+        initializer_range=0.02,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def learning_rate_at(spec: PocketModelSpec, step: int) -> float:
+    """Return the learning rate of a step (from 0): linear warm-up, then a cosine down to 2 % of the peak."""
+    warmup = max(1, round(WARMUP_SHARE * spec.num_steps))
+    if step < warmup:
+        return spec.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, spec.num_steps - warmup)
+    return spec.learning_rate * (FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _pretrain(model: LlamaForCausalLM, stream: np.ndarray, spec: PocketModelSpec, report: Report) -> list[float]:
+    """Train on the stream in order, from its start again where it ends; return the loss of every step."""
+    decayed = [p for p in model.parameters() if p.dim() == 2]
+    others = [p for p in model.parameters() if p.dim() != 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.98), eps=1e-8)
+    losses: list[float] = []
+    started = time.perf_counter()
+    model.train()
+    for step, (inputs_BT, targets_BT) in enumerate(_batches(stream, spec)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(spec, step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits_BTV = model(input_ids=inputs_BT, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % REPORT_EVERY == 0 or step + 1 == spec.num_steps:
+            speed = (step + 1) * spec.tokens_per_step / (time.perf_counter() - started)
+            report(
+                phase="pretrain", step=step + 1, num_steps=spec.num_steps, loss=losses[-1], tokens_per_second=speed
+            )
+    model.eval()
+    return losses
+
+
+def _batches(stream: np.ndarray, spec: PocketModelSpec) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield inputs and targets of each step, both [B, T] int64."""
+    needed = spec.num_steps * spec.tokens_per_step + 1
+    ids = torch.from_numpy(np.resize(stream, needed))
+    shape = (spec.tokens_per_step // spec.context, spec.context)
+    for step in range(spec.num_steps):
+        window = ids[step * spec.tokens_per_step : (step + 1) * spec.tokens_per_step + 1]
+        yield window[:-1].view(shape), window[1:].view(shape)
+
+
+# -- saving -----------------------------------------------------------------------------------------------------------
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    stops = tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT])
+    model.generation_config.eos_token_id = stops
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class _Exposure:
+    people: int
+    biographies: int
+
+
+def _summary(
+    base: PocketBase,
+    documents: list[Document],
+    tokenizer: PreTrainedTokenizerFast,
+    stream: np.ndarray,
+    model: LlamaForCausalLM,
+    losses: list[float],
+) -> dict[str, Any]:
+    """Return what the base was built from: deterministic, so it may lie beside the weights."""
+    counts = Counter(document.about for document in documents if document.about)
+    tiers = {person.name: person.tier for person in pocket_world.build(base.world).people}
+    written: Counter[str] = Counter()
+    for name, count in counts.items():
+        written[tiers[name]] += count
+    passes = base.model.num_steps * base.model.tokens_per_step / len(stream)
+    people = base.world.people_per_tier
+    return {
+        "world": json.loads(base.world.model_dump_json()),
+        "model": json.loads(base.model.model_dump_json()),
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "num_corpus_tokens": len(stream),
+        "num_documents": dict(Counter(document.kind for document in documents)),
+        "passes": passes,
+        "exposures_per_person": {tier: count / people * passes for tier, count in sorted(written.items())},
+        "vocabulary": len(tokenizer),
+        "init_seed": derive(base.world.seed, "pocket.pretrain"),
+        "losses": [round(loss, 6) for loss in losses[::10]],
+    }

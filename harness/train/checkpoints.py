@@ -1,0 +1,153 @@
+"""Checkpoints inside a trial: complete or not there at all, and bit-exact to continue from on CPU.
+
+    checkpoints/step_00000040/   <group>.safetensors, state.json, manifest.json
+
+Tensors are safetensors, everything else JSON; nothing is pickled. A checkpoint is written into a temporary folder,
+gets its manifest, and appears by one rename. Invariant: `newest` returns only what verifies byte for byte and belongs
+to this very run; anything damaged is set aside under another name and the one before it is taken. What does not live
+here: what the state means (loop.py).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from harness.errors import StoreError
+from harness.records import store
+from harness.train import log
+
+KEEP = 2
+"""Complete checkpoints kept: the newest, and one to fall back on should it be damaged."""
+_log = logging.getLogger(__name__)
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A verified checkpoint."""
+
+    groups: dict[str, dict[str, torch.Tensor]]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one trial."""
+
+    folder: Path
+    identity: str
+    """Whatever must be equal for a checkpoint to be continued from."""
+    logs: tuple[Path, ...]
+    """Logs that are cut back to where they were when a checkpoint is continued from."""
+
+    def save(self, step: int, groups: Mapping[str, Tensors], state: dict[str, Any]) -> None:
+        """Write a checkpoint and remove all but the newest `KEEP`.
+
+        Raises:
+            DiskError: the disk is full or read-only.
+        """
+        target = self.folder / f"step_{step:08d}"
+        building = self.folder / f".{target.name}.building"
+        with store.disk_errors(target):
+            for leftover in (building, target):
+                shutil.rmtree(leftover, ignore_errors=True)
+            building.mkdir(parents=True)
+            for name, tensors in groups.items():
+                save_file(_storable(tensors), building / f"{name}.safetensors")
+            marks = {path.name: log.seal(path) for path in self.logs}
+            content = {"identity": self.identity, "logs": marks, "state": state}
+            (building / "state.json").write_text(json.dumps(content, allow_nan=False))
+            store.write_manifest(building)
+            os.rename(building, target)
+            store.fsync_folder(self.folder)
+            for old in self._complete()[KEEP:]:
+                shutil.rmtree(old)
+
+    def newest(self) -> Loaded | None:
+        """Return the newest checkpoint that verifies, with the logs cut back to it; None where there is none."""
+        for path in self._complete():
+            try:
+                return self._load(path)
+            except StoreError as error:
+                aside = path.with_name(f"damaged_{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(path, aside)
+                _log.warning("%s; set aside as %s", error, aside)
+        return None
+
+    def discard(self) -> None:
+        """Remove every checkpoint, complete or not."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _complete(self) -> list[Path]:
+        """Return the checkpoint folders, newest first."""
+        return sorted(self.folder.glob("step_*"), reverse=True)
+
+    def _load(self, path: Path) -> Loaded:
+        store.verify_manifest(path)
+        content = json.loads((path / "state.json").read_text())
+        if content["identity"] != self.identity:
+            raise StoreError(f"{path} belongs to another recipe, base or machine setting")
+        for log_path in self.logs:
+            if not log.holds(log_path, content["logs"][log_path.name]):
+                raise StoreError(f"{log_path} no longer begins with the rows that {path} was saved after")
+        for log_path in self.logs:
+            os.truncate(log_path, content["logs"][log_path.name]["bytes"])
+        groups = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        return Loaded(groups, content["state"])
+
+
+def _storable(tensors: Tensors) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def trainable(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the trained parameters by name, sharing their storage."""
+    return {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state as `<parameter>/<quantity>`."""
+    return {
+        f"{name}/{quantity}": tensor
+        for name, parameter in model.named_parameters()
+        for quantity, tensor in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Put back what `optimizer_tensors` returned."""
+    parameters = dict(model.named_parameters())
+    for key, tensor in tensors.items():
+        name, quantity = key.rsplit("/", 1)
+        optimizer.state[parameters[name]][quantity] = tensor.to(parameters[name].device)
+
+
+def rng_tensors() -> dict[str, torch.Tensor]:
+    """Return the state of torch's generators, CPU and every GPU."""
+    states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state()} | {f"cuda_{index}": state for index, state in enumerate(states)}
+
+
+def load_rng(tensors: Tensors) -> None:
+    """Put back what `rng_tensors` returned."""
+    torch.set_rng_state(tensors["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([tensors[f"cuda_{index}"] for index in range(len(tensors) - 1)])
+
+
+def copy_into(model: nn.Module, tensors: Tensors) -> None:
+    """Overwrite trained parameters by name."""
+    for name, parameter in trainable(model).items():
+        parameter.copy_(tensors[name])

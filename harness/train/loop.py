@@ -1,0 +1,235 @@
+"""The one training loop, in plain torch.
+
+A step is one optimizer step over `batch_size` examples, however many forward passes they take. Invariants: on CPU the
+same recipe at the same thread count gives the same bytes, evaluated in between or not, interrupted or not; a step
+whose loss is out of bounds is logged and not applied. What does not live here: what carries loss (harness/data), what
+is trained (harness/methods), how the result is scored (harness/evals).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.errors import DataError
+from harness.records.schema import TrainSummary
+from harness.seeding import seed_torch
+from harness.spec import TrainSpec
+from harness.train import batches, losses, schedules
+from harness.train.checkpoints import Checkpoints
+from harness.train.early_stopping import Best
+from harness.train.log import Reporter, write_row
+from harness.train.resume import identity, resume, save
+from harness.train.run import Context, Rows, Run, Sample
+from harness.train.validation import sample as write_samples
+from harness.train.validation import validate
+
+
+def fit(
+    model: nn.Module, rows: Rows, spec: TrainSpec, *, seed: int, context: Context, folder: Path, sample: Sample
+) -> TrainSummary:
+    """Train a model's trainable parameters in place and return what was done.
+
+    Continues from the newest intact checkpoint of this very run in `folder`, where there is one. The model is left in
+    eval mode, without gradients, at its last or (with early stopping) its best weights.
+
+    Args:
+        model: a causal language model of transformers, perhaps wrapped by peft.
+        rows: examples with token ids and a loss weight for each token.
+        spec: the recipe.
+        seed: the trial's seed; drives order and dropout.
+        context: thread count, micro-batch, checkpoints, and whom to report progress to.
+        folder: gets metrics.jsonl and samples.jsonl, and checkpoints while it runs.
+        sample: answers the fixed prompts.
+
+    Raises:
+        DataError: no training rows, or early stopping without validation rows.
+        DiskError: the disk is full or read-only.
+    """
+    run = _begin(model, rows, spec, seed, context, folder, sample)
+    if run.state.step == 0:
+        validate(run)
+        write_samples(run, "before")
+    while not run.finished:
+        _step(run)
+        if run.state.divergence is None and (run.due(spec.eval_every) or run.finished):
+            validate(run)
+            _consider_stopping(run)
+        if run.finished:
+            break
+        if run.due(spec.eval_every):
+            write_samples(run, "during")
+        if run.due(run.runtime.checkpoint_every):
+            save(run)
+    return _end(run)
+
+
+def _begin(
+    model: nn.Module, rows: Rows, spec: TrainSpec, seed: int, context: Context, folder: Path, sample: Sample
+) -> Run:
+    _refuse_impossible(rows, spec)
+    runtime = context.runtime
+    torch.set_num_threads(runtime.num_threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = folder / "metrics.jsonl", folder / "samples.jsonl"
+    run_identity = identity(model, rows, spec, seed, runtime) if runtime.checkpoint_every else ""
+    run = Run(
+        model=model,
+        rows=rows,
+        spec=spec,
+        runtime=runtime,
+        order=batches.Order.of(spec, len(rows.train), seed),
+        optimizer=schedules.adamw(model, spec),
+        checkpoints=Checkpoints(folder / "checkpoints", run_identity, logs),
+        metrics=logs[0],
+        samples=logs[1],
+        sample=sample,
+        report=Reporter(context.report),
+        best=None if spec.early_stopping_patience is None else Best(spec.early_stopping_patience),
+    )
+    model.train()
+    seed_torch(seed, "train.dropout")
+    if not (runtime.checkpoint_every and resume(run)):
+        run.checkpoints.discard()
+        for path in logs:
+            path.unlink(missing_ok=True)
+    return run
+
+
+def _refuse_impossible(rows: Rows, spec: TrainSpec) -> None:
+    if not rows.train:
+        raise DataError("data.num_examples is 0 after filtering, but must be at least 1; see the rows dropped and why")
+    if spec.early_stopping_patience is not None and not rows.validation:
+        raise DataError("data.num_validation is 0, but must be at least 1 for train.early_stopping_patience")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one step measured, on the host."""
+
+    loss: float | None
+    """Token mean over the step, in nats, whatever the reduction: comparable between recipes. None without weights."""
+    objective: float
+    """What was differentiated."""
+    grad_norm: float
+    """Before clipping."""
+
+
+def _step(run: Run) -> None:
+    """Take one optimizer step and log it. Where it diverged, the run ends with the weights as they were."""
+    started = time.perf_counter()
+    state, spec = run.state, run.spec
+    examples = [run.rows.train[index] for index in run.order.indices(state.step)]
+    rate = schedules.learning_rate(spec, state.step, run.order.num_steps)
+    measured = _backward(run, examples)
+    state.divergence = _divergence(spec, state.step + 1, measured)
+    if state.divergence is None:
+        schedules.clip_gradients(run.model, measured.grad_norm, spec.max_grad_norm)
+        schedules.set_learning_rate(run.optimizer, rate)
+        run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    _record(run, examples, rate, measured, time.perf_counter() - started)
+
+
+def _backward(run: Run, examples: Sequence[batches.Example]) -> Measured:
+    """Accumulate the gradient of a whole step; the device is waited for once, at the end."""
+    weight_sums = np.array([example.loss_weights[1:].sum(dtype=np.float64) for example in examples])
+    scales = losses.example_scales(run.spec.loss_reduction, weight_sums, run.spec.loss_group_size)
+    sums = torch.zeros(2, dtype=torch.float64, device=run.device)
+    for batch in batches.micro_batches(examples, scales, run.runtime.micro_batch_size, run.device):
+        with run.autocast():
+            objective, nll_sum = losses.objective(run.model, batch)
+        objective.backward()
+        sums += torch.stack([objective.detach(), nll_sum])
+    norm = torch.nn.utils.get_total_norm(schedules.gradients(run.model))
+    total_objective, total_nll, grad_norm = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
+    weight_sum = float(weight_sums.sum())
+    return Measured(total_nll / weight_sum if weight_sum else None, total_objective, grad_norm)
+
+
+def _divergence(spec: TrainSpec, step: int, measured: Measured) -> str | None:
+    for name, value in asdict(measured).items():
+        if value is not None and not math.isfinite(value):
+            return f"training {name} is {value} at step {step}, but must be finite"
+    if measured.loss is not None and measured.loss > spec.loss_limit:
+        limit = f"must be at most train.loss_limit = {spec.loss_limit:g}"
+        return f"training loss is {measured.loss:.6g} at step {step}, but {limit}"
+    return None
+
+
+def _record(run: Run, examples: Sequence[batches.Example], rate: float, measured: Measured, seconds: float) -> None:
+    """Log a step, and count it if it was applied."""
+    state = run.state
+    num_tokens = sum(len(example.input_ids) for example in examples)
+    num_loss_tokens = sum(int(np.count_nonzero(example.loss_weights[1:])) for example in examples)
+    num_examples_seen = state.num_examples_seen + len(examples)
+    row = {
+        "step": state.step + 1,
+        "epoch": num_examples_seen / len(run.rows.train),
+        "train/loss": measured.loss,
+        "train/objective": measured.objective,
+        "train/learning_rate": rate,
+        "train/grad_norm": measured.grad_norm,
+        "train/num_tokens": num_tokens,
+        "train/num_loss_tokens": num_loss_tokens,
+        "seconds": seconds,
+        "tokens_per_second": num_tokens / seconds,
+    }
+    write_row(run.metrics, row if num_loss_tokens else row | {"reason": "no token of the step carries loss"})
+    state.train_loss_last = measured.loss if measured.loss is None or math.isfinite(measured.loss) else None
+    if state.divergence is None:
+        state.step += 1
+        state.num_examples_seen = num_examples_seen
+        state.num_tokens += num_tokens
+        state.num_loss_tokens += num_loss_tokens
+        state.learning_rate_integral += rate
+        state.train_loss_first = state.train_loss_last if state.step == 1 else state.train_loss_first
+    run.report(state.step, run.order.num_steps, state.train_loss_last, num_tokens / seconds)
+
+
+def _consider_stopping(run: Run) -> None:
+    if run.best is not None and run.state.divergence is None and run.state.val_loss is not None:
+        run.state.stopped_early = run.best.should_stop(run.model, run.state.val_loss)
+
+
+def _end(run: Run) -> TrainSummary:
+    """Settle which weights are kept, sample from them, and drop the checkpoints."""
+    state = run.state
+    if state.divergence is not None:
+        state.val_loss = None
+    else:
+        if run.best is not None:
+            run.best.restore(run.model)
+            state.val_loss = run.best.loss
+        write_samples(run, "after")
+    run.model.eval()
+    run.checkpoints.discard()
+    parameters = list(run.model.parameters())
+    return TrainSummary(
+        num_steps=state.step,
+        num_epochs=state.num_examples_seen / len(run.rows.train),
+        num_examples_seen=state.num_examples_seen,
+        num_tokens=state.num_tokens,
+        num_loss_tokens=state.num_loss_tokens,
+        learning_rate_integral=state.learning_rate_integral,
+        trainable_parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        total_parameters=sum(_num_weights(parameter) for parameter in parameters),
+        train_loss_first=state.train_loss_first,
+        train_loss_last=state.train_loss_last,
+        val_loss=state.val_loss,
+        stopped_early=state.stopped_early,
+        divergence=state.divergence,
+    )
+
+
+def _num_weights(parameter: nn.Parameter) -> int:
+    """Return how many weights a parameter stands for: a 4-bit one stores two in a byte."""
+    quant_state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quant_state is None else math.prod(quant_state.shape)

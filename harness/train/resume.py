@@ -1,0 +1,71 @@
+"""From a run to a checkpoint and back.
+
+Invariant: a run continued from a checkpoint goes through the same bytes as one never interrupted (on CPU, at an equal
+thread count); a checkpoint of any other run is not continued from. What does not live here: how a checkpoint lies on
+disk (checkpoints.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.spec import Runtime, TrainSpec
+from harness.train import checkpoints
+from harness.train.run import Rows, Run, State
+
+
+def identity(model: nn.Module, rows: Rows, spec: TrainSpec, seed: int, runtime: Runtime) -> str:
+    """Return a digest of everything that the bytes of a run follow from.
+
+    Weights enter as one float64 sum per parameter: cheap, also on a GPU, and different for any other base or adapter
+    initialisation.
+    """
+    digest = hashlib.sha256()
+    facts = (spec.model_dump_json(), seed, runtime.num_threads, runtime.micro_batch_size, torch.__version__)
+    digest.update(repr(facts).encode())
+    for name, parameter in model.named_parameters():
+        total = parameter.detach().sum(dtype=torch.float64).item()
+        facts = (name, tuple(parameter.shape), str(parameter.dtype), parameter.device.type, total)
+        digest.update(repr(facts).encode())
+    for example in (*rows.train, *rows.validation):
+        digest.update(np.ascontiguousarray(example.input_ids).tobytes())
+        digest.update(np.ascontiguousarray(example.loss_weights).tobytes())
+    return digest.hexdigest()
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint of a run that has just finished a step.
+
+    Raises:
+        DiskError: the disk is full or read-only.
+    """
+    groups = {
+        "trainable": checkpoints.trainable(run.model),
+        "optimizer": checkpoints.optimizer_tensors(run.model, run.optimizer),
+        "rng": checkpoints.rng_tensors(),
+    }
+    state = {"run": asdict(run.state)}
+    if run.best is not None:
+        groups["best"] = run.best.weights
+        state["best"] = {"loss": run.best.loss, "num_worse": run.best.num_worse}
+    run.checkpoints.save(run.state.step, groups, state)
+
+
+def resume(run: Run) -> bool:
+    """Put a run where its newest intact checkpoint left it; return False where there is none."""
+    loaded = run.checkpoints.newest()
+    if loaded is None:
+        return False
+    checkpoints.copy_into(run.model, loaded.groups["trainable"])
+    checkpoints.load_optimizer(run.model, run.optimizer, loaded.groups["optimizer"])
+    run.state = State(**loaded.state["run"])
+    if run.best is not None:
+        run.best.loss, run.best.num_worse = loaded.state["best"]["loss"], loaded.state["best"]["num_worse"]
+        run.best.weights = loaded.groups["best"]
+    checkpoints.load_rng(loaded.groups["rng"])
+    return True

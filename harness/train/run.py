@@ -1,0 +1,97 @@
+"""What one training run holds: what it was asked, what it works on, where it is.
+
+Invariant: `State` is all that moves besides weights, optimizer and generators, and is plain JSON. What does not live
+here: anything that acts on a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from harness.spec import Runtime, TrainSpec
+from harness.train.batches import Example, Order
+from harness.train.checkpoints import Checkpoints
+from harness.train.early_stopping import Best
+from harness.train.log import Reporter
+
+Sample = Callable[[nn.Module, str], list[dict[str, Any]]]
+"""Answers to the fixed prompts, given the model and the phase: before, during or after."""
+
+
+class Context(Protocol):
+    """What training needs to know about where it runs."""
+
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def report(self) -> Callable[..., None]: ...
+
+
+class Rows(Protocol):
+    """Prepared training and validation rows."""
+
+    @property
+    def train(self) -> Sequence[Example]: ...
+    @property
+    def validation(self) -> Sequence[Example]: ...
+
+
+@dataclass
+class State:
+    """Where a run is. Counters cover applied steps only; what diverged is not among them."""
+
+    step: int = 0
+    num_examples_seen: int = 0
+    num_tokens: int = 0
+    num_loss_tokens: int = 0
+    learning_rate_integral: float = 0.0
+    train_loss_first: float | None = None
+    train_loss_last: float | None = None
+    val_loss: float | None = None
+    stopped_early: bool = False
+    divergence: str | None = None
+
+
+@dataclass
+class Run:
+    """One training run."""
+
+    model: nn.Module
+    rows: Rows
+    spec: TrainSpec
+    runtime: Runtime
+    order: Order
+    optimizer: torch.optim.Optimizer
+    checkpoints: Checkpoints
+    metrics: Path
+    samples: Path
+    sample: Sample
+    report: Reporter
+    best: Best | None
+    """None without early stopping."""
+    state: State = field(default_factory=State)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches go."""
+        return next(self.model.parameters()).device
+
+    @property
+    def finished(self) -> bool:
+        """Whether no further step is to be taken."""
+        state = self.state
+        return state.step >= self.order.num_steps or state.stopped_early or state.divergence is not None
+
+    def due(self, every: int) -> bool:
+        """Return whether something that happens every so many steps (0: never) happens now."""
+        return every > 0 and self.state.step % every == 0
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of every forward pass: bf16 arithmetic over float32 weights, or nothing."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.dtype == "bfloat16_autocast")

@@ -1,0 +1,67 @@
+"""Validation loss and fixed-prompt samples while training.
+
+Invariant: nothing here changes training: generators, train mode and weights are the same after as before. What does
+not live here: the evaluation suites (harness/evals).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.seeding import preserved_rng
+from harness.train import batches, log, losses
+from harness.train.run import Run
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold a model in eval mode without gradients; restore each module's mode and every generator on exit."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with preserved_rng(), torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def validate(run: Run) -> None:
+    """Measure the validation loss, log it, and end the run where it is not finite.
+
+    The loss is sum(weight x nll) / sum(weight) over all tokens of the validation rows, in nats, lower is better;
+    None without validation rows or without any weight in them.
+    """
+    weight_sum = sum(float(example.loss_weights[1:].sum(dtype=np.float64)) for example in run.rows.validation)
+    if weight_sum == 0:
+        return
+    loss = _nll_sum(run) / weight_sum
+    log.write_row(run.metrics, {"step": run.state.step, "val/loss": loss})
+    if math.isfinite(loss):
+        run.state.val_loss = loss
+    else:
+        run.state.divergence = f"validation loss is {loss} after step {run.state.step}, but must be finite"
+
+
+def _nll_sum(run: Run) -> float:
+    rows = run.rows.validation
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    with evaluating(run.model):
+        for batch in batches.micro_batches(rows, np.zeros(len(rows)), run.runtime.eval_batch_size, run.device):
+            with run.autocast():
+                total += losses.objective(run.model, batch)[1]
+    return total.item()
+
+
+def sample(run: Run, phase: str) -> None:
+    """Answer the fixed prompts and append the answers to samples.jsonl, with step and phase."""
+    with evaluating(run.model):
+        rows = run.sample(run.model, phase)
+    for row in rows:
+        log.write_row(run.samples, {"step": run.state.step, "phase": phase} | row)

@@ -1,0 +1,118 @@
+"""A world and a model so small that a base is pretrained in seconds: for tests that need a real, saved base.
+
+What it cannot show: knowledge. Tests about that build a bigger miniature (test_laboratory.py).
+"""
+
+from __future__ import annotations
+
+from harness.pocket.world import SLICES
+from harness.spec import (
+    DataSpec,
+    EvalSpec,
+    EvalTask,
+    Experiment,
+    FullConfig,
+    LoraConfig,
+    MethodReference,
+    PocketBase,
+    PocketData,
+    PocketItems,
+    PocketModelSpec,
+    Runtime,
+    TrainSpec,
+    TrialSpec,
+    WorldSpec,
+)
+
+TINY_WORLD = WorldSpec(
+    seed=0,
+    people_per_tier=6,
+    exposures_high=12,
+    exposures_mid=6,
+    exposures_low=2,
+    num_unknown_people=4,
+    plain_question_share=0.1,
+    augmented=True,
+)
+TINY_MODEL = PocketModelSpec(
+    num_layers=2,
+    hidden_size=32,
+    num_heads=2,
+    vocab_size=512,
+    context=128,
+    num_steps=60,
+    tokens_per_step=512,
+    learning_rate=3e-3,
+    num_threads=1,
+    marker_embeddings="untrained",
+)
+
+
+def tiny_base() -> PocketBase:
+    """Return the base that most tests pretrain: 60 steps, about two seconds."""
+    return PocketBase(world=TINY_WORLD, model=TINY_MODEL)
+
+
+def tiny_experiment() -> Experiment:
+    """Return an experiment on the tiny base whose trials take a second: for tests of the engine."""
+    return Experiment(
+        name="tiny",
+        spec=TrialSpec(
+            base=tiny_base(),
+            data=DataSpec(
+                source=PocketData(world=TINY_WORLD, families=("fact", "sum"), num_rows=80),
+                num_examples=16,
+                num_validation=8,
+                template="tokenizer",
+                max_length=128,
+                too_long="raise",
+                prompt_loss_weight=0.0,
+                train_on_end_of_turn=True,
+                packing="off",
+            ),
+            method=FullConfig(),
+            train=TrainSpec(
+                num_epochs=2,
+                batch_size=8,
+                learning_rate=1e-3,
+                schedule="cosine",
+                warmup_ratio=0.1,
+                weight_decay=0.0,
+                adam_beta1=0.9,
+                adam_beta2=0.999,
+                max_grad_norm=1.0,
+                dtype="float32",
+                loss_reduction="token_mean",
+                loss_limit=100.0,
+            ),
+            evals=EvalSpec(
+                tasks=tuple(_task(name) for name in ("cloze_known", "question_unasked", "prose", "lists")),
+                items_seed=0,
+                val_share=0.25,
+                dtype="float32",
+                max_length=128,
+            ),
+            seed=0,
+        ),
+        runtime=Runtime(num_threads=1, micro_batch_size=8, eval_batch_size=32),
+        methods=(
+            MethodReference(method=FullConfig(), learning_rate=1e-3),
+            MethodReference(method=LoraConfig(rank=4, alpha=8.0, target_modules="all_linear"), learning_rate=1e-2),
+        ),
+        sizes=(8, 16, 32),
+    )
+
+
+def _task(name: str) -> EvalTask:
+    info = SLICES[name]
+    return EvalTask(
+        suite="pocket",
+        name=name,
+        kind=info.kind,
+        source=PocketItems(world=TINY_WORLD, slice=name),
+        measure=info.measure,
+        primary=info.primary,
+        chat=info.chat,
+        num_items=16,
+        max_new_tokens=min(info.max_new_tokens, 6),
+    )

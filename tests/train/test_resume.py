@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from harness.records.store import read_lines
+from harness.train import checkpoints
+from tests.train import tiny
+
+ROWS = tiny.Rows(tiny.examples(20), tiny.examples(6, seed=9))
+SPEC = tiny.recipe(num_steps=9, eval_every=2)
+SAVING = tiny.runtime(micro_batch_size=3, checkpoint_every=2)
+BUILDS = {"full": lambda: tiny.llama(attention_dropout=0.2), "lora": lambda: tiny.lora(dropout=0.2)}
+
+
+class Stopped(BaseException):
+    """Stands for whatever ends a process."""
+
+
+def one_sample(_model: nn.Module, phase: str) -> list[dict[str, Any]]:
+    return [{"answer": phase}]
+
+
+def stop_at(step: int) -> Any:
+    def before(optimizer: torch.optim.Optimizer, *_args: Any) -> None:
+        before.taken += 1
+        if before.taken == step:
+            raise Stopped
+
+    before.taken = 0
+    return before
+
+
+def interrupted(model: nn.Module, folder: Path, spec: Any, at: int, **options: Any) -> None:
+    """Train until just before the optimizer takes step `at`, counted from 1."""
+    handle = register_optimizer_step_pre_hook(stop_at(at))
+    try:
+        with pytest.raises(Stopped):
+            tiny.fit(model, ROWS, spec, folder, runtime=SAVING, sample=one_sample, **options)
+    finally:
+        handle.remove()
+
+
+def outcome(model: nn.Module, folder: Path) -> tuple[Any, ...]:
+    logs = [tiny.log_of(folder, only=key) for key in ("train/loss", "val/loss")]
+    return tiny.weights(model), *logs, read_lines(folder / "samples.jsonl")
+
+
+def undisturbed(build: Any, folder: Path, spec: Any = SPEC) -> tuple[Any, ...]:
+    model = build()
+    summary = tiny.fit(model, ROWS, spec, folder, runtime=SAVING, sample=one_sample)
+    return summary, *outcome(model, folder)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("at", [1, 3, 4, 9])
+def test_resume_after_a_stop_at_any_step_gives_the_same_bytes(method: str, at: int, tmp_path: Path) -> None:
+    expected = undisturbed(BUILDS[method], tmp_path / "control")
+    interrupted(BUILDS[method](), tmp_path / "run", SPEC, at)
+    model = BUILDS[method]()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_resume_continues_instead_of_starting_again(tmp_path: Path) -> None:
+    interrupted(tiny.llama(), tmp_path, SPEC, 8)
+    taken = stop_at(-1)
+    handle = register_optimizer_step_pre_hook(taken)
+    tiny.fit(tiny.llama(), ROWS, SPEC, tmp_path, runtime=SAVING)
+    handle.remove()
+    assert taken.taken == 3  # steps 7, 8 and 9: six were saved
+
+
+def test_resume_under_early_stopping_remembers_the_best_weights(tmp_path: Path) -> None:
+    spec = tiny.recipe(num_steps=60, batch_size=8, learning_rate=3e-2, eval_every=1, early_stopping_patience=3)
+    expected = undisturbed(BUILDS["full"], tmp_path / "control", spec)
+    num_steps = expected[0].num_steps
+    assert expected[0].stopped_early
+    interrupted(BUILDS["full"](), tmp_path / "run", spec, num_steps)  # the best is older than the checkpoint
+    model = BUILDS["full"]()
+    summary = tiny.fit(model, ROWS, spec, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("name", ["trainable.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"])
+def test_resume_sets_a_damaged_checkpoint_aside_and_takes_the_one_before(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = undisturbed(BUILDS["lora"], tmp_path / "control")
+    interrupted(BUILDS["lora"](), tmp_path / "run", SPEC, 8)
+    newest = max((tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert newest.name == "step_00000006"
+    damage(newest / name)
+    model = BUILDS["lora"]()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
+    assert name in caplog.text
+    assert "damaged_step_00000006" in caplog.text
+
+
+def test_resume_without_any_intact_checkpoint_starts_again(tmp_path: Path) -> None:
+    expected = undisturbed(BUILDS["lora"], tmp_path / "control")
+    interrupted(BUILDS["lora"](), tmp_path / "run", SPEC, 8)
+    for path in (tmp_path / "run" / "checkpoints").glob("step_*"):
+        (path / "manifest.json").unlink()
+    model = BUILDS["lora"]()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
+
+
+def test_resume_ignores_a_log_cut_short_after_the_checkpoint_was_saved(tmp_path: Path) -> None:
+    expected = undisturbed(BUILDS["lora"], tmp_path / "control")
+    interrupted(BUILDS["lora"](), tmp_path / "run", SPEC, 8)
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:300])
+    model = BUILDS["lora"]()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
+
+
+def test_resume_cuts_a_torn_row_off_the_log(tmp_path: Path) -> None:
+    expected = undisturbed(BUILDS["lora"], tmp_path / "control")
+    interrupted(BUILDS["lora"](), tmp_path / "run", SPEC, 8)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 8, "train/lo')
+    model = BUILDS["lora"]()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
+
+
+@pytest.mark.parametrize("other", ["recipe", "seed", "base", "rows"])
+def test_resume_never_continues_another_run(other: str, tmp_path: Path) -> None:
+    interrupted(tiny.lora(seed=0), tmp_path / "run", SPEC, 8)
+    spec = SPEC.replace({"learning_rate": 1e-3}) if other == "recipe" else SPEC
+    seed = 1 if other == "seed" else 0
+    base_seed = 1 if other == "base" else 0
+    rows = tiny.Rows(tiny.examples(20, seed=5), ROWS.validation) if other == "rows" else ROWS
+    models = tiny.lora(seed=base_seed), tiny.lora(seed=base_seed)
+    for model, folder in zip(models, (tmp_path / "run", tmp_path / "fresh"), strict=True):
+        tiny.fit(model, rows, spec, folder, seed=seed, runtime=SAVING, sample=one_sample)
+    assert outcome(models[0], tmp_path / "run") == outcome(models[1], tmp_path / "fresh")
+
+
+def test_checkpoints_left_behind_stay_bounded_and_hold_no_pickle(tmp_path: Path) -> None:
+    spec = tiny.recipe(num_steps=9)
+    interrupted(tiny.llama(), tmp_path, spec, 9)
+    folders = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert folders == ["step_00000006", "step_00000008"]
+    assert len(folders) == checkpoints.KEEP
+    suffixes = {path.suffix for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
+    assert suffixes == {".safetensors", ".json"}
+
+
+def test_resume_sweeps_a_checkpoint_that_was_being_written(tmp_path: Path) -> None:
+    expected = undisturbed(BUILDS["lora"], tmp_path / "control")
+    interrupted(BUILDS["lora"](), tmp_path / "run", SPEC, 8)
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(folder / "step_00000006", folder / ".step_00000008.building")
+    (folder / ".step_00000008.building" / "manifest.json").unlink()
+    model = BUILDS["lora"]()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
+
+
+LONG = tiny.recipe(num_steps=300, eval_every=20)
+OFTEN = tiny.runtime(micro_batch_size=3, checkpoint_every=5)
+TO_BE_KILLED = """
+import sys
+from pathlib import Path
+from tests.train import test_resume as t, tiny
+tiny.fit(t.BUILDS["lora"](), t.ROWS, t.LONG, Path(sys.argv[1]), runtime=t.OFTEN, sample=t.one_sample)
+"""
+
+
+def test_resume_after_sigkill_of_the_process_gives_the_same_bytes(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", TO_BE_KILLED, str(tmp_path / "run")], cwd=Path(__file__).parents[2]
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and num_rows(tmp_path / "run") < 60 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert list((tmp_path / "run" / "checkpoints").glob("step_*"))
+    outcomes = []
+    for name in ("run", "control"):
+        model = BUILDS["lora"]()
+        summary = tiny.fit(model, ROWS, LONG, tmp_path / name, runtime=OFTEN, sample=one_sample)
+        outcomes.append((summary, *outcome(model, tmp_path / name)))
+    assert outcomes[0] == outcomes[1]
+
+
+def num_rows(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
