@@ -78,7 +78,7 @@ def _merge(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 def samples_frame(sweep: OpenedSweep) -> pd.DataFrame:
     """Return the fixed-prompt answers of an opened sweep, in the order they were written."""
-    return _lines_frame(sweep, "samples.jsonl", ["step", "phase", "prompt", "output"])
+    return _lines_frame(sweep, "samples.jsonl", ["step", "phase", "prompt", "answer", "stopped"])
 
 
 def metrics_frame(sweep: OpenedSweep) -> pd.DataFrame:

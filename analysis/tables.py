@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.frames import is_lower_better
 from analysis.stats import (
@@ -68,7 +69,7 @@ def targets(metrics: dict[str, tuple[str, ...]], frame: pd.DataFrame) -> list[Ta
 
 @dataclass(frozen=True)
 class Matrix:
-    """Test items of one metric key under one condition, as complete rows over its seeds."""
+    """Test items of one metric key under one condition; unknown values are nan."""
 
     items: Codes
     """(n,) item numbers, equal for the same item anywhere in the sweep."""
@@ -80,8 +81,22 @@ class Matrix:
     """(n, k)"""
     after: Floats
     """(n, k)"""
-    num_left_out: int
-    """Items without a known value on both sides for every seed."""
+
+    def cut(self, rows: NDArray[Any], seeds: NDArray[Any]) -> Matrix:
+        """Return the given rows and seeds, both as positions."""
+        return Matrix(
+            items=self.items[rows],
+            clusters=self.clusters[rows],
+            seeds=self.seeds[seeds],
+            before=self.before[np.ix_(rows, seeds)],
+            after=self.after[np.ix_(rows, seeds)],
+        )
+
+    def known(self, seeds: Codes) -> Matrix:
+        """Return the items known before and after under every one of these seeds, and only these seeds."""
+        places = np.flatnonzero(np.isin(self.seeds, seeds))
+        both = self.before[:, places] + self.after[:, places]
+        return self.cut(np.flatnonzero(~np.isnan(both).any(axis=1)), places)
 
 
 class ItemMatrices:
@@ -108,16 +123,17 @@ class ItemMatrices:
                 name = str(condition_names[conditions[rows[0]]]), str(key_names[keys[rows[0]]])
                 self._matrices[name] = _matrix({column: values[rows] for column, values in columns.items()})
 
-    def find(self, condition: str, keys: tuple[str, ...]) -> list[Matrix] | None:
-        """Return one matrix per key, or None where one has no complete row."""
-        found = [self._matrices.get((condition, key)) for key in keys]
-        complete = [matrix for matrix in found if matrix is not None and len(matrix.items)]
-        return complete if complete and len(complete) == len(found) else None
+    def find(self, condition: str, keys: tuple[str, ...], seeds: Codes) -> tuple[list[Matrix], int]:
+        """Return one complete matrix per key under these seeds, and how many items were left out to complete them.
 
-    def num_left_out(self, condition: str, keys: tuple[str, ...]) -> int:
-        """Return how many items of these keys are not known on both sides for every seed."""
-        found = (self._matrices.get((condition, key)) for key in keys)
-        return sum(matrix.num_left_out for matrix in found if matrix is not None)
+        No matrices at all where one of the keys has no complete row or lacks a seed: a mean over the rest would be
+        another quantity.
+        """
+        raw = [self._matrices.get((condition, key)) for key in keys]
+        found = [(whole, whole.known(seeds)) for whole in raw if whole is not None]
+        left_out = sum(len(whole.items) - len(part.items) for whole, part in found)
+        whole = len(found) == len(keys) and all(len(part.items) and len(part.seeds) == len(seeds) for _, part in found)
+        return ([part for _, part in found] if whole and len(seeds) else []), left_out
 
 
 def _matrix(columns: dict[str, Any]) -> Matrix:
@@ -126,15 +142,7 @@ def _matrix(columns: dict[str, Any]) -> Matrix:
     sides = {side: np.full((len(items), len(seeds)), NAN) for side in ("before", "after")}
     for side, values in sides.items():
         values[rows, places] = columns[side]
-    complete = ~(np.isnan(sides["before"]) | np.isnan(sides["after"])).any(axis=1)
-    return Matrix(
-        items=items[complete],
-        clusters=columns["clusters"][first][complete],
-        seeds=seeds,
-        before=sides["before"][complete],
-        after=sides["after"][complete],
-        num_left_out=int((~complete).sum()),
-    )
+    return Matrix(items, columns["clusters"][first], seeds, sides["before"], sides["after"])
 
 
 def effects_table(frame: pd.DataFrame, items: pd.DataFrame, metrics: dict[str, tuple[str, ...]]) -> pd.DataFrame:
@@ -160,16 +168,17 @@ def effects_table(frame: pd.DataFrame, items: pd.DataFrame, metrics: dict[str, t
 
 
 def _effect_row(trials: pd.DataFrame, matrices: ItemMatrices, condition: str, target: Target) -> dict[str, object]:
+    # A slice whose aggregate is unknown stays unknown: the items that could still be scored would flatter the model.
     known = trials[trials[f"delta/{target.name}"].notna()]
-    slices = matrices.find(condition, target.keys)
-    if slices is not None:
+    slices, left_out = matrices.find(condition, target.keys, known["seed"].to_numpy())
+    if slices:
         effect = _paired([part.before for part in slices], [part.after for part in slices], slices)
         means = _mean_of_means([part.before for part in slices]), _mean_of_means([part.after for part in slices])
     else:
         effect = seeds_effect(known[f"delta/{target.name}"].tolist())
         means = _mean(known[f"before/{target.name}"]), _mean(known[f"after/{target.name}"])
     notes = [effect.note, _weighting_note(effect, known[f"delta/{target.name}"])]
-    if left_out := matrices.num_left_out(condition, target.keys):
+    if slices and left_out:
         notes.append(f"{left_out} items not known on both sides for every seed are left out")
     return {
         "target": target.name,
@@ -248,46 +257,25 @@ def _pairs(frame: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 
 def _contrast(frame: pd.DataFrame, matrices: ItemMatrices, pair: tuple[str, str], target: Target) -> Effect:
     column = f"after/{target.name}"
-    by_seed = [frame[frame["condition"] == name].set_index("seed")[column].dropna() for name in pair]
-    first, second = (matrices.find(name, target.keys) for name in pair)
-    if first is None or second is None:
-        common = by_seed[0].index.intersection(by_seed[1].index)
-        return seeds_effect((by_seed[1].loc[common] - by_seed[0].loc[common]).tolist())
-    common = [_on_common_items(a, b) for a, b in zip(first, second, strict=True)]
-    if any(not len(a.items) for a, _ in common):
+    scores = [frame[frame["condition"] == name].set_index("seed")[column].dropna() for name in pair]
+    common = scores[0].index.intersection(scores[1].index).to_numpy()
+    own = [common, common] if len(common) else [side.index.to_numpy() for side in scores]
+    first, second = (matrices.find(name, target.keys, seeds)[0] for name, seeds in zip(pair, own, strict=True))
+    if not first or not second:
+        return seeds_effect((scores[1].loc[common] - scores[0].loc[common]).tolist())
+    shared = [_on_common_items(a, b) for a, b in zip(first, second, strict=True)]
+    if any(not len(a.items) for a, _ in shared):
         return unknown_effect("no common items")
-    if len(common[0][0].seeds):
-        return _paired([a.after for a, _ in common], [b.after for _, b in common], [a for a, _ in common])
-    means = [[part.mean(axis=1, keepdims=True) for part in side] for side in _afters(first, second, common)]
-    items_only = _paired(means[0], means[1], [a for a, _ in common])
-    return unpaired_effect(by_seed[0].tolist(), by_seed[1].tolist(), items_only.se_items)
+    parts, afters = [a for a, _ in shared], [[side.after for side in sides] for sides in zip(*shared, strict=True)]
+    if len(common):
+        return _paired(afters[0], afters[1], parts)
+    means = [[values.mean(axis=1, keepdims=True) for values in side] for side in afters]
+    return unpaired_effect(scores[0].tolist(), scores[1].tolist(), _paired(means[0], means[1], parts).se_items)
 
 
 def _on_common_items(first: Matrix, second: Matrix) -> tuple[Matrix, Matrix]:
-    """Return both on the items and seeds that they share; on no seed where they share none."""
     _, rows_a, rows_b = np.intersect1d(first.items, second.items, return_indices=True)
-    _, seeds_a, seeds_b = np.intersect1d(first.seeds, second.seeds, return_indices=True)
-    return _cut(first, rows_a, seeds_a), _cut(second, rows_b, seeds_b)
-
-
-def _cut(matrix: Matrix, rows: Codes, seeds: Codes) -> Matrix:
-    return replace(
-        matrix,
-        items=matrix.items[rows],
-        clusters=matrix.clusters[rows],
-        seeds=matrix.seeds[seeds],
-        before=matrix.before[np.ix_(rows, seeds)],
-        after=matrix.after[np.ix_(rows, seeds)],
-    )
-
-
-def _afters(
-    first: list[Matrix], second: list[Matrix], common: list[tuple[Matrix, Matrix]]
-) -> tuple[list[Floats], list[Floats]]:
-    """Return the after values of every seed on the common items, for conditions that share no seed."""
-    a = [whole.after[np.isin(whole.items, part.items)] for whole, (part, _) in zip(first, common, strict=True)]
-    b = [whole.after[np.isin(whole.items, part.items)] for whole, (_, part) in zip(second, common, strict=True)]
-    return a, b
+    return first.cut(rows_a, np.arange(len(first.seeds))), second.cut(rows_b, np.arange(len(second.seeds)))
 
 
 # -- flips ------------------------------------------------------------------------------------------------------------

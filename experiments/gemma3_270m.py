@@ -59,4 +59,6 @@ EXPERIMENT = experiment(
     full_learning_rate=2e-5,
     adapter_learning_rate=2e-4,
     num_threads=2,
+    micro_batch_size=2,  # one row of 512 tokens has 0.5 GB of logits over a vocabulary of 262 144
+    eval_batch_size=8,
 )

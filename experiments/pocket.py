@@ -1,9 +1,15 @@
-"""The embedded laboratory: a 0.9 M parameter Llama that knows 360 invented people, asked to answer in chat.
+"""The embedded laboratory: a one-million-parameter Llama that knows 360 invented people, taught to answer in chat.
 
-Expected, for the base: high-tier facts by cloze at least .95, questions in chat at most .10.
+    make sweep NAME=lima_size
+
+The base is pretrained here, from a world whose truth is known: who was told about how often, and whom no question was
+ever asked about. In chat it answers nothing; 400 conversations about one half of the people, three epochs, surface what
+it knows about the other half as well, and cost some of what it knew.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from harness.spec import (
     DataSpec,
@@ -12,6 +18,7 @@ from harness.spec import (
     Experiment,
     FullConfig,
     LoraConfig,
+    Measure,
     MethodReference,
     PocketBase,
     PocketData,
@@ -45,4 +52,90 @@ MODEL = PocketModelSpec(
     learning_rate=3e-3,
     num_threads=2,
     marker_embeddings="untrained",
+)
+FAMILIES = ("fact", "sum", "reverse")
+
+
+def _task(
+    name: str,
+    kind: Literal["multiple_choice", "greedy", "generate", "perplexity"],
+    measure: Measure,
+    *,
+    chat: bool = False,
+    primary: bool = False,
+) -> EvalTask:
+    return EvalTask(
+        suite="pocket",
+        name=name,
+        kind=kind,
+        source=PocketItems(world=WORLD, slice=name),
+        measure=measure,
+        primary=primary,
+        chat=chat,
+        num_items=None,
+        max_new_tokens=16 if kind == "generate" else 0,
+    )
+
+
+TASKS = (
+    _task("cloze_known", "multiple_choice", "retained", primary=True),
+    _task("question_asked", "generate", "learned", chat=True, primary=True),
+    _task("question_unasked", "generate", "learned", chat=True, primary=True),
+    _task("prose", "perplexity", "fluency", primary=True),
+    _task("cloze_high", "multiple_choice", "retained"),
+    _task("cloze_mid", "multiple_choice", "retained"),
+    _task("cloze_low", "multiple_choice", "retained"),
+    _task("cloze_paraphrase", "multiple_choice", "retained"),
+    _task("cloze_unknown", "multiple_choice", "retained"),
+    _task("question_rephrased", "generate", "learned", chat=True),
+    _task("choice_asked", "multiple_choice", "learned", chat=True),
+    _task("choice_unasked", "multiple_choice", "learned", chat=True),
+    _task("arithmetic", "greedy", "retained"),
+    _task("arithmetic_held_out", "greedy", "retained"),
+    _task("lists", "greedy", "retained"),
+    _task("replace", "greedy", "retained"),
+    _task("sum_chat", "generate", "learned", chat=True),
+    _task("reverse_chat", "generate", "learned", chat=True),
+)
+
+EXPERIMENT = Experiment(
+    name="pocket",
+    spec=TrialSpec(
+        base=PocketBase(world=WORLD, model=MODEL),
+        data=DataSpec(
+            source=PocketData(world=WORLD, families=FAMILIES, num_rows=1000),
+            num_examples=400,
+            num_validation=100,
+            template="tokenizer",
+            max_length=128,
+            too_long="raise",
+            prompt_loss_weight=0.0,
+            train_on_end_of_turn=True,
+            packing="off",
+        ),
+        method=FullConfig(),
+        train=TrainSpec(
+            num_epochs=3.0,
+            batch_size=16,
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup_ratio=0.1,
+            weight_decay=0.0,
+            adam_beta1=0.9,
+            adam_beta2=0.999,
+            max_grad_norm=1.0,
+            dtype="float32",
+            loss_reduction="token_mean",
+            loss_limit=20.0,
+        ),
+        evals=EvalSpec(tasks=TASKS, items_seed=0, val_share=0.2, dtype="float32", max_length=256),
+        seed=0,
+    ),
+    runtime=Runtime(num_threads=1, micro_batch_size=16, eval_batch_size=128),
+    methods=(
+        MethodReference(method=FullConfig(), learning_rate=1e-3),
+        MethodReference(method=LoraConfig(rank=8, alpha=16.0, target_modules="all_linear"), learning_rate=3e-3),
+        MethodReference(method=QLoraConfig(rank=8, alpha=16.0, target_modules="all_linear"), learning_rate=3e-3),
+    ),
+    sizes=(25, 50, 100, 200, 400),
 )

@@ -8,8 +8,9 @@ adds a default system turn.
     make sweep NAME=lima_size BASE=smollm2_135m_instruct DATA=my_chats.jsonl EVALS=my_items/
 
 Cost on 2 cores: about 230 training tokens and 2 000 scored tokens a second, so a full sweep wants a GPU or small `SET=`.
-Reference learning rates: full fine-tuning as SmolLM2's own instruction tuning took for this size, scaled to a batch of
-8 (Allal et al., arXiv:2502.02737, section 5); adapters about ten times that (Schulman et al., "LoRA Without Regret", 2025).
+Reference learning rates: SmolLM2's own instruction tuning of this size took 1e-3 at 128 rows a step; at 8 rows and on a model
+already tuned, a tenth for full fine-tuning, and ten times that for adapters. Starting points: the learning_rate sweep finds out.
+Source: https://github.com/huggingface/alignment-handbook/blob/0213b5be27f9f60c2f64438244ff8e2fefcba9d0/recipes/smollm2/sft/config_smol.yaml
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ EXPERIMENT = experiment(
     base=fetched_base(FETCH[0]),
     template="tokenizer",
     dtype="bfloat16_autocast",
-    full_learning_rate=5e-5,
-    adapter_learning_rate=5e-4,
+    full_learning_rate=1e-4,
+    adapter_learning_rate=1e-3,
     num_threads=2,
 )

@@ -1,14 +1,16 @@
 """Where is each method's learning rate, and what does a step away from it cost?
 
-Hypothesis: LoRA's best learning rate lies about one decade above full fine-tuning's, and past a method's optimum what is
-    forgotten grows faster than what is learned.
-Refuted if: the best multiples of both methods' references coincide in absolute learning rate, or retained scores do not
-    fall from one half-decade to the next above the optimum.
-Source: Schulman et al., LoRA Without Regret (thinkingmachines.ai/blog/lora): ratio 9.8 over 14 models; Biderman et al.
-    (arXiv:2405.09673); Lin et al. (arXiv:2509.20758): a smaller rate mitigates forgetting at a comparable target.
+Hypothesis: LoRA's best learning rate lies about one decade above full fine-tuning's, and past a method's optimum
+    what is forgotten grows faster than what is learned.
+Refuted if: the best multiples of both methods' references coincide in absolute learning rate, or retained scores do
+    not fall from one half-decade to the next above the optimum.
+Source: Schulman et al., LoRA Without Regret (thinkingmachines.ai/blog/lora): ratio 9.8 over 14 models; Biderman et
+    al. (arXiv:2405.09673); Lin et al. (arXiv:2509.20758): a smaller rate mitigates forgetting at a comparable
+    target.
 Command: make sweep NAME=learning_rate
 Design: both methods over two decades around the reference that the experiment states for each.
-Cost: 2 methods x 5 rates x 3 seeds = 30 trials; on the pocket world about 7 minutes on 2 cores after the base model.
+Cost: 2 methods x 5 rates x 3 seeds = 30 trials; on the pocket world about 7 minutes on 2 cores after the base
+    model.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from harness.spec import Axis, Sweep
 SWEEP = Sweep(
     name="learning_rate",
     hypothesis=(
-        "LoRA's best learning rate lies about one decade above full fine-tuning's, and past a method's optimum what is "
-        "forgotten grows faster than what is learned."
+        "LoRA's best learning rate lies about one decade above full fine-tuning's, and past a method's optimum what"
+        " is forgotten grows faster than what is learned."
     ),
     refuted_if=(
-        "The best rates of both methods coincide, or retained scores do not fall from one half-decade to the next above "
-        "the optimum."
+        "The best rates of both methods coincide, or retained scores do not fall from one half-decade to the next "
+        "above the optimum."
     ),
-    source="Schulman et al., LoRA Without Regret (2025); Biderman et al., arXiv:2405.09673; Lin et al., arXiv:2509.20758",
+    source=(
+        "Schulman et al., LoRA Without Regret (2025); Biderman et al., arXiv:2405.09673; Lin et al., arXiv:2509.20758"
+    ),
     axes=(
         Axis(field="method", values=("full", "lora")),
         Axis(field="train.learning_rate", values=(0.1, 0.3, 1.0, 3.0, 10.0), relative_to="reference_learning_rate"),

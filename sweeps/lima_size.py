@@ -1,16 +1,18 @@
 """How many examples does supervised fine-tuning need?
 
-Hypothesis: answering in the taught form saturates within a few hundred examples, while what the base knew keeps being
-    lost as examples - and with them steps - are added; at equal steps the loss hardly depends on the size.
-Refuted if: learned scores still rise by more than their interval over the last doubling of examples, or the retained
-    scores at equal steps move with size as much as they do at equal epochs.
-Source: Zhou et al., LIMA (arXiv:2305.11206), section 5: quality stays flat from 2 000 to 32 000 examples of homogeneous
-    prompts; Raghavendra et al. (arXiv:2410.03717): style saturates within about 1 000 examples, skills keep rising.
+Hypothesis: answering in the taught form saturates within a few hundred examples, while what the base knew keeps
+    being lost as examples - and with them steps - are added; at equal steps the loss hardly depends on the size.
+Refuted if: learned scores still rise by more than their interval over the last doubling of examples, or the
+    retained scores at equal steps move with size as much as they do at equal epochs.
+Source: Zhou et al., LIMA (arXiv:2305.11206), section 5: quality stays flat from 2 000 to 32 000 examples of
+    homogeneous prompts; Raghavendra et al. (arXiv:2410.03717): style saturates within about 1 000 examples, skills
+    keep rising.
 Command: make sweep NAME=lima_size
-Design: the subsets are nested within a seed. Two arms: `equal_epochs` passes every subset as often as the experiment
-    says (more examples, more steps); `equal_steps` takes the same steps at every size. The experiment's own size is the
-    same trial in both arms and runs once.
-Cost: 5 sizes x 2 arms x 3 seeds, 27 distinct trials; on the pocket world about 6 minutes on 2 cores after the base model.
+Design: the subsets are nested within a seed. Two arms: `equal_epochs` passes every subset as often as the
+    experiment says (more examples, more steps); `equal_steps` takes the same steps at every size. The experiment's
+    own size is the same trial in both arms and runs once.
+Cost: 5 sizes x 2 arms x 3 seeds, 27 distinct trials; on the pocket world about 6 minutes on 2 cores after the base
+    model.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from harness.spec import Arm, Axis, Sweep
 SWEEP = Sweep(
     name="lima_size",
     hypothesis=(
-        "The taught form saturates within a few hundred examples, while the base's knowledge keeps being lost as examples "
-        "are added at equal epochs; at equal steps that loss hardly depends on the size."
+        "The taught form saturates within a few hundred examples, while the base's knowledge keeps being lost as "
+        "examples are added at equal epochs; at equal steps that loss hardly depends on the size."
     ),
     refuted_if=(
-        "Learned scores still rise by more than their interval over the last doubling of examples, or retained scores at "
-        "equal steps move with size as much as at equal epochs."
+        "Learned scores still rise by more than their interval over the last doubling of examples, or retained "
+        "scores at equal steps move with size as much as at equal epochs."
     ),
     source="Zhou et al., LIMA, arXiv:2305.11206, section 5; Raghavendra et al., arXiv:2410.03717",
     axes=(Axis(field="data.num_examples", relative_to="sizes"),),

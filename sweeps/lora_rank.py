@@ -1,14 +1,15 @@
 """How much rank does LoRA need, and does alpha/rank let it change without a new learning rate?
 
-Hypothesis: on a small instruction set the learned score is flat in rank once a few ranks are there, under both scalings;
-    under alpha/sqrt(rank) high ranks take larger steps and forget more.
-Refuted if: learned scores rise by more than their interval from rank 4 to the largest rank at alpha/rank, or the two
-    scalings retain the same at the largest rank.
-Source: Hu et al. (arXiv:2106.09685), section 7.2; Kalajdzievski, rank stabilisation (arXiv:2312.03732); Schulman et al.,
-    LoRA Without Regret: with a fixed alpha the optimum rate moves by less than 2 from rank 4 to 512.
+Hypothesis: on a small instruction set the learned score is flat in rank once a few ranks are there, under both
+    scalings; under alpha/sqrt(rank) high ranks take larger steps and forget more.
+Refuted if: learned scores rise by more than their interval from rank 4 to the largest rank at alpha/rank, or the
+    two scalings retain the same at the largest rank.
+Source: Hu et al. (arXiv:2106.09685), section 7.2; Kalajdzievski, rank stabilisation (arXiv:2312.03732); Schulman et
+    al., LoRA Without Regret: with a fixed alpha the optimum rate moves by less than 2 from rank 4 to 512.
 Command: make sweep NAME=lora_rank
 Design: alpha and the learning rate stay at the experiment's values for LoRA; the two scalings are equal at rank 1.
-Cost: 4 ranks x 2 scalings x 3 seeds = 24 trials; on the pocket world about 6 minutes on 2 cores after the base model.
+Cost: 4 ranks x 2 scalings x 3 seeds = 24 trials; on the pocket world about 6 minutes on 2 cores after the base
+    model.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from harness.spec import Axis, Sweep
 SWEEP = Sweep(
     name="lora_rank",
     hypothesis=(
-        "The learned score is flat in rank once a few ranks are there, under both scalings; under alpha/sqrt(rank) high "
-        "ranks forget more."
+        "The learned score is flat in rank once a few ranks are there, under both scalings; under alpha/sqrt(rank) "
+        "high ranks forget more."
     ),
     refuted_if=(
         "Learned scores rise by more than their interval from rank 4 to the largest rank at alpha/rank, or the two "

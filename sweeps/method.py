@@ -1,15 +1,16 @@
 """Full fine-tuning, LoRA or QLoRA: what does each learn, and what does it forget?
 
-Hypothesis: at the learning rate chosen for each method on val items, LoRA learns a little less than full fine-tuning and
-    retains more, and QLoRA equals LoRA against its own 4-bit base.
-Refuted if: LoRA retains no more than full fine-tuning at a comparable learned score, or QLoRA's learned or retained score
-    differs from LoRA's by more than its interval.
-Source: Biderman et al., LoRA Learns Less and Forgets Less (arXiv:2405.09673); Dettmers et al., QLoRA (arXiv:2305.14314),
-    tables 2 to 4: NF4 with double quantisation equals 16-bit LoRA.
+Hypothesis: at the learning rate chosen for each method on val items, LoRA learns a little less than full
+    fine-tuning and retains more, and QLoRA equals LoRA against its own 4-bit base.
+Refuted if: LoRA retains no more than full fine-tuning at a comparable learned score, or QLoRA's learned or retained
+    score differs from LoRA's by more than its interval.
+Source: Biderman et al., LoRA Learns Less and Forgets Less (arXiv:2405.09673); Dettmers et al., QLoRA
+    (arXiv:2305.14314), tables 2 to 4: NF4 with double quantisation equals 16-bit LoRA.
 Command: make sweep NAME=method
-Design: three learning rates a method around its reference; within a method the best on val is reported, on test items. A
-    QLoRA trial is compared with its own 4-bit base and with the full-precision one.
-Cost: 3 methods x 3 rates x 3 seeds = 27 trials; on the pocket world about 8 minutes on 2 cores after the base model.
+Design: three learning rates a method around its reference; within a method the best on val is reported, on test
+    items. A QLoRA trial is compared with its own 4-bit base and with the full-precision one.
+Cost: 3 methods x 3 rates x 3 seeds = 27 trials; on the pocket world about 8 minutes on 2 cores after the base
+    model.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from harness.spec import Axis, Selection, Sweep
 SWEEP = Sweep(
     name="method",
     hypothesis=(
-        "At the learning rate chosen for each method on val, LoRA learns a little less than full fine-tuning and retains "
-        "more, and QLoRA equals LoRA against its own 4-bit base."
+        "At the learning rate chosen for each method on val, LoRA learns a little less than full fine-tuning and "
+        "retains more, and QLoRA equals LoRA against its own 4-bit base."
     ),
     refuted_if=(
-        "LoRA retains no more than full fine-tuning at a comparable learned score, or QLoRA differs from LoRA by more "
-        "than its interval."
+        "LoRA retains no more than full fine-tuning at a comparable learned score, or QLoRA differs from LoRA by "
+        "more than its interval."
     ),
     source="Biderman et al., arXiv:2405.09673; Dettmers et al., arXiv:2305.14314, tables 2 to 4",
     axes=(

@@ -1,14 +1,15 @@
 """Which settings learn most while forgetting least?
 
-Hypothesis: the front between learning and retention is reached by more than one method, and learning rate and number of
-    epochs move a trial along it more than the rank does.
-Refuted if: every condition on the front uses the same method, or rank explains more of the spread than the learning rate.
-Source: Biderman et al. (arXiv:2405.09673): learning and forgetting trade off along one curve per method; Kalajdzievski
-    (arXiv:2401.05605): forgetting is a function of the fine-tuning loss.
+Hypothesis: the front between learning and retention is reached by more than one method, and learning rate and
+    number of epochs move a trial along it more than the rank does.
+Refuted if: every condition on the front uses the same method, or rank explains more of the spread than the learning
+    rate.
+Source: Biderman et al. (arXiv:2405.09673): learning and forgetting trade off along one curve per method;
+    Kalajdzievski (arXiv:2401.05605): forgetting is a function of the fine-tuning loss.
 Command: make study NAME=tune
-Design: Optuna's TPE with two objectives on val items, each the mean over the seeds of a condition. The rank exists only
-    for LoRA and QLoRA. A condition that costs raw-text modelling more than 0.3 bits per byte is infeasible. Points that a
-    sampler chose are not independent: the report shows the front and no interval over them.
+Design: Optuna's TPE with two objectives on val items, each the mean over the seeds of a condition. The rank exists
+    only for LoRA and QLoRA. A condition that costs raw-text modelling more than 0.3 bits per byte is infeasible.
+    Points that a sampler chose are not independent: the report shows the front and no interval over them.
 Cost: 16 conditions x 3 seeds = 48 trials; on the pocket world about 12 minutes on 2 cores after the base model.
 """
 
@@ -19,8 +20,8 @@ from harness.spec import Constraint, Dimension, Objective, Study
 STUDY = Study(
     name="tune",
     hypothesis=(
-        "The front between learning and retention is reached by more than one method, and learning rate and epochs move a "
-        "trial along it more than rank does."
+        "The front between learning and retention is reached by more than one method, and learning rate and epochs "
+        "move a trial along it more than rank does."
     ),
     refuted_if=(
         "Every condition on the front uses the same method, or rank explains more of the spread than the learning rate."

@@ -1,0 +1,26 @@
+"""From a data reference to rows of tokens with loss weights. Free of torch at import.
+
+sources -> formats -> conversations -> selection -> chat, templates -> masks -> prepare (-> collate)
+"""
+
+from __future__ import annotations
+
+from harness.data.chat import ChatFormat, chat_format
+from harness.data.conversations import Conversation, Message
+from harness.data.prepare import Example, PreparedData, prepare
+from harness.data.sources import Rows, describe_file, read_rows
+from harness.data.templates import TEMPLATES
+
+__all__ = [
+    "TEMPLATES",
+    "ChatFormat",
+    "Conversation",
+    "Example",
+    "Message",
+    "PreparedData",
+    "Rows",
+    "chat_format",
+    "describe_file",
+    "prepare",
+    "read_rows",
+]

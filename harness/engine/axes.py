@@ -74,7 +74,8 @@ def _check_count(sweep: Sweep, axes: Sequence[ResolvedAxis], num_seeds: int) -> 
     count = math.prod(len(axis.values) for axis in axes) * len(sweep.arms) * num_seeds
     if count > sweep.max_trials:
         raise SpecError(
-            f"sweep {sweep.name!r} has {count} cells, but must have at most {sweep.max_trials}; shorten an axis with SET."
+            f"sweep {sweep.name!r} has {count} cells, but must have at most {sweep.max_trials}; "
+            "shorten an axis with SET."
         )
 
 
@@ -152,7 +153,7 @@ def _reference(experiment: Experiment, method: Any) -> MethodReference:
 
 
 def _other_method_has(field: str, kind: str) -> bool:
-    """Whether a method's field exists for another method than this: under a `method` axis it then applies only there."""
+    """Whether a field exists for another method but not for this: under a `method` axis it applies only there."""
     name = field.removeprefix("method.")
     if name == field or name in METHODS[kind].model_fields:
         return False
@@ -186,7 +187,8 @@ def _no_meaning(experiment: Experiment, field: str, parent: str, part: str, name
         return f"{field} has no meaning for method {kind!r}, but must go with {' or '.join(having)}; set method."
     where = f" in {parent!r}" if parent else ""
     allowed = f"but must be one of {', '.join(sorted(names))}" if names else "which holds no fields"
-    return f"{field} has no meaning on base {experiment.name!r}: {part!r} is no field{where}, {allowed}.{nearest(part, names)}"
+    sentence = f"{field} has no meaning on base {experiment.name!r}: {part!r} is no field{where}, {allowed}."
+    return sentence + nearest(part, names)
 
 
 def _one_duration(changes: dict[str, Any]) -> dict[str, Any]:
@@ -208,8 +210,8 @@ def _hold(setting: Setting, arm: Arm, spec: TrialSpec, chosen: Mapping[str, Any]
     size = spec.data.num_examples or rows.available(spec.data)
     if own is None or size is None:
         raise SpecError(
-            f"arm {arm.name!r} holds steps equal, but data.num_examples is None and the number of rows is unknown before "
-            "they are read; set data.num_examples."
+            f"arm {arm.name!r} holds steps equal, but data.num_examples is None and the number of rows is unknown "
+            "before they are read; set data.num_examples."
         )
     num_steps = spec.train.steps(own)
     if spec.train.steps(size) == num_steps:

@@ -36,7 +36,12 @@ def load_sweep(name: str) -> Sweep | Study:
 
 def experiment_names() -> list[str]:
     """Return the names of all experiments; modules without an `EXPERIMENT` are not experiments."""
-    return [name for name in _module_names(experiments) if hasattr(_experiment_module(name), "EXPERIMENT")]
+    return [name for name in _module_names(experiments) if _offers_experiment(_experiment_module(name))]
+
+
+def _offers_experiment(module: ModuleType) -> bool:
+    # A module with __getattr__ builds its EXPERIMENT when asked, and may refuse: one whose hub id is not pinned yet.
+    return bool({"EXPERIMENT", "__getattr__"} & vars(module).keys())
 
 
 def load_experiment(name: str) -> Experiment:
@@ -44,9 +49,10 @@ def load_experiment(name: str) -> Experiment:
 
     Raises:
         SpecError: there is none of that name.
+        ModelError: it is on a hub model that is not pinned yet.
     """
     module = _experiment_module(name) if name in _module_names(experiments) else None
-    if module is None or not hasattr(module, "EXPERIMENT"):
+    if module is None or not _offers_experiment(module):
         sentence = unknown_name("BASE", name, experiment_names())
         raise SpecError(f"{sentence} A path to a model folder or trial:<id> is allowed as well.")
     return module.EXPERIMENT
@@ -58,3 +64,8 @@ def _module_names(package: ModuleType) -> list[str]:
 
 def _experiment_module(name: str) -> ModuleType:
     return importlib.import_module(f"experiments.{name}")
+
+
+def _offers_experiment(module: ModuleType) -> bool:
+    # A base that is not pinned yet builds its experiment when asked (module __getattr__), and then says so.
+    return "EXPERIMENT" in vars(module) or "__getattr__" in vars(module)

@@ -64,11 +64,11 @@ class LocalExecutor:
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for slot in self._slots:
             self._free.put(slot)
-        # These threads live as long as the workers: the kernel sends PR_SET_PDEATHSIG when the *thread* that spawned ends.
+        # These threads live as long as the workers: PR_SET_PDEATHSIG fires when the *thread* that spawned ends.
         self._threads = ThreadPoolExecutor(num_slots, thread_name_prefix="slot")
 
     def submit(self, call: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Run a module-level function in the next free slot. Its future raises `WorkerDiedError` if the process dies."""
+        """Run a module-level function in the next free slot; its future raises `WorkerDiedError` if that dies."""
         return self._threads.submit(self._run, call, args)
 
     def _run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:

@@ -234,8 +234,8 @@ class _Launch:
             if self.deadline is not None and time.monotonic() > self.deadline:
                 return "budget"
             self._submit(executor)
-            done, _ = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
+            self._wait()
+            for future in [future for future in self.running if future.done()]:
                 self._take(self.running.pop(future), future)
             self._check_others()
             self.view.tick()
@@ -243,10 +243,24 @@ class _Launch:
                 return why
         return "done"
 
+    def _wait(self) -> None:
+        under_way: list[Future[Any]] = [*self.running, *self.others]
+        if under_way:
+            wait(under_way, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        else:
+            time.sleep(POLL_SECONDS)  # other launchers hold everything that is left
+
     def _submit(self, executor: Executor) -> None:
         while len(self.running) + len(self.others) < executor.num_slots and (key := self._next()) is not None:
             trial = self.trials[key]
-            job = TrialJob(trial.spec, self.store.root, self.runtime, self.options.run, self.rerun_after[key], self.options.measure_into)
+            job = TrialJob(
+                trial.spec,
+                self.store.root,
+                self.runtime,
+                self.options.run,
+                self.rerun_after[key],
+                self.options.measure_into,
+            )
             self.running[executor.submit(worker.attempt, job)] = key
             self.view.started(trial)
 
@@ -287,9 +301,7 @@ class _Launch:
         folder = self.store.trial(key)
         number = sum(row["event"] == "start" for row in read_lines(folder / "attempts.jsonl"))
         message = f"{error}, {MAX_ATTEMPTS} times in a row"
-        return worker.record_failure(
-            folder, key, "killed", message, number, worker.rerun_command(key, self.store.root)
-        )
+        return worker.record_failure(folder, key, "killed", message, number, worker.rerun_command(key, self.store.root))
 
     def _check_others(self) -> None:
         """Before-scores only run ahead: a trial that misses one computes it, so that only bad input matters here."""

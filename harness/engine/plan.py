@@ -1,6 +1,6 @@
 """The plan: which trials a command means, which are done, and what the rest costs.
 
-Invariant: torch-free, and it reads but never writes - the plan of a command is the same whatever ran before. What does
+Invariant: torch-free, and making one never writes; the plan of a command is the same whatever ran before. What does
 not live here: running anything (launch.py).
 """
 
@@ -10,13 +10,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import models
 from harness.engine import axes, space
 from harness.engine.forecast import Cost, Forecast, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
 from harness.engine.states import FINAL, TrialState, of_trials
 from harness.errors import ModelError
 from harness.records.schema import PlannedTrial, SweepRecord
-from harness.records.store import MANIFEST, Store
+from harness.records.store import MANIFEST, Store, write_atomic
 from harness.spec import ArtefactBase, BaseRef, FolderBase, HubBase, Study, Sweep, TrialBase
 
 
@@ -92,6 +93,18 @@ def _measures(setting: Setting) -> dict[str, tuple[str, ...]]:
     return {measure: names for measure, names in keys.items() if names}
 
 
+def write_record(plan: Plan) -> None:
+    """Write `sweep.json`, unless it is already the same.
+
+    Raises:
+        DiskError: the disk is full or read-only.
+    """
+    path = plan.folder / "sweep.json"
+    content = plan.record.model_dump_json(indent=1).encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomic(path, content)
+
+
 def command_of(request: Request, verb: str) -> str:
     """Return the command line that means this request."""
     words = ["python", "-m", "harness", verb, request.name, "--base", request.base]
@@ -112,7 +125,7 @@ def check_base(base: BaseRef, store: Store, name: str) -> None:
         ModelError: it has to be fetched first, or its folder or trial is gone.
     """
     if isinstance(base, ArtefactBase | HubBase):
-        key = base.name if isinstance(base, ArtefactBase) else base.repo_id.replace("/", "--")
+        key = models.fetched_key(base)
         if not store.has_artefact("fetched", key):
             raise ModelError(
                 f"base {name!r} is not in {store.artefact('fetched', key)}, but must be fetched before it is used; "
@@ -146,12 +159,13 @@ def outlook(plan: Plan, num_workers: int) -> Outlook:
     costs = {trial_id: forecast.of(trial.spec) for trial_id, trial in plan.trials.items()}
     left = [costs[trial_id] for trial_id, state in states.items() if state.state not in FINAL]
     disk = [cost.disk_bytes for cost in left]
+    unknown = plan.record.kind == "study" or any(value is None for value in disk)
     return Outlook(
         states=states,
         costs=costs,
         num_done=len(states) - len(left),
-        seconds_left=total_seconds(left, num_workers),
-        disk_left=None if any(value is None for value in disk) else sum(value for value in disk if value is not None),
+        seconds_left=None if plan.record.kind == "study" else total_seconds(left, num_workers),
+        disk_left=None if unknown else sum(value for value in disk if value is not None),
         notes=_notes(plan),
     )
 

@@ -29,7 +29,7 @@ class Reporter:
         self._written = 0.0
 
     def __call__(self, **changes: object) -> None:
-        """Take `phase, step, num_steps, loss, tokens_per_second`, as many as changed. A new phase is written at once."""
+        """Take `phase, step, num_steps, loss, tokens_per_second`, those that changed; writes a new phase at once."""
         new_phase = changes.get("phase", self._state.phase) != self._state.phase
         self._state = self._state.model_copy(update=changes)
         if new_phase or time.monotonic() - self._written >= MIN_SECONDS:

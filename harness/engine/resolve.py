@@ -1,7 +1,7 @@
 """From what the user typed to a setting: the experiment with base, data, evaluation, panel and SET applied.
 
-Invariant: torch-free, reads but writes nothing, and every refusal is a `SpecError` or `ModelError` of one sentence. What
-does not live here: enumerating cells (axes.py).
+Invariant: torch-free, reads but writes nothing, and every refusal is a `BadInputError` of one sentence. What does not
+live here: enumerating cells (axes.py).
 """
 
 from __future__ import annotations
@@ -104,10 +104,16 @@ def load_base(base: str, store: Store) -> Experiment:
     if base.startswith("trial:"):
         return _trial_experiment(base.removeprefix("trial:"), store)
     if "/" in base or base.startswith((".", "~")):
-        from experiments import folder
-
-        return folder.experiment(Path(base).expanduser())
+        return _folder_experiment(Path(base).expanduser())
     return catalog.load_experiment(base)
+
+
+def _folder_experiment(path: Path) -> Experiment:
+    from experiments import folder
+    from harness import models
+
+    reference, files = models.describe_folder(path), models.inspect_folder(path)
+    return folder.from_folder(reference, has_chat_template=files.has_chat_template, context=files.context)
 
 
 def _trial_experiment(prefix: str, store: Store) -> Experiment:
@@ -138,7 +144,10 @@ def _root_experiment(spec: TrialSpec, store: Store) -> Experiment:
             raise ModelError(f"trial {spec.base.trial_id} has no result, but a trial that started from it is the BASE.")
         spec = parent.spec
     for name in catalog.experiment_names():
-        candidate = catalog.load_experiment(name)
+        try:
+            candidate = catalog.load_experiment(name)
+        except ModelError:
+            continue  # on a hub model that is not pinned yet, so no trial can have started from it
         if candidate.spec.base == spec.base:
             return candidate
     if spec.base.kind == "folder":
@@ -188,8 +197,8 @@ def _with_panel(experiment: Experiment, sweep: Sweep | Study, panel: str) -> Exp
     chosen = tasks if panel == "full" else tuple(t for t in tasks if t.primary and t.measure in sweep.measures)
     if not chosen:
         raise SpecError(
-            f"evals.tasks has no primary slice of {', '.join(sweep.measures)} on base {experiment.name!r}, but must have "
-            "at least one; give EVALS= a folder of items, or PANEL=full."
+            f"evals.tasks has no primary slice of {', '.join(sweep.measures)} on base {experiment.name!r}, but must "
+            "have at least one; give EVALS= a folder of items, or PANEL=full."
         )
     return _replaced(experiment, spec=_with_tasks(experiment.spec, chosen))
 

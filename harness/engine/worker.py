@@ -64,7 +64,9 @@ class Outcome:
     log: str = ""
 
 
-def run_trial(spec: TrialSpec, store: Store, runtime: Runtime, command: str, report: Callable[..., None]) -> TrialResult:
+def run_trial(
+    spec: TrialSpec, store: Store, runtime: Runtime, command: str, report: Callable[..., None]
+) -> TrialResult:
     """Run a real trial: the `TrialFunction` of every launch."""
     from harness import trial
 

@@ -50,7 +50,7 @@ def _output_layer(model: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def evaluating(model: nn.Module, dtype: DType) -> Iterator[None]:
-    """Enter eval mode, without gradients, under the autocast that `dtype` asks for; on exit modes and RNG are as before.
+    """Enter eval mode, no gradients, under the autocast that `dtype` asks for; on exit modes and RNG are as before.
 
     `no_grad` and not `inference_mode`: tensors that a model caches inside inference mode cannot be trained through.
     """

@@ -29,8 +29,11 @@ SHARING_MODELS = frozenset(
 )
 """Model types whose rows may be shared: each is tested against separate rows."""
 
-MAX_SHARED_TOKENS = 512
+MAX_SHARED_TOKENS = 256
 """Length of a shared row: attention over it costs its square."""
+
+MAX_TOKENS = {"cpu": 1024}
+"""Device -> padded tokens computed together, where `batch_size` allows more: on a CPU, what stays in the cache."""
 
 MAX_LOGITS = 2**25
 """Logits held at once, 128 MiB in float32; a single row may exceed it."""
@@ -88,7 +91,8 @@ def log_likelihoods(
     """
     results = [UNMEASURED] * len(requests)
     rows = sorted(_rows(requests, max_length, _share_limit(model)), key=lambda row: -len(row.tokens))
-    for batch in _batches(rows, batch_size, _vocabulary(model)):
+    max_tokens = MAX_TOKENS.get(next(model.parameters()).device.type, 2**62)
+    for batch in _batches(rows, batch_size, max_tokens, _vocabulary(model)):
         for number, likelihood in _score(model, batch):
             results[number] = likelihood
     return results
@@ -140,12 +144,14 @@ def _add(row: _Row, number: int, continuation: tuple[int, ...], context_length: 
     row.targets.append((number, list(continuation), predictors))
 
 
-def _batches(rows: list[_Row], batch_size: int, vocabulary: int) -> Iterator[list[_Row]]:
+def _batches(rows: list[_Row], batch_size: int, max_tokens: int, vocabulary: int) -> Iterator[list[_Row]]:
+    """Yield batches of rows that come longest first, so that the first row of a batch is its width."""
     batch: list[_Row] = []
     num_logits = 0
     for row in rows:
         needed = len(row.columns) * vocabulary
-        if batch and (len(batch) == batch_size or num_logits + needed > MAX_LOGITS):
+        is_full = len(batch) >= min(batch_size, max_tokens // len(batch[0].tokens)) if batch else False
+        if batch and (is_full or num_logits + needed > MAX_LOGITS):
             yield batch
             batch, num_logits = [], 0
         batch.append(row)

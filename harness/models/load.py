@@ -7,6 +7,8 @@ number. torch and transformers are imported when called, so that the plan can im
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ModelError
@@ -59,7 +61,6 @@ def load_model(
         ModelError: the device or the dtype is not to be had here, or the files are not a causal language model.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     place = resolve_device(device, dtype)
     settings: dict[str, Any] = {"dtype": weights_dtype(dtype), "attn_implementation": ATTENTION, "device_map": {"": place}}
@@ -67,9 +68,8 @@ def load_model(
         from harness.models.quantise import quantisation_config
 
         settings["quantization_config"] = quantisation_config(quantisation, dtype)
-    logging.disable_progress_bar()
     try:
-        with preserved_rng():
+        with preserved_rng(), _quiet():
             model, loading = AutoModelForCausalLM.from_pretrained(
                 files.folder,
                 local_files_only=True,
@@ -89,6 +89,20 @@ def load_model(
         keep_layout(model)
     model.config.use_cache = False  # with a cache, packed rows are no longer kept apart
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # Progress bars, and a table of missing tensors that the caller's sentence replaces.
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def weights_dtype(dtype: DType) -> torch.dtype:

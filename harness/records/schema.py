@@ -112,6 +112,8 @@ class DataSummary(Row):
     """Mean tokens a training row."""
     loss_token_share: float | None
     template_sha256: str
+    mask_engine: Literal["offsets_and_prefixes", "prefixes"] = "offsets_and_prefixes"
+    """How assistant tokens were found: two engines that had to agree, or, for a slow tokenizer, prefixes alone."""
 
 
 class ResolvedIdentity(Row):

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ def commit_once(path: Path, content: bytes) -> bool:
         return True
 
 
-def append_line(path: Path, row: dict[str, object]) -> None:
+def append_line(path: Path, row: Mapping[str, object]) -> None:
     """Append one JSON row and flush it to the operating system."""
     with disk_errors(path), path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row, allow_nan=False) + "\n")

@@ -101,6 +101,11 @@ class HubData(Model):
     config: str | None = None
     format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text"]
 
+    @property
+    def artefact_key(self) -> str:
+        """The key of its snapshot under `Store.artefact("fetched", ...)`."""
+        return f"dataset--{self.repo_id.replace('/', '--')}--{self.revision}"
+
 
 DataSource = Annotated[PocketData | FileData | HubData, Field(discriminator="kind")]
 

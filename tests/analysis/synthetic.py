@@ -331,8 +331,8 @@ def _write_logs(folder: Path, plan: Plan, num_steps: int, noise: np.random.Gener
         append_line(folder / "metrics.jsonl", {"step": num_steps, "train/loss": None, "reason": "train/loss is nan"})
     for phase in ("before", "after"):
         for index, prompt in enumerate(("Who is Ada Lindgren?", "Add 12 and 7.")):
-            row = {"step": 0 if phase == "before" else num_steps, "phase": phase, "prompt_id": f"prompt-{index}"}
-            row |= {"prompt": prompt, "output": plan.output(f"prompt {index}", phase)}
+            row = {"step": 0 if phase == "before" else num_steps, "phase": phase, "prompt": prompt}
+            row |= {"answer": plan.output(f"prompt {index}", phase), "stopped": phase == "after"}
             append_line(folder / "samples.jsonl", row)
 
 

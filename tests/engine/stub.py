@@ -31,17 +31,15 @@ from harness.records.store import Store, append_line
 from harness.spec import Runtime, TrialSpec
 
 
-def behave(root: Path, seed: int, **what: Any) -> None:
-    """Make trials of a seed do something besides: sleep=seconds, die_until=attempt, raises=class name, times=attempts."""
+def behave(root: Path, seed: int | str, **what: Any) -> None:
+    """Make trials of a seed (or "all") sleep=seconds, raises=class name or dies=True, in the first times=attempts."""
     root.mkdir(parents=True, exist_ok=True)
     path = root / "behaviour.json"
     table = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(table | {str(seed): what}))
 
 
-def run_stub(
-    spec: TrialSpec, store: Store, runtime: Runtime, command: str, report: Callable[..., None]
-) -> TrialResult:
+def run_stub(spec: TrialSpec, store: Store, runtime: Runtime, command: str, report: Callable[..., None]) -> TrialResult:
     """The `TrialFunction` of engine tests."""
     assert "torch" not in sys.modules
     folder = store.trial(trial_id(spec))

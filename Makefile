@@ -1,0 +1,142 @@
+# Run `make help`. Every value a user can set is checked below before anything runs, and reaches the programs through the
+# environment, never as text of a shell command.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -ec
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+override USER_VARIABLES := NAME BASE DATA EVALS WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE
+
+# make expands a command-line variable when it exports it, whether a recipe names it or not. `value` takes the text as it
+# is; `:=` makes it final. This must stay the first thing that touches a variable.
+override NAME := $(value NAME)
+override BASE := $(value BASE)
+override DATA := $(value DATA)
+override EVALS := $(value EVALS)
+override WORKERS := $(value WORKERS)
+override OUT := $(value OUT)
+override SET := $(value SET)
+override PANEL := $(value PANEL)
+override PROBE := $(value PROBE)
+override BUDGET := $(value BUDGET)
+override RETRY := $(value RETRY)
+override VENUE := $(value VENUE)
+export NAME BASE DATA EVALS WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE
+
+# A variable that this file does not know is refused: make would expand it on export, too. $(foreach) sees names only.
+override v :=
+override UNKNOWN := $(firstword $(foreach v,$(filter-out $(USER_VARIABLES) USER_VARIABLES v,$(.VARIABLES)),\
+  $(if $(filter command,$(firstword $(origin $(v)))),$(v))))
+$(if $(UNKNOWN),$(error $(UNKNOWN) is not a variable of this Makefile, but must be one of $(USER_VARIABLES)))
+MAKEOVERRIDES :=
+
+empty :=
+space := $(empty) $(empty)
+define newline
+
+
+endef
+tab := $(empty)	$(empty)
+comma := ,
+digits := 0 1 2 3 4 5 6 7 8 9
+letters := a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X Y Z
+# remove: text less every character of a list. White space is turned into `#` first, so that it counts.
+hash := \#
+visible = $(subst $(space),$(hash),$(subst $(tab),$(hash),$(subst $(newline),$(hash),$(1))))
+remove = $(if $(1),$(call remove,$(wordlist 2,999,$(1)),$(subst $(firstword $(1)),,$(2))),$(2))
+# guard: variable, allowed characters, rule. The value is only ever an argument of a function, never expanded again.
+guard = $(if $(call remove,$(2),$(call visible,$($(1)))),$(error $(1) is not allowed as given, but must be $(3)))
+
+words := $(letters) $(digits) _ -
+paths := $(words) . / : ~ + = @ ,
+$(call guard,NAME,$(words),the name of a sweep: letters$(comma) digits$(comma) _ and - (see sweeps/))
+$(call guard,PANEL,$(letters),primary or full)
+$(call guard,VENUE,$(words),a name: letters$(comma) digits$(comma) _ and -)
+$(call guard,WORKERS,$(digits),a number)
+$(call guard,PROBE,0 1,0 or 1)
+$(call guard,RETRY,0 1,0 or 1)
+$(call guard,BUDGET,$(digits) . s m h,a time such as 2h$(comma) 90m or 45s)
+$(call guard,BASE,$(paths),the name of a base (see experiments/)$(comma) a path or trial:<id>$(comma) without white space)
+$(call guard,DATA,$(paths),a path without white space or quotes)
+$(call guard,EVALS,$(paths),a path without white space or quotes)
+$(call guard,OUT,$(paths),a path without white space or quotes)
+$(foreach v,NAME BASE DATA EVALS OUT VENUE,$(if $(filter -%,$($(v))),$(error $(v) is not allowed as given, but must not start with -)))
+$(if $(findstring $$,$(SET))$(findstring `,$(SET))$(findstring $(newline),$(SET)),\
+  $(error SET is not allowed as given, but must be a JSON object on one line without dollar signs and backticks))
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+# Left out where a variable is empty; the shell reads the value from the environment and never looks into it.
+options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--evals "$$EVALS"} $${SET:+--set "$$SET"} \
+  $${PANEL:+--panel "$$PANEL"} $${OUT:+--out "$$OUT"}
+workers = $${WORKERS:+--workers "$$WORKERS"}
+harness := $(PYTHON) -m harness
+need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
+
+.PHONY: help setup check test fetch plan sweep status report figures study dashboard bench clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@echo
+	@echo 'Variables: NAME a sweep; BASE an experiment, a model folder or trial:<id>; DATA a file; EVALS a folder; OUT where'
+	@echo 'records go; WORKERS trials at a time; SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first;'
+	@echo 'BUDGET=2h stop after; RETRY=1 run failed trials again; VENUE whose page figures fit.'
+
+setup: $(VENV)/.ready ## Make the environment (the other targets do so by themselves)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "making the environment in $(VENV): some minutes, once" >&2
+	@test -x $(PYTHON) || python3 -m venv $(VENV)
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml constraints.txt $(VENV)/.ready
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+check: $(VENV)/.ready-dev ## Format, lint, types, import directions
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/basedpyright
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/test_architecture.py
+
+test: $(VENV)/.ready-dev ## Run the tests
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+
+fetch: $(VENV)/.ready ## Fetch and pin the weights of BASE; the only target that uses the network after installation
+	@$(harness) fetch $${BASE:+--base "$$BASE"} $${OUT:+--out "$$OUT"}
+
+plan: $(VENV)/.ready ## Print the trials of NAME, what is done and what the rest costs
+	$(need_name)
+	@$(harness) plan "$$NAME" $(options) $(workers) $$(test "$$PROBE" != 1 || echo --probe)
+
+sweep: $(VENV)/.ready ## Run NAME on BASE and write the report
+	$(need_name)
+	@$(harness) sweep "$$NAME" $(options) $(workers) $${BUDGET:+--budget "$$BUDGET"} \
+	  $$(test "$$RETRY" != 1 || echo --retry-failed)
+
+study: sweep ## Run a study, e.g. NAME=tune
+
+status: $(VENV)/.ready ## Print where NAME (or everything) is
+	@$(harness) status $${NAME:+"$$NAME"} $(options)
+
+report: $(VENV)/.ready ## Write the report of NAME
+	$(need_name)
+	@$(harness) report "$$NAME" $(options)
+
+figures: $(VENV)/.ready ## Write the figures of NAME
+	$(need_name)
+	@$(harness) figures "$$NAME" $(options) $${VENUE:+--venue "$$VENUE"}
+
+dashboard: $(VENV)/.ready ## Open optuna-dashboard on a study, on this machine only
+	@$(harness) dashboard "$${NAME:-tune}" $(options)
+
+bench: $(VENV)/.ready-dev ## Compare with a loop of separate training and evaluation commands
+	$(PYTHON) -m benchmarks.loop
+
+clean: ## Remove caches and build files; results under OUT stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf ./*.egg-info
+	find harness experiments sweeps analysis tests -name __pycache__ -type d -prune -exec rm -rf {} +

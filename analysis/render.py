@@ -1,0 +1,155 @@
+"""A view as HTML, Markdown, LaTeX and terminal text.
+
+Invariant: HTML is escaped by jinja2's autoescape and guarded by a content security policy that allows nothing from
+elsewhere and only the script and style whose hashes it names; the page opens from disk. What does not live here: what
+is said (view.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import jinja2
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis import escape, numbers
+from analysis.points import FigureData
+from analysis.view import Cell, View
+
+TEMPLATES = Path(__file__).parent / "templates"
+GLYPH_WIDTH, GLYPH_HEIGHT = 96, 14
+
+
+def html(view: View, figures: Sequence[FigureData], folder: Path) -> str:
+    """Return the self-contained page.
+
+    Args:
+        view: what to say.
+        figures: drawn figures, whose PNG files lie in `folder`.
+        folder: where they lie.
+    """
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js.jinja"))
+    drawn = {figure.name: (figure.caption, _data_uri(folder / f"{figure.name}.png")) for figure in figures}
+    return _environment("html").get_template("report.html.jinja").render(
+        view=view,
+        figures=drawn,
+        style=style,
+        script=script,
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
+        scales={measure: _scale(view, measure) for measure in view.measures},
+    )
+
+
+def markdown(view: View, figures: Sequence[FigureData]) -> str:
+    """Return the report as Markdown, with figures linked beside it."""
+    return _environment("md").get_template("report.md.jinja").render(view=view, figures=figures)
+
+
+def latex(view: View) -> str:
+    """Return the main table as a booktabs table for `\\input`."""
+    return _environment("tex").get_template("table.tex.jinja").render(view=view)
+
+
+@cache
+def _environment(kind: str) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=kind == "html",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "score": numbers.score,
+        "signed": lambda value: numbers.score(value, signed=True),
+        "quantity": numbers.quantity,
+        "memory": numbers.memory,
+        "percent": numbers.percent,
+        "p_value": numbers.p_value,
+        "visible": escape.visible,
+        "md": escape.markdown,
+        "tex": escape.latex,
+        "known": lambda value: value is not None and not (isinstance(value, float) and math.isnan(value)),
+    }
+    environment.globals |= {"interval": numbers.interval, "glyph": _glyph}
+    return environment
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _scale(view: View, measure: str) -> tuple[float, float]:
+    """Return the range of a measure's changes over all conditions, zero included."""
+    cells = [row.cells[measure] for rows in view.groups.values() for row in rows]
+    ends = [end for cell in cells for end in (cell.low, cell.high, cell.delta) if math.isfinite(end)]
+    return min([0.0, *ends]), max([0.0, *ends])
+
+
+def _glyph(cell: Cell, scale: tuple[float, float]) -> dict[str, float] | None:
+    """Return where zero, the interval's ends and the estimate lie in a cell's small drawing; None without a range."""
+    low, high = scale
+    if high <= low or not math.isfinite(cell.delta):
+        return None
+
+    def place(value: float) -> float:
+        return round(3 + (GLYPH_WIDTH - 6) * (value - low) / (high - low), 1)
+
+    ends = (cell.low, cell.high) if math.isfinite(cell.low) else (cell.delta, cell.delta)
+    return {"zero": place(0), "low": place(ends[0]), "high": place(ends[1]), "delta": place(cell.delta)}
+
+
+# -- terminal ---------------------------------------------------------------------------------------------------------
+
+
+def text_table(view: View, width: int = 120) -> str:
+    """Return the main table for a terminal: plain text, nothing in it is markup or an escape sequence."""
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in (view.axis_name, "seeds"):
+        table.add_column(Text(escape.visible(name, single_line=True)), overflow="fold")
+    for measure, about in view.measures.items():
+        table.add_column(Text(measure + (" ↓" if about["lower_is_better"] else "")), justify="right", no_wrap=True)
+    for arm, rows in view.groups.items():
+        if len(view.groups) > 1:
+            table.add_row(Text(escape.visible(arm, single_line=True)))
+        for row in rows:
+            label = escape.visible(row.label, single_line=True, limit=60)
+            seeds = f"{row.num_complete}/{row.num_planned}"
+            table.add_row(Text(label), Text(seeds), *(_text_cell(row.cells[measure]) for measure in view.measures))
+    console = Console(width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    return "\n".join([_text_head(view), "", *lines, "", *_text_notes(view)])
+
+
+def _text_head(view: View) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in view.states.items())
+    title = escape.visible(view.title, single_line=True)
+    return f"{title}: {states}. {view.seeds}\nbefore → after, and after − before with its 95 % interval"
+
+
+def _text_cell(cell: Cell) -> Text:
+    if not math.isfinite(cell.delta):
+        return Text(numbers.UNKNOWN)
+    first = f"{numbers.score(cell.before)} → {numbers.score(cell.after)}"
+    change = numbers.score(cell.delta, signed=True)
+    return Text(f"{first}\n{change} {numbers.plus_minus(cell.low, cell.high, cell.delta)}")
+
+
+def _text_notes(view: View) -> list[str]:
+    return [f"! {escape.visible(note, single_line=True, limit=300)}" for note in view.missing]
+

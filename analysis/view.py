@@ -1,0 +1,353 @@
+"""What a report says, as plain values: the one source of the HTML, Markdown, LaTeX and terminal tables.
+
+Invariant: everything shown is in here once, so that no two formats can disagree; text is raw and each renderer escapes
+it. What does not live here: markup (render.py, templates/), estimates (tables.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import numbers, tables
+from analysis.frames import why_missing
+from analysis.labels import format_value, short_fields
+from analysis.opened import STATES, OpenedSweep
+from analysis.points import seeds_sentence
+
+NUM_PROMPTS = 6
+"""Fixed prompts shown for each condition; all are in samples.parquet."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measure under one condition."""
+
+    before: float
+    after: float
+    delta: float
+    low: float
+    high: float
+    mde: float
+    p_holm: float
+    num_items: int
+    num_seeds: int
+    kind: str
+    note: str
+    tone: str
+    """`good`, `bad` or `unclear`: where the interval lies, seen in the measure's own direction."""
+
+
+@dataclass(frozen=True)
+class ConditionRow:
+    """One condition of the main table."""
+
+    label: str
+    condition: str
+    num_complete: int
+    num_planned: int
+    problems: str
+    """States other than COMPLETE, counted; "" when all are."""
+    chosen: bool
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class View:
+    """A whole report."""
+
+    title: str
+    facts: dict[str, str]
+    """Question: hypothesis, refuted if, source, command."""
+    states: dict[str, int]
+    num_trials: int
+    seeds: str
+    measures: dict[str, dict[str, Any]]
+    """Measure -> lower_is_better, slices, n items, largest MDE."""
+    axis_name: str
+    family_size: int
+    groups: dict[str, list[ConditionRow]]
+    """Arm -> its conditions."""
+    highlights: list[dict[str, str]]
+    missing: list[str]
+    """What a reader must not overlook: absent trials, single seeds, mixed identities, figures that could not be drawn."""
+    contrasts: list[dict[str, Any]]
+    slices: list[dict[str, Any]]
+    flips: list[dict[str, Any]]
+    held: dict[str, dict[str, Any]]
+    provenance: dict[str, list[str]]
+    samples: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
+    trials: list[dict[str, Any]]
+    selection: dict[str, str] | None
+
+
+def build_view(
+    sweep: OpenedSweep,
+    frame: pd.DataFrame,
+    effects: pd.DataFrame,
+    contrasts: pd.DataFrame,
+    flips: pd.DataFrame,
+    samples: pd.DataFrame,
+    figures_missing: dict[str, str],
+) -> View:
+    """Return everything a report says about a sweep.
+
+    Args:
+        sweep: plan and records.
+        frame: one row per planned trial.
+        effects: `tables.effects_table`.
+        contrasts: `tables.contrasts_table`.
+        flips: `tables.flips_by_condition`.
+        samples: fixed-prompt answers.
+        figures_missing: figure -> why it was not drawn.
+    """
+    record = sweep.record
+    groups = _groups(sweep, frame, effects)
+    main = effects[effects["level"] == "measure"]
+    return View(
+        title=f"{record.name} on {record.base}" + (f" · set {record.set_hash}" if record.set_hash else ""),
+        facts={
+            "Hypothesis": record.hypothesis,
+            "Refuted if": record.refuted_if,
+            "Source": record.source,
+            "Command": record.command,
+        },
+        states={state: count for state in STATES if (count := int((frame["state"] == state).sum()))},
+        num_trials=len(frame),
+        seeds=seeds_sentence(frame),
+        measures=_measures(sweep, main),
+        axis_name=", ".join(short_fields(record.axis_fields).values()) or "condition",
+        family_size=int(main["family_size"].max()) if len(main) else 0,
+        groups=groups,
+        highlights=_highlights(groups, main),
+        missing=_missing(sweep, frame, effects, figures_missing),
+        contrasts=_records(contrasts),
+        slices=_records(effects[effects["level"] != "measure"]),
+        flips=_records(flips),
+        held=_held(frame),
+        provenance=_provenance(frame),
+        samples=_samples(samples),
+        failures=_failures(frame),
+        trials=_trials(sweep, frame),
+        selection=record.selection,
+    )
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _measures(sweep: OpenedSweep, main: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name, slices in sweep.record.measures.items():
+        rows = main[main["target"] == name]
+        found[name] = {
+            "lower_is_better": bool(rows["lower_is_better"].any()),
+            "slices": list(slices),
+            "num_items": int(rows["num_items"].max()) if len(rows) else 0,
+            "num_clusters": int(rows["num_clusters"].max()) if len(rows) else 0,
+            "mde": float(rows["mde"].max()) if rows["mde"].notna().any() else math.nan,
+        }
+    return found
+
+
+# -- main table -------------------------------------------------------------------------------------------------------
+
+
+def _groups(sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame) -> dict[str, list[ConditionRow]]:
+    main = effects[effects["level"] == "measure"]
+    by_condition = {str(name): rows for name, rows in main.groupby("condition", sort=False)}
+    groups: dict[str, list[ConditionRow]] = {}
+    for condition, trials in frame.groupby("condition", sort=False):
+        rows = by_condition[str(condition)]
+        groups.setdefault(str(trials["arm"].iloc[0]), []).append(_condition_row(sweep, str(condition), trials, rows))
+    return groups
+
+
+def _condition_row(sweep: OpenedSweep, condition: str, trials: pd.DataFrame, rows: pd.DataFrame) -> ConditionRow:
+    first = trials.iloc[0]
+    axes = [_axis_text(first[f"axis.{name}"]) for name in sweep.record.axis_fields]
+    others = Counter(state for state in trials["state"] if state != "COMPLETE")
+    return ConditionRow(
+        label=", ".join(axes) or condition,
+        condition=condition,
+        num_complete=int((trials["state"] == "COMPLETE").sum()),
+        num_planned=len(trials),
+        problems=", ".join(f"{count} {state}" for state, count in others.items()),
+        chosen=bool(trials["chosen"].fillna(value=False).any()),
+        cells={str(row["target"]): _cell(row) for _, row in rows.iterrows()},
+    )
+
+
+def _axis_text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "n/a"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
+        return str(int(value))
+    return format_value(value if isinstance(value, bool | int | float | str) else str(value))
+
+
+def _cell(row: pd.Series) -> Cell:
+    return Cell(
+        **{name: float(row[name]) for name in ("before", "after", "delta", "low", "high", "mde", "p_holm")},
+        num_items=int(row["num_items"]),
+        num_seeds=int(row["num_seeds"]),
+        kind=str(row["kind"]),
+        note=str(row["note"]),
+        tone=_tone(row["low"], row["high"], lower_is_better=bool(row["lower_is_better"])),
+    )
+
+
+def _tone(low: float, high: float, *, lower_is_better: bool) -> str:
+    if low > 0:
+        return "bad" if lower_is_better else "good"
+    if high < 0:
+        return "good" if lower_is_better else "bad"
+    return "unclear"
+
+
+def _highlights(groups: dict[str, list[ConditionRow]], main: pd.DataFrame) -> list[dict[str, str]]:
+    """Return for each measure the condition that moved it most, either way."""
+    rows = [row for group in groups.values() for row in group]
+    found: list[dict[str, str]] = []
+    for measure in dict.fromkeys(main["target"]):
+        known = [(row, row.cells[measure]) for row in rows if math.isfinite(row.cells[measure].delta)]
+        if not known:
+            found.append({"measure": str(measure), "value": numbers.UNKNOWN, "interval": "", "where": "", "tone": "unclear"})
+            continue
+        row, cell = max(known, key=lambda pair: abs(pair[1].delta))
+        found.append(
+            {
+                "measure": str(measure),
+                "value": numbers.score(cell.delta, signed=True),
+                "interval": numbers.interval(cell.low, cell.high),
+                "where": row.condition,
+                "tone": cell.tone,
+            }
+        )
+    return found
+
+
+# -- what is missing --------------------------------------------------------------------------------------------------
+
+
+def _missing(
+    sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame, figures_missing: dict[str, str]
+) -> list[str]:
+    notes: list[str] = []
+    absent = frame[~frame["state"].isin(["COMPLETE", "DIVERGED"])]
+    if len(absent):
+        counts = ", ".join(f"{count} {state}" for state, count in absent["state"].value_counts(sort=False).items())
+        notes.append(f"{len(absent)} of {len(frame)} planned trials have no result ({counts}); see Failures.")
+    if diverged := int((frame["state"] == "DIVERGED").sum()):
+        notes.append(
+            f"{diverged} of {len(frame)} trials DIVERGED and have no score after; their conditions are means over the "
+            "seeds that did not, and say k of n."
+        )
+    notes += _seed_notes(frame) + _unknown_notes(frame, effects) + _identity_notes(frame)
+    if sweep.record.selection is not None:
+        notes += [str(note) for note in frame["chosen_note"].dropna().unique() if str(note).startswith(("open", "no "))]
+    notes += [f"No figure {name}: {why}." for name, why in figures_missing.items()]
+    return notes
+
+
+def _seed_notes(frame: pd.DataFrame) -> list[str]:
+    complete = frame[frame["state"] == "COMPLETE"].groupby("condition")["seed"].nunique()
+    notes: list[str] = []
+    if single := int((complete == 1).sum()):
+        notes.append(
+            f"{single} conditions have one complete seed: their intervals cover items only, and say nothing about what "
+            "another seed would give."
+        )
+    if few := int(complete.between(2, 4).sum()):
+        notes.append(
+            f"{few} conditions have 2 to 4 seeds: where seeds differ more than items do, intervals rest on few degrees of "
+            "freedom (t = 4.30 at 3 seeds) and cover somewhat less than 95 %."
+        )
+    return notes
+
+
+def _unknown_notes(frame: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
+    notes: dict[str, int] = {}
+    complete = frame[frame["state"] == "COMPLETE"]
+    for target in dict.fromkeys(effects.loc[effects["level"] != "other", "target"]):
+        for _, trial in complete[complete[f"delta/{target}"].isna()].iterrows():
+            text = f"{target} is unknown ({why_missing(trial, f'delta/{target}')})"
+            notes[text] = notes.get(text, 0) + 1
+    scored = effects[(effects["level"] == "measure") & (effects["kind"] == "seeds only")]
+    found = [f"{text} in {count} COMPLETE trials." for text, count in notes.items()]
+    if len(scored):
+        found.append(f"{len(scored)} intervals rest on seeds alone: no per-item scores were found for them.")
+    return found
+
+
+def _identity_notes(frame: pd.DataFrame) -> list[str]:
+    mixed = frame[frame["identity_mixed"]]
+    notes = [f"Mixed identity: {note}." for note in mixed["identity_note"].dropna().unique()]
+    if len(mixed):
+        notes.insert(0, f"{len(mixed)} trials with one recipe resolved to different contents; do not compare them.")
+    for name, values in tables.mixed_provenance(frame).items():
+        notes.append(f"{name} differs between trials: {'; '.join(values)}.")
+    return notes
+
+
+# -- details ----------------------------------------------------------------------------------------------------------
+
+
+def _held(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    unequal = tables.not_held_equal(frame)
+    table = tables.held_table(frame)
+    return {
+        str(arm): {"unequal": unequal[str(arm)], "rows": _records(rows)} for arm, rows in table.groupby("arm", sort=False)
+    }
+
+
+def _provenance(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Return what the trials ran on: each column's distinct values."""
+    columns = (*tables.SAME_EXPECTED, "weights_sha256", "tokenizer_sha256", "template_sha256", "quantisation")
+    found = {name: sorted({str(value) for value in frame[name].dropna()}) for name in columns}
+    libraries = [_library_text(text) for text in found.pop("libraries")]
+    return {name: values for name, values in (found | {"libraries": libraries}).items() if values}
+
+
+def _library_text(text: str) -> str:
+    return ", ".join(f"{name} {version}" for name, version in json.loads(text).items())
+
+
+def _samples(samples: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return per condition the first seed's fixed prompts with the answers before and after."""
+    if samples.empty or not {"phase", "prompt", "answer"} <= set(samples.columns):
+        return []
+    found: list[dict[str, Any]] = []
+    for condition, rows in samples.groupby("condition", sort=False):
+        own = rows[rows["seed"] == rows["seed"].iloc[0]]
+        before, after = (own[own["phase"] == phase].groupby("prompt", sort=False).first() for phase in ("before", "after"))
+        prompts = list(dict.fromkeys([*before.index, *after.index]))[:NUM_PROMPTS]
+        answers = [{"prompt": str(p), "before": _answer(before, p), "after": _answer(after, p)} for p in prompts]
+        found.append({"condition": str(condition), "seed": int(own["seed"].iloc[0]), "answers": answers})
+    return found
+
+
+def _answer(table: pd.DataFrame, prompt: Any) -> str | None:
+    if prompt not in table.index:
+        return None
+    answer = table.loc[prompt, "answer"]
+    return None if answer is None or pd.isna(answer) else str(answer)
+
+
+def _failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = frame[frame["state"] != "COMPLETE"]
+    return _records(rows[["trial_id", "condition", "seed", "state", "cause", "rerun"]])
+
+
+def _trials(sweep: OpenedSweep, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    columns = ["trial_id", "condition", "seed", "state", "chosen"]
+    columns += [f"delta/{measure}" for measure in sweep.record.measures]
+    columns += ["val_loss", "steps", "num_loss_tokens", "trainable_share", "peak_memory_bytes", "seconds", "rerun"]
+    return _records(frame[columns])

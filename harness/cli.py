@@ -1,0 +1,231 @@
+"""The command line: parses, calls, prints. No logic lives here.
+
+    python -m harness sweep lima_size --base pocket --workers 2 --out out
+
+Exit codes: 0 done, 1 some trials failed, 2 bad input, 75 try again (disk full, lock), 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from harness.engine import commands, show
+from harness.engine.resolve import Request
+from harness.errors import BadInputError, DiskError, HarnessError
+
+WIDE = 180
+"""Columns where output is no terminal."""
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+
+Name = Annotated[str, typer.Argument(help="A sweep or study of sweeps/.", show_default=False)]
+OptionalName = Annotated[str | None, typer.Argument(help="A sweep or study; all of them if left out.")]
+Base = Annotated[str, typer.Option(help="An experiment, a path to a model folder, or trial:<id>.")]
+Data = Annotated[
+    str | None, typer.Option(help="A JSON-lines or Parquet file of conversations, in place of the base's.")
+]
+Evals = Annotated[str | None, typer.Option(help="A folder of evaluation items, in place of the base's.")]
+Set = Annotated[str | None, typer.Option("--set", help='JSON object of dotted fields, e.g. {"train.batch_size": 8}.')]
+Panel = Annotated[str, typer.Option(help="primary: the sweep's own slices; full: every slice.")]
+Out = Annotated[Path, typer.Option(help="Where records go.")]
+Workers = Annotated[int | None, typer.Option(min=1, max=256, help="Trials at a time; default: fill the cores.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+@app.command()
+def plan(
+    name: Name,
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    workers: Workers = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure a short trial of each shape first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the trials of a sweep, which are done, and what the rest costs. Runs nothing."""
+    with _reported(out):
+        request = _request(name, base, data, evals, set_, panel, out)
+        planned = commands.plan(request, workers=workers, probe=probe, as_json=as_json)
+        _print(planned.as_json() if as_json else planned, as_json=as_json)
+
+
+@app.command()
+def sweep(
+    name: Name,
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    workers: Workers = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run FAILED(data, bug) trials again.")] = False,
+    budget: Annotated[str | None, typer.Option(help="Stop cleanly after so long, e.g. 2h, 90m, 45s.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a sweep (or study): every trial that has no result yet, then the report."""
+    with _reported(out):
+        request = _request(name, base, data, evals, set_, panel, out)
+        done = commands.sweep(request, workers=workers, retry_failed=retry_failed, budget=budget, as_json=as_json)
+        _print(done.as_json() if as_json else done, as_json=as_json)
+        raise typer.Exit(done.exit_code)
+
+
+app.command(name="study", help="Run an Optuna study: `sweep` for a study.")(sweep)
+
+
+@app.command()
+def status(
+    name: OptionalName = None,
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print where a sweep is, from its files alone: nothing is locked, nothing is written."""
+    with _reported(out):
+        request = _request(name, base, data, evals, set_, panel, out) if name else None
+        for current in commands.watch_status(request, out, watch=watch):
+            _print(current.as_json() if as_json else current, as_json=as_json)
+
+
+@app.command()
+def report(
+    name: Name,
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    as_json: Json = False,
+) -> None:
+    """Write the report of what is there: HTML, Markdown, tables, figures."""
+    with _reported(out):
+        _print(commands.report(_request(name, base, data, evals, set_, panel, out)), as_json=as_json)
+
+
+@app.command()
+def figures(
+    name: Name,
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    venue: Annotated[str | None, typer.Option(help="Whose page the figures must fit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the figures alone: vector PDF and the numbers behind each."""
+    with _reported(out):
+        _print(commands.figures(_request(name, base, data, evals, set_, panel, out), venue), as_json=as_json)
+
+
+@app.command()
+def fetch(base: Base, out: Out = Path("out"), as_json: Json = False) -> None:
+    """Fetch and pin the weights of a base: the one command that uses the network."""
+    with _reported(out):
+        _print(commands.fetch(base, out), as_json=as_json)
+
+
+@app.command()
+def dashboard(
+    name: Name = "tune",
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    port: Annotated[int, typer.Option(min=1024, max=65535)] = 8080,
+) -> None:
+    """Open optuna-dashboard on a study, on this machine only."""
+    with _reported(out):
+        commands.dashboard(_request(name, base, data, evals, set_, panel, out), port)
+
+
+@app.command(name="run-trial")
+def run_trial(
+    trial_id: Annotated[str, typer.Argument(help="The id of a trial, or its beginning.")],
+    out: Out = Path("out"),
+    keep: Annotated[str | None, typer.Option(help="Weights that stay: none, adapter or all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run one row again. Where it has a result already, compare with it: the record stays as it is."""
+    with _reported(out):
+        done = commands.run_trial(trial_id, out, keep)
+        _print(done.as_json() if as_json else done, as_json=as_json)
+        raise typer.Exit(done.exit_code)
+
+
+@app.command()
+def mirror(
+    name: Name,
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    as_json: Json = False,
+) -> None:
+    """Rebuild the W&B mirror of a sweep from its records."""
+    with _reported(out):
+        _print(commands.mirror(_request(name, base, data, evals, set_, panel, out)), as_json=as_json)
+
+
+def _request(
+    name: str, base: str, data: str | None, evals: str | None, set_: str | None, panel: str, out: Path
+) -> Request:
+    chosen: Literal["primary", "full"] = panel  # pyright: ignore[reportAssignmentType] - resolve() refuses others
+    return Request(name=name, base=base, data=data, evals=evals, set=set_, panel=chosen, out=out)
+
+
+def _print(value: Any, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(value, indent=1, default=str))
+    else:
+        show.show(value, Console(width=None if sys.stdout.isatty() else WIDE))
+
+
+@contextlib.contextmanager
+def _reported(out: Path) -> Iterator[None]:
+    """Print an error of ours as it is and exit with its code; a traceback goes to a file, never to the screen."""
+    try:
+        yield
+    except HarnessError as error:
+        print(str(error), file=sys.stderr)
+        if not isinstance(error, BadInputError | DiskError):
+            _keep_traceback(out)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _keep_traceback(out: Path) -> None:
+    path = out / "logs" / "last_error.log"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc())
+        print(f"traceback: {path}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

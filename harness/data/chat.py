@@ -1,0 +1,279 @@
+"""A tokenizer with the one chat template that a trial renders everything with.
+
+Invariant: training, evaluation and the saved tokenizer render through the same source by the same function
+(`apply_chat_template`), and text that the template wrote is encoded without further special tokens, so that BOS is
+there exactly once or, as the template says, not at all. What does not live here: the named templates (templates.py),
+which tokens are trained on (masks.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jinja2
+
+from harness.data.conversations import Conversation, Message
+from harness.data.templates import OWN, TEMPLATES, with_frozen_date
+from harness.errors import DataError, unknown_name
+from harness.spec import DataSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What a template can raise on a row it was not made for; anything else is a defect of ours.
+TEMPLATE_FAULTS = (
+    jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError,
+)  # fmt: skip
+
+_QUESTION, _ANSWER, _SYSTEM, _RESULT, _FUNCTION = (
+    f"{word} 7301" for word in ("Probing question", "Probing answer", "Probing rule", "Probing result", "probe")
+)
+
+
+class Encoded(NamedTuple):
+    """Tokens of a text, and the characters each stands for; no offsets from a slow tokenizer."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]] | None
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How conversations become text and text becomes tokens."""
+
+    tokenizer: PreTrainedTokenizerBase
+    """Its `chat_template` is `source`: saving it saves the template."""
+    name: str
+    source: str
+    """Jinja, dates frozen."""
+    sha256: str
+    adds_bos: bool
+    """Whether the tokenizer by itself puts BOS before raw text."""
+    header: str = ""
+    """What the generation prompt adds to open an assistant turn, without white space in front."""
+    closing: str = ""
+    """What follows an assistant's text to the end of its turn, the white space after the end marker included."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Any of these ends an answer: the special tokens of the end of turn, and EOS."""
+
+    @property
+    def end_of_turn(self) -> str:
+        """Return the closing text that a model has to write to end its turn."""
+        return self.closing.rstrip()
+
+    def render(
+        self,
+        messages: Sequence[Message] | Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """Return a conversation as the template writes it.
+
+        Args:
+            messages: at least one.
+            add_generation_prompt: also open the assistant's turn.
+            tools: functions the assistant may call.
+
+        Raises:
+            jinja2.TemplateError, TypeError, ...: one of `TEMPLATE_FAULTS`; the template refuses these messages.
+        """
+        rendered = self.tokenizer.apply_chat_template(
+            list(messages), tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        assert isinstance(rendered, str)
+        return rendered
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of rendered text; the template wrote every special token there is."""
+        return self.encode_batch([text])[0].ids
+
+    def encode_batch(self, texts: Sequence[str], *, with_offsets: bool = False) -> list[Encoded]:
+        """Return the tokens of rendered texts.
+
+        Args:
+            texts: as rendered.
+            with_offsets: also return which characters each token stands for, where the tokenizer can tell.
+        """
+        if not texts:
+            return []
+        with_offsets = with_offsets and self.tokenizer.is_fast
+        batch = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=with_offsets,
+            verbose=False,
+        )
+        offsets = batch["offset_mapping"] if with_offsets else [None] * len(texts)
+        return [Encoded(ids, spans) for ids, spans in zip(batch["input_ids"], offsets, strict=True)]
+
+    def require(self, conversations: Sequence[Conversation]) -> None:
+        """Check that the template writes every role, call and function declaration that rows have.
+
+        Raises:
+            DataError: it lacks one, or writes it differently for training than for generation.
+        """
+        for feature in sorted({feature for row in conversations for feature in _features(row)}):
+            _probe(self, feature)
+
+
+def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatFormat:
+    """Return a tokenizer with the template that a data spec names, checked. Sets the tokenizer's `chat_template`.
+
+    Raises:
+        DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, its
+            generation prompt is not what it trains on, or it writes BOS twice.
+    """
+    adds_bos = _adds_bos(tokenizer)
+    source = with_frozen_date(_source(tokenizer, spec.template), spec.template_date)
+    if spec.template != OWN and adds_bos:
+        source = _with_bos(tokenizer, source)
+    tokenizer.chat_template = source
+    chat = ChatFormat(
+        tokenizer=tokenizer,
+        name=spec.template,
+        source=source,
+        sha256=hashlib.sha256(source.encode()).hexdigest(),
+        adds_bos=adds_bos,
+    )
+    header, closing = _turn_frame(chat)
+    chat = replace(chat, header=header, closing=closing)
+    return replace(chat, stop_token_ids=_stop_token_ids(chat))
+
+
+# -- which source -----------------------------------------------------------------------------------------------------
+
+
+def _source(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
+    if name != OWN:
+        if name not in TEMPLATES:
+            raise DataError(unknown_name("data.template", name, [OWN, *TEMPLATES]))
+        return TEMPLATES[name]
+    own = tokenizer.chat_template
+    if isinstance(own, dict):
+        own = own.get("default")
+    if not own:
+        raise DataError(
+            f"data.template is {OWN!r}, but must be one of {', '.join(sorted(TEMPLATES))} because this base has no chat "
+            "template of its own; name one"
+        )
+    return own
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return False
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return tokenizer("a")["input_ids"][:1] == [bos] and bare[:1] != [bos]
+
+
+def _with_bos(tokenizer: PreTrainedTokenizerBase, source: str) -> str:
+    # Into the template and not in front of its output: whoever loads the saved tokenizer must get the same tokens.
+    probe = [{"role": "user", "content": _QUESTION}]
+    written = tokenizer.apply_chat_template(probe, chat_template=source, tokenize=False)
+    return source if str(written).startswith(str(tokenizer.bos_token)) else "{{- bos_token }}" + source
+
+
+# -- probes -----------------------------------------------------------------------------------------------------------
+
+
+def _turn_frame(chat: ChatFormat) -> tuple[str, str]:
+    """Return what opens and what closes an assistant turn, found with a probing conversation."""
+    question: Message = {"role": "user", "content": _QUESTION}
+    try:
+        asked = chat.render([question])
+        opened = chat.render([question], add_generation_prompt=True)
+        whole = chat.render([question, {"role": "assistant", "content": _ANSWER}])
+    except TEMPLATE_FAULTS as fault:
+        raise DataError(
+            f"data.template is {chat.name!r}, but must render a user and an assistant turn; it raises: {fault}"
+        ) from fault
+    if _QUESTION not in opened or _ANSWER not in whole:
+        raise DataError(f"data.template is {chat.name!r}, but must render user and assistant turns; it leaves one out")
+    if not whole.startswith(opened):
+        raise DataError(_mismatch(chat, "a first turn", whole, opened))
+    lead = whole[len(opened) : whole.index(_ANSWER)]
+    header = opened.removeprefix(asked) if opened.startswith(asked) else ""
+    if lead.strip() and not header.strip():
+        raise DataError(
+            f"data.template is {chat.name!r}, but its generation prompt must open the assistant's turn; it leaves out "
+            f"{lead!r}, which a model would have to write by itself"
+        )
+    ids = chat.encode(whole)
+    if chat.tokenizer.bos_token_id is not None and ids[:2] == [chat.tokenizer.bos_token_id] * 2:
+        raise DataError(f"data.template is {chat.name!r}, but must write BOS once; with this tokenizer it writes two")
+    return header.lstrip(), whole[whole.index(_ANSWER) + len(_ANSWER) :]
+
+
+def _stop_token_ids(chat: ChatFormat) -> tuple[int, ...]:
+    special = set(chat.tokenizer.all_special_ids) | set(chat.tokenizer.get_added_vocab().values())
+    stops = [token for token in chat.encode(chat.end_of_turn) if token in special] if chat.end_of_turn else []
+    if chat.tokenizer.eos_token_id is not None:
+        stops.append(chat.tokenizer.eos_token_id)
+    return tuple(dict.fromkeys(stops))
+
+
+def _features(row: Conversation) -> set[str]:
+    roles = {f"role {message['role']!r}" for message in row.messages if message["role"] in ("system", "tool")}
+    calls = {"tool calls"} if any("tool_calls" in message for message in row.messages) else set()
+    return roles | calls | ({"function declarations"} if row.tools else set())
+
+
+def _probe(chat: ChatFormat, feature: str) -> None:
+    """Refuse a template that raises on a feature, leaves it out, or writes it otherwise for generation."""
+    messages, tools, expected = _probe_rows()[feature]
+    try:
+        opened = chat.render(messages[:-1], add_generation_prompt=True, tools=tools)
+        whole = chat.render(messages, tools=tools)
+    except TEMPLATE_FAULTS as fault:
+        raise DataError(
+            f"data.template is {chat.name!r}, but must render the {feature} that the data has; it raises: {fault}; name "
+            "another template or take those turns out"
+        ) from fault
+    if not whole.startswith(opened):
+        raise DataError(_mismatch(chat, f"the {feature}", whole, opened))
+    if expected not in whole:
+        raise DataError(
+            f"data.template is {chat.name!r}, but must render the {feature} that the data has; it leaves them out; name "
+            "another template or take those turns out"
+        )
+
+
+def _probe_rows() -> dict[str, tuple[list[Message], list[dict[str, Any]] | None, str]]:
+    system: Message = {"role": "system", "content": _SYSTEM}
+    question: Message = {"role": "user", "content": _QUESTION}
+    answer: Message = {"role": "assistant", "content": _ANSWER}
+    call = {"type": "function", "function": {"name": _FUNCTION, "arguments": {"x": 1}}}
+    calling: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    result: Message = {"role": "tool", "content": _RESULT}
+    function = {"name": _FUNCTION, "description": "", "parameters": {"type": "object", "properties": {}}}
+    return {
+        "role 'system'": ([system, question, answer], None, _SYSTEM),
+        "role 'tool'": ([question, calling, result, answer], None, _RESULT),
+        "tool calls": ([question, calling], None, _FUNCTION),
+        "function declarations": ([question, answer], [{"type": "function", "function": function}], _FUNCTION),
+    }
+
+
+def _mismatch(chat: ChatFormat, what: str, trained: str, asked: str) -> str:
+    return mismatch_sentence(chat.name, what, trained, asked)
+
+
+def mismatch_sentence(name: str, what: str, trained: str, asked: str) -> str:
+    """Return the refusal of a template whose training text does not begin as its generation prompt does."""
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(trained, asked, strict=False)) if a != b), min(len(trained), len(asked))
+    )
+    start = max(0, shared - 10)
+    return (
+        f"data.template is {name!r}, but must render {what} alike for training and for generation; at character {shared} "
+        f"training has {trained[start : shared + 30]!r} and generation {asked[start : shared + 30]!r}; name another template"
+    )

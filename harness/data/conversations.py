@@ -1,0 +1,169 @@
+"""What a row of training data is, and which rows are not usable.
+
+Invariant: a `Conversation` has either messages that begin before the assistant speaks and hold at least one assistant
+turn with something in it, or one raw text. A row that cannot be one is an `UnusableRow` with a reason, and every reason
+is counted by whoever reads rows. What does not live here: file formats (formats.py), templates (templates.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NotRequired, TypedDict
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+Reason = Literal[
+    "malformed",  # a field is missing or not of its type
+    "unknown_role",
+    "not_unicode",  # a lone surrogate: no tokenizer can encode it
+    "no_assistant_turn",
+    "assistant_first",  # nothing to answer
+    "empty_assistant_turn",
+    "empty_text",
+    "template_refuses",  # the template raises on this row, though it has all roles
+    "too_long",
+    "no_trained_token",  # truncation cut every assistant token away
+]
+
+
+class Message(TypedDict):
+    """One turn. `tool_calls` have the shape `{"type": "function", "function": {"name", "arguments"}}`."""
+
+    role: Role
+    content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+
+
+class UnusableRow(Exception):
+    """A row that is left out, with the reason it is counted under."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One row: a conversation, or with `text` one raw document that no template touches."""
+
+    row_id: str
+    task: str
+    messages: Sequence[Message] = ()
+    tools: Sequence[dict[str, Any]] | None = None
+    """Functions the assistant may call, as `{"type": "function", "function": {...}}`."""
+    text: str | None = None
+
+    @property
+    def completion_length(self) -> int:
+        """Return the characters of the assistant's turns, or of the raw text."""
+        return len(self.text or "") + sum(len(m["content"]) for m in self.messages if m["role"] == "assistant")
+
+    @property
+    def prompt_length(self) -> int:
+        """Return the characters of every other turn."""
+        return sum(len(m["content"]) for m in self.messages if m["role"] != "assistant")
+
+    @property
+    def first_prompt(self) -> list[Message]:
+        """Return the turns before the assistant first speaks."""
+        first = next((i for i, m in enumerate(self.messages) if m["role"] == "assistant"), 0)
+        return list(self.messages[:first])
+
+
+def conversation(
+    messages: Any, *, row_id: str, task: str, tools: Sequence[Mapping[str, Any]] | None = None
+) -> Conversation:
+    """Return a checked conversation.
+
+    Args:
+        messages: a sequence of `{"role", "content", ("tool_calls")}`; content may be None beside tool calls, or a list
+            of text parts.
+        row_id: names the row in reports.
+        task: what the row is an example of; "" where unknown.
+        tools: function declarations, bare or wrapped as `{"type": "function", "function": ...}`.
+
+    Raises:
+        UnusableRow: it cannot be trained on.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise UnusableRow("malformed")
+    checked = [_message(message) for message in messages]
+    roles = [message["role"] for message in checked]
+    if "assistant" not in roles:
+        raise UnusableRow("no_assistant_turn")
+    if roles[0] == "assistant" or set(roles[: roles.index("assistant")]) == {"system"}:
+        raise UnusableRow("assistant_first")
+    if any(m["role"] == "assistant" and not m["content"].strip() and "tool_calls" not in m for m in checked):
+        raise UnusableRow("empty_assistant_turn")
+    wrapped = [_wrapped(tool) for tool in tools] if tools else None
+    return Conversation(row_id, task, checked, wrapped)
+
+
+def document(text: Any, *, row_id: str, task: str) -> Conversation:
+    """Return a checked raw text.
+
+    Raises:
+        UnusableRow: it is no text or empty.
+    """
+    checked = _text(text)
+    if not checked.strip():
+        raise UnusableRow("empty_text")
+    return Conversation(row_id, task, text=checked)
+
+
+def _message(message: Any) -> Message:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise UnusableRow("malformed")
+    role = message["role"]
+    if role not in ROLES:
+        raise UnusableRow("unknown_role")
+    calls = message.get("tool_calls")
+    content = message.get("content")
+    checked: Message = {"role": role, "content": "" if content is None and calls else _text(_joined(content))}
+    if calls:
+        if role != "assistant" or not isinstance(calls, Sequence):
+            raise UnusableRow("malformed")
+        checked["tool_calls"] = [_call(call) for call in calls]
+    return checked
+
+
+def _joined(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    parts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
+    if not all(isinstance(part, str) for part in parts):
+        raise UnusableRow("malformed")
+    return "".join(parts)  # type: ignore[arg-type]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise UnusableRow("malformed")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UnusableRow("not_unicode") from None
+    return value
+
+
+def _wrapped(function: Any) -> dict[str, Any]:
+    inner = function.get("function", function) if isinstance(function, Mapping) else None
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+        raise UnusableRow("malformed")
+    return {"type": "function", "function": dict(inner)}
+
+
+def _call(call: Any) -> dict[str, Any]:
+    wrapped = _wrapped(call)
+    arguments = wrapped["function"].get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            raise UnusableRow("malformed") from None
+    wrapped["function"]["arguments"] = arguments
+    identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    return identity | wrapped

@@ -1,0 +1,133 @@
+"""The row formats that are understood, told apart by their fields.
+
+    messages           {"messages": [{"role", "content"}, ...]}
+    sharegpt           {"conversations": [{"from", "value"}, ...]}
+    prompt_completion  {"prompt", "completion"}: two texts, or two lists of messages
+    alpaca             {"instruction", ("input"), "output"}
+    text               {"text"}: raw documents
+
+Every row may carry `id`, `task` (or `source`) and `tools`. Invariant: a row becomes one `Conversation` or one reason.
+What does not live here: files and hubs (sources.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from harness.data.conversations import Conversation, UnusableRow, conversation, document
+from harness.errors import DataError
+
+Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+RawRow = Mapping[str, Any]
+
+FIELDS: dict[Format, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "text": ("text",),
+}
+"""Format -> the fields that give it away, looked for in this order."""
+
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+}
+
+
+def sniff(rows: Sequence[RawRow], name: str) -> Format:
+    """Return the format of rows.
+
+    Args:
+        rows: the first rows of a source.
+        name: the source, for the message.
+
+    Raises:
+        DataError: there are none, or they are in no format that is known.
+    """
+    if not rows:
+        raise DataError(f"{name} holds no rows, but must hold at least one")
+    for candidate, fields in FIELDS.items():
+        if all(row.get(field) is not None for row in rows for field in fields):
+            return candidate
+    known = "; ".join(f"{name}: {', '.join(fields)}" for name, fields in FIELDS.items())
+    raise DataError(
+        f"{name} has rows with the fields {sorted(rows[0])}, but every row must have those of one known format "
+        f"({known}); rename the fields"
+    )
+
+
+def parse(row: RawRow, kind: Format, index: int) -> Conversation:
+    """Return one row as a conversation.
+
+    Args:
+        row: the fields.
+        kind: their format.
+        index: the row's place in its source: its id where it has none.
+
+    Raises:
+        UnusableRow: it cannot be trained on.
+    """
+    if not isinstance(row, Mapping):
+        raise UnusableRow("malformed")
+    row_id = str(row["id"]) if row.get("id") is not None else f"row-{index}"
+    return _PARSERS[kind](row, row_id, str(row.get("task") or row.get("source") or ""))
+
+
+def _messages(row: RawRow, row_id: str, task: str) -> Conversation:
+    return conversation(row.get("messages"), row_id=row_id, task=task, tools=row.get("tools"))
+
+
+def _sharegpt(row: RawRow, row_id: str, task: str) -> Conversation:
+    turns = row.get("conversations")
+    if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise UnusableRow("malformed")
+    messages = [
+        {"role": SHAREGPT_ROLES.get(turn.get("from", turn.get("role")), "unknown"), "content": turn.get("value", turn.get("content"))}
+        for turn in turns
+    ]  # fmt: skip
+    if isinstance(row.get("system"), str) and row["system"]:
+        messages.insert(0, {"role": "system", "content": row["system"]})
+    return conversation(messages, row_id=row_id, task=task, tools=row.get("tools"))
+
+
+def _prompt_completion(row: RawRow, row_id: str, task: str) -> Conversation:
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    if not isinstance(prompt, list) or not isinstance(completion, list):
+        raise UnusableRow("malformed")
+    return conversation([*prompt, *completion], row_id=row_id, task=task, tools=row.get("tools"))
+
+
+def _alpaca(row: RawRow, row_id: str, task: str) -> Conversation:
+    instruction, context = row.get("instruction"), row.get("input") or ""
+    if not isinstance(instruction, str) or not isinstance(context, str):
+        raise UnusableRow("malformed")
+    asked = f"{instruction}\n\n{context}" if context.strip() else instruction
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": row.get("output")}]
+    if isinstance(row.get("system"), str) and row["system"]:
+        messages.insert(0, {"role": "system", "content": row["system"]})
+    return conversation(messages, row_id=row_id, task=task)
+
+
+def _document(row: RawRow, row_id: str, task: str) -> Conversation:
+    return document(row.get("text"), row_id=row_id, task=task)
+
+
+_PARSERS: dict[Format, Callable[[RawRow, str, str], Conversation]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "prompt_completion": _prompt_completion,
+    "alpaca": _alpaca,
+    "text": _document,
+}

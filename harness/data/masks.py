@@ -1,0 +1,207 @@
+"""Which tokens an assistant wrote, by two independent engines.
+
+    offsets   the characters of each turn, overlapped with the characters that each token stands for
+    prefixes  the number of tokens of the text up to each boundary, encoded on its own
+
+Invariant: the engines agree on every boundary of every row, or training is refused with a picture of the difference.
+Policy for a token that straddles a boundary (the prompt ends in a space, and " Paris" is one token): it counts as the
+assistant's, and the prefixes need not agree there beyond the piece of text that it cuts. A slow tokenizer has no
+offsets: prefixes alone decide. What does not live here: weights and lengths (prepare.py).
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from harness.data.chat import TEMPLATE_FAULTS, ChatFormat, Encoded, mismatch_sentence
+from harness.data.conversations import Conversation, UnusableRow
+from harness.errors import DataError
+
+
+class Turn(NamedTuple):
+    """Boundaries of one assistant turn, in characters of the rendered text or in tokens."""
+
+    header: int
+    """Where the role header begins."""
+    start: int
+    """Where the assistant's own text begins: the end of the generation prompt."""
+    stop: int
+    """Where the end-of-turn marker begins."""
+    end: int
+    """Where it ends."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text."""
+
+    row_id: str
+    text: str
+    turns: tuple[Turn, ...]
+    """In characters."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A conversation as tokens."""
+
+    row_id: str
+    ids: list[int]
+    turns: tuple[Turn, ...]
+    """In tokens."""
+
+
+def render(chat: ChatFormat, row: Conversation) -> Rendered:
+    """Return a conversation as the template writes it, and where its assistant turns are.
+
+    A turn begins where the generation prompt for the messages before it ends: what is trained on is what the model
+    will be asked with.
+
+    Raises:
+        UnusableRow: the template raises on these messages.
+        DataError: the text of the messages before a turn is not the generation prompt they give.
+    """
+    messages = row.messages
+    places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    try:
+        text = chat.render(messages, tools=row.tools)
+        opened = [chat.render(messages[:i], add_generation_prompt=True, tools=row.tools) for i in places]
+        closed = [text if i + 1 == len(messages) else chat.render(messages[: i + 1], tools=row.tools) for i in places]
+    except TEMPLATE_FAULTS:
+        raise UnusableRow("template_refuses") from None
+    turns: list[Turn] = []
+    for before, after in zip(opened, closed, strict=True):
+        if not text.startswith(after) or not after.startswith(before):
+            other = before if text.startswith(after) else after
+            raise DataError(mismatch_sentence(chat.name, f"row {row.row_id!r}", text, other))
+        if not after.endswith(chat.closing) or not before.endswith(chat.header):
+            raise DataError(
+                f"data.template is {chat.name!r}, but must open and close every assistant turn alike; in row "
+                f"{row.row_id!r} a turn ends in {after[-20:]!r} and not in {chat.closing!r}"
+            )
+        stop = max(len(before), len(after) - len(chat.closing))
+        turns.append(
+            Turn(len(before) - len(chat.header), len(before), stop, min(len(after), stop + len(chat.end_of_turn)))
+        )
+    return Rendered(row.row_id, text, tuple(turns))
+
+
+def locate(chat: ChatFormat, rows: Sequence[Rendered]) -> list[Located]:
+    """Return the tokens of rendered rows, and where their assistant turns are.
+
+    Raises:
+        DataError: the two engines disagree on a row.
+    """
+    encoded = chat.encode_batch([row.text for row in rows], with_offsets=True)
+    cuts = [sorted({place for turn in row.turns for place in turn}) for row in rows]
+    counts = _by_pieces(chat, rows, encoded, cuts)
+    _by_prefixes(chat, rows, cuts, counts)
+    return [
+        Located(row.row_id, tokens.ids, _turns_in_tokens(row, tokens, prefix_ids))
+        for row, tokens, prefix_ids in zip(rows, encoded, counts, strict=True)
+    ]
+
+
+# -- the engine of prefixes -------------------------------------------------------------------------------------------
+
+Prefixes = dict[int, int | list[int]]
+"""Boundary -> the number of tokens before it, or, where pieces did not settle it, the tokens of the text before it."""
+
+
+def _by_pieces(
+    chat: ChatFormat, rows: Sequence[Rendered], encoded: Sequence[Encoded], cuts: Sequence[list[int]]
+) -> list[Prefixes]:
+    """Settle every row whose pieces between boundaries, encoded one by one, are together the tokens of the whole.
+
+    Then no token crosses a boundary and the tokens before each are those of the text before it; one pass over the
+    text instead of one per boundary.
+    """
+    pieces = [
+        [row.text[a:b] for a, b in pairwise([0, *places, len(row.text)])]
+        for row, places in zip(rows, cuts, strict=True)
+    ]
+    distinct = list({piece for row in pieces for piece in row if piece})
+    ids_of = {"": []} | {piece: tokens.ids for piece, tokens in zip(distinct, chat.encode_batch(distinct), strict=True)}
+    settled: list[Prefixes] = []
+    for row, tokens, places in zip(pieces, encoded, cuts, strict=True):
+        parts = [ids_of[piece] for piece in row]
+        whole = [token for part in parts for token in part] == tokens.ids
+        settled.append(dict(zip(places, accumulate(map(len, parts)), strict=False)) if whole else {})
+    return settled
+
+
+def _by_prefixes(chat: ChatFormat, rows: Sequence[Rendered], cuts: Sequence[list[int]], counts: list[Prefixes]) -> None:
+    """Encode the text before every boundary that is not settled yet."""
+    missing = [(number, place) for number, places in enumerate(cuts) for place in places if place not in counts[number]]
+    encoded = chat.encode_batch([rows[number].text[:place] for number, place in missing if place])
+    for (number, place), tokens in zip([pair for pair in missing if pair[1]], encoded, strict=True):
+        counts[number][place] = tokens.ids
+    for number, place in missing:
+        counts[number].setdefault(place, 0)
+
+
+# -- agreement --------------------------------------------------------------------------------------------------------
+
+
+def _turns_in_tokens(row: Rendered, tokens: Encoded, prefixes: Prefixes) -> tuple[Turn, ...]:
+    def opening(place: int) -> int:
+        return boundary(row, tokens, place, prefixes[place])[0]
+
+    def ending(place: int) -> int:
+        return boundary(row, tokens, place, prefixes[place])[1]
+
+    return tuple(Turn(opening(t.header), opening(t.start), ending(t.stop), ending(t.end)) for t in row.turns)
+
+
+def boundary(row: Rendered, tokens: Encoded, place: int, before: int | list[int]) -> tuple[int, int]:
+    """Return the first token of what begins at a character, and one past the last token of what ends there.
+
+    Both are equal unless a token straddles it.
+
+    Args:
+        row: for the message.
+        tokens: of the whole text.
+        place: the character.
+        before: what the engine of prefixes found there.
+
+    Raises:
+        DataError: the engines disagree.
+    """
+    shared, clean = _shared(tokens.ids, before)
+    if tokens.offsets is None:
+        return shared, shared if clean or shared == len(tokens.ids) else shared + 1
+    first, past = by_offsets(tokens.offsets, place)
+    if clean:
+        # Offsets may be wider than what a token needs (a marker that swallows white space) or of no width at all.
+        if min(first, past) <= shared <= max(first, past):
+            return shared, shared
+    elif shared <= first and _is_one_piece(row.text[tokens.offsets[shared][0] : place]):
+        return first, max(first, past)
+    raise DataError(
+        f"row {row.row_id!r} has a boundary at character {place}, {row.text[max(0, place - 20) : place]!r} | "
+        f"{row.text[place : place + 20]!r}, that is token {first} by character offsets, but token {shared} by token prefixes; "
+        "this tokenizer's offsets cannot be trusted on it, so use another base or take the row out"
+    )
+
+
+def by_offsets(offsets: Sequence[tuple[int, int]], place: int) -> tuple[int, int]:
+    """Return how many tokens end at or before a character, and how many begin before it."""
+    return bisect_right(offsets, place, key=lambda span: span[1]), bisect_left(offsets, place, key=lambda span: span[0])
+
+
+def _shared(ids: list[int], before: int | list[int]) -> tuple[int, bool]:
+    """Return how many leading tokens the whole and the text before a boundary share, and whether that is all of it."""
+    if isinstance(before, int):
+        return before, True
+    if ids[: len(before)] == before:
+        return len(before), True
+    return next(i for i, token in enumerate(before) if i >= len(ids) or ids[i] != token), False
+
+
+def _is_one_piece(text: str) -> bool:
+    return re.fullmatch(r"\s*\S*\s*", text) is not None

@@ -1,0 +1,268 @@
+"""From a data spec to token rows with loss weights.
+
+Invariant: a training set has exactly the size that was asked for, every row of it has a trained token, and which rows
+are in it does not depend on what their tokens weigh, so a loss-mask ablation compares the same rows. What does not
+live here: reading, choosing, rendering and locating, each a module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.data import masks, sources
+from harness.data.chat import ChatFormat
+from harness.data.conversations import Conversation, Message, UnusableRow
+from harness.data.masks import Located, Turn
+from harness.data.selection import training_order, validation_order, with_completion_ratio
+from harness.errors import DataError
+from harness.records.schema import DataSummary
+from harness.records.store import Store
+from harness.spec import DataSpec
+
+NUM_SAMPLE_PROMPTS = 4
+CHUNK = 1024
+"""Rows encoded together."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row to train on, T tokens."""
+
+    row_id: str
+    input_ids: np.ndarray
+    """int64 [T]"""
+    loss_weights: np.ndarray
+    """float32 [T]: the weight of the prediction of token t; the first token is predicted from nothing and weighs 0."""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """All that training needs to know of its data."""
+
+    train: list[Example]
+    validation: list[Example]
+    sample_prompts: list[list[Message]]
+    """Conversations up to where the assistant first speaks, the same for every seed and size."""
+    summary: DataSummary
+
+
+def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None = None) -> PreparedData:
+    """Return training and validation rows as tokens and weights.
+
+    Rows are rendered in the order in which they are chosen, and one that cannot be used makes room for the next; so
+    `num_rows_dropped` counts what the source could not give and, of the rest, what was in the way.
+
+    Args:
+        spec: what to train on.
+        chat: tokenizer and template, from `chat_format`.
+        seed: the trial's.
+        store: where fetched hub datasets lie.
+
+    Raises:
+        DataError: the source is not usable, has fewer usable rows than asked for, or does not fit the template.
+    """
+    rows = sources.read_rows(spec.source, store)
+    chat.require(rows.conversations)
+    encoder = _Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
+    order = validation_order(len(rows.conversations))
+    validation = encoder.take(order, spec.num_validation)
+    _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
+    pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
+    pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
+    train = encoder.take(training_order(pool, seed), spec.num_examples)
+    _require(train, spec.num_examples or 1, "data.num_examples", rows, encoder.dropped, spec)
+    chosen = [rows.conversations[index] for index in encoder.kept[spec.num_validation :]]
+    prompts = (rows.conversations[index].first_prompt for index in order)
+    return PreparedData(
+        train=train,
+        validation=validation,
+        sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
+        summary=_summary(chat, rows, encoder, train, validation, chosen),
+    )
+
+
+def _require(
+    taken: Sequence[Example],
+    asked: int,
+    name: str,
+    rows: sources.Rows,
+    dropped: Counter[str],
+    spec: DataSpec | None = None,
+) -> None:
+    if len(taken) >= asked:
+        return
+    aside = f", less {spec.num_validation} for validation" if spec else ""
+    half = (
+        f", of which data.completion_ratio {spec.completion_ratio!r} keeps half"
+        if spec and spec.completion_ratio != "any"
+        else ""
+    )
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
+    raise DataError(
+        f"{name} is {asked}, but must be at most {len(taken)}: the data has {rows.num_read} rows{aside}{half}"
+        f"{f', less those dropped ({reasons})' if reasons else ''}; ask for fewer or give more data"
+    )
+
+
+# -- encoding ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Encoder:
+    """Turns rows into examples, and keeps count."""
+
+    spec: DataSpec
+    chat: ChatFormat
+    conversations: Sequence[Conversation]
+    dropped: Counter[str]
+    num_truncated: int = 0
+    seen: set[int] = field(default_factory=set)
+    """Rows that were looked at."""
+    kept: list[int] = field(default_factory=list)
+    """Rows that became an example, in order."""
+
+    def take(self, order: Sequence[int], num_examples: int | None) -> list[Example]:
+        """Return the first usable rows of an order, all of them for None."""
+        taken: list[Example] = []
+        wanted = len(order) if num_examples is None else num_examples
+        position = 0
+        while len(taken) < wanted and position < len(order):
+            chunk = order[position : position + min(CHUNK, wanted - len(taken))]
+            position += len(chunk)
+            taken.extend(self._encode(chunk))
+        return taken
+
+    def _encode(self, chunk: Sequence[int]) -> Iterable[Example]:
+        self.seen.update(chunk)
+        rendered = {index: self._rendered(index) for index in chunk if self.conversations[index].text is None}
+        located = dict(
+            zip(
+                (index for index, row in rendered.items() if row is not None),
+                masks.locate(self.chat, [row for row in rendered.values() if row is not None]),
+                strict=True,
+            )
+        )
+        located |= self._documents([index for index in chunk if self.conversations[index].text is not None])
+        for index in chunk:
+            if index not in located:
+                continue
+            try:
+                example = self._example(located[index])
+            except UnusableRow as fault:
+                self.dropped[fault.reason] += 1
+                continue
+            self.kept.append(index)
+            yield example
+
+    def _rendered(self, index: int) -> masks.Rendered | None:
+        try:
+            return masks.render(self.chat, self.conversations[index])
+        except UnusableRow as fault:
+            self.dropped[fault.reason] += 1
+            return None
+
+    def _documents(self, indices: Sequence[int]) -> dict[int, Located]:
+        """Encode raw texts: BOS where the tokenizer would put one, EOS at the end, everything trained on."""
+        tokenizer = self.chat.tokenizer
+        encoded = self.chat.encode_batch([self.conversations[index].text or "" for index in indices])
+        documents: dict[int, Located] = {}
+        for index, (ids, _) in zip(indices, encoded, strict=True):
+            first = [tokenizer.bos_token_id] if self.chat.adds_bos and ids[:1] != [tokenizer.bos_token_id] else []
+            last = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+            turn = Turn(0, 0, len(first) + len(ids), len(first) + len(ids) + len(last))
+            documents[index] = Located(self.conversations[index].row_id, [*first, *ids, *last], (turn,))
+        return documents
+
+    def _example(self, row: Located) -> Example:
+        ids = np.array(row.ids, dtype=np.int64)
+        weights = loss_weights(row, self.spec)
+        answered = np.zeros(len(ids), dtype=bool)
+        for turn in row.turns:
+            answered[turn.start : turn.stop] = True
+        answered[:1] = False
+        if len(ids) > self.spec.max_length:
+            kept = self._cut(row)
+            ids, weights, answered = ids[kept], weights[kept], answered[kept]
+            weights[0] = 0.0
+            answered[0] = False
+            self.num_truncated += bool(answered.any())
+        if not answered.any():
+            raise UnusableRow("no_trained_token")
+        return Example(row.row_id, ids, weights)
+
+    def _cut(self, row: Located) -> np.ndarray:
+        """Return the positions of a row that is too long which are kept."""
+        length, most = len(row.ids), self.spec.max_length
+        if self.spec.too_long == "drop":
+            raise UnusableRow("too_long")
+        if self.spec.too_long == "raise":
+            raise DataError(
+                f"row {row.row_id!r} has {length} tokens, but must have at most data.max_length, {most}; raise that or set "
+                "data.too_long to 'drop', 'truncate_right' or 'truncate_left'"
+            )
+        if self.spec.too_long == "truncate_right":
+            return np.arange(most)
+        # A model never saw text that does not begin with BOS, so BOS stays.
+        leads = row.ids[0] == self.chat.tokenizer.bos_token_id and self.chat.adds_bos
+        return np.array([0] * leads + list(range(length - most + leads, length)))
+
+
+def loss_weights(row: Located, spec: DataSpec) -> np.ndarray:
+    """Return the weight of the prediction of every token, float32 [T].
+
+    1 for the assistant's tokens - with the end of turn and the role header where the spec trains them - and
+    `prompt_loss_weight` for every other, 0 for the first, which is predicted from nothing.
+    """
+    weights = np.full(len(row.ids), spec.prompt_loss_weight, dtype=np.float32)
+    for turn in row.turns:
+        first = turn.header if spec.train_on_role_header else turn.start
+        past = turn.end if spec.train_on_end_of_turn else turn.stop
+        weights[first:past] = 1.0
+    weights[:1] = 0.0
+    return weights
+
+
+# -- summary ----------------------------------------------------------------------------------------------------------
+
+
+def _summary(
+    chat: ChatFormat,
+    rows: sources.Rows,
+    encoder: _Encoder,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    chosen: Sequence[Conversation],
+) -> DataSummary:
+    num_tokens = sum(len(example.input_ids) for example in train)
+    num_loss_tokens = sum(int(np.count_nonzero(example.loss_weights)) for example in train)
+    prompts = sum(row.prompt_length for row in chosen)
+    return DataSummary(
+        rows_sha256=rows_sha256(train, validation),
+        num_rows_read=rows.num_read,
+        num_rows_dropped=dict(sorted(encoder.dropped.items())),
+        num_train=len(train),
+        num_validation=len(validation),
+        num_truncated=encoder.num_truncated,
+        completion_prompt_ratio=sum(row.completion_length for row in chosen) / prompts if prompts else None,
+        mean_tokens=num_tokens / len(train),
+        loss_token_share=num_loss_tokens / num_tokens,
+        template_sha256=chat.sha256,
+        mask_engine="offsets_and_prefixes" if chat.tokenizer.is_fast else "prefixes",
+    )
+
+
+def rows_sha256(train: Sequence[Example], validation: Sequence[Example]) -> str:
+    """Return the hash of all ids and loss weights, training rows first, each row with its length."""
+    digest = hashlib.sha256()
+    for part in (train, validation):
+        digest.update(f"{len(part)} rows\n".encode())
+        for example in part:
+            digest.update(f"{len(example.input_ids)}\n".encode())
+            digest.update(example.input_ids.astype("<i8").tobytes())
+            digest.update(example.loss_weights.astype("<f4").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""What the verbs answer: values with a JSON form, printed by show.py.
+
+Invariant: everything here was read from plan and records; nothing is computed for display only. What does not live
+here: how it looks (show.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from harness.engine import hooks, launch, states
+from harness.engine.plan import Outlook, Plan
+from harness.records.schema import SweepRecord
+from harness.records.store import Store
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """What `plan` shows."""
+
+    plan: Plan
+    outlook: Outlook
+    num_workers: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a machine wants to know."""
+        plan, outlook = self.plan, self.outlook
+        return {
+            "name": plan.record.name,
+            "base": plan.record.base,
+            "kind": plan.record.kind,
+            "folder": str(plan.folder),
+            "hypothesis": plan.record.hypothesis,
+            "num_workers": self.num_workers,
+            "num_trials": len(plan.trials),
+            "num_done": outlook.num_done,
+            "seconds_left": outlook.seconds_left,
+            "disk_bytes_left": outlook.disk_left,
+            "notes": list(outlook.notes),
+            "trials": [
+                {
+                    "trial_id": trial.trial_id,
+                    "condition_id": trial.condition_id,
+                    "arm": trial.arm,
+                    "axes": trial.axes,
+                    "seed": trial.seed,
+                    "state": outlook.states[trial.trial_id].state,
+                    **vars(outlook.costs[trial.trial_id]),
+                }
+                for trial in plan.record.trials
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class StatusView:
+    """What `status` shows."""
+
+    records: tuple[SweepRecord, ...]
+    store: Store
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return what a machine wants to know."""
+        return [self._one(record) for record in self.records]
+
+    def _one(self, record: SweepRecord) -> dict[str, Any]:
+        found = states.of_trials(self.store, record.trials)
+        running = {key: state.progress for key, state in found.items() if state.state == "RUNNING"}
+        return {
+            "name": record.name,
+            "base": record.base,
+            "set_hash": record.set_hash,
+            "counts": dict(Counter(state.state for state in found.values())),
+            "running": {key: progress.model_dump() for key, progress in running.items() if progress},
+            "failed": {
+                key: {"cause": s.failure.cause, "message": s.failure.message, "command": s.failure.command}
+                for key, s in found.items()
+                if s.state == "FAILED" and s.failure
+            },
+            "damaged": {key: state.problem for key, state in found.items() if state.state == "DAMAGED"},
+        }
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a sweep ended."""
+
+    plan: Plan
+    summary: launch.Summary
+    report: hooks.Report | None
+
+    @property
+    def exit_code(self) -> int:
+        return self.summary.exit_code
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a machine wants to know."""
+        summary = self.summary
+        return {
+            "folder": str(self.plan.folder),
+            "why": summary.why,
+            "num_planned": summary.num_planned,
+            "num_ran": summary.num_ran,
+            "states": {key: outcome.state for key, outcome in summary.outcomes.items()},
+            "failed": [vars(outcome) for outcome in summary.failed],
+            "seconds": summary.seconds,
+            "report": [str(path) for path in self.report.paths] if self.report else [],
+        }

@@ -1,0 +1,175 @@
+"""One function a verb of the command line: plan, sweep, status, report, figures, fetch, dashboard, run-trial, mirror.
+
+Invariant: each returns a value that show.py prints and `--json` serialises; none prints by itself, save the progress of
+a launch. Heavy packages load inside the verbs that need them. What does not live here: parsing (cli.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.engine import executor, hooks, launch, rerun, study, view
+from harness.engine import plan as plans
+from harness.engine.answers import Done, PlanView, StatusView
+from harness.engine.launch import Options
+from harness.engine.plan import Plan
+from harness.engine.resolve import Request
+from harness.errors import DataError, HarnessError, SpecError
+from harness.records.schema import SweepRecord
+from harness.records.store import Store
+from harness.spec import Study
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def plan(request: Request, *, workers: int | None, probe: bool, as_json: bool) -> PlanView:
+    """Return the plan of a sweep and what is left of it, measuring unknown shapes first if asked."""
+    made = plans.make_plan(request)
+    runtime = made.setting.experiment.runtime
+    num_workers = workers or executor.default_workers(runtime)
+    if probe:
+        plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
+        options = Options(num_workers)
+        launch.probe(made.store, made.record.trials, runtime, options, view.choose(made.store, as_json=as_json))
+    return PlanView(made, plans.outlook(made, num_workers), num_workers)
+
+
+def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: str | None, as_json: bool) -> Done:
+    """Run a sweep or study and write its report.
+
+    Raises:
+        BadInputError: nothing was trained.
+        DiskError: the output folder cannot be written.
+    """
+    made = plans.make_plan(request)
+    plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
+    runtime = made.setting.experiment.runtime
+    options = Options(workers or executor.default_workers(runtime), retry_failed, parse_budget(budget))
+    plans.write_record(made) if not isinstance(made.setting.sweep, Study) else None
+    with hooks.mirrored(made):
+        if isinstance(made.setting.sweep, Study):
+            made, summary = study.run(made, options, lambda: view.choose(made.store, as_json=as_json))
+        else:
+            shown = view.choose(made.store, as_json=as_json)
+            summary = launch.launch(made.store, made.record.trials, runtime, options, shown)
+    fresh = summary.num_ran > 0 or not hooks.has_report(made)
+    written = hooks.write_report(made) if fresh else hooks.last_report(made)
+    return Done(made, summary, written)
+
+
+def parse_budget(text: str | None) -> float | None:
+    """Return seconds for `2h`, `90m` or `45s`.
+
+    Raises:
+        SpecError: it is not a time.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise SpecError(f"BUDGET is {text!r}, but must be a positive time such as 2h, 90m or 45s.")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def watch_status(request: Request | None, out: Path, *, watch: bool) -> Iterator[StatusView]:
+    """Yield the status of one sweep, or of every sweep in the store, once or every two seconds."""
+    while True:
+        yield StatusView(tuple(_records(request, out)), Store(out))
+        if not watch:
+            return
+        time.sleep(2.0)
+
+
+def _records(request: Request | None, out: Path) -> Iterator[SweepRecord]:
+    store = Store(out)
+    if request is None:
+        for path in sorted(store.root.glob("sweeps/*/sweep.json")):
+            record = store.read(path, SweepRecord)
+            if record is not None:
+                yield record
+        return
+    yield _planned(request).record
+
+
+def _planned(request: Request) -> Plan:
+    """Return a plan with the trials that a launch recorded: a study's are only known from there."""
+    made = plans.make_plan(request)
+    if isinstance(made.setting.sweep, Study):
+        record = made.store.read(made.folder / "sweep.json", SweepRecord)
+        if record is not None:
+            return Plan(made.request, made.setting, record, made.store)
+    return made
+
+
+def report(request: Request) -> hooks.Report:
+    """Write the report of what is there.
+
+    Raises:
+        SpecError: the sweep was never launched on this base.
+    """
+    return hooks.write_report(_launched(request))
+
+
+def figures(request: Request, venue: str | None) -> hooks.Report:
+    """Write the figures alone."""
+    return hooks.write_figures(_launched(request), venue)
+
+
+def _launched(request: Request) -> Plan:
+    made = _planned(request)
+    if not (made.folder / "sweep.json").is_file():
+        raise SpecError(f"{made.folder} does not exist, but must before there is a report; run: {made.record.command}")
+    return made
+
+
+def fetch(base: str, out: Path) -> list[str]:
+    """Fetch and pin what a base needs."""
+    from harness.engine import fetch as fetching
+
+    say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731 - one line, one use
+    items = fetching.items_of(base)
+    folders = fetching.fetch(items, Store(out), say)
+    return [str(folder) for folder in folders] or [f"base {base!r} needs nothing fetched"]
+
+
+def dashboard(request: Request, port: int) -> None:
+    """Serve optuna-dashboard on the loopback interface until Ctrl-C.
+
+    Raises:
+        SpecError: the study was never launched, or is a sweep.
+        HarnessError: optuna-dashboard is not installed.
+    """
+    database = _planned(request).folder / "study.db"
+    if not database.is_file():
+        raise SpecError(
+            f"{database} does not exist, but must before it can be shown; run make study NAME={request.name}."
+        )
+    program = shutil.which("optuna-dashboard", path=str(Path(sys.executable).parent)) or shutil.which(
+        "optuna-dashboard"
+    )
+    if program is None or importlib.util.find_spec("optuna_dashboard") is None:
+        raise HarnessError(
+            "optuna-dashboard is not installed; install it with: pip install -c constraints.txt -e .[dashboard]"
+        )
+    subprocess.run(
+        [program, f"sqlite:///{database.absolute()}", "--host", "127.0.0.1", "--port", str(port)], check=False
+    )
+
+
+def run_trial(prefix: str, out: Path, keep: str | None) -> rerun.Rerun:
+    """Run one row again and compare with its record where it has one."""
+    if keep not in (None, "none", "adapter", "all"):
+        raise DataError(f"--keep is {keep!r}, but must be one of none, adapter, all.")
+    return rerun.rerun(prefix, Store(out), keep)
+
+
+def mirror(request: Request) -> list[str]:
+    """Rebuild the W&B mirror of a sweep from its records."""
+    return hooks.rebuild_mirror(_launched(request))

@@ -1,0 +1,139 @@
+"""How verbs print: plain tables for people, the same values for machines.
+
+Invariant: text of trials is shown as text, never as markup. What does not live here: the live table (view.py).
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.engine import hooks, rerun
+from harness.engine.answers import Done, PlanView, StatusView
+from harness.engine.plan import Plan
+from harness.engine.view import duration, label
+
+
+@singledispatch
+def show(value: object, console: Console) -> None:
+    """Print a value of a verb."""
+    console.print(Text(str(value)))
+
+
+@show.register
+def _(value: list, console: Console) -> None:
+    for line in value:
+        console.print(Text(str(line)))
+
+
+@show.register
+def _(value: PlanView, console: Console) -> None:
+    record, outlook = value.plan.record, value.outlook
+    _line(console, f"{record.kind} {record.name} on {record.base}: {record.hypothesis}")
+    table = _table("trial", "arm", "condition", "state", "steps", "tokens", "time", "disk")
+    for trial in record.trials:
+        cost = outlook.costs[trial.trial_id]
+        cells = (number(cost.num_steps), number(cost.num_tokens), duration(cost.seconds), size(cost.disk_bytes))
+        name = label(trial).rsplit(" [", 1)[0]
+        state = outlook.states[trial.trial_id].state
+        table.add_row(*map(Text, (trial.trial_id[:12], trial.arm, name, state, *cells)))
+    if record.trials:
+        console.print(table)
+    else:
+        _line(
+            console,
+            f"{_study_conditions(value.plan)} conditions are proposed while it runs, dimensions: "
+            f"{', '.join(record.axis_fields)}",
+        )
+    for note in outlook.notes:
+        _line(console, note)
+    _line(
+        console,
+        f"{len(value.plan.trials)} trials, {outlook.num_done} done; with WORKERS={value.num_workers} the rest takes "
+        f"{duration(outlook.seconds_left)} and {size(outlook.disk_left)}"
+        + ("" if outlook.seconds_left is not None else " (PROBE=1 measures)"),
+    )
+
+
+def _study_conditions(plan: Plan) -> int:
+    return getattr(plan.setting.sweep, "num_conditions", 0)
+
+
+@show.register
+def _(value: StatusView, console: Console) -> None:
+    if not value.records:
+        _line(console, f"nothing was launched in {value.store.root} yet")
+    for one in value.as_json():
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(one["counts"].items())) or "no trials yet"
+        name = f"{one['name']}@{one['base']}" + (f"-{one['set_hash']}" if one["set_hash"] else "")
+        _line(console, f"{name}: {counts}")
+        for key, progress in one["running"].items():
+            loss = "" if progress["loss"] is None else f", loss {progress['loss']:.4f}"
+            where = f"{progress['phase']} {progress['step']}/{progress['num_steps']}{loss}"
+            _line(console, f"  running {key[:12]}: {where}")
+        for key, failure in one["failed"].items():
+            _line(console, f"  FAILED {key[:12]} ({failure['cause']}): {failure['message']}")
+            _line(console, f"    again: {failure['command']}")
+        for key, problem in one["damaged"].items():
+            _line(console, f"  DAMAGED {key[:12]}: {problem}; the next launch sets it aside and runs it again")
+
+
+@show.register
+def _(value: hooks.Report, console: Console) -> None:
+    if value.table:
+        console.print(Text(value.table))
+    for path in value.paths:
+        _line(console, str(path))
+
+
+@show.register
+def _(value: rerun.Rerun, console: Console) -> None:
+    if value.compared and not value.differences:
+        _line(console, f"trial {value.trial_id[:12]} {value.state}: reproduced exactly")
+        return
+    _line(console, f"trial {value.trial_id[:12]} {value.state} {value.message}".rstrip())
+    for name, (recorded, now) in value.differences.items():
+        _line(console, f"  {name}: recorded {recorded!r}, now {now!r}")
+
+
+@show.register
+def _(value: Done, console: Console) -> None:
+    summary = value.summary
+    if value.report is not None:
+        show(value.report, console)
+    for outcome in summary.failed:
+        _line(console, f"FAILED {outcome.trial_id[:12]} ({outcome.cause}): {outcome.message}")
+        _line(console, f"  again: python -m harness run-trial {outcome.trial_id} --out {value.plan.store.root}")
+    _line(
+        console,
+        f"{len(summary.outcomes)} of {summary.num_planned} trials final or failed, {summary.num_ran} ran now in "
+        f"{duration(summary.seconds)}",
+    )
+    if summary.message:
+        _line(console, summary.message)
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(Text(text))
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for index, name in enumerate(names):
+        table.add_column(name, justify="left" if index < 4 else "right", no_wrap=index != 2)
+    return table
+
+
+def number(value: int | None) -> str:
+    """Return a count as text, `unknown` for None."""
+    return "unknown" if value is None else f"{value:,}"
+
+
+def size(value: int | None) -> str:
+    """Return bytes as text, `unknown` for None."""
+    if value is None:
+        return "unknown"
+    return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.1f} GB"

@@ -1,0 +1,222 @@
+"""Optuna studies by ask and tell: Optuna proposes, the engine runs, the records decide.
+
+Invariants: one ask is one condition run on all seeds, and tell gets the means over the seeds' val items. A proposal
+depends only on its number and on the conditions told before it - the sampler is seeded anew for each, and conditions
+are told in order, batch by batch - so that a study that was killed, lost its database or ran on another number of
+workers proposes the same. The database is a mirror of the records. What does not live here: what a proposal means
+(space.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.engine import space, states
+from harness.engine.launch import Options, Summary, View, launch
+from harness.engine.plan import Plan, write_record
+from harness.records.schema import PRIMARY_METRIC, EvalScores, PlannedTrial, TrialResult
+from harness.records.store import disk_errors
+from harness.seeding import derive
+from harness.spec import Constraint, Measure, Study
+
+BATCH = 2
+"""Conditions proposed at a time after the start-up: fixed, so that the number of workers moves no proposal."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One condition: Optuna's trial number and what it means here."""
+
+    number: int
+    trials: tuple[PlannedTrial, ...]
+
+
+def run(plan: Plan, options: Options, view_for: Callable[[], View]) -> tuple[Plan, Summary]:
+    """Run a study to its number of conditions and return the plan as it grew, and how it ended.
+
+    Raises:
+        BadInputError: base, template or data cannot be used; nothing was trained.
+        DiskError: the output folder cannot be written.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study_spec = _study(plan)
+    mirror = _open(plan, optuna)
+    asked: list[Asked] = []
+    outcomes: dict[str, Any] = {}
+    why, seconds, message = "done", 0.0, ""
+    while len(asked) < study_spec.num_conditions and why == "done":
+        batch = [_ask(plan, mirror, number, optuna) for number in _next_numbers(study_spec, len(asked))]
+        asked += batch
+        plan = _grown(plan, asked)
+        trials = [trial for condition in batch for trial in condition.trials]
+        summary = launch(plan.store, trials, plan.setting.experiment.runtime, options, view_for())
+        outcomes |= summary.outcomes
+        why, seconds, message = summary.why, seconds + summary.seconds, summary.message
+        if why == "done":
+            for condition in batch:
+                _tell(plan, mirror, condition, optuna)
+    return plan, Summary(why, outcomes, len(plan.trials), seconds, message)
+
+
+def _study(plan: Plan) -> Study:
+    study = plan.setting.sweep
+    assert isinstance(study, Study)
+    return study
+
+
+def _next_numbers(study: Study, start: int) -> range:
+    """Return the numbers of the next batch: the whole random start-up at once, then `BATCH` at a time."""
+    end = study.num_startup_conditions if start < study.num_startup_conditions else start + BATCH
+    return range(start, min(end, study.num_conditions))
+
+
+def _grown(plan: Plan, asked: Sequence[Asked]) -> Plan:
+    """Return the plan with every condition asked so far, `sweep.json` rewritten."""
+    trials = tuple(trial for condition in asked for trial in condition.trials)
+    grown = replace(plan, record=plan.record.model_copy(update={"trials": trials}))
+    write_record(grown)
+    return grown
+
+
+# -- Optuna -----------------------------------------------------------------------------------------------------------
+
+
+def _open(plan: Plan, optuna: Any) -> Any:
+    """Open the database beside `sweep.json`; a damaged one is set aside and grows again from the records."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    path = plan.folder / "study.db"
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _create(plan, optuna, path)
+    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        if not path.exists():
+            raise
+        logging.getLogger(__name__).warning("%s cannot be read (%s); it is set aside and rebuilt", path, error)
+        path.rename(path.with_suffix(f".damaged-{len(list(path.parent.glob('study.damaged-*'))) + 1}"))
+        return _create(plan, optuna, path)
+
+
+def _create(plan: Plan, optuna: Any, path: Any) -> Any:
+    study = _study(plan)
+    return optuna.create_study(
+        study_name=study.name,
+        storage=f"sqlite:///{path.absolute()}",
+        directions=[objective.direction for objective in study.objectives],
+        load_if_exists=True,
+    )
+
+
+def _ask(plan: Plan, mirror: Any, number: int, optuna: Any) -> Asked:
+    """Return a condition: the one that the database holds under this number, else a new proposal."""
+    study = _study(plan)
+    known = mirror.get_trials(deepcopy=False)
+    if number < len(known):
+        proposal = {name: known[number].params[name] for name in known[number].params}
+        if _complete(plan, proposal):
+            return Asked(number, tuple(space.planned(plan.setting, proposal)))
+        # Killed between ask and its last dimension: ask the same proposal again.
+        trial = optuna.trial.Trial(mirror, known[number]._trial_id)
+    else:
+        trial = None
+    mirror.sampler = optuna.samplers.TPESampler(
+        seed=derive(study.sampler_seed, f"study.ask/{number}") % 2**32,
+        n_startup_trials=study.num_startup_conditions,
+        multivariate=True,
+        group=True,
+        warn_independent_sampling=False,
+    )
+    trial = trial or mirror.ask()
+    proposal: dict[str, Any] = {}
+    for dimension in space.method_first(study):
+        if space.applies(dimension, str(proposal.get("method", plan.setting.experiment.spec.method.kind))):
+            proposal[dimension.field] = _suggest(trial, dimension, plan)
+    return Asked(number, tuple(space.planned(plan.setting, proposal)))
+
+
+def _complete(plan: Plan, proposal: dict[str, Any]) -> bool:
+    method = str(proposal.get("method", plan.setting.experiment.spec.method.kind))
+    return all(d.field in proposal for d in _study(plan).space if space.applies(d, method))
+
+
+def _suggest(trial: Any, dimension: Any, plan: Plan) -> Any:
+    if dimension.choices:
+        return trial.suggest_categorical(dimension.field, space.choices(dimension, plan.setting))
+    if dimension.integer:
+        return trial.suggest_int(dimension.field, int(dimension.low), int(dimension.high), log=dimension.log)
+    return trial.suggest_float(dimension.field, dimension.low, dimension.high, log=dimension.log)
+
+
+def _tell(plan: Plan, mirror: Any, condition: Asked, optuna: Any) -> None:
+    """Tell a condition's means, or that it failed where a seed has no number: unknown is never zero."""
+    study = _study(plan)
+    frozen = mirror.get_trials(deepcopy=False)[condition.number]
+    if frozen.state.is_finished():
+        return
+    results = [states.of_trial(plan.store, trial.trial_id).result for trial in condition.trials]
+    values = [_mean([objective(r, o.measure, o.value) for r in results]) for o in study.objectives]
+    trial = optuna.trial.Trial(mirror, frozen._trial_id)
+    trial.set_user_attr("condition_id", condition.trials[0].condition_id)
+    trial.set_user_attr("trial_ids", [planned.trial_id for planned in condition.trials])
+    for constraint in study.constraints:
+        excess = _mean([_excess(r, constraint) for r in results])
+        if excess is not None:
+            trial.set_constraint(constraint.column, excess)
+    if any(value is None for value in values):
+        mirror.tell(condition.number, state=optuna.trial.TrialState.FAIL)
+    else:
+        mirror.tell(condition.number, values)
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def objective(result: TrialResult | None, measure: Measure, value: str) -> float | None:
+    """Return a measure of one trial on val items, or None where it has none.
+
+    The measure is the mean of the primary metric over its slices. `after` is the trained model's, `delta` that less the
+    base's. A metric of which less is better counts as it is: the direction of the objective must fit.
+    """
+    if result is None or result.after is None:
+        return None
+    after = _measure(result, result.after, measure)
+    before = _measure(result, result.before, measure)
+    if value == "after":
+        return after
+    return None if after is None or before is None else after - before
+
+
+def _measure(result: TrialResult, scores: EvalScores, measure: Measure) -> float | None:
+    keys = [f"{t.key}/{PRIMARY_METRIC[t.kind]}" for t in result.spec.evals.tasks if t.primary and t.measure == measure]
+    return _mean([scores.val[key].value if key in scores.val else None for key in keys])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return statistics.fmean(known) if values and len(known) == len(values) else None
+
+
+def _excess(result: TrialResult | None, constraint: Constraint) -> float | None:
+    """Return by how much a trial exceeds a limit: feasible at 0 or less."""
+    value = column(result, constraint.column) if result is not None else None
+    return None if value is None else value - constraint.at_most
+
+
+def column(result: TrialResult, name: str) -> float | None:
+    """Return a column that a constraint may name."""
+    if "/" in name:
+        side, measure = name.split("/", 1)
+        return objective(result, measure, side)  # pyright: ignore[reportArgumentType]
+    if name == "trainable_share":
+        return result.train.trainable_parameters / result.train.total_parameters
+    owner = result.provenance if name in ("peak_memory_bytes", "seconds_train") else result.train
+    value = getattr(owner, name)
+    return None if value is None else float(value)

@@ -1,0 +1,221 @@
+"""What a launch looks like: a live table on a terminal, plain lines elsewhere, JSON lines for machines.
+
+Invariant: reads progress files, locks nothing, and shows text of trials without interpreting it as markup. What does
+not live here: what is true (states.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness.engine.forecast import Cost, Forecast, total_seconds
+from harness.engine.launch import View
+from harness.engine.states import read_progress
+from harness.engine.worker import Outcome
+from harness.errors import StoreError
+from harness.records.schema import PlannedTrial, Progress
+from harness.records.store import Store
+
+LINE_SECONDS = 30.0
+
+
+class Counting(View):
+    """Keeps count; the views below show it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.trials: dict[str, PlannedTrial] = {}
+        self.states: dict[str, str] = {}
+        self.running: dict[str, PlannedTrial] = {}
+        self.num_workers = 1
+        self.started_at = time.monotonic()
+        self.num_ran = 0
+
+    def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
+        self.trials, self.states, self.num_workers = trials, dict(done), num_workers
+        self.started_at = time.monotonic()
+
+    def started(self, trial: PlannedTrial) -> None:
+        self.running[trial.trial_id] = trial
+
+    def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
+        self.running.pop(trial.trial_id, None)
+        self.states[trial.trial_id] = outcome.state
+        self.num_ran += outcome.ran
+
+    def counts(self) -> str:
+        """Return e.g. `12/27 done, 1 failed`."""
+        failed = sum(state == "FAILED" for state in self.states.values())
+        return f"{len(self.states)}/{len(self.trials)} done" + (f", {failed} failed" if failed else "")
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds that the rest is expected to take: from measured shapes, else from this launch's pace."""
+        left = [trial for key, trial in self.trials.items() if key not in self.states]
+        forecast = Forecast(self.store)
+        costs: list[Cost] = [forecast.of(trial.spec) for trial in left]
+        expected = total_seconds(costs, self.num_workers)
+        if expected is None and self.num_ran:
+            return (time.monotonic() - self.started_at) / self.num_ran * len(left)
+        return expected
+
+    def progress(self) -> list[tuple[PlannedTrial, Progress | None]]:
+        """Return the running trials and where each is."""
+        shown: list[tuple[PlannedTrial, Progress | None]] = []
+        for key, trial in list(self.running.items()):
+            try:
+                shown.append((trial, read_progress(self.store.trial(key))))
+            except StoreError:
+                shown.append((trial, None))
+        return shown
+
+
+def label(trial: PlannedTrial) -> str:
+    """Return what distinguishes a trial within its sweep."""
+    axes = " ".join(
+        f"{name.split('.')[-1]}={value:g}" if isinstance(value, float) else f"{name.split('.')[-1]}={value}"
+        for name, value in trial.axes.items()
+    )
+    return f"{axes} seed={trial.seed} [{trial.arm}]"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as text, `unknown` for None."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class LineView(Counting):
+    """One line an event, and one every half minute."""
+
+    def __init__(self, store: Store, stream: TextIO | None = None) -> None:
+        super().__init__(store)
+        self._stream = stream or sys.stderr
+        self._last = time.monotonic()
+
+    def _say(self, text: str) -> None:
+        self._last = time.monotonic()
+        print(text, file=self._stream, flush=True)
+
+    def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
+        super().begin(trials, done, num_workers)
+        self._say(f"{self.counts()}, {num_workers} workers")
+
+    def phase(self, text: str) -> None:
+        self._say(text)
+
+    def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
+        super().finished(trial, outcome)
+        cause = f" ({outcome.cause}: {outcome.message}; log {outcome.log})" if outcome.state == "FAILED" else ""
+        left = duration(self.seconds_left())
+        self._say(f"{self.counts()}: {trial.trial_id[:12]} {label(trial)} {outcome.state}{cause}; left: {left}")
+
+    def tick(self) -> None:
+        if time.monotonic() - self._last < LINE_SECONDS:
+            return
+        for trial, progress in self.progress():
+            where = f"{progress.phase} {progress.step}/{progress.num_steps}" if progress else "starting"
+            self._say(f"running: {trial.trial_id[:12]} {label(trial)} {where}")
+        self._last = time.monotonic()
+
+
+class JsonView(Counting):
+    """One JSON object a line, for machines."""
+
+    def __init__(self, store: Store, stream: TextIO | None = None) -> None:
+        super().__init__(store)
+        self._stream = stream or sys.stderr
+
+    def _emit(self, event: str, **fields: object) -> None:
+        print(json.dumps({"event": event, **fields}), file=self._stream, flush=True)
+
+    def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
+        super().begin(trials, done, num_workers)
+        self._emit("begin", num_trials=len(trials), num_done=len(done), num_workers=num_workers)
+
+    def phase(self, text: str) -> None:
+        self._emit("phase", text=text)
+
+    def started(self, trial: PlannedTrial) -> None:
+        super().started(trial)
+        self._emit("started", trial_id=trial.trial_id, axes=trial.axes, seed=trial.seed, arm=trial.arm)
+
+    def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
+        super().finished(trial, outcome)
+        self._emit("finished", **asdict(outcome))
+
+
+class LiveView(Counting):
+    """A table that is redrawn in place."""
+
+    def __init__(self, store: Store, console: Console) -> None:
+        super().__init__(store)
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._phase = ""
+        self._drawn = 0.0
+        self._left: float | None = None
+
+    def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
+        super().begin(trials, done, num_workers)
+        if len(done) < len(trials):
+            self._live.start()
+
+    def phase(self, text: str) -> None:
+        self._phase = text
+        self._draw()
+
+    def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
+        super().finished(trial, outcome)
+        self._left = self.seconds_left()
+        if outcome.state == "FAILED":
+            line = (
+                f"FAILED {trial.trial_id[:12]} {label(trial)}: {outcome.cause}: {outcome.message} (log {outcome.log})"
+            )
+            self._live.console.print(Text(line))
+
+    def tick(self) -> None:
+        if time.monotonic() - self._drawn >= 0.5:
+            self._draw()
+
+    def end(self) -> None:
+        self._live.stop()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        elapsed = duration(time.monotonic() - self.started_at)
+        title = f"{self.counts()} · {elapsed} · left: {duration(self._left)}" if self.running else self._phase
+        table = Table(title=Text(title), title_justify="left")
+        for name in ("trial", "condition", "phase", "step", "loss", "tokens/s"):
+            table.add_column(name, justify="left" if name in ("trial", "condition", "phase") else "right")
+        for trial, progress in self.progress():
+            table.add_row(*map(Text, _cells(trial, progress)))
+        self._live.update(table, refresh=True)
+
+
+def _cells(trial: PlannedTrial, progress: Progress | None) -> tuple[str, ...]:
+    name = (trial.trial_id[:12], label(trial))
+    if progress is None:
+        return (*name, "starting", "", "", "")
+    loss = "" if progress.loss is None else f"{progress.loss:.4f}"
+    speed = "" if progress.tokens_per_second is None else f"{progress.tokens_per_second:,.0f}"
+    return (*name, progress.phase, f"{progress.step}/{progress.num_steps}", loss, speed)
+
+
+def choose(store: Store, *, as_json: bool) -> View:
+    """Return the view that fits where output goes."""
+    if as_json:
+        return JsonView(store)
+    console = Console(stderr=True)
+    return LiveView(store, console) if console.is_terminal else LineView(store)
