@@ -16,7 +16,7 @@ LIMIT = 1500
 """Characters of one text shown in a report; the whole text is in samples.parquet."""
 
 _FORMULA = re.compile(r"^\s*[=+\-@\t\r]")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]#|~]|^[+\-=])")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",

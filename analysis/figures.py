@@ -112,7 +112,9 @@ def _draw_front(data: FigureData, width: float) -> Figure:
 
 def _draw_arm(axes: Axes, points: pd.DataFrame, colour: str, marker: str) -> None:
     dots, means = points[points["kind"] == "seed"], points[points["kind"] == "mean"]
-    axes.scatter(dots["learned"], dots["retained"], s=9, color=colour, alpha=0.35, linewidths=0, marker=marker, zorder=2)
+    axes.scatter(
+        dots["learned"], dots["retained"], s=9, color=colour, alpha=0.35, linewidths=0, marker=marker, zorder=2
+    )
     axes.errorbar(
         means["learned"],
         means["retained"],
@@ -249,7 +251,9 @@ def _draw_forest(data: FigureData, width: float) -> Figure:
         for _, row in points.iterrows():
             y = places[row["condition"]]
             whole = row["kind"] != "items only"
-            axes.plot([row["low"], row["high"]], [y, y], color="#374151", linewidth=1.0, solid_capstyle="butt", zorder=2)
+            axes.plot(
+                [row["low"], row["high"]], [y, y], color="#374151", linewidth=1.0, solid_capstyle="butt", zorder=2
+            )
             colour = OKABE_ITO[0] if whole else "white"
             axes.plot(row["delta"], y, marker="o", markersize=3.6, color=colour, markeredgecolor=OKABE_ITO[0], zorder=3)
         axes.axvline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
@@ -328,7 +332,9 @@ def _draw_loss(data: FigureData, width: float) -> Figure:
             colour = mpl.colormaps["cividis"](0.05 + 0.85 * place / max(1, len(own) - 1))
             lines = rows[rows["condition"] == condition]
             train, val = lines[lines["kind"] == "train/loss"], lines[lines["kind"] == "val/loss"]
-            axes.plot(train["step"], train["loss"], color=colour, linewidth=1.0, label=_text(lines["label"].iloc[0], 36))
+            axes.plot(
+                train["step"], train["loss"], color=colour, linewidth=1.0, label=_text(lines["label"].iloc[0], 36)
+            )
             axes.plot(val["step"], val["loss"], color=colour, marker="o", markersize=2.6, linestyle="", zorder=3)
         axes.set_xlabel("step")
         if len(arms) > 1:

@@ -23,9 +23,7 @@ from harness.spec import TrialSpec
 NAN = float("nan")
 
 
-def load_sweep(
-    name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None
-) -> pd.DataFrame:
+def load_sweep(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return one row per planned trial of a sweep, from its records.
 
     Args:
@@ -41,23 +39,17 @@ def load_sweep(
     return sweep_frame(_open(name, base, out, set_hash))
 
 
-def load_items(
-    name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None
-) -> pd.DataFrame:
+def load_items(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return one row per trial, item and metric with the item's value before and after; raises as `load_sweep`."""
     return items_frame(_open(name, base, out, set_hash))
 
 
-def load_samples(
-    name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None
-) -> pd.DataFrame:
+def load_samples(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return one row per trial, phase and fixed prompt with the model's answer; raises as `load_sweep`."""
     return samples_frame(_open(name, base, out, set_hash))
 
 
-def load_metrics(
-    name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None
-) -> pd.DataFrame:
+def load_metrics(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return the training logs: one row per trial and logged step; raises as `load_sweep`."""
     return metrics_frame(_open(name, base, out, set_hash))
 
@@ -181,9 +173,7 @@ def _put_scores(
         reason = "the base is not quantised in this trial" if result else None
         _put_side(row, "before_full_precision/", keys, metrics, full.test if full else None, reason)
         for name in [*metrics, *keys]:
-            _put_difference(
-                row, f"delta_full_precision/{name}", f"after/{name}", f"before_full_precision/{name}"
-            )
+            _put_difference(row, f"delta_full_precision/{name}", f"after/{name}", f"before_full_precision/{name}")
 
 
 def _put_split(

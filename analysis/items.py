@@ -7,6 +7,7 @@ aggregates (frames.py), tests (stats.py).
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,16 @@ def items_frame(sweep: OpenedSweep) -> pd.DataFrame:
     An item known on one side only keeps its row with NaN on the other and the reason. A trial whose item file is gone
     has no row here; `load_sweep` still has it.
     """
-    before_files: dict[str, pd.DataFrame | None] = {}
+    read = cache(lambda items_file: _read_items(sweep.store, items_file))  # many trials share a before
     parts: list[pd.DataFrame] = []
     for trial, result in sweep.finished:
         if result.after is None:
             continue
-        if result.before.items_file not in before_files:
-            before_files[result.before.items_file] = _read_items(sweep.store, result.before.items_file)
-        before, after = before_files[result.before.items_file], _read_items(sweep.store, result.after.items_file)
+        before, after = read(result.before.items_file), _read_items(sweep.store, result.after.items_file)
         if before is not None and after is not None:
-            parts.append(_join_items(trial, before, after))
+            full = result.before_full_precision
+            joined = _join_items(trial, before, after)
+            parts.append(_with_full_precision(joined, None if full is None else read(full.items_file)))
     if not parts:
         return pd.DataFrame(columns=[*TRIAL_KEYS, *ITEM_KEYS, *ITEM_VALUES])
     joined = pd.concat(parts, ignore_index=True)
@@ -43,7 +44,10 @@ def items_frame(sweep: OpenedSweep) -> pd.DataFrame:
     return joined[[*TRIAL_KEYS, *ITEM_KEYS, *ITEM_VALUES]]
 
 
-ITEM_VALUES = ["cluster", "before", "after", "delta", "output_before", "output_after", "reason_before", "reason_after"]
+ITEM_VALUES = [
+    "cluster", "before", "after", "delta", "before_full_precision", "output_before", "output_after", "reason_before",
+    "reason_after",
+]  # fmt: skip
 
 
 def _read_items(store: Store, items_file: str) -> pd.DataFrame | None:
@@ -54,7 +58,9 @@ def _read_items(store: Store, items_file: str) -> pd.DataFrame | None:
 def _join_items(trial: OpenedTrial, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     renames = {"value": "", "output": "output_", "reason": "reason_"}
     sides = [
-        table.rename(columns={name: (prefix + side) for name, prefix in renames.items()} | {"cluster": f"cluster_{side}"})
+        table.rename(
+            columns={name: (prefix + side) for name, prefix in renames.items()} | {"cluster": f"cluster_{side}"}
+        )
         for side, table in (("before", before), ("after", after))
     ]
     joined = _merge(sides[0], sides[1])
@@ -64,6 +70,15 @@ def _join_items(trial: OpenedTrial, before: pd.DataFrame, after: pd.DataFrame) -
     for column, value in zip(TRIAL_KEYS, keys, strict=True):
         joined[column] = value
     return joined
+
+
+def _with_full_precision(joined: pd.DataFrame, full: pd.DataFrame | None) -> pd.DataFrame:
+    if full is None:
+        return joined.assign(before_full_precision=float("nan"))
+    side = full[[*ITEM_KEYS, "value"]].rename(columns={"value": "before_full_precision"})
+    if joined[ITEM_KEYS].equals(side[ITEM_KEYS]):
+        return joined.assign(before_full_precision=side["before_full_precision"])
+    return joined.merge(side, on=ITEM_KEYS, how="left")
 
 
 def _merge(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:

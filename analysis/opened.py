@@ -166,9 +166,7 @@ def _plans(store: Store, folders: list[str]) -> list[tuple[str, SweepRecord]]:
     return [(folder, plan) for folder, plan in plans if plan is not None]
 
 
-def _read_trial(
-    store: Store, folder: Path
-) -> tuple[TrialResult | None, Failure | None, Progress | None, str | None]:
+def _read_trial(store: Store, folder: Path) -> tuple[TrialResult | None, Failure | None, Progress | None, str | None]:
     try:
         result = store.read(folder / "result.json", TrialResult)
         failure = store.read(folder / "failure.json", Failure) if result is None else None

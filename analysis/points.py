@@ -98,9 +98,7 @@ def front(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame) -> Fi
     )
 
 
-def _means(
-    record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, measures: tuple[str, ...]
-) -> pd.DataFrame:
+def _means(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:
     """Return one row per condition with each measure's delta, low and high."""
     first = frame.drop_duplicates("condition")
     table = _dots(first, record).assign(kind="mean", seed=None)
@@ -196,7 +194,9 @@ def _axis_means(
 
 
 def _series(trial: pd.Series, others: list[str], frame: pd.DataFrame) -> str:
-    parts = [f"{name.rsplit('.', 1)[-1]}={format_value(_plain(trial[name]))}" for name in others if not pd.isna(trial[name])]
+    parts = [
+        f"{name.rsplit('.', 1)[-1]}={format_value(_plain(trial[name]))}" for name in others if not pd.isna(trial[name])
+    ]
     if frame["arm"].nunique() > 1:
         parts.append(str(trial["arm"]))
     return ", ".join(parts)

@@ -37,14 +37,18 @@ def html(view: View, figures: Sequence[FigureData], folder: Path) -> str:
     """
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js.jinja"))
     drawn = {figure.name: (figure.caption, _data_uri(folder / f"{figure.name}.png")) for figure in figures}
-    return _environment("html").get_template("report.html.jinja").render(
-        view=view,
-        figures=drawn,
-        style=style,
-        script=script,
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
-        scales={measure: _scale(view, measure) for measure in view.measures},
+    return (
+        _environment("html")
+        .get_template("report.html.jinja")
+        .render(
+            view=view,
+            figures=drawn,
+            style=style,
+            script=script,
+            style_hash=_csp_hash(style),
+            script_hash=_csp_hash(script),
+            scales={measure: _scale(view, measure) for measure in view.measures},
+        )
     )
 
 
@@ -80,8 +84,21 @@ def _environment(kind: str) -> jinja2.Environment:
         "tex": escape.latex,
         "known": lambda value: value is not None and not (isinstance(value, float) and math.isnan(value)),
     }
-    environment.globals |= {"interval": numbers.interval, "glyph": _glyph}
+    environment.globals |= {"interval": numbers.interval, "glyph": _glyph, "marks": _marks}
     return environment
+
+
+_MARKS = {
+    "md": {"holm": r"\*", "items only": "†", "seeds only": "‡", "exact bound": "§"},
+    "tex": {"holm": "*", "items only": r"\dagger", "seeds only": r"\ddagger", "exact bound": r"\S"},
+}
+
+
+def _marks(cell: Cell, kind: str) -> str:
+    """Return the footnote marks of a cell: significant after Holm, and what its interval covers."""
+    marks = _MARKS[kind]
+    shown = (marks["holm"] if cell.p_holm < 0.05 else "") + marks.get(cell.kind, "")
+    return f"^{{{shown}}}" if kind == "tex" and shown else shown
 
 
 def _csp_hash(text: str) -> str:
@@ -152,4 +169,3 @@ def _text_cell(cell: Cell) -> Text:
 
 def _text_notes(view: View) -> list[str]:
     return [f"! {escape.visible(note, single_line=True, limit=300)}" for note in view.missing]
-

@@ -51,4 +51,3 @@ def _best_condition(group: pd.DataFrame, column: str, *, lower_is_better: bool) 
     best = (min if lower_is_better else max)(scores, key=lambda condition: scores[condition])
     assert math.isfinite(scores[best])
     return best, f"best of {len(scores)} conditions on val by mean {column} over seeds"
-

@@ -105,7 +105,9 @@ def crossed_effect(
     if binary and np.ptp(differences) == 0:
         return _exact_bound(effect)
     num_discordant = int((differences.mean(axis=1) != 0).sum())
-    note = f"only {num_discordant} items changed: the interval is approximate" if num_discordant < FEW_DISCORDANT else ""
+    note = (
+        f"only {num_discordant} items changed: the interval is approximate" if num_discordant < FEW_DISCORDANT else ""
+    )
     effect = _with_interval(replace(effect, note=note if binary else ""), int(strata_codes.max()) + 1)
     return replace(effect, low=max(effect.low, -1.0), high=min(effect.high, 1.0)) if binary else effect
 
@@ -180,7 +182,9 @@ def _exact_bound(effect: Effect) -> Effect:
         p_value=p_value,
         mde=share,
         kind="exact bound",
-        note="every item moved alike: exact binomial bound" if effect.estimate else "no item changed: exact binomial bound",
+        note="every item moved alike: exact binomial bound"
+        if effect.estimate
+        else "no item changed: exact binomial bound",
     )
 
 

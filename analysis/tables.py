@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,9 @@ from analysis.stats import (
 NAN = math.nan
 AGREE_TO = 1e-6
 """Aggregates come from float32 sums in places; a larger gap to the items' mean means another weighting."""
+
+Before = Literal["before", "before_full_precision"]
+DELTA_OF: dict[Before, str] = {"before": "delta/", "before_full_precision": "delta_full_precision/"}
 
 HELD_QUANTITIES = (
     "steps", "num_epochs", "num_examples_seen", "num_tokens", "num_loss_tokens", "loss_tokens_per_step",
@@ -102,17 +105,19 @@ class Matrix:
 class ItemMatrices:
     """Every item x seed matrix of a sweep, by condition and metric key; test items only."""
 
-    def __init__(self, items: pd.DataFrame) -> None:
+    def __init__(self, items: pd.DataFrame, before: Before = "before") -> None:
         test = items[items["split"] == "test"]
         key = test["suite"].astype(str) + "/" + test["task"].astype(str) + "/" + test["metric"].astype(str)
         conditions, condition_names = pd.factorize(test["condition"])
         keys, key_names = pd.factorize(key)
         columns = {
-            "items": pd.factorize(test["suite"].astype(str) + "\0" + test["task"].astype(str) + "\0" + test["item_id"])[0],
+            "items": pd.factorize(test["suite"].astype(str) + "\0" + test["task"].astype(str) + "\0" + test["item_id"])[
+                0
+            ],
             # A cluster name means one thing within a suite; slices of a suite may share people.
             "clusters": pd.factorize(test["suite"].astype(str) + "\0" + test["cluster"].astype(str))[0],
             "seeds": test["seed"].to_numpy(),
-            "before": test["before"].to_numpy(dtype=float),
+            "before": test[before].to_numpy(dtype=float),
             "after": test["after"].to_numpy(dtype=float),
         }
         self._matrices: dict[tuple[str, str], Matrix] = {}
@@ -145,15 +150,23 @@ def _matrix(columns: dict[str, Any]) -> Matrix:
     return Matrix(items, columns["clusters"][first], seeds, sides["before"], sides["after"])
 
 
-def effects_table(frame: pd.DataFrame, items: pd.DataFrame, metrics: dict[str, tuple[str, ...]]) -> pd.DataFrame:
+def effects_table(
+    frame: pd.DataFrame, items: pd.DataFrame, metrics: dict[str, tuple[str, ...]], against: Before = "before"
+) -> pd.DataFrame:
     """Return one row per condition and target: before, after, delta with its interval, seeds, items, p, MDE.
 
     `p_holm` is adjusted over the family of all conditions x measures, separately from all conditions x primary slices.
+
+    Args:
+        frame: one row per planned trial.
+        items: per-item values.
+        metrics: measure -> its primary metric keys.
+        against: the base as it was trained, or without its quantisation.
     """
-    matrices = ItemMatrices(items)
+    matrices = ItemMatrices(items, against)
     rows = [
         {"condition": str(condition), "condition_id": trials["condition_id"].iloc[0], "arm": trials["arm"].iloc[0]}
-        | _effect_row(trials, matrices, str(condition), target)
+        | _effect_row(trials, matrices, str(condition), target, against)
         for condition, trials in frame.groupby("condition", sort=False)
         for target in targets(metrics, frame)
     ]
@@ -167,27 +180,34 @@ def effects_table(frame: pd.DataFrame, items: pd.DataFrame, metrics: dict[str, t
     return table
 
 
-def _effect_row(trials: pd.DataFrame, matrices: ItemMatrices, condition: str, target: Target) -> dict[str, object]:
+def _effect_row(
+    trials: pd.DataFrame, matrices: ItemMatrices, condition: str, target: Target, against: Before
+) -> dict[str, object]:
+    delta = DELTA_OF[against] + target.name
     # A slice whose aggregate is unknown stays unknown: the items that could still be scored would flatter the model.
-    known = trials[trials[f"delta/{target.name}"].notna()]
+    known = trials[trials[delta].notna()]
     slices, left_out = matrices.find(condition, target.keys, known["seed"].to_numpy())
     if slices:
         effect = _paired([part.before for part in slices], [part.after for part in slices], slices)
         means = _mean_of_means([part.before for part in slices]), _mean_of_means([part.after for part in slices])
     else:
-        effect = seeds_effect(known[f"delta/{target.name}"].tolist())
-        means = _mean(known[f"before/{target.name}"]), _mean(known[f"after/{target.name}"])
-    notes = [effect.note, _weighting_note(effect, known[f"delta/{target.name}"])]
+        effect = seeds_effect(known[delta].tolist())
+        means = _mean(known[f"{against}/{target.name}"]), _mean(known[f"after/{target.name}"])
+    notes = [effect.note, _weighting_note(effect, known[delta])]
     if slices and left_out:
         notes.append(f"{left_out} items not known on both sides for every seed are left out")
-    return {
-        "target": target.name,
-        "level": target.level,
-        "lower_is_better": target.lower_is_better,
-        "before": means[0],
-        "after": means[1],
-        "delta": effect.estimate,
-    } | _effect_columns(effect, notes) | {"num_planned": len(trials)}
+    return (
+        {
+            "target": target.name,
+            "level": target.level,
+            "lower_is_better": target.lower_is_better,
+            "before": means[0],
+            "after": means[1],
+            "delta": effect.estimate,
+        }
+        | _effect_columns(effect, notes)
+        | {"num_planned": len(trials)}
+    )
 
 
 def _effect_columns(effect: Effect, notes: list[str]) -> dict[str, object]:
@@ -220,6 +240,23 @@ def _weighting_note(effect: Effect, recorded: pd.Series) -> str:
         return ""
     gap = abs(float(recorded.mean()) - effect.estimate)
     return f"mean over items; the recorded aggregate gives {recorded.mean():+.4f}" if gap > AGREE_TO else ""
+
+
+def full_precision_table(frame: pd.DataFrame, items: pd.DataFrame, metrics: dict[str, tuple[str, ...]]) -> pd.DataFrame:
+    """Return the effects on measures against the base without quantisation, for conditions that quantise it."""
+    columns = [f"delta_full_precision/{measure}" for measure in metrics]
+    if not set(columns) <= set(frame.columns):
+        return pd.DataFrame()
+    quantised = frame.loc[frame[columns].notna().any(axis=1), "condition"]
+    rows, own_items = (table[table["condition"].isin(quantised)] for table in (frame, items))
+    if rows.empty:
+        return pd.DataFrame()
+    table = effects_table(rows, own_items, metrics, "before_full_precision")
+    table = table[table["level"] == "measure"]
+    before = [
+        rows.loc[rows["condition"] == c, f"before/{t}"].mean() for c, t in zip(table["condition"], table["target"])
+    ]
+    return table.assign(before_quantised=before)
 
 
 # -- contrasts --------------------------------------------------------------------------------------------------------
@@ -329,7 +366,9 @@ def not_held_equal(frame: pd.DataFrame) -> dict[str, list[str]]:
     for arm, group in table.groupby("arm", sort=False):
         spread = {name: group[name].dropna() for name in HELD_QUANTITIES}
         unequal[str(arm)] = [
-            name for name, values in spread.items() if len(values) and values.max() - values.min() > 1e-3 * abs(values.max())
+            name
+            for name, values in spread.items()
+            if len(values) and values.max() - values.min() > 1e-3 * abs(values.max())
         ]
     return unequal
 
@@ -338,5 +377,3 @@ def mixed_provenance(frame: pd.DataFrame) -> dict[str, list[str]]:
     """Return provenance column -> its values, for those that differ between finished trials."""
     found = {name: sorted({str(value) for value in frame[name].dropna()}) for name in SAME_EXPECTED}
     return {name: values for name, values in found.items() if len(values) > 1}
-
-

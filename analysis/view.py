@@ -76,6 +76,7 @@ class View:
     highlights: list[dict[str, str]]
     missing: list[str]
     """What a reader must not overlook: absent trials, single seeds, mixed identities, figures that could not be drawn."""
+    full_precision: list[dict[str, Any]]
     contrasts: list[dict[str, Any]]
     slices: list[dict[str, Any]]
     flips: list[dict[str, Any]]
@@ -91,6 +92,7 @@ def build_view(
     sweep: OpenedSweep,
     frame: pd.DataFrame,
     effects: pd.DataFrame,
+    full_precision: pd.DataFrame,
     contrasts: pd.DataFrame,
     flips: pd.DataFrame,
     samples: pd.DataFrame,
@@ -102,6 +104,7 @@ def build_view(
         sweep: plan and records.
         frame: one row per planned trial.
         effects: `tables.effects_table`.
+        full_precision: `tables.full_precision_table`.
         contrasts: `tables.contrasts_table`.
         flips: `tables.flips_by_condition`.
         samples: fixed-prompt answers.
@@ -127,6 +130,7 @@ def build_view(
         groups=groups,
         highlights=_highlights(groups, main),
         missing=_missing(sweep, frame, effects, figures_missing),
+        full_precision=_records(full_precision),
         contrasts=_records(contrasts),
         slices=_records(effects[effects["level"] != "measure"]),
         flips=_records(flips),
@@ -219,7 +223,9 @@ def _highlights(groups: dict[str, list[ConditionRow]], main: pd.DataFrame) -> li
     for measure in dict.fromkeys(main["target"]):
         known = [(row, row.cells[measure]) for row in rows if math.isfinite(row.cells[measure].delta)]
         if not known:
-            found.append({"measure": str(measure), "value": numbers.UNKNOWN, "interval": "", "where": "", "tone": "unclear"})
+            found.append(
+                {"measure": str(measure), "value": numbers.UNKNOWN, "interval": "", "where": "", "tone": "unclear"}
+            )
             continue
         row, cell = max(known, key=lambda pair: abs(pair[1].delta))
         found.append(
@@ -262,15 +268,19 @@ def _seed_notes(frame: pd.DataFrame) -> list[str]:
     notes: list[str] = []
     if single := int((complete == 1).sum()):
         notes.append(
-            f"{single} conditions have one complete seed: their intervals cover items only, and say nothing about what "
-            "another seed would give."
+            f"{_count(single, 'condition')} with one complete seed: the interval covers items only, and says nothing about "
+            "what another seed would give."
         )
     if few := int(complete.between(2, 4).sum()):
         notes.append(
-            f"{few} conditions have 2 to 4 seeds: where seeds differ more than items do, intervals rest on few degrees of "
-            "freedom (t = 4.30 at 3 seeds) and cover somewhat less than 95 %."
+            f"{_count(few, 'condition')} with 2 to 4 seeds: where seeds differ more than items do, an interval rests on few "
+            "degrees of freedom (t = 4.30 at 3 seeds) and covers somewhat less than 95 %."
         )
     return notes
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _unknown_notes(frame: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
@@ -280,10 +290,12 @@ def _unknown_notes(frame: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
         for _, trial in complete[complete[f"delta/{target}"].isna()].iterrows():
             text = f"{target} is unknown ({why_missing(trial, f'delta/{target}')})"
             notes[text] = notes.get(text, 0) + 1
-    scored = effects[(effects["level"] == "measure") & (effects["kind"] == "seeds only")]
-    found = [f"{text} in {count} COMPLETE trials." for text, count in notes.items()]
+    scored = effects[(effects["level"] == "measure") & (effects["num_seeds"] > 0) & (effects["num_items"] == 0)]
+    found = [f"{text} in {_count(count, 'COMPLETE trial')}." for text, count in notes.items()]
     if len(scored):
-        found.append(f"{len(scored)} intervals rest on seeds alone: no per-item scores were found for them.")
+        found.append(
+            f"{_count(len(scored), 'change')} without per-item scores: the interval, if any, rests on seeds alone."
+        )
     return found
 
 
@@ -291,7 +303,7 @@ def _identity_notes(frame: pd.DataFrame) -> list[str]:
     mixed = frame[frame["identity_mixed"]]
     notes = [f"Mixed identity: {note}." for note in mixed["identity_note"].dropna().unique()]
     if len(mixed):
-        notes.insert(0, f"{len(mixed)} trials with one recipe resolved to different contents; do not compare them.")
+        notes.insert(0, f"{len(mixed)} trials share a recipe but resolved to different contents; do not compare them.")
     for name, values in tables.mixed_provenance(frame).items():
         notes.append(f"{name} differs between trials: {'; '.join(values)}.")
     return notes
@@ -304,7 +316,8 @@ def _held(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     unequal = tables.not_held_equal(frame)
     table = tables.held_table(frame)
     return {
-        str(arm): {"unequal": unequal[str(arm)], "rows": _records(rows)} for arm, rows in table.groupby("arm", sort=False)
+        str(arm): {"unequal": unequal[str(arm)], "rows": _records(rows)}
+        for arm, rows in table.groupby("arm", sort=False)
     }
 
 
@@ -327,7 +340,9 @@ def _samples(samples: pd.DataFrame) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for condition, rows in samples.groupby("condition", sort=False):
         own = rows[rows["seed"] == rows["seed"].iloc[0]]
-        before, after = (own[own["phase"] == phase].groupby("prompt", sort=False).first() for phase in ("before", "after"))
+        before, after = (
+            own[own["phase"] == phase].groupby("prompt", sort=False).first() for phase in ("before", "after")
+        )
         prompts = list(dict.fromkeys([*before.index, *after.index]))[:NUM_PROMPTS]
         answers = [{"prompt": str(p), "before": _answer(before, p), "after": _answer(after, p)} for p in prompts]
         found.append({"condition": str(condition), "seed": int(own["seed"].iloc[0]), "answers": answers})

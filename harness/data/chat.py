@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jinja2
 
@@ -50,6 +50,8 @@ class ChatFormat:
     source: str
     """Jinja, dates frozen."""
     sha256: str
+    bos_token_id: int | None
+    eos_token_id: int | None
     adds_bos: bool
     """Whether the tokenizer by itself puts BOS before raw text."""
     header: str = ""
@@ -58,6 +60,11 @@ class ChatFormat:
     """What follows an assistant's text to the end of its turn, the white space after the end marker included."""
     stop_token_ids: tuple[int, ...] = ()
     """Any of these ends an answer: the special tokens of the end of turn, and EOS."""
+
+    @property
+    def is_fast(self) -> bool:
+        """Return whether the tokenizer knows which characters a token stands for."""
+        return bool(self.tokenizer.is_fast)
 
     @property
     def end_of_turn(self) -> str:
@@ -82,7 +89,10 @@ class ChatFormat:
             jinja2.TemplateError, TypeError, ...: one of `TEMPLATE_FAULTS`; the template refuses these messages.
         """
         rendered = self.tokenizer.apply_chat_template(
-            list(messages), tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
+            [dict(message) for message in messages],
+            tools=[dict(tool) for tool in tools] if tools else None,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
         )
         assert isinstance(rendered, str)
         return rendered
@@ -100,7 +110,7 @@ class ChatFormat:
         """
         if not texts:
             return []
-        with_offsets = with_offsets and self.tokenizer.is_fast
+        with_offsets = with_offsets and self.is_fast
         batch = self.tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -131,7 +141,8 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, its
             generation prompt is not what it trains on, or it writes BOS twice.
     """
-    adds_bos = _adds_bos(tokenizer)
+    bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
+    adds_bos = _adds_bos(tokenizer, bos)
     source = with_frozen_date(_source(tokenizer, spec.template), spec.template_date)
     if spec.template != OWN and adds_bos:
         source = _with_bos(tokenizer, source)
@@ -141,6 +152,8 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         name=spec.template,
         source=source,
         sha256=hashlib.sha256(source.encode()).hexdigest(),
+        bos_token_id=bos,
+        eos_token_id=eos,
         adds_bos=adds_bos,
     )
     header, closing = _turn_frame(chat)
@@ -161,14 +174,18 @@ def _source(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
         own = own.get("default")
     if not own:
         raise DataError(
-            f"data.template is {OWN!r}, but must be one of {', '.join(sorted(TEMPLATES))} because this base has no chat "
-            "template of its own; name one"
+            f"data.template is {OWN!r}, but must be one of {', '.join(sorted(TEMPLATES))} because this base has no "
+            "chat template of its own; name one"
         )
     return own
 
 
-def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    bos = tokenizer.bos_token_id
+def _token_id(tokenizer: PreTrainedTokenizerBase, name: Literal["bos", "eos"]) -> int | None:
+    token = getattr(tokenizer, f"{name}_token_id")
+    return None if token is None else int(token)
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase, bos: int | None) -> bool:
     if bos is None:
         return False
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -199,7 +216,7 @@ def _turn_frame(chat: ChatFormat) -> tuple[str, str]:
     if _QUESTION not in opened or _ANSWER not in whole:
         raise DataError(f"data.template is {chat.name!r}, but must render user and assistant turns; it leaves one out")
     if not whole.startswith(opened):
-        raise DataError(_mismatch(chat, "a first turn", whole, opened))
+        raise DataError(mismatch_sentence(chat.name, "a first turn", whole, opened))
     lead = whole[len(opened) : whole.index(_ANSWER)]
     header = opened.removeprefix(asked) if opened.startswith(asked) else ""
     if lead.strip() and not header.strip():
@@ -208,16 +225,16 @@ def _turn_frame(chat: ChatFormat) -> tuple[str, str]:
             f"{lead!r}, which a model would have to write by itself"
         )
     ids = chat.encode(whole)
-    if chat.tokenizer.bos_token_id is not None and ids[:2] == [chat.tokenizer.bos_token_id] * 2:
+    if chat.bos_token_id is not None and ids[:2] == [chat.bos_token_id] * 2:
         raise DataError(f"data.template is {chat.name!r}, but must write BOS once; with this tokenizer it writes two")
     return header.lstrip(), whole[whole.index(_ANSWER) + len(_ANSWER) :]
 
 
 def _stop_token_ids(chat: ChatFormat) -> tuple[int, ...]:
-    special = set(chat.tokenizer.all_special_ids) | set(chat.tokenizer.get_added_vocab().values())
+    special = set(chat.tokenizer.all_special_ids) | set(chat.tokenizer.added_tokens_decoder)
     stops = [token for token in chat.encode(chat.end_of_turn) if token in special] if chat.end_of_turn else []
-    if chat.tokenizer.eos_token_id is not None:
-        stops.append(chat.tokenizer.eos_token_id)
+    if chat.eos_token_id is not None:
+        stops.append(chat.eos_token_id)
     return tuple(dict.fromkeys(stops))
 
 
@@ -235,15 +252,15 @@ def _probe(chat: ChatFormat, feature: str) -> None:
         whole = chat.render(messages, tools=tools)
     except TEMPLATE_FAULTS as fault:
         raise DataError(
-            f"data.template is {chat.name!r}, but must render the {feature} that the data has; it raises: {fault}; name "
-            "another template or take those turns out"
+            f"data.template is {chat.name!r}, but must render the {feature} that the data has; it raises: {fault}; "
+            "name another template or take those turns out"
         ) from fault
     if not whole.startswith(opened):
-        raise DataError(_mismatch(chat, f"the {feature}", whole, opened))
+        raise DataError(mismatch_sentence(chat.name, f"the {feature}", whole, opened))
     if expected not in whole:
         raise DataError(
-            f"data.template is {chat.name!r}, but must render the {feature} that the data has; it leaves them out; name "
-            "another template or take those turns out"
+            f"data.template is {chat.name!r}, but must render the {feature} that the data has; it leaves them out; "
+            "name another template or take those turns out"
         )
 
 
@@ -263,10 +280,6 @@ def _probe_rows() -> dict[str, tuple[list[Message], list[dict[str, Any]] | None,
     }
 
 
-def _mismatch(chat: ChatFormat, what: str, trained: str, asked: str) -> str:
-    return mismatch_sentence(chat.name, what, trained, asked)
-
-
 def mismatch_sentence(name: str, what: str, trained: str, asked: str) -> str:
     """Return the refusal of a template whose training text does not begin as its generation prompt does."""
     shared = next(
@@ -274,6 +287,7 @@ def mismatch_sentence(name: str, what: str, trained: str, asked: str) -> str:
     )
     start = max(0, shared - 10)
     return (
-        f"data.template is {name!r}, but must render {what} alike for training and for generation; at character {shared} "
-        f"training has {trained[start : shared + 30]!r} and generation {asked[start : shared + 30]!r}; name another template"
+        f"data.template is {name!r}, but must render {what} alike for training and for generation; at character "
+        f"{shared} training has {trained[start : shared + 30]!r} and generation {asked[start : shared + 30]!r}; "
+        "name another template"
     )

@@ -90,9 +90,12 @@ def _sharegpt(row: RawRow, row_id: str, task: str) -> Conversation:
     if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) for turn in turns):
         raise UnusableRow("malformed")
     messages = [
-        {"role": SHAREGPT_ROLES.get(turn.get("from", turn.get("role")), "unknown"), "content": turn.get("value", turn.get("content"))}
+        {
+            "role": SHAREGPT_ROLES.get(turn.get("from", turn.get("role")), "unknown"),
+            "content": turn.get("value", turn.get("content")),
+        }
         for turn in turns
-    ]  # fmt: skip
+    ]
     if isinstance(row.get("system"), str) and row["system"]:
         messages.insert(0, {"role": "system", "content": row["system"]})
     return conversation(messages, row_id=row_id, task=task, tools=row.get("tools"))

@@ -184,8 +184,8 @@ def boundary(row: Rendered, tokens: Encoded, place: int, before: int | list[int]
         return first, max(first, past)
     raise DataError(
         f"row {row.row_id!r} has a boundary at character {place}, {row.text[max(0, place - 20) : place]!r} | "
-        f"{row.text[place : place + 20]!r}, that is token {first} by character offsets, but token {shared} by token prefixes; "
-        "this tokenizer's offsets cannot be trusted on it, so use another base or take the row out"
+        f"{row.text[place : place + 20]!r}, that is token {first} by character offsets, but token {shared} by token "
+        "prefixes; this tokenizer's offsets cannot be trusted on it, so use another base or take the row out"
     )
 
 

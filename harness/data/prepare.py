@@ -168,12 +168,12 @@ class _Encoder:
 
     def _documents(self, indices: Sequence[int]) -> dict[int, Located]:
         """Encode raw texts: BOS where the tokenizer would put one, EOS at the end, everything trained on."""
-        tokenizer = self.chat.tokenizer
+        bos, eos = self.chat.bos_token_id, self.chat.eos_token_id
         encoded = self.chat.encode_batch([self.conversations[index].text or "" for index in indices])
         documents: dict[int, Located] = {}
         for index, (ids, _) in zip(indices, encoded, strict=True):
-            first = [tokenizer.bos_token_id] if self.chat.adds_bos and ids[:1] != [tokenizer.bos_token_id] else []
-            last = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+            first = [bos] if bos is not None and self.chat.adds_bos and ids[:1] != [bos] else []
+            last = [eos] if eos is not None else []
             turn = Turn(0, 0, len(first) + len(ids), len(first) + len(ids) + len(last))
             documents[index] = Located(self.conversations[index].row_id, [*first, *ids, *last], (turn,))
         return documents
@@ -202,13 +202,13 @@ class _Encoder:
             raise UnusableRow("too_long")
         if self.spec.too_long == "raise":
             raise DataError(
-                f"row {row.row_id!r} has {length} tokens, but must have at most data.max_length, {most}; raise that or set "
-                "data.too_long to 'drop', 'truncate_right' or 'truncate_left'"
+                f"row {row.row_id!r} has {length} tokens, but must have at most data.max_length, {most}; raise that or "
+                "set data.too_long to 'drop', 'truncate_right' or 'truncate_left'"
             )
         if self.spec.too_long == "truncate_right":
             return np.arange(most)
         # A model never saw text that does not begin with BOS, so BOS stays.
-        leads = row.ids[0] == self.chat.tokenizer.bos_token_id and self.chat.adds_bos
+        leads = self.chat.adds_bos and row.ids[0] == self.chat.bos_token_id
         return np.array([0] * leads + list(range(length - most + leads, length)))
 
 
@@ -252,7 +252,7 @@ def _summary(
         mean_tokens=num_tokens / len(train),
         loss_token_share=num_loss_tokens / num_tokens,
         template_sha256=chat.sha256,
-        mask_engine="offsets_and_prefixes" if chat.tokenizer.is_fast else "prefixes",
+        mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
     )
 
 

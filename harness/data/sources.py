@@ -103,8 +103,8 @@ def _file_rows(source: FileData) -> Iterator[Any]:
     digest = hashlib.sha256(content).hexdigest()
     if digest != source.sha256:
         raise DataError(
-            f"{source.path} has sha256 {digest[:12]}, but must have {source.sha256[:12]}; it changed since the plan, so "
-            "plan again"
+            f"{source.path} has sha256 {digest[:12]}, but must have {source.sha256[:12]}; it changed since the plan, "
+            "so plan again"
         )
     return _raw_rows(content, source.path)
 
@@ -144,12 +144,13 @@ def _json_rows(content: bytes, name: str) -> Iterator[Any]:
 
 def _hub_rows(source: HubData, store: Store | None) -> Iterator[Any]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     folder = _hub_folder(source, store)
     try:
         # Streaming reads the files as they lie: no second copy in the library's own cache, and nothing to go stale.
         rows = datasets.load_dataset(str(folder), name=source.config, split=source.split, streaming=True)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, DatasetsError) as error:
         raise DataError(
             f"data.source.split is {source.split!r} with config {source.config!r}, but must be in the snapshot of "
             f"{source.repo_id} ({str(error).splitlines()[0]})"

@@ -78,7 +78,8 @@ _LLAMA3 = """
 {{- bos_token }}
 {%- for message in messages %}
     {%- if message['role'] in ['system', 'user', 'assistant'] %}
-        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+        {{- message['content'] | trim + '<|eot_id|>' }}
     {%- else %}
         REFUSE_ROLE
     {%- endif %}
@@ -96,7 +97,8 @@ _GEMMA = """
 {%- endif %}
 {%- for message in messages[1 if system else 0:] %}
     {%- if message['role'] == 'user' %}
-        {{- '<start_of_turn>user\\n' + (system if loop.first else '') + message['content'] | trim + '<end_of_turn>\\n' }}
+        {{- '<start_of_turn>user\\n' + (system if loop.first else '') }}
+        {{- message['content'] | trim + '<end_of_turn>\\n' }}
     {%- elif message['role'] == 'assistant' %}
         {{- '<start_of_turn>model\\n' + message['content'] | trim + '<end_of_turn>\\n' }}
     {%- elif message['role'] == 'system' %}

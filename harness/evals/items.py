@@ -20,6 +20,7 @@ import json
 import logging
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,9 @@ class Slice:
     """Items left out because another one with the same text is in the slice already."""
 
 
+@lru_cache(maxsize=64)
 def select(task: EvalTask, evals: EvalSpec) -> Slice:
-    """Return the items of a task.
+    """Return the items of a task; chosen once in a process, since every trial of a worker asks the same.
 
     Raises:
         DataError: the source is missing, changed, empty, or holds an item that this kind of task cannot ask.

@@ -191,10 +191,11 @@ def _score_base(
         model = models.load_model(base, spec.train.dtype, context.runtime.device, quantisation)
         scores = _score_into(folder, final, key, model, chat, spec.evals, context)
         write_atomic(folder / SCORES_FILE, scores.model_dump_json(indent=1).encode())
+        del model
+        _free_memory()
 
     _report(context, "scoring before")
     folder = context.store.ensure_artefact("before", key, build)
-    _free_memory()
     scores = context.store.read(folder / SCORES_FILE, EvalScores)
     if scores is None:
         raise StoreError(f"{folder / SCORES_FILE} is missing though the folder is complete; remove {folder}")

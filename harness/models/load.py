@@ -84,9 +84,9 @@ def load_model(
         raise ModelError(f"the model in {files.folder} cannot be loaded ({_first_line(error)})") from error
     _refuse_missing_tensors(files, loading)
     if quantisation is not None:
-        from harness.models.quantise import keep_layout
+        from harness.models.quantise import make_faithful
 
-        keep_layout(model)
+        make_faithful(model)
     model.config.use_cache = False  # with a cache, packed rows are no longer kept apart
     return model
 

@@ -1,7 +1,7 @@
 """A base in 4 bits, on CPU and GPU.
 
-Invariant: a quantised layer computes the same and passes gradients before and after an evaluation. What does not live
-here: which methods quantise (harness/methods).
+Invariant: a quantised layer computes with the weights that its codes stand for, the same before and after an evaluation,
+and passes gradients. What does not live here: which methods quantise (harness/methods).
 """
 
 from __future__ import annotations
@@ -36,16 +36,23 @@ def quantisation_config(quantisation: Quantisation, dtype: DType) -> BitsAndByte
     )
 
 
-def keep_layout(model: nn.Module) -> int:
-    """Forbid every 4-bit layer to change its weights' layout, and return the number of such layers.
+def make_faithful(model: nn.Module) -> None:
+    """Guard a model just loaded in 4 bits against what bitsandbytes does on CPU: wrong unpacking, and repacking."""
+    from harness.models import four_bit_cpu
+
+    if any(layer.weight.device.type == "cpu" for layer in four_bit_layers(model)):
+        four_bit_cpu.repair()
+    keep_layout(model)
+
+
+def keep_layout(model: nn.Module) -> None:
+    """Forbid every 4-bit layer to change its weights' layout.
 
     Where the processor has AVX512-BF16, bitsandbytes repacks a layer's weights at its first forward in evaluation mode:
     later training gets no gradient through it, outputs drift, and sizes that are no multiple of 32 raise.
     """
-    layers = four_bit_layers(model)
-    for layer in layers:
+    for layer in four_bit_layers(model):
         layer.support_avx512bf16_for_cpu = False
-    return len(layers)
 
 
 def four_bit_layers(model: nn.Module) -> list[nn.Module]:

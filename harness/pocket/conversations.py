@@ -1,9 +1,8 @@
 """Instruction data of a world: conversations by family.
 
 Invariant: every family has seven phrasings, the last two of which no conversation uses; facts are asked only about the
-asked half of the people, and skills only on instances that are not held out. A request without a suffix is answered
-with the bare answer, one that asks for a sentence with a sentence, so lengths vary and the form is decided by the
-request. What does not live here: how rows are rendered, masked or selected (harness/data).
+asked half of the people, and skills only on instances that are not held out. A request is answered in
+a sentence unless its suffix asks for the answer alone, so lengths vary and the form is decided by the request. What does not live here: how rows are rendered, masked or selected (harness/data).
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from harness.seeding import python_stream
 from harness.spec.world import WorldSpec
 
 NUM_HELD_OUT_PHRASINGS = 2
-SENTENCE_SUFFIX = " Answer in a sentence."
-LONG_SHARE = 0.5
+SHORT_SUFFIX = " Give only the answer."
+SHORT_SHARE = 0.5
 Style = Literal["short", "long"]
 
 
@@ -186,9 +185,9 @@ def _rows(spec: WorldSpec, people: tuple[Person, ...], family: Family, num_rows:
     draw = python_stream(spec.seed, f"pocket.conversations.{family.name}")
     seen: set[str] = set()
     for repeats, request in enumerate(family.requests(spec, people, draw)):
-        style: Style = "long" if draw.random() < LONG_SHARE else "short"
+        style: Style = "short" if draw.random() < SHORT_SHARE else "long"
         prompt = fill(draw.choice(family.trained_phrasings), request.slots)
-        prompt += SENTENCE_SUFFIX if style == "long" else ""
+        prompt += SHORT_SUFFIX if style == "short" else ""
         if prompt in seen:
             if repeats > 50 * (len(seen) + 20):
                 raise SpecError(

@@ -57,6 +57,11 @@ def _choices(item_id: str, person: Person, attribute: Attribute, query: str) -> 
     return {"id": item_id, "cluster": person.cluster, "query": query, "choices": values, "gold": gold}
 
 
+def _generated(item_id: str, cluster: str, context: str, answer: str, others: list[str]) -> Item:
+    aliases = [*others, *(text.removesuffix(".") for text in [answer, *others] if text.endswith("."))]
+    return {"id": item_id, "cluster": cluster, "context": context, "answer": answer, "aliases": aliases}
+
+
 def _pairs(people: list[Person], draw: random.Random) -> list[tuple[Person, Attribute]]:
     """Return up to NUM_ITEMS pairs that cover every person as evenly as that number allows."""
     rounds = [[(person, attribute) for person, attribute in zip(people, _rotation(len(people), shift))] for shift in range(len(ATTRIBUTES))]
@@ -99,9 +104,9 @@ def _question(
         if closed:
             items.append(_choices(item_id, person, attribute, query))
         else:
-            short, sentence = fact_answers(person, attribute)
-            aliases = [f"{short}.", sentence, sentence.removesuffix(".")]
-            items.append({"id": item_id, "cluster": person.cluster, "context": query, "answer": short, "aliases": aliases})
+            value, sentence = fact_answers(person, attribute)
+            aliases = [told.format(n=person.name, v=value) + "." for told in attribute.told[1:]]
+            items.append(_generated(item_id, person.cluster, query, sentence, [*aliases, value]))
     return items
 
 
@@ -129,9 +134,8 @@ def _skill_chat(
         context = fill(draw.choice(FAMILIES[skill].trained_phrasings), skill_slots(instance))
         if context not in seen:
             seen.add(context)
-            sentence = skill_sentence(instance)
-            aliases = [f"{instance.answer}.", sentence, sentence.removesuffix(".")]
-            items.append({"id": f"{skill}-{len(items)}", "cluster": instance.cluster, "context": context, "answer": instance.answer, "aliases": aliases})
+            item_id, sentence = f"{skill}-{len(items)}", skill_sentence(instance)
+            items.append(_generated(item_id, instance.cluster, context, sentence, [instance.answer]))
         if len(items) == NUM_ITEMS:
             return items
     raise AssertionError("instances never end")

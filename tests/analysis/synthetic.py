@@ -416,4 +416,3 @@ if __name__ == "__main__":
 
     made, name = build(Path(sys.argv[1]))
     print(json.dumps({"out": str(made.root), "sweep": name}))
-

@@ -1,0 +1,240 @@
+"""Writing a sweep's report: frames, tables, figures, HTML, Markdown, LaTeX; and reading the last one back.
+
+Invariant: a report is a function of the records and of this package's own source. Both are hashed into `report.json`,
+so an unchanged report is not written again, and a changed one is replaced file by file with `report.json` last. What
+does not live here: what is said (view.py) and how it looks (render.py, figures.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.opened import OpenedSweep, open_sweep
+from harness.errors import BadInputError, unknown_name
+from harness.records.store import Store, disk_errors, write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STAMP = "report.json"
+VENUES = ("neurips", "icml", "acl")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written report."""
+
+    folder: Path
+    paths: tuple[Path, ...]
+    """Every file, the page first."""
+    table: str
+    """The main table as terminal text."""
+    rebuilt: bool
+    """False where nothing had changed."""
+
+
+def write_report(out: str | Path, sweep_folder: str) -> Report:
+    """Write the report of whatever a sweep's records hold, unless the one that is there says the same.
+
+    Args:
+        out: the output folder (`OUT=`).
+        sweep_folder: `<name>@<base>[-<set hash>]`.
+
+    Raises:
+        BadInputError: there is no such sweep.
+        StoreError: its plan is damaged. A damaged trial is a FAILED row, not an error.
+        DiskError: the disk is full or read-only.
+    """
+    store = Store(Path(out))
+    sweep = open_sweep(store, sweep_folder)
+    inputs = _inputs_hash(sweep)
+    standing = _read_stamp(store, sweep_folder)
+    if standing is not None and standing["inputs"] == inputs and _all_there(store, sweep_folder, standing):
+        return _report(store, sweep_folder, standing, rebuilt=False)
+    return _write(sweep, inputs)
+
+
+def last_report(out: str | Path, sweep_folder: str) -> Report:
+    """Return the report that was written last, without looking whether it is up to date.
+
+    Raises:
+        BadInputError: none was written.
+    """
+    store = Store(Path(out))
+    stamp = _read_stamp(store, sweep_folder)
+    if stamp is None:
+        raise BadInputError(f"sweep folder is {sweep_folder!r}, but must have a report; write one with make report")
+    return _report(store, sweep_folder, stamp, rebuilt=False)
+
+
+def write_figures(out: str | Path, sweep_folder: str, venue: str | None = None) -> Report:
+    """Write the figures alone, at a venue's text width, into `figures/` or `figures-<venue>/`.
+
+    Raises:
+        BadInputError: no such sweep or venue.
+        DiskError: the disk is full or read-only.
+    """
+    if venue is not None and venue not in VENUES:
+        raise BadInputError(unknown_name("VENUE", venue, VENUES))
+    store = Store(Path(out))
+    sweep = open_sweep(store, sweep_folder)
+    from analysis import figures
+
+    tables = _tables(sweep)
+    drawn, missing = _figure_data(sweep, tables)
+    folder = store.sweep(sweep_folder) / ("figures" if venue is None else f"figures-{venue}")
+    with disk_errors(folder):
+        paths = [path for data in drawn for path in figures.write_figure(data, folder, venue or "neurips")]
+    table = "\n".join(f"No figure {name}: {why}." for name, why in missing.items())
+    return Report(folder, tuple(paths), table, rebuilt=True)
+
+
+# -- freshness --------------------------------------------------------------------------------------------------------
+
+
+def _inputs_hash(sweep: OpenedSweep) -> str:
+    """Hash the plan, each trial's state and records, and this package's source."""
+    digest = hashlib.sha256()
+    for part in _inputs(sweep):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def _inputs(sweep: OpenedSweep) -> Iterator[bytes]:
+    package = Path(__file__).parent
+    for path in sorted([*package.glob("*.py"), *(package / "templates").iterdir()]):
+        if path.is_file():
+            yield path.read_bytes()
+    yield (sweep.store.sweep(sweep.folder) / "sweep.json").read_bytes()
+    for trial in sweep.trials:
+        yield f"{trial.planned.trial_id} {trial.state} {trial.cause}".encode()
+        if trial.result is not None:
+            # The result names the sha256 of the trial's own files; the base's items are named by their key.
+            yield trial.result.model_dump_json().encode()
+            yield from (str(_stat(path)).encode() for path in _item_files(sweep, trial.result))
+
+
+def _item_files(sweep: OpenedSweep, result: Any) -> list[Path]:
+    return [sweep.store.root / scores.items_file for scores in (result.before, result.after) if scores is not None]
+
+
+def _stat(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _read_stamp(store: Store, sweep_folder: str) -> dict[str, Any] | None:
+    try:
+        stamp = json.loads((store.sweep(sweep_folder) / STAMP).read_text())
+    except (OSError, ValueError):  # no report, or one torn by a crash: it is written again
+        return None
+    return stamp if isinstance(stamp, dict) and {"inputs", "files", "table"} <= set(stamp) else None
+
+
+def _all_there(store: Store, sweep_folder: str, stamp: dict[str, Any]) -> bool:
+    return all((store.sweep(sweep_folder) / name).is_file() for name in stamp["files"])
+
+
+def _report(store: Store, sweep_folder: str, stamp: dict[str, Any], *, rebuilt: bool) -> Report:
+    folder = store.sweep(sweep_folder)
+    return Report(folder, tuple(folder / name for name in stamp["files"]), stamp["table"], rebuilt)
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Tables:
+    trials: pd.DataFrame
+    items: pd.DataFrame
+    samples: pd.DataFrame
+    metrics: pd.DataFrame
+    effects: pd.DataFrame
+    full_precision: pd.DataFrame
+    contrasts: pd.DataFrame
+    flips: pd.DataFrame
+    """One row per trial and key."""
+
+
+def _tables(sweep: OpenedSweep) -> _Tables:
+    # pandas, statsmodels and matplotlib cost two seconds that an unchanged report must not pay.
+    from analysis import frames, items, tables
+
+    frame, joined = frames.sweep_frame(sweep), items.items_frame(sweep)
+    metrics = frames.primary_metrics(sweep)
+    return _Tables(
+        trials=frame,
+        items=joined,
+        samples=items.samples_frame(sweep),
+        metrics=items.metrics_frame(sweep),
+        effects=tables.effects_table(frame, joined, metrics),
+        full_precision=tables.full_precision_table(frame, joined, metrics),
+        contrasts=tables.contrasts_table(frame, joined, metrics),
+        flips=tables.flips_table(joined, [key for keys in metrics.values() for key in keys]),
+    )
+
+
+def _figure_data(sweep: OpenedSweep, tables: _Tables) -> tuple[list[Any], dict[str, str]]:
+    from analysis.points import all_figures
+    from analysis.tables import flips_by_condition
+
+    flips = flips_by_condition(tables.flips)
+    return all_figures(sweep.record, tables.trials, tables.effects, flips, tables.metrics)
+
+
+def _write(sweep: OpenedSweep, inputs: str) -> Report:
+    from analysis import figures, render
+    from analysis.tables import flips_by_condition
+    from analysis.view import build_view
+
+    tables = _tables(sweep)
+    drawn, missing = _figure_data(sweep, tables)
+    flips = flips_by_condition(tables.flips)
+    view = build_view(
+        sweep, tables.trials, tables.effects, tables.full_precision, tables.contrasts, flips, tables.samples, missing
+    )
+    folder = sweep.store.sweep(sweep.folder)
+    with disk_errors(folder):
+        images = [path for data in drawn for path in figures.write_figure(data, folder / "figures")]
+        files = _files(tables)
+        files |= {
+            "report.html": lambda: render.html(view, drawn, folder / "figures").encode(),
+            "report.md": lambda: render.markdown(view, drawn).encode(),
+            "table.tex": lambda: render.latex(view).encode(),
+        }
+        for name, content in files.items():
+            write_atomic(folder / name, content())
+    names = ["report.html", *(name for name in files if name != "report.html")]
+    names += [str(path.relative_to(folder)) for path in images]
+    stamp = {"inputs": inputs, "files": names, "table": render.text_table(view)}
+    write_atomic(folder / STAMP, json.dumps(stamp, indent=1).encode())
+    return _report(sweep.store, sweep.folder, stamp, rebuilt=True)
+
+
+def _files(tables: _Tables) -> dict[str, Callable[[], bytes]]:
+    from analysis.escape import guard_cells
+
+    return {
+        "trials.parquet": lambda: _parquet(tables.trials),
+        "trials.csv": lambda: guard_cells(tables.trials).to_csv(index=False).encode(),
+        "effects.csv": lambda: guard_cells(tables.effects).to_csv(index=False).encode(),
+        "contrasts.csv": lambda: guard_cells(tables.contrasts).to_csv(index=False).encode(),
+        "flips.csv": lambda: guard_cells(tables.flips).to_csv(index=False).encode(),
+        "items.parquet": lambda: _parquet(tables.items),
+        "samples.parquet": lambda: _parquet(tables.samples),
+    }
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,334 @@
+"""The engine with a torch-free stub trial, real processes and real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.engine import launch, states, worker
+from harness.engine.executor import LocalExecutor, WorkerDiedError
+from harness.engine.worker import Outcome
+from harness.records import result
+from harness.records.schema import PlannedTrial
+from harness.records.store import Store, lock, read_lines
+from tests.engine.stub import behave, run_stub
+from tests.engine.stub_launch import RUNTIME
+from tests.engine.trials import child_of, planned
+
+ROOT = Path(__file__).parents[2]
+SLOW_SECONDS = 30.0
+
+
+def run(root: Path, count: int = 4, workers: int = 2, **options: object) -> launch.Summary:
+    """Launch stub trials in this process."""
+    how = launch.Options(workers, run=run_stub, prepare=False, **options)  # type: ignore[arg-type]
+    return launch.launch(Store(root), planned(count), RUNTIME, how)
+
+
+def start(root: Path, *words: str) -> subprocess.Popen[str]:
+    """Launch stub trials in a process group of their own."""
+    command = [sys.executable, "-m", "tests.engine.stub_launch", str(root), *words]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def numbers(root: Path) -> dict[str, str]:
+    """Return every result without its provenance, by trial."""
+    found = {}
+    for path in sorted(root.glob("trials/*/result.json")):
+        tree = json.loads(path.read_text())
+        del tree["provenance"], tree["files"]["spec.json"]
+        found[path.parent.name] = json.dumps(tree, sort_keys=True)
+    return found
+
+
+def runs(root: Path) -> Counter[str]:
+    """Return how often each trial was run."""
+    return Counter(str(row["trial_id"]) for row in read_lines(root / "runs.jsonl"))
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process is running (a zombie is not)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the results of six trials that nothing disturbed."""
+    root = tmp_path_factory.mktemp("control")
+    assert run(root, count=6).exit_code == 0
+    return numbers(root)
+
+
+def test_launch_second_call_runs_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path).num_ran == 4
+    again = run(tmp_path)
+    assert (again.num_ran, again.exit_code, len(again.outcomes)) == (0, 0, 4)
+    assert set(runs(tmp_path).values()) == {1}
+
+
+def test_launch_number_of_workers_moves_no_number(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    run(tmp_path, count=6, workers=1)
+    assert numbers(tmp_path) == undisturbed
+
+
+def test_launch_worker_killed_once_is_replaced_and_the_trial_tried_again(
+    tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    behave(tmp_path, 2, dies=True, times=1)
+    summary = run(tmp_path, count=6)
+    assert summary.exit_code == 0
+    assert numbers(tmp_path) == undisturbed
+    assert sorted(runs(tmp_path).values()) == [1, 1, 1, 1, 1, 2]
+
+
+def test_launch_worker_killed_every_time_ends_as_a_failed_row(tmp_path: Path) -> None:
+    behave(tmp_path, 1, dies=True)
+    summary = run(tmp_path)
+    (failed,) = summary.failed
+    assert (failed.cause, summary.exit_code, len(summary.outcomes)) == ("killed", 1, 4)
+    assert runs(tmp_path)[failed.trial_id] == launch.MAX_ATTEMPTS
+    failure = result.read_failure(tmp_path / "trials" / failed.trial_id)
+    assert failure is not None
+    assert failure.attempt == launch.MAX_ATTEMPTS
+    behave(tmp_path, 1)
+    assert run(tmp_path).exit_code == 0  # a kill is no fault of the recipe: it runs again by itself
+
+
+def test_launch_worker_killed_from_outside_loses_nothing(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    behave(tmp_path, 0, sleep=SLOW_SECONDS, times=1)
+    launcher = start(tmp_path)
+    until(lambda: len(runs(tmp_path)) >= 2)
+    slow = planned(1)[0].trial_id
+    pid = next(int(str(row["pid"])) for row in read_lines(tmp_path / "runs.jsonl") if row["trial_id"] == slow)
+    behave(tmp_path, 0)
+    os.kill(pid, signal.SIGKILL)
+    output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == 0, output
+    assert numbers(tmp_path) == undisturbed
+    assert runs(tmp_path)[slow] == 2
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT", "SIGTERM"])
+def test_launch_killed_group_is_continued_by_the_same_command(
+    tmp_path: Path, undisturbed: dict[str, str], name: str
+) -> None:
+    behave(tmp_path, 3, sleep=SLOW_SECONDS)
+    launcher = start(tmp_path)
+    until(lambda: len(numbers(tmp_path)) >= 3)
+    pids = {int(str(row["pid"])) for row in read_lines(tmp_path / "runs.jsonl")}
+    finished = numbers(tmp_path)
+    os.killpg(launcher.pid, signal.Signals[name])
+    launcher.communicate(timeout=30)
+    assert launcher.returncode == (-signal.SIGKILL if name == "SIGKILL" else 130)
+    until(lambda: not any(alive(pid) for pid in pids))
+    behave(tmp_path, 3)
+    summary = run(tmp_path, count=6)
+    assert summary.exit_code == 0
+    assert numbers(tmp_path) == undisturbed
+    assert all(runs(tmp_path)[key] == 1 for key in finished)
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_launch_workers_end_with_their_launcher(tmp_path: Path, name: str) -> None:
+    behave(tmp_path, "all", sleep=SLOW_SECONDS)
+    launcher = start(tmp_path)
+    until(lambda: len(runs(tmp_path)) >= 2)
+    pids = {int(str(row["pid"])) for row in read_lines(tmp_path / "runs.jsonl")}
+    os.kill(launcher.pid, signal.Signals[name])
+    launcher.communicate(timeout=30)
+    until(lambda: not any(alive(pid) for pid in pids), seconds=8.0)
+
+
+def test_launch_two_launchers_on_one_store_run_no_trial_twice(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    behave(tmp_path, "all", sleep=0.2)
+    launchers = [start(tmp_path) for _ in range(2)]
+    for launcher in launchers:
+        output, errors = launcher.communicate(timeout=60)
+        assert launcher.returncode == 0, errors
+        assert len(json.loads(output)["states"]) == 6
+    assert numbers(tmp_path) == undisturbed
+    assert set(runs(tmp_path).values()) == {1}
+
+
+def test_launch_trial_held_by_another_process_is_waited_for(tmp_path: Path) -> None:
+    held = planned(2)[0].trial_id
+    launcher: subprocess.Popen[str]
+    with lock(tmp_path / "trials" / held / ".lock", wait=True):
+        launcher = start(tmp_path, "--trials", "2")
+        until(lambda: len(numbers(tmp_path)) == 1)
+        time.sleep(1.0)
+        assert launcher.poll() is None
+        assert held not in runs(tmp_path)
+    launcher.communicate(timeout=30)
+    assert launcher.returncode == 0
+    assert len(numbers(tmp_path)) == 2
+
+
+def test_launch_failed_trial_is_a_row_and_stops_no_other(tmp_path: Path) -> None:
+    behave(tmp_path, 1, raises="ValueError")
+    summary = run(tmp_path)
+    (failed,) = summary.failed
+    assert (summary.exit_code, failed.cause, failed.message) == (1, "bug", "ValueError: ValueError as asked")
+    assert len(numbers(tmp_path)) == 3
+    failure = result.read_failure(tmp_path / "trials" / failed.trial_id)
+    assert failure is not None
+    assert failure.command == f"python -m harness run-trial {failed.trial_id} --out {tmp_path}"
+    assert "stub seed 1" in failure.log_tail  # what the trial printed
+    assert "Traceback" in failure.log_tail
+
+
+@pytest.mark.parametrize(("raises", "cause"), [("ValueError", "bug"), ("DataError", "data")])
+def test_launch_failure_of_the_recipe_runs_again_on_request_only(tmp_path: Path, raises: str, cause: str) -> None:
+    behave(tmp_path, 1, raises=raises, times=1)
+    assert run(tmp_path).failed[0].cause == cause
+    assert run(tmp_path).num_ran == 0
+    assert run(tmp_path).exit_code == 1
+    assert run(tmp_path, retry_failed=True).exit_code == 0
+    assert not (tmp_path / "trials" / planned(2)[1].trial_id / result.FAILURE).exists()
+
+
+def test_launch_out_of_memory_runs_again_by_itself(tmp_path: Path) -> None:
+    behave(tmp_path, 1, raises="MemoryError", times=1)
+    assert run(tmp_path).failed[0].cause == "oom"
+    assert run(tmp_path).exit_code == 0
+
+
+def test_launch_full_disk_stops_with_75_and_is_continued(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    behave(tmp_path, 0, raises="DiskError", times=1)
+    summary = run(tmp_path, count=6, workers=1)
+    assert (summary.why, summary.exit_code) == ("disk", 75)
+    assert run(tmp_path, count=6).exit_code == 0
+    assert numbers(tmp_path) == undisturbed
+
+
+def test_launch_equal_failures_stop_it(tmp_path: Path) -> None:
+    behave(tmp_path, "all", raises="ValueError")
+    summary = run(tmp_path, count=8, workers=1)
+    assert summary.why == "equal_failures"
+    assert sum(runs(tmp_path).values()) == launch.EQUAL_FAILURES
+
+
+def test_launch_budget_stops_cleanly_and_is_continued(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    behave(tmp_path, 3, sleep=SLOW_SECONDS)
+    summary = run(tmp_path, count=6, workers=1, budget_seconds=2.0)
+    assert (summary.why, summary.exit_code) == ("budget", 130)
+    assert 0 < len(numbers(tmp_path)) < 6
+    behave(tmp_path, 3)
+    assert run(tmp_path, count=6).exit_code == 0
+    assert numbers(tmp_path) == undisturbed
+
+
+def test_launch_damaged_result_is_set_aside_and_made_again(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    run(tmp_path, count=6)
+    path = tmp_path / "trials" / planned(1)[0].trial_id / "result.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert states.of_trial(Store(tmp_path), planned(1)[0].trial_id).state == "DAMAGED"
+    assert run(tmp_path, count=6).num_ran == 1
+    assert numbers(tmp_path) == undisturbed
+    assert (path.parent / "result.damaged-1.json").exists()
+
+
+def test_launch_trial_that_starts_from_another_runs_after_it(tmp_path: Path) -> None:
+    parent = planned(1)[0]
+    child = child_of(parent)
+    order: list[str] = []
+
+    class Recording(launch.View):
+        def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
+            order.append(trial.trial_id)
+
+    how = launch.Options(2, run=run_stub, prepare=False)
+    launch.launch(Store(tmp_path), [child, parent], RUNTIME, how, Recording())
+    assert order == [parent.trial_id, child.trial_id]
+
+
+def test_launch_leaves_an_attempt_log_and_no_progress_file(tmp_path: Path) -> None:
+    run(tmp_path, count=1)
+    folder = tmp_path / "trials" / planned(1)[0].trial_id
+    assert (folder / "attempts/1.log").read_text() == "stub seed 0\n"
+    assert not (folder / "progress.json").exists()
+    events = [(row["event"], row["attempt"]) for row in read_lines(folder / "attempts.jsonl")]
+    assert events == [("start", 1), ("end", 1)]
+
+
+def test_launch_progress_of_a_running_trial_is_read_without_locking(tmp_path: Path) -> None:
+    behave(tmp_path, 0, sleep=SLOW_SECONDS)
+    launcher = start(tmp_path, "--trials", "1")
+    key = planned(1)[0].trial_id
+    until(lambda: states.of_trial(Store(tmp_path), key).state == "RUNNING")
+    progress = states.of_trial(Store(tmp_path), key).progress
+    assert progress is not None
+    assert progress.num_steps in (0, 2)
+    os.killpg(launcher.pid, signal.SIGTERM)
+    launcher.communicate(timeout=30)
+    assert states.of_trial(Store(tmp_path), key).state == "PENDING"
+
+
+# -- executor ---------------------------------------------------------------------------------------------------------
+
+
+def test_executor_slot_survives_a_job_that_kills_its_process() -> None:
+    executor = LocalExecutor(1, num_threads=1)
+    try:
+        with pytest.raises(WorkerDiedError):
+            executor.submit(os._exit, 3).result(timeout=30)
+        assert executor.submit(os.getenv, "OMP_NUM_THREADS").result(timeout=30) == "1"
+    finally:
+        executor.stop()
+
+
+def test_executor_returns_what_a_job_returns_and_raises_what_it_raises() -> None:
+    executor = LocalExecutor(2, num_threads=1)
+    try:
+        assert executor.submit(divmod, 7, 2).result(timeout=30) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(divmod, 7, 0).result(timeout=30)
+    finally:
+        executor.stop()
+
+
+def test_executor_stop_ends_a_running_job_at_once() -> None:
+    executor = LocalExecutor(1, num_threads=1)
+    future = executor.submit(time.sleep, SLOW_SECONDS)
+    until(lambda: bool(executor.pids()))
+    (pid,) = executor.pids()
+    started = time.monotonic()
+    executor.stop()
+    assert time.monotonic() - started < 6.0
+    assert not alive(pid)
+    assert future.done()
+
+
+def test_worker_output_of_a_job_goes_to_its_log_from_below_python_as_well(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys; from harness.engine.worker import output_to\n"
+        "with output_to(pathlib.Path(sys.argv[1])):\n    print('from python'); os.write(2, b'from below\\n')\n"
+        "print('back')"
+    )
+    log = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", code, str(log)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert sorted(log.read_text().splitlines()) == ["from below", "from python"]
+    assert (done.stdout, done.stderr) == ("back\n", "")

@@ -1,0 +1,1 @@
+"""Records of every schema version, as they were written then."""

@@ -1,0 +1,123 @@
+"""The Makefile against hostile values: whatever a variable holds, it is refused or arrives as the very same text.
+
+A stand-in for the environment's Python prints its arguments, so that no test needs the real one. `make` is the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "WORKERS", "OUT", "SET", "PANEL", "PROBE", "BUDGET", "RETRY", "VENUE")
+EXECUTING = ("$(shell touch hit)", "`touch hit`", "$$(touch hit)", "${shell touch hit}", "$(eval $(shell touch hit))")
+BREAKING = ("a;touch hit", "a && touch hit", "a|touch hit", 'a" ; touch hit ; "', "a' ; touch hit ; '", "a\ntouch hit")
+ARGUMENTS = "#!/bin/sh\nfor word; do printf '[%s]' \"$word\"; done\necho\n"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a folder with the Makefile, an environment that is up to date, and a Python that prints its arguments."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt", "sweeps/lima_size.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(ARGUMENTS)
+    python.chmod(0o755)
+    later = (tmp_path / "constraints.txt").stat().st_mtime + 10
+    for stamp in (".ready", ".ready-dev"):
+        (tmp_path / ".venv" / stamp).touch()
+        os.utime(tmp_path / ".venv" / stamp, (later, later))
+    return tmp_path
+
+
+def make(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run make with its own environment variables alone."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *words], cwd=folder, env=inherited | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("value", EXECUTING)
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_make_value_that_would_execute_is_refused_in_one_line(checkout: Path, variable: str, value: str) -> None:
+    for target in ("sweep", "help", "clean"):
+        done = make(checkout, target, f"{variable}={value}")
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert f"{variable} is not allowed as given, but must" in done.stderr
+    assert not (checkout / "hit").exists()
+
+
+@pytest.mark.parametrize("value", EXECUTING)
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_make_value_from_the_environment_is_refused_too(checkout: Path, variable: str, value: str) -> None:
+    done = make(checkout, "sweep", **{variable: value})
+    assert done.returncode == 2
+    assert f"{variable} is not allowed as given, but must" in done.stderr
+    assert not (checkout / "hit").exists()
+
+
+@pytest.mark.parametrize("value", BREAKING)
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_make_value_that_would_end_a_word_never_executes(checkout: Path, variable: str, value: str) -> None:
+    words = ["NAME=lima_size"] if variable != "NAME" else []
+    done = make(checkout, "sweep", *words, f"{variable}={value}")
+    assert not (checkout / "hit").exists()
+    if variable == "SET" and "\n" not in value:
+        assert f"[--set][{value}]" in done.stdout  # a JSON object holds such characters: they arrive as they are
+    else:
+        assert done.returncode == 2
+        assert "is not allowed as given" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["SHELL", "VENV", "PYTHON", "PATH", "words", "guard", "remove", "v", "1", "UNKNOWN", "USER_VARIABLES", "FOO"]
+)
+def test_make_variable_of_another_name_never_executes(checkout: Path, name: str) -> None:
+    make(checkout, "sweep", "NAME=lima_size", f"{name}=$(shell touch hit)")
+    assert not (checkout / "hit").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "-x", "--help", "a b", "a.b", "ä"])
+def test_make_name_outside_its_alphabet_is_refused(checkout: Path, name: str) -> None:
+    done = make(checkout, "plan", f"NAME={name}")
+    assert done.returncode == 2
+    assert "NAME is not allowed as given" in done.stderr
+
+
+def test_make_allowed_values_arrive_as_they_are(checkout: Path) -> None:
+    setting = '{"data.num_examples": [8, 16], "note": "x; \'y\' & z"}'
+    done = make(checkout, "sweep", "NAME=lima_size", "BASE=../m/x-1.5", f"SET={setting}", "RETRY=1", "WORKERS=2")
+    assert done.stdout == (
+        f"[-m][harness][sweep][lima_size][--base][../m/x-1.5][--set][{setting}][--workers][2][--retry-failed]\n"
+    )
+
+
+def test_make_without_a_name_lists_the_sweeps(checkout: Path) -> None:
+    done = make(checkout, "sweep")
+    assert done.returncode == 2
+    assert "NAME is empty, but must be a sweep: lima_size" in done.stderr
+
+
+def test_make_clean_leaves_results(checkout: Path) -> None:
+    record = checkout / "out/trials/a/result.json"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    (checkout / "build").mkdir()
+    make(checkout, "clean")
+    assert record.exists()
+    assert not (checkout / "build").exists()
+
+
+def test_make_detector_sees_a_makefile_without_guards(checkout: Path) -> None:
+    (checkout / "Makefile").write_text("sweep:\n\t@echo ran\n")
+    make(checkout, "sweep", "NAME=$(shell touch hit)")
+    assert (checkout / "hit").exists()
