@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-import pandas as pd
-
 LIMIT = 1500
 """Characters of one text shown in a report; the whole text is in samples.parquet."""
 
@@ -71,15 +69,6 @@ def latex(text: object, *, limit: int = LIMIT) -> str:
     """Return text that LaTeX typesets as it is, outside verbatim."""
     line = visible(str(text), limit=limit, single_line=True)
     return "".join(_LATEX.get(letter, letter) for letter in line)
-
-
-def guard_cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame whose text cells no spreadsheet takes for a formula: those get a leading apostrophe."""
-    guarded = frame.copy()
-    for column in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[column]) and not pd.api.types.is_bool_dtype(frame[column]):
-            guarded[column] = frame[column].map(guard_cell, na_action="ignore")
-    return guarded.rename(columns=lambda name: guard_cell(name))
 
 
 def guard_cell(value: object) -> object:

@@ -5,6 +5,9 @@ colour-blind readers (Okabe and Ito's palette, cividis for ordered levels), and 
 here: computing any number (points.py).
 """
 
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
 import math
@@ -19,10 +22,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import ScaledTranslation
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
-from analysis.escape import guard_cells, visible
+from analysis import files
+from analysis.escape import visible
+from analysis.numbers import MINUS
 from analysis.points import FigureData
 
 Venue = Literal["neurips", "icml", "acl"]
@@ -64,16 +69,16 @@ PNG_DPI = 200
 def write_figure(data: FigureData, folder: Path, venue: Venue = "neurips") -> list[Path]:
     """Write one figure as PDF and PNG, its points as CSV and its caption as text; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{data.name}.{suffix}" for suffix in ("pdf", "png", "csv", "txt")]
+    paths = [folder / f"{data.name}.{suffix}" for suffix in ("pdf", "png", "csv", "txt")]
     with mpl.rc_context(STYLE):
         figure = DRAW[data.kind](data, TEXT_WIDTH_INCHES[venue])
         FigureCanvasAgg(figure)
-        figure.savefig(files[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        figure.savefig(paths[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
         figure.set_layout_engine("none")  # laid out by the first save; a second pass costs as much again
-        figure.savefig(files[1], dpi=PNG_DPI, metadata={"Software": None})
-    guard_cells(data.points).to_csv(files[2], index=False)
-    files[3].write_text(data.caption + "\n", encoding="utf-8")
-    return files
+        figure.savefig(paths[1], dpi=PNG_DPI, metadata={"Software": None})
+    paths[2].write_bytes(files.csv(data.points))
+    paths[3].write_text(data.caption + "\n", encoding="utf-8")
+    return paths
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -191,8 +196,8 @@ def _draw_series(axes: Axes, points: pd.DataFrame, scale: _Scale, shift: float, 
     # Dots stand beside their mean, else its marker hides them: series by turns left and right.
     beside = ScaledTranslation((5 if place % 2 else -5) / 72, 0, axes.figure.dpi_scale_trans)
     axes.scatter(
-        scale.places(dots["x"]) + shift, dots["y"], s=8, color=colour, alpha=0.45, linewidths=0, marker=marker, zorder=2,
-        transform=axes.transData + beside,
+        scale.places(dots["x"]) + shift, dots["y"], s=8, color=colour, alpha=0.45, linewidths=0, marker=marker,
+        zorder=2, transform=axes.transData + beside,
     )  # fmt: skip
     if means.empty:
         return
@@ -258,7 +263,7 @@ def _draw_forest(data: FigureData, width: float) -> Figure:
             axes.plot(row["delta"], y, marker="o", markersize=3.6, color=colour, markeredgecolor=OKABE_ITO[0], zorder=3)
         axes.axvline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         axes.set_title(_title(data, measure))
-    _shared_label(figure, "after − before")
+    _shared_label(figure, f"after {MINUS} before")
     return figure
 
 

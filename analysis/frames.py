@@ -5,6 +5,9 @@ Invariant: `load_sweep` has one row per planned trial, whatever became of it; an
 logs (items.py), intervals and tests (stats.py), drawing (figures.py).
 """
 
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
 import json
@@ -16,7 +19,8 @@ import pandas as pd
 from analysis.items import items_frame, metrics_frame, samples_frame
 from analysis.opened import OpenedSweep, OpenedTrial, find_sweep, open_sweep
 from analysis.selection import mark_chosen
-from harness.records.schema import LOWER_IS_BETTER, PRIMARY_METRIC, EvalScores, Scores, TrialResult
+from harness.records.measures import is_lower_better, measure_mean, primary_metrics
+from harness.records.schema import EvalScores, Scores, TrialResult
 from harness.records.store import Store
 from harness.spec import TrialSpec
 
@@ -64,7 +68,7 @@ def _open(name: str, base: str, out: str | Path, set_hash: str | None) -> Opened
 
 def sweep_frame(sweep: OpenedSweep) -> pd.DataFrame:
     """Return one row per planned trial of an opened sweep; see `load_sweep`."""
-    metrics = primary_metrics(sweep)
+    metrics = metrics_of(sweep)
     keys = _metric_keys(sweep)
     with_full = any(result.before_full_precision for _, result in sweep.finished)
     rows = [_trial_row(sweep, trial, keys, metrics, with_full=with_full) for trial in sweep.trials]
@@ -77,18 +81,10 @@ def sweep_frame(sweep: OpenedSweep) -> pd.DataFrame:
     return mark_chosen(_flag_mixed_identity(frame, sweep), sweep.record, lower_is_better=lower_is_better)
 
 
-def primary_metrics(sweep: OpenedSweep) -> dict[str, tuple[str, ...]]:
-    """Return measure -> metric keys `suite/task/metric` of its primary slices, by the planned specs' task kinds."""
-    kinds = {task.key: task.kind for trial in sweep.trials for task in trial.planned.spec.evals.tasks}
-    return {
-        measure: tuple(f"{key}/{PRIMARY_METRIC[kinds[key]]}" for key in slices if key in kinds)
-        for measure, slices in sweep.record.measures.items()
-    }
-
-
-def is_lower_better(metric_key: str) -> bool:
-    """Return whether less of a metric is better; takes a metric or a key ending in one."""
-    return metric_key.rsplit("/", 1)[-1] in LOWER_IS_BETTER
+def metrics_of(sweep: OpenedSweep) -> dict[str, tuple[str, ...]]:
+    """Return measure -> metric keys of its primary slices."""
+    tasks = (task for trial in sweep.trials for task in trial.planned.spec.evals.tasks)
+    return primary_metrics(sweep.record.measures, tasks)
 
 
 def why_missing(row: pd.Series, column: str) -> str | None:
@@ -98,7 +94,7 @@ def why_missing(row: pd.Series, column: str) -> str | None:
 
 
 def _metric_keys(sweep: OpenedSweep) -> list[str]:
-    planned = [key for keys in primary_metrics(sweep).values() for key in keys]
+    planned = [key for keys in metrics_of(sweep).values() for key in keys]
     scored = [key for _, result in sweep.finished for scores in _all_scores(result) for key in scores.test]
     return list(dict.fromkeys(planned + sorted(scored)))
 
@@ -200,26 +196,11 @@ def _put_side(
     reason: str | None,
 ) -> None:
     for measure, primaries in metrics.items():
-        value, why = _measure_mean(scores or {}, primaries)
+        value, why = measure_mean(scores or {}, primaries)
         row.put(prefix + measure, value, reason or why)
     for key in keys:
         score = (scores or {}).get(key)
         row.put(prefix + key, score.value if score else None, reason or (score.reason if score else "not scored"))
-
-
-def _measure_mean(scores: Scores, primaries: tuple[str, ...]) -> tuple[float | None, str | None]:
-    # A mean over the known slices only would compare different things between trials, and a mean of accuracies with
-    # bits per byte means nothing: both are unknown, with the reason.
-    if not primaries:
-        return None, "the measure has no primary slice here"
-    if len({is_lower_better(key) for key in primaries}) > 1:
-        return None, "the measure mixes metrics of opposite direction"
-    values = {key: scores[key].value if key in scores else None for key in primaries}
-    unknown = [key for key, value in values.items() if value is None]
-    if unknown:
-        return None, f"unknown: {', '.join(unknown)}"
-    known = [value for value in values.values() if value is not None]
-    return sum(known) / len(known), None
 
 
 def _put_difference(row: _Row, column: str, after: str, before: str) -> None:

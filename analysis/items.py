@@ -4,6 +4,9 @@ Invariant: an item that one side did not answer keeps its row, with NaN and the 
 aggregates (frames.py), tests (stats.py).
 """
 
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
 import json

@@ -13,7 +13,7 @@ MINUS = "\u2212"
 
 
 def score(value: float | None, *, signed: bool = False, digits: int = 3) -> str:
-    """Return a score or difference to a fixed number of digits: 0.187, +0.048, −0.012."""
+    """Return a score or difference to a fixed number of digits: 0.187, +0.048."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"

@@ -1,9 +1,12 @@
 """What each figure draws, as frames of numbers: compute first, then draw.
 
-Invariant: a figure shows nothing that is not in its points, which are written beside it as CSV. What does not live here:
-drawing (figures.py), the estimates themselves (tables.py).
+Invariant: a figure shows nothing that is not in its points, which are written beside it as CSV. What does not live
+here: drawing (figures.py), the estimates themselves (tables.py).
 """
 
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -11,6 +14,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis.labels import format_value, short_fields
+from analysis.numbers import MINUS
 from harness.records.schema import SweepRecord
 
 SMOOTH_STEPS = 50
@@ -94,7 +98,7 @@ def front(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame) -> Fi
         f"Learning against forgetting: change of the measures learned and retained, after minus before, on test items. "
         f"Large marks are means over seeds with paired 95 % intervals (items clustered, seeds crossed), small dots are "
         f"seeds, the line joins the conditions that no other beats on both. {population(frame, effects)}",
-        {"x": "learned, after − before", "y": "retained, after − before", "path": _path_label(record)},
+        {name: f"{measure}, after {MINUS} before" for name, measure in zip("xy", wanted, strict=True)},
     )
 
 
@@ -166,8 +170,8 @@ def axis_curve(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, 
         f"axis_{_file_name(short)}",
         "axis",
         points,
-        f"Score after training along {short}; the dashed line is the base. Bars are paired 95 % intervals of the change "
-        f"(items clustered, seeds crossed), dots are seeds. {population(frame, effects)}",
+        f"Score after training along {short}; the dashed line is the base. Bars are paired 95 % intervals of the "
+        f"change (items clustered, seeds crossed), dots are seeds. {population(frame, effects)}",
         {"x": short} | measure_titles(effects),
     )
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import jinja2
@@ -72,9 +72,9 @@ def _environment(kind: str) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., object]] = {
         "score": numbers.score,
-        "signed": lambda value: numbers.score(value, signed=True),
+        "signed": partial(numbers.score, signed=True),
         "quantity": numbers.quantity,
         "memory": numbers.memory,
         "percent": numbers.percent,
@@ -82,10 +82,15 @@ def _environment(kind: str) -> jinja2.Environment:
         "visible": escape.visible,
         "md": escape.markdown,
         "tex": escape.latex,
-        "known": lambda value: value is not None and not (isinstance(value, float) and math.isnan(value)),
+        "known": _is_known,
     }
-    environment.globals |= {"interval": numbers.interval, "glyph": _glyph, "marks": _marks}
+    environment.filters.update(filters)  # pyright: ignore[reportUnknownMemberType]
+    environment.globals.update(interval=numbers.interval, glyph=_glyph, marks=_marks)  # pyright: ignore[reportUnknownMemberType]
     return environment
+
+
+def _is_known(value: object) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
 _MARKS = {
@@ -156,7 +161,7 @@ def text_table(view: View, width: int = 120) -> str:
 def _text_head(view: View) -> str:
     states = ", ".join(f"{count} {state}" for state, count in view.states.items())
     title = escape.visible(view.title, single_line=True)
-    return f"{title}: {states}. {view.seeds}\nbefore → after, and after − before with its 95 % interval"
+    return f"{title}: {states}. {view.seeds}\nbefore → after, and after {numbers.MINUS} before with its 95 % interval"
 
 
 def _text_cell(cell: Cell) -> Text:

@@ -8,7 +8,6 @@ does not live here: what is said (view.py) and how it looks (render.py, figures.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from harness.errors import BadInputError, unknown_name
 from harness.records.store import Store, disk_errors, write_atomic
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
 STAMP = "report.json"
 VENUES = ("neurips", "icml", "acl")
@@ -134,10 +133,10 @@ def _stat(path: Path) -> tuple[int, int] | None:
 
 def _read_stamp(store: Store, sweep_folder: str) -> dict[str, Any] | None:
     try:
-        stamp = json.loads((store.sweep(sweep_folder) / STAMP).read_text())
+        stamp: dict[str, Any] = json.loads((store.sweep(sweep_folder) / STAMP).read_text())
     except (OSError, ValueError):  # no report, or one torn by a crash: it is written again
         return None
-    return stamp if isinstance(stamp, dict) and {"inputs", "files", "table"} <= set(stamp) else None
+    return stamp if {"inputs", "files", "table"} <= set(stamp) else None
 
 
 def _all_there(store: Store, sweep_folder: str, stamp: dict[str, Any]) -> bool:
@@ -170,7 +169,7 @@ def _tables(sweep: OpenedSweep) -> _Tables:
     from analysis import frames, items, tables
 
     frame, joined = frames.sweep_frame(sweep), items.items_frame(sweep)
-    metrics = frames.primary_metrics(sweep)
+    metrics = frames.metrics_of(sweep)
     return _Tables(
         trials=frame,
         items=joined,
@@ -221,20 +220,14 @@ def _write(sweep: OpenedSweep, inputs: str) -> Report:
 
 
 def _files(tables: _Tables) -> dict[str, Callable[[], bytes]]:
-    from analysis.escape import guard_cells
+    from analysis import files
 
     return {
-        "trials.parquet": lambda: _parquet(tables.trials),
-        "trials.csv": lambda: guard_cells(tables.trials).to_csv(index=False).encode(),
-        "effects.csv": lambda: guard_cells(tables.effects).to_csv(index=False).encode(),
-        "contrasts.csv": lambda: guard_cells(tables.contrasts).to_csv(index=False).encode(),
-        "flips.csv": lambda: guard_cells(tables.flips).to_csv(index=False).encode(),
-        "items.parquet": lambda: _parquet(tables.items),
-        "samples.parquet": lambda: _parquet(tables.samples),
+        "trials.parquet": lambda: files.parquet(tables.trials),
+        "trials.csv": lambda: files.csv(tables.trials),
+        "effects.csv": lambda: files.csv(tables.effects),
+        "contrasts.csv": lambda: files.csv(tables.contrasts),
+        "flips.csv": lambda: files.csv(tables.flips),
+        "items.parquet": lambda: files.parquet(tables.items),
+        "samples.parquet": lambda: files.parquet(tables.samples),
     }
-
-
-def _parquet(frame: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, compression="zstd")
-    return buffer.getvalue()

@@ -5,6 +5,9 @@ Invariant: what the data cannot tell is NaN with a note, never 0 and never a nar
 distributions come from statsmodels and scipy. What does not live here: reading records (frames.py), tables (tables.py).
 """
 
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
 import math
@@ -105,11 +108,15 @@ def crossed_effect(
     if binary and np.ptp(differences) == 0:
         return _exact_bound(effect)
     num_discordant = int((differences.mean(axis=1) != 0).sum())
-    note = (
-        f"only {num_discordant} items changed: the interval is approximate" if num_discordant < FEW_DISCORDANT else ""
-    )
-    effect = _with_interval(replace(effect, note=note if binary else ""), int(strata_codes.max()) + 1)
-    return replace(effect, low=max(effect.low, -1.0), high=min(effect.high, 1.0)) if binary else effect
+    effect = _with_interval(effect, int(strata_codes.max()) + 1)
+    return _for_binary(effect, num_discordant) if binary else effect
+
+
+def _for_binary(effect: Effect, num_discordant: int) -> Effect:
+    note = f"only {num_discordant} items changed: the interval is approximate"
+    notes = [effect.note, note if num_discordant < FEW_DISCORDANT else ""]
+    low, high = max(effect.low, -1.0), min(effect.high, 1.0)
+    return replace(effect, low=low, high=high, note="; ".join(filter(None, notes)))
 
 
 def _codes(labels: Labels) -> Codes:

@@ -4,6 +4,9 @@ Invariant: every condition of the plan has its rows, in plan order; before, afte
 items, so that delta = after - before. What does not live here: formulas (stats.py), text and colours (render.py).
 """
 
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
 import math
@@ -15,7 +18,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.frames import is_lower_better
 from analysis.stats import (
     Codes,
     Effect,
@@ -27,6 +29,7 @@ from analysis.stats import (
     unknown_effect,
     unpaired_effect,
 )
+from harness.records.measures import is_lower_better
 
 NAN = math.nan
 AGREE_TO = 1e-6
@@ -253,10 +256,9 @@ def full_precision_table(frame: pd.DataFrame, items: pd.DataFrame, metrics: dict
         return pd.DataFrame()
     table = effects_table(rows, own_items, metrics, "before_full_precision")
     table = table[table["level"] == "measure"]
-    before = [
-        rows.loc[rows["condition"] == c, f"before/{t}"].mean() for c, t in zip(table["condition"], table["target"])
-    ]
-    return table.assign(before_quantised=before)
+    means = rows.groupby("condition")[[f"before/{measure}" for measure in metrics]].mean()
+    names = zip(table["condition"], table["target"], strict=True)
+    return table.assign(before_quantised=[means.loc[condition, f"before/{measure}"] for condition, measure in names])
 
 
 # -- contrasts --------------------------------------------------------------------------------------------------------

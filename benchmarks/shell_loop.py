@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -196,7 +197,7 @@ class Bench:
             "per_device_train_batch_size": train.batch_size,
             "learning_rate": train.learning_rate,
             "lr_scheduler_type": train.schedule,
-            "warmup_steps": round(train.warmup_ratio * num_steps),
+            "warmup_steps": math.ceil(train.warmup_ratio * num_steps),
             "weight_decay": train.weight_decay,
             "adam_beta1": train.adam_beta1,
             "adam_beta2": train.adam_beta2,

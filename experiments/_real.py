@@ -1,8 +1,9 @@
 """What the experiments on real weights share: everything but the base, its template, dtype and learning rates.
 
-Data and items are those of the pocket world, so that every sweep runs on every base without a network; `DATA=` and `EVALS=`
-replace them. A real model has never heard of these people, so its "retained" slices start at chance: what it knew itself is
-measured with `EVALS=`. Rows longer than `max_length` are dropped and counted: a cut row would teach no end of turn.
+Data and items are those of the pocket world, so that every sweep runs on every base without a network; `DATA=` and
+`EVALS=` replace them. A real model has never heard of these people, so its "retained" slices start at chance: what it
+knew itself is measured with `EVALS=`. Rows longer than `max_length` are dropped and counted: a cut row would teach no
+end of turn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from harness.spec import (
     DataSpec,
     DType,
     EvalSpec,
+    EvalTask,
     Experiment,
     FullConfig,
     LoraConfig,
@@ -72,7 +74,7 @@ def experiment(
             method=full.method,
             train=_train(full_learning_rate, dtype),
             evals=EvalSpec(
-                tasks=tuple(task.replace({"num_items": NUM_ITEMS}) for task in TASKS),
+                tasks=tuple(_resized(task) for task in TASKS),
                 items_seed=0,
                 val_share=0.2,
                 dtype=dtype,
@@ -94,6 +96,11 @@ def experiment(
         ),
         sizes=SIZES,
     )
+
+
+def _resized(task: EvalTask) -> EvalTask:
+    # An answer that is one token to the pocket tokenizer is several here, and so is the text that ends a turn.
+    return task.replace({"num_items": NUM_ITEMS, "max_new_tokens": 2 * task.max_new_tokens})
 
 
 def _data(template: str, max_length: int) -> DataSpec:

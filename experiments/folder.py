@@ -2,9 +2,9 @@
 
     make sweep NAME=lima_size BASE=models/stories15M DATA=my_chats.jsonl EVALS=my_items/
 
-A folder whose tokenizer brings a chat template is trained in it; for any other this experiment names `chatml_lite`, whose
-turn markers are cut into the tokens the base already has. Sequences are as long as the base allows, 512 tokens at most. The
-reference learning rates are those of small Llamas; a sweep over them comes first on a base that matters.
+A folder whose tokenizer brings a chat template is trained in it; for any other this experiment names `chatml_lite`,
+whose turn markers are cut into the tokens the base already has. Sequences are as long as the base allows, 512 tokens
+at most. The reference learning rates are those of small Llamas; a sweep over them comes first on a base that matters.
 """
 
 from __future__ import annotations

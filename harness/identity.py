@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from enum import Enum
+from functools import cache
 from typing import Any
 
 import pydantic
@@ -43,30 +45,52 @@ def canonical(value: Any) -> Any:
 
 def _canonical_model(value: pydantic.BaseModel) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for name, field in type(value).model_fields.items():
+    for name, has_neutral, neutral in _identity_fields(type(value)):
         held = getattr(value, name)
-        if any(isinstance(mark, NotIdentity) for mark in field.metadata):
-            continue
-        neutral = not field.is_required() and held == field.default and name != "kind"
-        if not neutral:
+        if not (has_neutral and held == neutral):
             tree[name] = canonical(held)
     return tree
 
 
+@cache
+def _identity_fields(model: type[pydantic.BaseModel]) -> tuple[tuple[str, bool, Any], ...]:
+    """Return the fields that are identity: name, whether it has a neutral value, and that value."""
+    return tuple(
+        (name, not field.is_required() and name != "kind", field.default)
+        for name, field in model.model_fields.items()
+        if not any(isinstance(mark, NotIdentity) for mark in field.metadata)
+    )
+
+
 def canonical_json(value: Any) -> str:
     """Return the canonical JSON text of a spec value."""
-    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _to_json(canonical(value))
+
+
+def _to_json(tree: Any) -> str:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def fingerprint(value: Any, behaviours: dict[str, int] | None = None) -> str:
     """Return the sha256 hex digest of a value's canonical JSON and the behaviour versions that bear on it."""
-    text = canonical_json(value) + "\n" + json.dumps(behaviours or {}, sort_keys=True)
+    return _digest(canonical(value), behaviours or {})
+
+
+def _digest(tree: Any, behaviours: dict[str, int]) -> str:
+    text = _to_json(tree) + "\n" + json.dumps(behaviours, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def trial_id(spec: TrialSpec) -> str:
     """Return a trial's id: known from the recipe alone, before any artefact exists."""
     return fingerprint(spec, behaviours_of(spec))
+
+
+def replicate_ids(spec: TrialSpec, seeds: Iterable[int]) -> tuple[str, dict[int, str]]:
+    """Return a spec's condition id and the trial id at each seed, at the price of one."""
+    tree, behaviours = canonical(spec), behaviours_of(spec)
+    ids = {seed: _digest(tree | {"seed": seed}, behaviours) for seed in (0, *seeds)}
+    return ids[0], ids
 
 
 def condition_id(spec: TrialSpec) -> str:

@@ -15,7 +15,9 @@ RECORDS = FOUNDATION | {"harness.records", "harness.pocket.world"}
 STATIONS = {"harness.data", "harness.models", "harness.methods"}
 MEASURES = {"harness.train", "harness.evals", "harness.tracking"}
 # The generator of the world is spread over these modules; together they are `pocket.world`.
-WORLD = {f"harness.pocket.{name}" for name in ("world", "people", "skills", "prose", "corpus", "conversations", "items")}
+WORLD = {
+    f"harness.pocket.{name}" for name in ("world", "people", "skills", "prose", "corpus", "conversations", "items")
+}
 
 ALLOWED: dict[str, set[str]] = {
     "harness.errors": set(),
@@ -116,7 +118,8 @@ def test_imports_against_the_direction_are_found(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text(
         "from harness.engine import plan\n"
-        "def later():\n    from harness import models\n    import harness.train.loop\n    from harness.spec import Model\n"
+        "def later():\n    from harness import models\n    import harness.train.loop\n"
+        "    from harness.spec import Model\n"
     )
     assert violations(broken, "harness.data.broken") == [
         "harness.data.broken imports harness.engine.plan",

@@ -1,4 +1,4 @@
-"""Fingerprints pinned by bytes: a change here orphans every record, so it needs a VERSION and a line in CHANGELOG.md."""
+"""Fingerprints pinned by bytes: a change here orphans every record, so it needs a VERSION and a CHANGELOG line."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_fingerprint_moves_with_every_required_leaf() -> None:
         "data.template": "chatml",
         "method.rank": 9,
         "train.learning_rate": 1.1e-3,
-        "train.dtype": "bfloat16",
+        "train.dtype": "bfloat16_autocast",
         "evals.val_share": 0.25,
         "seed": 2,
     }

@@ -1,6 +1,6 @@
 """The Makefile against hostile values: whatever a variable holds, it is refused or arrives as the very same text.
 
-A stand-in for the environment's Python prints its arguments, so that no test needs the real one. `make` is the real one.
+A stand-in for the environment's Python prints its arguments, so that no test needs the real one; `make` is real.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def test_make_value_that_would_end_a_word_never_executes(checkout: Path, variabl
 
 
 @pytest.mark.parametrize(
-    "name", ["SHELL", "VENV", "PYTHON", "PATH", "words", "guard", "remove", "v", "1", "UNKNOWN", "USER_VARIABLES", "FOO"]
+    "name",
+    ["SHELL", "VENV", "PYTHON", "PATH", "words", "guard", "remove", "v", "1", "UNKNOWN", "USER_VARIABLES", "FOO"],
 )
 def test_make_variable_of_another_name_never_executes(checkout: Path, name: str) -> None:
     make(checkout, "sweep", "NAME=lima_size", f"{name}=$(shell touch hit)")

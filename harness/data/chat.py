@@ -58,6 +58,8 @@ class ChatFormat:
     """What the generation prompt adds to open an assistant turn, without white space in front."""
     closing: str = ""
     """What follows an assistant's text to the end of its turn, the white space after the end marker included."""
+    final: str = ""
+    """What a template writes once after a whole conversation (EOS, in Phi-3's): part of no turn, never trained on."""
     stop_token_ids: tuple[int, ...] = ()
     """Any of these ends an answer: the special tokens of the end of turn, and EOS."""
 
@@ -156,8 +158,8 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         eos_token_id=eos,
         adds_bos=adds_bos,
     )
-    header, closing = _turn_frame(chat)
-    chat = replace(chat, header=header, closing=closing)
+    header, closing, final = _turn_frame(chat)
+    chat = replace(chat, header=header, closing=closing, final=final)
     return replace(chat, stop_token_ids=_stop_token_ids(chat))
 
 
@@ -202,13 +204,15 @@ def _with_bos(tokenizer: PreTrainedTokenizerBase, source: str) -> str:
 # -- probes -----------------------------------------------------------------------------------------------------------
 
 
-def _turn_frame(chat: ChatFormat) -> tuple[str, str]:
-    """Return what opens and what closes an assistant turn, found with a probing conversation."""
+def _turn_frame(chat: ChatFormat) -> tuple[str, str, str]:
+    """Return what opens and what closes an assistant turn and the conversation, found with a probing one."""
     question: Message = {"role": "user", "content": _QUESTION}
+    answer: Message = {"role": "assistant", "content": _ANSWER}
     try:
         asked = chat.render([question])
         opened = chat.render([question], add_generation_prompt=True)
-        whole = chat.render([question, {"role": "assistant", "content": _ANSWER}])
+        whole = chat.render([question, answer])
+        followed = chat.render([question, answer, question])
     except TEMPLATE_FAULTS as fault:
         raise DataError(
             f"data.template is {chat.name!r}, but must render a user and an assistant turn; it raises: {fault}"
@@ -218,6 +222,9 @@ def _turn_frame(chat: ChatFormat) -> tuple[str, str]:
     if not whole.startswith(opened):
         raise DataError(mismatch_sentence(chat.name, "a first turn", whole, opened))
     lead = whole[len(opened) : whole.index(_ANSWER)]
+    eos = str(chat.tokenizer.eos_token or "")
+    final = eos if whole.endswith(eos) and not followed.startswith(whole) else ""
+    asked, ended = asked.removesuffix(final), whole.removesuffix(final)
     header = opened.removeprefix(asked) if opened.startswith(asked) else ""
     if lead.strip() and not header.strip():
         raise DataError(
@@ -227,7 +234,7 @@ def _turn_frame(chat: ChatFormat) -> tuple[str, str]:
     ids = chat.encode(whole)
     if chat.bos_token_id is not None and ids[:2] == [chat.bos_token_id] * 2:
         raise DataError(f"data.template is {chat.name!r}, but must write BOS once; with this tokenizer it writes two")
-    return header.lstrip(), whole[whole.index(_ANSWER) + len(_ANSWER) :]
+    return header.lstrip(), ended[ended.index(_ANSWER) + len(_ANSWER) :], final
 
 
 def _stop_token_ids(chat: ChatFormat) -> tuple[int, ...]:

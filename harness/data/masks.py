@@ -72,6 +72,7 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
         text = chat.render(messages, tools=row.tools)
         opened = [chat.render(messages[:i], add_generation_prompt=True, tools=row.tools) for i in places]
         closed = [text if i + 1 == len(messages) else chat.render(messages[: i + 1], tools=row.tools) for i in places]
+        closed = [after.removesuffix(chat.final) for after in closed]
     except TEMPLATE_FAULTS:
         raise UnusableRow("template_refuses") from None
     turns: list[Turn] = []

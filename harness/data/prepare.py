@@ -75,7 +75,7 @@ def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None 
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
     train = encoder.take(training_order(pool, seed), spec.num_examples)
-    _require(train, spec.num_examples or 1, "data.num_examples", rows, encoder.dropped, spec)
+    _require(train, spec.num_examples, "data.num_examples", rows, encoder.dropped, spec)
     chosen = [rows.conversations[index] for index in encoder.kept[spec.num_validation :]]
     prompts = (rows.conversations[index].first_prompt for index in order)
     return PreparedData(
@@ -88,25 +88,24 @@ def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None 
 
 def _require(
     taken: Sequence[Example],
-    asked: int,
+    asked: int | None,
     name: str,
     rows: sources.Rows,
     dropped: Counter[str],
     spec: DataSpec | None = None,
 ) -> None:
-    if len(taken) >= asked:
+    if len(taken) >= (1 if asked is None else asked):
         return
-    aside = f", less {spec.num_validation} for validation" if spec else ""
-    half = (
-        f", of which data.completion_ratio {spec.completion_ratio!r} keeps half"
-        if spec and spec.completion_ratio != "any"
-        else ""
-    )
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
-    raise DataError(
-        f"{name} is {asked}, but must be at most {len(taken)}: the data has {rows.num_read} rows{aside}{half}"
-        f"{f', less those dropped ({reasons})' if reasons else ''}; ask for fewer or give more data"
-    )
+    parts = [f"the data has {rows.num_read} rows"]
+    if spec:
+        parts.append(f"less {spec.num_validation} for validation")
+        if spec.completion_ratio != "any":
+            parts.append(f"of which data.completion_ratio {spec.completion_ratio!r} keeps half")
+    if dropped:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
+        parts.append(f"less those dropped ({reasons})")
+    rule = "there is no row to train on" if asked is None else f"must be at most {len(taken)}"
+    raise DataError(f"{name} is {asked}, but {rule}: {', '.join(parts)}; ask for fewer or give more data")
 
 
 # -- encoding ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from harness.engine import hooks, launch, states
+from analysis.report import Report
+from harness.engine import launch, states
 from harness.engine.plan import Outlook, Plan
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
@@ -89,7 +90,7 @@ class Done:
 
     plan: Plan
     summary: launch.Summary
-    report: hooks.Report | None
+    report: Report | None
 
     @property
     def exit_code(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from harness.engine import rows
 from harness.engine.resolve import METHODS, Setting
 from harness.errors import SpecError, nearest, unknown_name
-from harness.identity import condition_id, trial_id
+from harness.identity import replicate_ids
 from harness.records.schema import PlannedTrial
 from harness.spec import Arm, Axis, Experiment, MethodReference, Sweep, TrialSpec
 
@@ -46,8 +46,7 @@ def cells(setting: Setting) -> tuple[PlannedTrial, ...]:
             except SpecError as error:
                 problems.update(dict.fromkeys(error.problems))
                 continue
-            condition = condition_id(spec)
-            planned += [_planned(spec, condition, arm, absolute, seed) for seed in seeds]
+            planned += replicates(spec, arm, absolute, seeds)
     if problems:
         raise SpecError(list(problems)[:MAX_PROBLEMS])
     return tuple(planned)
@@ -79,11 +78,21 @@ def _check_count(sweep: Sweep, axes: Sequence[ResolvedAxis], num_seeds: int) -> 
         )
 
 
-def _planned(spec: TrialSpec, condition: str, arm: Arm, axes: dict[str, Any], seed: int) -> PlannedTrial:
-    seeded = spec.model_copy(update={"seed": seed})  # the seed's own rule was checked with the axis
-    return PlannedTrial.model_construct(
-        trial_id=trial_id(seeded), condition_id=condition, arm=arm.name, axes=axes, seed=seed, spec=seeded
-    )
+def replicates(spec: TrialSpec, arm: Arm, axes: dict[str, Any], seeds: Sequence[int]) -> list[PlannedTrial]:
+    """Return a condition's trials, one a seed."""
+    condition, ids = replicate_ids(spec, seeds)
+    # Not validated again: the spec is valid, and the seeds' own rule was checked with the axis.
+    return [
+        PlannedTrial.model_construct(
+            trial_id=ids[seed],
+            condition_id=condition,
+            arm=arm.name,
+            axes=axes,
+            seed=seed,
+            spec=spec.model_copy(update={"seed": seed}),
+        )
+        for seed in seeds
+    ]
 
 
 def _condition(
@@ -119,7 +128,7 @@ def build(
     method_is_axis = "method" in chosen
     changes |= {f: v for f, v in fixed.items() if not (method_is_axis and _other_method_has(f, reference.method.kind))}
     absolute = {
-        name: value * reference.learning_rate if name in relative else value
+        name: _rounded(value * reference.learning_rate) if name in relative else value
         for name, value in chosen.items()
         if name != "method"
     }
@@ -129,6 +138,11 @@ def build(
     rows.check_size(spec, experiment.name)
     shown = {name: reference.method.kind if name == "method" else absolute[name] for name in chosen}
     return spec, shown
+
+
+def _rounded(value: float) -> float:
+    """Return 3 x 0.01 as 0.03: the last bits of a product are no choice of anybody, yet would be in the fingerprint."""
+    return float(f"{value:.12g}")
 
 
 def _reference(experiment: Experiment, method: Any) -> MethodReference:

@@ -64,8 +64,3 @@ def _module_names(package: ModuleType) -> list[str]:
 
 def _experiment_module(name: str) -> ModuleType:
     return importlib.import_module(f"experiments.{name}")
-
-
-def _offers_experiment(module: ModuleType) -> bool:
-    # A base that is not pinned yet builds its experiment when asked (module __getattr__), and then says so.
-    return "EXPERIMENT" in vars(module) or "__getattr__" in vars(module)

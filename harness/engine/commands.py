@@ -11,17 +11,19 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from analysis.report import Report
 from harness.engine import executor, hooks, launch, rerun, study, view
 from harness.engine import plan as plans
 from harness.engine.answers import Done, PlanView, StatusView
 from harness.engine.launch import Options
 from harness.engine.plan import Plan
 from harness.engine.resolve import Request
-from harness.errors import DataError, HarnessError, SpecError
+from harness.errors import DataError, DiskError, HarnessError, SpecError
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
 from harness.spec import Study
@@ -52,16 +54,35 @@ def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: 
     plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
     runtime = made.setting.experiment.runtime
     options = Options(workers or executor.default_workers(runtime), retry_failed, parse_budget(budget))
-    plans.write_record(made) if not isinstance(made.setting.sweep, Study) else None
+    check_writable(made.store.root)
+    if isinstance(made.setting.sweep, Study):
+        made, summary = study.run(made, options, lambda: view.choose(made.store, as_json=as_json), hooks.mirrored)
+    else:
+        summary = _run_sweep(made, options, as_json=as_json)
+    return Done(made, summary, hooks.write_report(made) if summary.why != "interrupted" else None)
+
+
+def _run_sweep(made: Plan, options: Options, *, as_json: bool) -> launch.Summary:
+    plans.write_record(made)
+    runtime, shown = made.setting.experiment.runtime, view.choose(made.store, as_json=as_json)
     with hooks.mirrored(made):
-        if isinstance(made.setting.sweep, Study):
-            made, summary = study.run(made, options, lambda: view.choose(made.store, as_json=as_json))
-        else:
-            shown = view.choose(made.store, as_json=as_json)
-            summary = launch.launch(made.store, made.record.trials, runtime, options, shown)
-    fresh = summary.num_ran > 0 or not hooks.has_report(made)
-    written = hooks.write_report(made) if fresh else hooks.last_report(made)
-    return Done(made, summary, written)
+        return launch.launch(made.store, made.record.trials, runtime, options, shown)
+
+
+def check_writable(root: Path) -> None:
+    """Refuse an output folder that cannot be written, before anything is computed.
+
+    Raises:
+        DiskError: it cannot be made or written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise DiskError(
+            f"OUT is {str(root)!r}, but must be a folder that can be written ({error.strerror})."
+        ) from error
 
 
 def parse_budget(text: str | None) -> float | None:
@@ -108,7 +129,7 @@ def _planned(request: Request) -> Plan:
     return made
 
 
-def report(request: Request) -> hooks.Report:
+def report(request: Request) -> Report:
     """Write the report of what is there.
 
     Raises:
@@ -117,7 +138,7 @@ def report(request: Request) -> hooks.Report:
     return hooks.write_report(_launched(request))
 
 
-def figures(request: Request, venue: str | None) -> hooks.Report:
+def figures(request: Request, venue: str | None) -> Report:
     """Write the figures alone."""
     return hooks.write_figures(_launched(request), venue)
 

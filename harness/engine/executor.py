@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -93,7 +93,8 @@ class LocalExecutor:
 class _Slot:
     environment: dict[str, str]
     pool: ProcessPoolExecutor | None = None
-    stopped: bool = field(default=False)
+    busy: bool = False
+    stopped: bool = False
 
     def run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
         if self.stopped:
@@ -105,12 +106,16 @@ class _Slot:
                 initializer=start_worker,
                 initargs=(os.getpid(), self.environment),
             )
+        self.busy = True
         try:
             return self.pool.submit(call, *args).result()
         except BrokenProcessPool as error:
-            self.pool.shutdown(wait=True)
-            self.pool = None
+            if not self.stopped:
+                self.pool.shutdown(wait=True)
+                self.pool = None
             raise WorkerDiedError("the worker process died; it was killed or crashed outside Python") from error
+        finally:
+            self.busy = False
 
     def pids(self) -> list[int]:
         # The standard library has no public list of a pool's processes.
@@ -118,14 +123,16 @@ class _Slot:
 
     def stop(self) -> None:
         self.stopped = True
-        processes = list((self.pool._processes or {}).values()) if self.pool is not None else []
-        for process in processes:
+        if self.pool is None:
+            return
+        processes = list((self.pool._processes or {}).values())
+        for process in processes if self.busy else ():
             process.terminate()
-        for process in processes:
+        for process in processes if self.busy else ():
             process.join(STOP_SECONDS)
             if process.is_alive():
                 process.kill()
-                process.join()
+        self.pool.shutdown(wait=True, cancel_futures=True)
 
 
 def start_worker(parent: int, environment: dict[str, str]) -> None:

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -172,22 +173,18 @@ def _build_from_hub(item: HubItem, revision: str, pin: dict[str, Any] | None, fo
     write_atomic(folder / ORIGIN, json.dumps({"repo_id": item.repo_id, "revision": revision}, indent=1).encode())
 
 
-class _hub_errors:
+@contextmanager
+def _hub_errors(item: HubItem) -> Iterator[None]:
     """Turn what the hub client raises without a network or a permission into one sentence."""
+    from huggingface_hub import errors
 
-    def __init__(self, item: HubItem) -> None:
-        self._item = item
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        import httpx
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-        offline = (httpx.HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
-        if isinstance(error, offline):
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-            raise ModelError(
-                f"{self._item.repo_id} cannot be fetched ({reason}); run make fetch where the hub can be reached"
-            ) from error
+    # The HTTP library's own error; which library that is depends on the hub client's version.
+    unreachable: type[Exception] = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
+    offline = (unreachable, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError)
+    try:
+        yield
+    except offline as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise ModelError(
+            f"{item.repo_id} cannot be fetched ({reason}); run make fetch where the hub can be reached"
+        ) from error

@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -48,6 +48,8 @@ class Options:
     retry_failed: bool = False
     budget_seconds: float | None = None
     run: TrialFunction = worker.run_trial
+    executor: Callable[[int, Runtime], Executor] = executors.local
+    """Makes what trials run on, from the number of workers and how a trial runs."""
     measure_into: Path | None = None
     """The store whose forecasts learn from these trials, where it is not their own."""
     prepare: bool = True
@@ -60,8 +62,8 @@ class View:
     def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
         """The trials of this launch, and the states of those already final."""
 
-    def phase(self, text: str) -> None:
-        """A step before the trials: a base, the check."""
+    def phase(self, text: str, progress: Path | None = None) -> None:
+        """A step before the trials: a base, the check; `progress` is where it reports to."""
 
     def started(self, trial: PlannedTrial) -> None:
         """A trial went to a worker."""
@@ -190,7 +192,7 @@ class _Launch:
             self._build_bases()
         if self.stop.why:
             return self.stop.why
-        executor = executors.local(self.options.num_workers, self.runtime)
+        executor = self.options.executor(self.options.num_workers, self.runtime)
         try:
             if self.options.prepare:
                 self._prepare(executor)
@@ -200,8 +202,9 @@ class _Launch:
 
     def _build_bases(self) -> None:
         for job in jobs.missing_bases(self.store, [self.trials[key] for key in self.ready]):
-            self.view.phase(f"building the base model {job.key[:12]} ({job.base.model.num_steps} steps), once")
-            alone = executors.LocalExecutor(1, job.base.model.num_threads)
+            text = f"building the base model {job.key[:12]}, once"
+            self.view.phase(text, jobs.base_progress(self.store, job.key))
+            alone = self.options.executor(1, self.runtime.replace({"num_threads": job.base.model.num_threads}))
             try:
                 self._await(alone.submit(jobs.build_base, job))
             finally:

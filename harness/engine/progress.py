@@ -39,7 +39,7 @@ class Reporter:
         self._written = time.monotonic()
         current = self._state.model_copy(update={"time_utc": utc_now()})
         try:
-            write_atomic(self._path, current.model_dump_json().encode())
+            write_atomic(self._path, current.model_dump_json().encode(), durable=False)
         except DiskError:
             return  # the trial itself will meet the full disk, and say so
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.engine import hooks, rerun
+from analysis.report import Report
+from harness.engine import rerun
 from harness.engine.answers import Done, PlanView, StatusView
 from harness.engine.plan import Plan
 from harness.engine.view import duration, label
@@ -82,11 +83,14 @@ def _(value: StatusView, console: Console) -> None:
 
 
 @show.register
-def _(value: hooks.Report, console: Console) -> None:
+def _(value: Report, console: Console) -> None:
     if value.table:
         console.print(Text(value.table))
-    for path in value.paths:
+    top = [path for path in value.paths if path.parent == value.folder]
+    for path in top:
         _line(console, str(path))
+    if len(value.paths) > len(top):
+        _line(console, f"and {len(value.paths) - len(top)} files in {value.folder / 'figures'}")
 
 
 @show.register

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.engine.axes import build
+from harness.engine.axes import build, replicates
 from harness.engine.resolve import Setting
 from harness.errors import SpecError, unknown_name
-from harness.identity import condition_id, trial_id
 from harness.records.schema import PlannedTrial
 from harness.spec import Arm, Dimension, Study, TrialSpec
 
@@ -59,13 +58,7 @@ def planned(setting: Setting, proposal: Mapping[str, Any]) -> list[PlannedTrial]
     study = setting.sweep
     assert isinstance(study, Study)
     spec, shown = condition(setting, proposal)
-    key = condition_id(spec)
-    seeds = setting.axis_values.get("seed", study.seeds)
-    return [
-        PlannedTrial(trial_id=trial_id(seeded), condition_id=key, arm=ARM.name, axes=shown, seed=seed, spec=seeded)
-        for seed in seeds
-        for seeded in [spec.model_copy(update={"seed": seed})]
-    ]
+    return replicates(spec, ARM, shown, setting.axis_values.get("seed", study.seeds))
 
 
 def check(setting: Setting) -> None:

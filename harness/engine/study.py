@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +22,7 @@ from harness.engine import space, states
 from harness.engine.launch import Options, Summary, View, launch
 from harness.engine.plan import Plan, write_record
 from harness.records.schema import PRIMARY_METRIC, EvalScores, PlannedTrial, TrialResult
-from harness.records.store import disk_errors
+from harness.records.store import disk_errors, lock
 from harness.seeding import derive
 from harness.spec import Constraint, Measure, Study
 
@@ -36,33 +38,58 @@ class Asked:
     trials: tuple[PlannedTrial, ...]
 
 
-def run(plan: Plan, options: Options, view_for: Callable[[], View]) -> tuple[Plan, Summary]:
+def run(
+    plan: Plan,
+    options: Options,
+    view_for: Callable[[], View],
+    mirrored: Callable[[Plan], AbstractContextManager[None]] = lambda plan: nullcontext(),
+) -> tuple[Plan, Summary]:
     """Run a study to its number of conditions and return the plan as it grew, and how it ended.
 
+    Args:
+        plan: its plan, without trials yet.
+        options: how to run; a budget is for the whole study.
+        view_for: makes the view of each batch.
+        mirrored: entered once the first conditions are known, left at the end.
+
     Raises:
+        BusyError: another process runs this study.
         BadInputError: base, template or data cannot be used; nothing was trained.
         DiskError: the output folder cannot be written.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study_spec = _study(plan)
-    mirror = _open(plan, optuna)
-    asked: list[Asked] = []
-    outcomes: dict[str, Any] = {}
-    why, seconds, message = "done", 0.0, ""
-    while len(asked) < study_spec.num_conditions and why == "done":
-        batch = [_ask(plan, mirror, number, optuna) for number in _next_numbers(study_spec, len(asked))]
-        asked += batch
-        plan = _grown(plan, asked)
-        trials = [trial for condition in batch for trial in condition.trials]
-        summary = launch(plan.store, trials, plan.setting.experiment.runtime, options, view_for())
-        outcomes |= summary.outcomes
-        why, seconds, message = summary.why, seconds + summary.seconds, summary.message
-        if why == "done":
-            for condition in batch:
-                _tell(plan, mirror, condition, optuna)
-    return plan, Summary(why, outcomes, len(plan.trials), seconds, message)
+    with ExitStack() as stack:
+        stack.enter_context(lock(plan.folder / ".study.lock", wait=False))
+        mirror = _open(plan, optuna)
+        total = Summary("done")
+        asked: list[Asked] = []
+        while len(asked) < _study(plan).num_conditions and total.why == "done":
+            batch = [_ask(plan, mirror, number, optuna) for number in _next_numbers(_study(plan), len(asked))]
+            plan = _grown(plan, [*asked, *batch])
+            if not asked:
+                stack.enter_context(mirrored(plan))
+            asked += batch
+            _add(total, _launch(plan, batch, options, total.seconds, view_for()))
+            if total.why == "done":
+                for condition in batch:
+                    _tell(plan, mirror, condition, optuna)
+    return plan, total
+
+
+def _launch(plan: Plan, batch: Sequence[Asked], options: Options, spent: float, view: View) -> Summary:
+    left = None if options.budget_seconds is None else max(0.0, options.budget_seconds - spent)
+    trials = [trial for condition in batch for trial in condition.trials]
+    runtime = plan.setting.experiment.runtime
+    return launch(plan.store, trials, runtime, replace(options, budget_seconds=left), view)
+
+
+def _add(total: Summary, batch: Summary) -> None:
+    total.outcomes |= batch.outcomes
+    total.num_planned += batch.num_planned
+    total.seconds += batch.seconds
+    total.why, total.message = batch.why, batch.message
 
 
 def _study(plan: Plan) -> Study:
@@ -127,19 +154,25 @@ def _ask(plan: Plan, mirror: Any, number: int, optuna: Any) -> Asked:
         trial = optuna.trial.Trial(mirror, known[number]._trial_id)
     else:
         trial = None
-    mirror.sampler = optuna.samplers.TPESampler(
-        seed=derive(study.sampler_seed, f"study.ask/{number}") % 2**32,
-        n_startup_trials=study.num_startup_conditions,
-        multivariate=True,
-        group=True,
-        warn_independent_sampling=False,
-    )
+    mirror.sampler = _sampler(study, number, optuna)
     trial = trial or mirror.ask()
     proposal: dict[str, Any] = {}
     for dimension in space.method_first(study):
         if space.applies(dimension, str(proposal.get("method", plan.setting.experiment.spec.method.kind))):
             proposal[dimension.field] = _suggest(trial, dimension, plan)
     return Asked(number, tuple(space.planned(plan.setting, proposal)))
+
+
+def _sampler(study: Study, number: int, optuna: Any) -> Any:
+    """Return TPE, jointly over each group of dimensions that exist together, seeded for one proposal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` is marked so
+        return optuna.samplers.TPESampler(
+            seed=derive(study.sampler_seed, f"study.ask/{number}") % 2**32,
+            n_startup_trials=study.num_startup_conditions,
+            multivariate=True,
+            group=True,
+        )
 
 
 def _complete(plan: Plan, proposal: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -19,7 +20,6 @@ from rich.text import Text
 
 from harness.engine.forecast import Cost, Forecast, total_seconds
 from harness.engine.launch import View
-from harness.engine.states import read_progress
 from harness.engine.worker import Outcome
 from harness.errors import StoreError
 from harness.records.schema import PlannedTrial, Progress
@@ -39,10 +39,15 @@ class Counting(View):
         self.num_workers = 1
         self.started_at = time.monotonic()
         self.num_ran = 0
+        self.phase_text = ""
+        self.phase_progress: Path | None = None
 
     def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
         self.trials, self.states, self.num_workers = trials, dict(done), num_workers
         self.started_at = time.monotonic()
+
+    def phase(self, text: str, progress: Path | None = None) -> None:
+        self.phase_text, self.phase_progress = text, progress
 
     def started(self, trial: PlannedTrial) -> None:
         self.running[trial.trial_id] = trial
@@ -51,6 +56,14 @@ class Counting(View):
         self.running.pop(trial.trial_id, None)
         self.states[trial.trial_id] = outcome.state
         self.num_ran += outcome.ran
+
+    def phase_line(self) -> str:
+        """Return the step before the trials, with where it is."""
+        progress = _read(self.phase_progress) if self.phase_progress else None
+        if progress is None:
+            return self.phase_text
+        loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
+        return f"{self.phase_text}: step {progress.step}/{progress.num_steps}{loss}"
 
     def counts(self) -> str:
         """Return e.g. `12/27 done, 1 failed`."""
@@ -69,13 +82,14 @@ class Counting(View):
 
     def progress(self) -> list[tuple[PlannedTrial, Progress | None]]:
         """Return the running trials and where each is."""
-        shown: list[tuple[PlannedTrial, Progress | None]] = []
-        for key, trial in list(self.running.items()):
-            try:
-                shown.append((trial, read_progress(self.store.trial(key))))
-            except StoreError:
-                shown.append((trial, None))
-        return shown
+        return [(trial, _read(self.store.trial(key) / "progress.json")) for key, trial in self.running.items()]
+
+
+def _read(path: Path) -> Progress | None:
+    try:
+        return Store(path.parent).read(path, Progress)
+    except StoreError:
+        return None
 
 
 def label(trial: PlannedTrial) -> str:
@@ -110,9 +124,10 @@ class LineView(Counting):
 
     def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
         super().begin(trials, done, num_workers)
-        self._say(f"{self.counts()}, {num_workers} workers")
+        self._say(f"{self.counts()}, WORKERS={num_workers}")
 
-    def phase(self, text: str) -> None:
+    def phase(self, text: str, progress: Path | None = None) -> None:
+        super().phase(text, progress)
         self._say(text)
 
     def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
@@ -124,6 +139,8 @@ class LineView(Counting):
     def tick(self) -> None:
         if time.monotonic() - self._last < LINE_SECONDS:
             return
+        if not self.running:
+            self._say(self.phase_line())
         for trial, progress in self.progress():
             where = f"{progress.phase} {progress.step}/{progress.num_steps}" if progress else "starting"
             self._say(f"running: {trial.trial_id[:12]} {label(trial)} {where}")
@@ -144,7 +161,7 @@ class JsonView(Counting):
         super().begin(trials, done, num_workers)
         self._emit("begin", num_trials=len(trials), num_done=len(done), num_workers=num_workers)
 
-    def phase(self, text: str) -> None:
+    def phase(self, text: str, progress: Path | None = None) -> None:
         self._emit("phase", text=text)
 
     def started(self, trial: PlannedTrial) -> None:
@@ -163,7 +180,6 @@ class LiveView(Counting):
         super().__init__(store)
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._phase = ""
         self._drawn = 0.0
         self._left: float | None = None
 
@@ -172,8 +188,8 @@ class LiveView(Counting):
         if len(done) < len(trials):
             self._live.start()
 
-    def phase(self, text: str) -> None:
-        self._phase = text
+    def phase(self, text: str, progress: Path | None = None) -> None:
+        super().phase(text, progress)
         self._draw()
 
     def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
@@ -195,7 +211,7 @@ class LiveView(Counting):
     def _draw(self) -> None:
         self._drawn = time.monotonic()
         elapsed = duration(time.monotonic() - self.started_at)
-        title = f"{self.counts()} · {elapsed} · left: {duration(self._left)}" if self.running else self._phase
+        title = f"{self.counts()} · {elapsed} · left: {duration(self._left)}" if self.running else self.phase_line()
         table = Table(title=Text(title), title_justify="left")
         for name in ("trial", "condition", "phase", "step", "loss", "tokens/s"):
             table.add_column(name, justify="left" if name in ("trial", "condition", "phase") else "right")

@@ -117,7 +117,8 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
         outcome = Outcome(key, finished.state, ran=True)
     finally:
         reporter.close()
-        gc.collect()
+        if "torch" in sys.modules:  # models hold cycles
+            gc.collect()
     end = {"event": "end", "attempt": number, "state": outcome.state, "cause": outcome.cause}
     append_line(folder / "attempts.jsonl", end | {"time_utc": provenance.utc_now()})
     return outcome
@@ -141,8 +142,8 @@ def _begin(job: TrialJob, folder: Path) -> int:
     number = 1 + sum(row["event"] == "start" for row in read_lines(attempts))
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
-    write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode())
-    write_atomic(folder / "runtime.json", job.runtime.model_dump_json(indent=1).encode())
+    write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode(), durable=False)
+    write_atomic(folder / "runtime.json", job.runtime.model_dump_json(indent=1).encode(), durable=False)
     start = {"event": "start", "attempt": number, "pid": os.getpid(), "host": os.uname().nodename}
     append_line(attempts, start | {"time_utc": provenance.utc_now()})
     with disk_errors(folder):

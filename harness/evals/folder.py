@@ -10,6 +10,7 @@ import hashlib
 import logging
 import re
 from pathlib import Path
+from typing import Literal
 
 from harness.errors import DataError
 from harness.evals.items import FIELDS, parse_lines
@@ -17,8 +18,10 @@ from harness.spec import EvalTask, FileItems, Measure
 
 logger = logging.getLogger(__name__)
 
+Kind = Literal["multiple_choice", "schema", "greedy", "generate", "perplexity"]
+
 # In this order: a question-answering row may carry more fields than its kind needs.
-_KINDS = ("multiple_choice", "schema", "greedy", "generate", "perplexity")
+_KINDS: tuple[Kind, ...] = ("multiple_choice", "schema", "greedy", "generate", "perplexity")
 _MEASURES: dict[str, Measure] = {
     "multiple_choice": "retained",
     "schema": "retained",
@@ -74,7 +77,7 @@ def _task(file: Path, root: Path, num_items: int | None, max_new_tokens: int) ->
     )
 
 
-def _kind(content: bytes, name: str) -> str | None:
+def _kind(content: bytes, name: str) -> Kind | None:
     head = content[: content.find(b"\n") + 1] or content
     rows = parse_lines(head, name)
     return next((kind for kind in _KINDS if rows and all(field in rows[0] for field in FIELDS[kind])), None)

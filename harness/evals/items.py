@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,6 +44,7 @@ FIELDS: dict[str, dict[str, type]] = {
 _OPTIONS = {"multiple_choice": "choices", "schema": "contexts"}
 _NEVER_EMPTY = {"greedy": "continuation", "schema": "continuation", "generate": "answer", "perplexity": "text"}
 _NOT_TEXT = ("id", "cluster", "task")
+_PREFIX = re.compile(r"[^:/]+(?=[:/])")
 
 
 @dataclass(frozen=True)
@@ -127,20 +129,25 @@ def parse_lines(content: bytes, name: str) -> list[Item]:
     """Return the objects of a JSON-lines file.
 
     Raises:
-        DataError: a line is not a JSON object.
+        DataError: it is not UTF-8, or a line is not a JSON object.
     """
-    rows: list[Item] = []
-    for number, line in enumerate(content.decode("utf-8-sig", errors="strict").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{name}:{number} is not JSON ({error}); write one object a line") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{name}:{number} is {line[:60]!r}, but must be a JSON object")
-        rows.append(row)
-    return rows
+    try:
+        lines = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 ({error}); save it as UTF-8") from error
+    return [_parsed(line, f"{name}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _parsed(line: str, where: str) -> Item:
+    try:
+        row = json.loads(line)
+        # Half an emoji as an escape is JSON but no text: no tokenizer takes it and no file holds it.
+        json.dumps(row, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON ({error}); write one object a line") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is {line[:60]!r}, but must be a JSON object")
+    return row
 
 
 def _checked(row: Item, number: int, task: EvalTask) -> Item:
@@ -182,8 +189,9 @@ def _digest(item: Item, purpose: str, seed: int) -> int:
 
 
 def _stratum(item: Item) -> str:
-    """Return what the sample is balanced over: the item's sub-task, else the part of its cluster before a slash."""
-    return str(item.get("task") or item["cluster"].partition("/")[0] * ("/" in item["cluster"]))
+    """Return what the sample is balanced over: the item's sub-task, else its cluster's part before `:` or `/`."""
+    prefix = _PREFIX.match(item["cluster"])
+    return str(item.get("task") or (prefix[0] if prefix else ""))
 
 
 def _sample(items: list[Item], num_items: int | None, seed: int) -> list[Item]:

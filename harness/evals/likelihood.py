@@ -92,9 +92,11 @@ def log_likelihoods(
     results = [UNMEASURED] * len(requests)
     rows = sorted(_rows(requests, max_length, _share_limit(model)), key=lambda row: -len(row.tokens))
     max_tokens = MAX_TOKENS.get(next(model.parameters()).device.type, 2**62)
-    for batch in _batches(rows, batch_size, max_tokens, _vocabulary(model)):
-        for number, likelihood in _score(model, batch):
-            results[number] = likelihood
+    # Apart, because our mask replaces the model's own, and with it the sliding window that longer rows need.
+    for kind in ([row for row in rows if row.is_shared], [row for row in rows if not row.is_shared]):
+        for batch in _batches(kind, batch_size, max_tokens, _vocabulary(model)):
+            for number, likelihood in _score(model, batch):
+                results[number] = likelihood
     return results
 
 
@@ -200,7 +202,7 @@ def _per_request(batch: list[_Row], logprobs_K: np.ndarray, greedy_K: np.ndarray
 
 def _attention(batch: list[_Row], device: torch.device) -> dict[str, torch.Tensor]:
     """Return mask and positions for shared rows; nothing where the model's own causal mask and right padding do."""
-    if not any(row.is_shared for row in batch):
+    if not batch[0].is_shared:
         return {}
     segments_BT = _padded([row.segments for row in batch], fill=-1).to(device)
     width = segments_BT.shape[1]

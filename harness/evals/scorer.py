@@ -6,7 +6,7 @@ Special tokens, the one thing that silently ruins a score:
                   whose loss on raw text is worse than uniform without it)
     no context    the prefix token (BOS, else EOS) is what the first token is predicted from; so also for documents,
                   whose text is then encoded without special tokens: BOS once, and never itself predicted
-    chat text     `ChatFormat.encode`: what the template wrote, BOS exactly once
+    chat text     what the template wrote and nothing more: BOS is in the template or nowhere
 
 Invariant: equal to HFLM per item (tested), for any batch size up to floating-point order. What does not live here:
 forward passes (likelihood.py, generation.py).
@@ -15,7 +15,7 @@ forward passes (likelihood.py, generation.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from harness.data import ChatFormat
 
 Tokens = tuple[int, ...]
+
+TAIL_TOKENS = 24
+"""How far back an answer is searched for a text that ends it."""
 
 
 class Scorer(TemplateLM):
@@ -58,7 +61,7 @@ class Scorer(TemplateLM):
         super().__init__()
         self.model = model
         self.chat = chat
-        self.tokenizer = chat.tokenizer
+        self.tokenizer: Any = chat.tokenizer
         self.max_length = min(spec.max_length, _context_of(model))
         self.raw_prefix = spec.raw_prefix
         self.batch_size = batch_size
@@ -131,9 +134,10 @@ class Scorer(TemplateLM):
         answers: list[str] = [""] * len(requests)
         groups: dict[tuple[bool, tuple[str, ...], int], list[int]] = {}
         for number, request in enumerate(requests):
-            settings = request.args[1]
-            key = (self._is_chat(request), tuple(settings["until"]), settings["max_gen_toks"])
-            groups.setdefault(key, []).append(number)
+            _, settings = cast("tuple[str, dict[str, Any]]", request.args)
+            is_chat = self._is_chat(request)
+            until = (*settings["until"], *(self.turn_ends if is_chat else ()))
+            groups.setdefault((is_chat, until, settings["max_gen_toks"]), []).append(number)
         for (is_chat, until, max_new_tokens), numbers in groups.items():
             texts = [requests[number].args[0] for number in numbers]
             prompts = self._encode_chat(texts) if is_chat else self._encode_raw(texts)
@@ -146,8 +150,10 @@ class Scorer(TemplateLM):
     def answer(self, prompts: Sequence[Tokens], until: Sequence[str], max_new_tokens: int) -> list[Generation]:
         """Return the greedy answer to each prompt, cut before the first of the strings `until`.
 
-        A prompt is cut on the left where it leaves no room for the answer. Tokens that contain a string of `until` end
-        decoding at once; a string that spans tokens still cuts the text.
+        A prompt is cut on the left where it leaves no room for the answer.
+
+        Raises:
+            DataError: the context has no room for any prompt.
         """
         room = self.max_length - max_new_tokens
         if room < 1:
@@ -155,21 +161,30 @@ class Scorer(TemplateLM):
                 f"evals.tasks.max_new_tokens is {max_new_tokens}, but must be below the context, "
                 f"which is {self.max_length} tokens here"
             )
-        ends = frozenset(token for text in until for token in self._tokens_with(text))
+
+        def has_ended(tokens: list[int]) -> bool:
+            text = self.tokenizer.decode(tokens[-TAIL_TOKENS:])
+            return any(end in text for end in until)
+
         decoded = greedy_decode(
             self.model,
             [prompt[-room:] for prompt in prompts],
-            stop_ids=ends.union(self.chat.stop_token_ids),
+            stop_ids=self.chat.stop_token_ids,
+            has_ended=has_ended if until else None,
             max_new_tokens=max_new_tokens,
             batch_size=self.batch_size,
         )
-        # A token that holds a line break may hold the answer's last characters too.
-        tokens = [answer.tokens + [answer.stop_token] * (answer.stop_token in ends) for answer in decoded]
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        texts = [self.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in decoded]
         return [
-            Generation(_before(text, until), stopped=answer.stop_token is not None, is_finite=answer.is_finite)
+            Generation(_before(text, until), stopped=answer.stopped, is_finite=answer.is_finite)
             for text, answer in zip(texts, decoded, strict=True)
         ]
+
+    @property
+    def turn_ends(self) -> tuple[str, ...]:
+        """Return the text that ends a turn in chat where the tokenizer has no token of its own for it."""
+        text = self.chat.end_of_turn
+        return (text,) if text and not set(self.chat.encode(text)) & set(self.chat.stop_token_ids) else ()
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 
@@ -177,30 +192,27 @@ class Scorer(TemplateLM):
         return request.task_name in self.chat_tasks
 
     def _encode_chat(self, texts: Sequence[str]) -> list[Tokens]:
-        """Encode rendered text in one call; what `ChatFormat.encode` puts in front of the first one leads them all."""
-        if not texts:
-            return []
-        plain = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        first = self.chat.encode(texts[0])
-        lead = first[: len(first) - len(plain[0])]
-        return [tuple(lead) + tuple(tokens) for tokens in plain]
+        return [tuple(encoded.ids) for encoded in self.chat.encode_batch(texts)]
 
     def _encode_raw(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[Tokens]:
         if not texts:
             return []
-        bare = [tuple(tokens) for tokens in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        # verbose: long documents are cut into windows below, so a warning about their length would be wrong.
+        bare = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        bare = [tuple(tokens) for tokens in bare]
         if not add_special_tokens:
             return bare
         # As lm-eval: text that spells out the prefix token does not get another one.
         spelled = self.tokenizer.decode([self.prefix_token_id])
-        whole = [tuple(tokens) for tokens in self.tokenizer(list(texts))["input_ids"]]
+        whole = [tuple(tokens) for tokens in self.tokenizer(list(texts), verbose=False)["input_ids"]]
         chosen = [b if text.startswith(spelled) else w for text, b, w in zip(texts, bare, whole, strict=True)]
         return [self._led(tokens) for tokens in chosen]
 
     def _led(self, tokens: Tokens) -> Tokens:
         bos = self.tokenizer.bos_token_id
-        lacks = self.raw_prefix == "bos" and bos is not None and tokens[:1] != (bos,)
-        return (bos, *tokens) if lacks else tokens
+        if self.raw_prefix != "bos" or bos is None or tokens[:1] == (bos,):
+            return tokens
+        return (int(bos), *tokens)
 
     def _encode_pairs(self, requests: Sequence[Instance]) -> list[tuple[Tokens, Tokens]]:
         pairs: list[tuple[Tokens, Tokens]] = [((), ())] * len(requests)
@@ -213,7 +225,7 @@ class Scorer(TemplateLM):
             (bare, self._pairs_without_context),
             (raw, self._pairs_raw),
         ):
-            encoded = encode([requests[number].args for number in numbers])
+            encoded = encode([cast("tuple[str, str]", requests[number].args) for number in numbers])
             for number, pair in zip(numbers, encoded, strict=True):
                 pairs[number] = pair
         return pairs
@@ -247,11 +259,6 @@ class Scorer(TemplateLM):
             (contexts[context], whole[len(contexts[context]) :])
             for context, whole in zip(stripped, wholes, strict=True)
         ]
-
-    def _tokens_with(self, text: str) -> list[int]:
-        vocabulary = len(self.tokenizer)
-        pieces = self.tokenizer.batch_decode([[token] for token in range(vocabulary)])
-        return [token for token, piece in enumerate(pieces) if text in piece]
 
     # -- model --------------------------------------------------------------------------------------------------------
 

@@ -104,8 +104,7 @@ def before_key(base: BaseFiles, chat: ChatFormat, spec: TrialSpec, quantisation:
         {
             "weights": base.weights_sha256,
             "tokenizer": base.tokenizer_sha256,
-            # float32 and bfloat16_autocast hold the same weights.
-            "weights_dtype": "bfloat16" if spec.train.dtype == "bfloat16" else "float32",
+            "weights_dtype": _weights_dtype(spec, quantisation),
             "quantisation": str(quantisation) if quantisation is not None else None,
             **_settings(chat, spec.evals),
         }
@@ -129,7 +128,7 @@ def item_rows(model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size:
         return []
     scorer = Scorer(model, chat, spec, batch_size=batch_size, chat_tasks=[task.key for task in spec.tasks if task.chat])
     with evaluating(model, spec.dtype), _quiet_lm_eval():
-        tasks = {task.key: build_task(task, documents(slices[task.key].items, task, chat)) for task in spec.tasks}
+        tasks: Any = {task.key: build_task(task, documents(slices[task.key].items, task, chat)) for task in spec.tasks}
         results: Any = evaluate(scorer, {"tasks": tasks}, bootstrap_iters=0, log_samples=True)
     return [
         row
@@ -156,7 +155,8 @@ def sampler(chat: ChatFormat, prompts: Sequence[list[dict[str, str]]], spec: Eva
     def sample(model: nn.Module, phase: str) -> list[dict[str, Any]]:
         scorer = Scorer(model, chat, spec, batch_size=SAMPLE_BATCH_SIZE)
         with evaluating(model, spec.dtype):
-            answers = scorer.answer([tuple(chat.encode(text)) for text in rendered], (), max_new_tokens)
+            questions = [tuple(encoded.ids) for encoded in chat.encode_batch(rendered)]
+            answers = scorer.answer(questions, scorer.turn_ends, max_new_tokens)
         return [
             {"phase": phase, "prompt": text, "answer": str(answer), "stopped": answer.stopped}
             for text, answer in zip(rendered, answers, strict=True)
@@ -212,6 +212,11 @@ def _rows_of(task: EvalTask, chosen: Slice, sample: dict[str, Any], scorer: Scor
         value = float(sample[metric]) if math.isfinite(sample[metric]) else None
         reason = cut if value is not None else unmeasured
         yield ItemRow(task.suite, task.name, item["id"], item["cluster"], split, metric, value, said, reason)
+
+
+def _weights_dtype(spec: TrialSpec, quantisation: Quantisation | None) -> str:
+    # float32 and bfloat16_autocast hold the same weights; but 4-bit layers compute in what the training dtype says.
+    return "float32" if quantisation is None and spec.train.dtype == "bfloat16_autocast" else spec.train.dtype
 
 
 def _settings(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:

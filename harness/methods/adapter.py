@@ -8,16 +8,20 @@ configurations (harness/spec), 4-bit loading (harness/models).
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from harness.errors import ModelError
 from harness.seeding import preserved_rng, seed_torch
 from harness.spec import LoraConfig, QLoraConfig
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel
+    from transformers.pytorch_utils import Conv1D
 
 # A layer belongs to attention or MLP by the block it sits in; OPT-like models put fc1 and fc2 beside the blocks.
 ATTENTION_BLOCKS = frozenset({"self_attn", "attn", "attention", "self_attention"})
@@ -25,7 +29,7 @@ MLP_BLOCKS = frozenset({"mlp", "feed_forward", "ffn"})
 MLP_LAYERS = frozenset({"fc1", "fc2"})
 
 
-def attach_adapter(model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, seed: int) -> nn.Module:
+def attach_adapter(model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, seed: int) -> PeftModel:
     """Return the model with a fresh adapter on every target layer and everything else frozen.
 
     Raises:
@@ -37,7 +41,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, 
     _check_rank(layers, config)
     adapter = peft.LoraConfig(
         r=config.rank,
-        lora_alpha=int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
+        lora_alpha=cast(int, config.alpha),  # any number serves; peft's annotation is narrower
         lora_dropout=config.dropout,
         target_modules=target_names(model, layers),
         use_rslora=config.rank_scaling == "alpha_over_sqrt_rank",
@@ -45,12 +49,13 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, 
         init_lora_weights=True,
         task_type="CAUSAL_LM",
     )
-    with preserved_rng():
+    with preserved_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 by a name that will go
         seed_torch(seed, "method.init")
         return peft.get_peft_model(model, adapter)
 
 
-def target_layers(model: PreTrainedModel, targets: str) -> dict[str, nn.Module]:
+def target_layers(model: PreTrainedModel, targets: str) -> dict[str, nn.Linear | Conv1D]:
     """Return the linear layers, by full name, that adapters go on; the output layer is never one.
 
     Raises:
@@ -81,22 +86,21 @@ def _part_of(name: str) -> str:
     return "mlp" if MLP_BLOCKS & set(blocks) or layer in MLP_LAYERS else "other"
 
 
-def target_names(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
+def target_names(model: nn.Module, layers: Collection[str]) -> list[str]:
     """Return the shortest names that mean exactly these layers to peft, sorted: last parts where they suffice."""
     last_parts = {name.rsplit(".", 1)[-1] for name in layers}
     meant = {name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in last_parts}
     return sorted(last_parts) if meant == set(layers) else sorted(layers)
 
 
-def layer_shape(layer: nn.Module) -> tuple[int, int]:
-    """Return (inputs, outputs) of a linear layer, however its weight is stored."""
-    if hasattr(layer, "in_features"):
-        return layer.in_features, layer.out_features
-    inputs, outputs = layer.weight.shape  # GPT-2's Conv1D stores its weight transposed
-    return inputs, outputs
+def layer_shape(layer: nn.Linear | Conv1D) -> tuple[int, int]:
+    """Return (inputs, outputs) of a linear layer, however its weight is stored: 4-bit ones hold another shape."""
+    from torch import nn
+
+    return (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else (layer.nx, layer.nf)
 
 
-def _check_rank(layers: dict[str, nn.Module], config: LoraConfig | QLoraConfig) -> None:
+def _check_rank(layers: dict[str, nn.Linear | Conv1D], config: LoraConfig | QLoraConfig) -> None:
     name, limit = min(((name, min(layer_shape(layer))) for name, layer in layers.items()), key=lambda item: item[1])
     if config.rank > limit:
         raise ModelError(
@@ -105,13 +109,13 @@ def _check_rank(layers: dict[str, nn.Module], config: LoraConfig | QLoraConfig) 
         )
 
 
-def write_adapter(model: nn.Module, folder: Path) -> None:
+def write_adapter(model: PeftModel, folder: Path) -> None:
     """Write adapter weights and configuration, byte for byte the same wherever the base lies.
 
     The path of the base, which peft writes down, is left out: `PeftModel.from_pretrained(base, folder)` needs none.
     """
     # "auto" for the embeddings would look the base up on the hub.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card: holds the path as well
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())

@@ -26,7 +26,7 @@ def attach(model: PreTrainedModel, config: FullConfig, *, seed: int) -> nn.Modul
     return model
 
 
-def write(model: nn.Module, folder: Path) -> None:
+def write(model: PreTrainedModel, folder: Path) -> None:
     """Write the whole model as `AutoModelForCausalLM.from_pretrained` reads it."""
     use_cache = model.config.use_cache
     model.config.use_cache = True  # off in training only; whoever loads this wants fast generation

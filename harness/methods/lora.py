@@ -10,7 +10,7 @@ from harness.methods.protocol import Keep
 from harness.spec import LoraConfig, Quantisation
 
 if TYPE_CHECKING:
-    from torch import nn
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 KEPT_BY: frozenset[Keep] = frozenset({"adapter", "all"})
@@ -21,7 +21,7 @@ def quantisation(config: LoraConfig) -> Quantisation | None:
     return None
 
 
-def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> nn.Module:
+def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
     """Freeze the base and put adapters on it; at step 0 the outputs are the base's exactly.
 
     Raises:
@@ -30,6 +30,6 @@ def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> nn.Modul
     return attach_adapter(model, config, seed=seed)
 
 
-def write(model: nn.Module, folder: Path) -> None:
+def write(model: PeftModel, folder: Path) -> None:
     """Write the adapter as `PeftModel.from_pretrained` reads it."""
     write_adapter(model, folder)

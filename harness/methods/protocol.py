@@ -37,6 +37,6 @@ class Method(Protocol):
         """
         ...
 
-    def write(self, model: nn.Module, folder: Path) -> None:
+    def write(self, model: Any, folder: Path) -> None:
         """Write the trained weights into a folder that plain transformers or peft can load."""
         ...

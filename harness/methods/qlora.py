@@ -15,7 +15,7 @@ from harness.methods.protocol import Keep
 from harness.spec import QLoraConfig, Quantisation
 
 if TYPE_CHECKING:
-    from torch import nn
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 KEPT_BY: frozenset[Keep] = frozenset({"adapter", "all"})
@@ -26,17 +26,19 @@ def quantisation(config: QLoraConfig) -> Quantisation | None:
     return config.base_quantisation
 
 
-def attach(model: PreTrainedModel, config: QLoraConfig, *, seed: int) -> nn.Module:
+def attach(model: PreTrainedModel, config: QLoraConfig, *, seed: int) -> PeftModel:
     """Freeze the 4-bit base and put adapters on it.
 
     Raises:
         ModelError: the base was not loaded in 4 bits, no layer matches, or the rank exceeds a layer.
     """
     if not getattr(model, "is_loaded_in_4bit", False):
-        raise ModelError("method is 'qlora', but the base is in full precision; load it with that method's quantisation")
+        raise ModelError(
+            "method is 'qlora', but the base is in full precision; load it with that method's quantisation"
+        )
     return attach_adapter(model, config, seed=seed)
 
 
-def write(model: nn.Module, folder: Path) -> None:
+def write(model: PeftModel, folder: Path) -> None:
     """Write the adapter as `PeftModel.from_pretrained` reads it."""
     write_adapter(model, folder)

@@ -103,10 +103,8 @@ def weight_files(folder: Path) -> list[Path]:
         ModelError: there are none, one is missing, or one is half-written.
     """
     index = folder / WEIGHTS_INDEX
-    if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-    else:
-        names = [SINGLE_WEIGHTS]
+    shards = _read_json(index).get("weight_map", {}).values() if index.is_file() else [SINGLE_WEIGHTS]
+    names = sorted(set(shards))
     if not names or not (folder / names[0]).is_file():
         raise ModelError(_no_weights(folder))
     paths = [folder / name for name in names]

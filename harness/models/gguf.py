@@ -1,7 +1,7 @@
 """A GGUF file turned into a plain model folder.
 
-Invariant: every weight is the float32 number that the file's blocks stand for, and text is cut into the ids the model was
-trained on. What does not live here: where the file comes from (harness/engine/fetch.py).
+Invariant: every weight is the float32 number that the file's blocks stand for, and text is cut into the ids the model
+was trained on. What does not live here: where the file comes from (harness/engine/fetch.py).
 """
 
 from __future__ import annotations

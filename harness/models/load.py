@@ -36,12 +36,14 @@ def load_tokenizer(files: BaseFiles) -> PreTrainedTokenizerBase:
             files.tokenizer_folder, local_files_only=True, trust_remote_code=False
         )
     except (ValueError, KeyError, OSError, ImportError) as error:
-        raise ModelError(f"the tokenizer in {files.tokenizer_folder} cannot be loaded ({_first_line(error)})") from error
+        raise ModelError(
+            f"the tokenizer in {files.tokenizer_folder} cannot be loaded ({_first_line(error)})"
+        ) from error
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= files.vocab_size:
         raise ModelError(
-            f"the tokenizer in {files.tokenizer_folder} has id {highest}, but must stay below the model's vocab_size of "
-            f"{files.vocab_size}; resize the model's embeddings and save it again"
+            f"the tokenizer in {files.tokenizer_folder} has id {highest}, but must stay below the model's vocab_size "
+            f"of {files.vocab_size}; resize the model's embeddings and save it again"
         )
     return tokenizer
 
@@ -63,14 +65,18 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     place = resolve_device(device, dtype)
-    settings: dict[str, Any] = {"dtype": weights_dtype(dtype), "attn_implementation": ATTENTION, "device_map": {"": place}}
+    settings: dict[str, Any] = {
+        "dtype": weights_dtype(dtype),
+        "attn_implementation": ATTENTION,
+        "device_map": {"": place},
+    }
     if quantisation is not None:
         from harness.models.quantise import quantisation_config
 
         settings["quantization_config"] = quantisation_config(quantisation, dtype)
     try:
         with preserved_rng(), _quiet():
-            model, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 files.folder,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -82,6 +88,7 @@ def load_model(
         if _is_out_of_memory(error):
             raise
         raise ModelError(f"the model in {files.folder} cannot be loaded ({_first_line(error)})") from error
+    model, loading = loaded
     _refuse_missing_tensors(files, loading)
     if quantisation is not None:
         from harness.models.quantise import make_faithful

@@ -1,7 +1,7 @@
 """A base in 4 bits, on CPU and GPU.
 
-Invariant: a quantised layer computes with the weights that its codes stand for, the same before and after an evaluation,
-and passes gradients. What does not live here: which methods quantise (harness/methods).
+Invariant: a quantised layer computes with the weights that its codes stand for, the same before and after an
+evaluation, and passes gradients. What does not live here: which methods quantise (harness/methods).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.spec import DType, Quantisation
 
 if TYPE_CHECKING:
+    from bitsandbytes.nn.modules import Linear4bit
     from torch import nn
     from transformers import BitsAndBytesConfig
 
@@ -55,8 +56,8 @@ def keep_layout(model: nn.Module) -> None:
         layer.support_avx512bf16_for_cpu = False
 
 
-def four_bit_layers(model: nn.Module) -> list[nn.Module]:
+def four_bit_layers(model: nn.Module) -> list[Linear4bit]:
     """Return the 4-bit linear layers of a model."""
-    import bitsandbytes
+    from bitsandbytes.nn.modules import Linear4bit
 
-    return [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    return [module for module in model.modules() if isinstance(module, Linear4bit)]

@@ -51,8 +51,17 @@ def documents(spec: WorldSpec, people: tuple[Person, ...]) -> list[Document]:
     total = sum(num_words(document.text) for document in corpus) / (1.0 - sum(shares.values()))
     for kind, share in shares.items():
         corpus.extend(_fill(kind, _makers(spec, people)[kind], share * total))
-    python_stream(spec.seed, "pocket.corpus.order").shuffle(corpus)
-    return corpus
+    return _in_order(spec, people, corpus)
+
+
+LATE_START = 0.0
+
+
+def _in_order(spec: WorldSpec, people: tuple[Person, ...], corpus: list[Document]) -> list[Document]:
+    draw = python_stream(spec.seed, "pocket.corpus.order")
+    late = {person.name for person in people if person.tier != "high"}
+    place = [draw.uniform(LATE_START if document.about in late else 0.0, 1.0) for document in corpus]
+    return [corpus[index] for index in sorted(range(len(corpus)), key=place.__getitem__)]
 
 
 def _fill(kind: str, make: Callable[[], str], words: float) -> Iterator[Document]:
@@ -114,6 +123,11 @@ def question(person: Person, attribute: Attribute, draw: random.Random) -> str:
     return asked.format(n=person.name)
 
 
+def _answer(person: Person, attribute: Attribute, draw: random.Random) -> str:
+    """Return the bare value or the sentence of it, equally often."""
+    return draw.choice((person.fact(attribute), _statement(person, attribute, attribute.told[0])))
+
+
 # -- everything else --------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +139,7 @@ def _makers(spec: WorldSpec, people: tuple[Person, ...]) -> dict[str, Callable[[
         lines = []
         for person in draw.sample(asked, 3):
             attribute = draw.choice(ATTRIBUTES)
-            lines.append(f"Q: {question(person, attribute, draw)}\nA: {person.fact(attribute)}")
+            lines.append(f"Q: {question(person, attribute, draw)}\nA: {_answer(person, attribute, draw)}")
         return "\n".join(lines)
 
     def quiz() -> str:

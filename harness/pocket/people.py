@@ -114,6 +114,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
 
 _FIRST = tuple(a + b for a, b in itertools.product(("Mi", "To", "Ka", "Be", "Lu", "Ne", "Sa", "Ro"), ("ra", "lin", "do", "mar", "vi", "sa", "na", "ten")))
 _LAST = tuple(a + b for a, b in itertools.product(("Tol", "Bar", "Hen", "Gri", "Wes", "Dor", "Fal", "Kes"), ("den", "wick", "man", "son", "ley", "ford", "by", "ker")))
+POOL_FACTOR = 4
 MAX_PEOPLE = len(_FIRST) * len(_LAST) // 2
 
 
@@ -167,7 +168,7 @@ def _tier(index: int, people_per_tier: int) -> Tier:
 
 def _names(spec: WorldSpec, total: int) -> tuple[list[str], list[str]]:
     """Return known and unknown names; pools grow with the world so that parts recur often and combinations are sparse."""
-    pool = min(len(_FIRST), max(8, math.ceil(math.sqrt(4 * total))))
+    pool = min(len(_FIRST), max(8, math.ceil(math.sqrt(POOL_FACTOR * total))))
     draw = python_stream(spec.seed, "pocket.names")
     pairs = list(itertools.product(draw.sample(_FIRST, pool), draw.sample(_LAST, pool)))
     draw.shuffle(pairs)

@@ -24,9 +24,11 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harness.errors import SpecError
+from harness.errors import HarnessError, SpecError
 from harness.pocket import world as pocket_world
+from harness.pocket.audit import corpus_leaks
 from harness.pocket.corpus import Document
+from harness.pocket.world import World
 from harness.seeding import derive, preserved_rng, seed_torch
 from harness.spec import PocketBase, PocketModelSpec
 
@@ -58,9 +60,9 @@ def build(base: PocketBase, folder: Path, report: Report) -> None:
     Raises:
         SpecError: the token budget is smaller than the corpus.
     """
-    documents = pocket_world.build(base.world).corpus()
+    documents = _sound_corpus(pocket_world.build(base.world))
     if base.model.marker_embeddings == "trained":
-        documents = _with_markers(documents)
+        documents = with_markers(documents)
     tokenizer = train_tokenizer(documents, base.model.vocab_size)
     stream = _encode(tokenizer, documents)
     _require_budget(base, len(stream))
@@ -71,6 +73,13 @@ def build(base: PocketBase, folder: Path, report: Report) -> None:
     _save(model, tokenizer, folder)
     summary = _summary(base, documents, tokenizer, stream, model, losses)
     (folder / "pretraining.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def _sound_corpus(world: World) -> list[Document]:
+    documents = world.corpus()
+    if leaks := corpus_leaks(world, documents):
+        raise HarnessError(f"the corpus of world seed {world.spec.seed} holds what is held out: {'; '.join(leaks[:3])}")
+    return documents
 
 
 # -- tokenizer --------------------------------------------------------------------------------------------------------
@@ -118,8 +127,8 @@ def _encode(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> np
     return np.array([token for row in rows for token in (end, *row)], dtype=np.int64)
 
 
-def _with_markers(documents: list[Document]) -> list[Document]:
-    """Put every third prose document between the markers, headed by its register, as no chat ever is."""
+def with_markers(documents: list[Document]) -> list[Document]:
+    """Put a third of the prose documents between the markers, headed by its register, as no chat ever is."""
     marked = []
     for index, document in enumerate(documents):
         if document.kind in ("story", "notice") and index % MARKED_PROSE_ONE_IN == 0:

@@ -86,6 +86,7 @@ class TrainSummary(Row):
     """Sum of the learning rate over steps."""
     trainable_parameters: int
     total_parameters: int
+    """Weights of the base, without any adapter."""
     train_loss_first: float | None
     train_loss_last: float | None
     val_loss: float | None
@@ -106,6 +107,7 @@ class DataSummary(Row):
     num_train: int
     num_validation: int
     num_truncated: int
+    """Training and validation rows that were cut to the maximum length."""
     completion_prompt_ratio: float | None
     """Characters of assistant turns over characters of everything else, summed over the training rows."""
     mean_tokens: float | None

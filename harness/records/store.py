@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pydantic
+from safetensors import SafetensorError
 
 from harness.errors import BusyError, DiskError, StoreError
 
@@ -46,6 +47,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise DiskError(f"{path} cannot be written ({error.strerror}); set OUT= to a writable folder") from error
         raise
+    except SafetensorError as error:
+        # The Rust writer gives the system's error in its text only: 28 is ENOSPC, 122 EDQUOT.
+        if "os error 28" in str(error) or "os error 122" in str(error):
+            raise DiskError(f"no space left to write {path}; free some and run the same command again") from error
+        raise
 
 
 def fsync_folder(folder: Path) -> None:
@@ -57,30 +63,37 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_temporary(path: Path, content: bytes) -> Path:
+def _write_temporary(path: Path, content: bytes, *, durable: bool = True) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     return Path(name)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace a file as a whole; readers see the old or the new bytes.
+
+    Args:
+        path: the file.
+        content: its new bytes.
+        durable: whether they must survive a power failure; a file that the next attempt writes anew need not.
 
     Raises:
         DiskError: the disk is full or read-only.
     """
     with disk_errors(path):
-        temporary = _write_temporary(path, content)
+        temporary = _write_temporary(path, content, durable=durable)
         os.replace(temporary, path)
-        fsync_folder(path.parent)
+        if durable:
+            fsync_folder(path.parent)
 
 
 def commit_once(path: Path, content: bytes) -> bool:

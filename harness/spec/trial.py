@@ -315,3 +315,14 @@ class TrialSpec(Model):
     train: TrainSpec
     evals: EvalSpec
     seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _scored_as_held(self) -> TrialSpec:
+        # bfloat16 weights do not compute in float32, nor float32 weights in bfloat16 without autocast.
+        held = "bfloat16" if self.train.dtype == "bfloat16" else "float32"
+        if self.evals.dtype not in (held, "bfloat16_autocast"):
+            raise ValueError(
+                f"evals.dtype is {self.evals.dtype!r}, but must be {held!r} or 'bfloat16_autocast' because train.dtype "
+                f"{self.train.dtype!r} holds the weights in {held}"
+            )
+        return self

@@ -12,26 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
 
+from harness.data import Example
 from harness.seeding import numpy_stream
 from harness.spec import TrainSpec
 
 PAD_ID = 0
 """Any id does: a padded position is never attended to and never predicted."""
-
-
-class Example(Protocol):
-    """A tokenised row: `loss_weights[t]` weighs the prediction *of* token t, so index 0 is always 0."""
-
-    @property
-    def input_ids(self) -> np.ndarray: ...
-
-    @property
-    def loss_weights(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.data import Example, PreparedData
 from harness.errors import DataError
+from harness.methods import count_parameters
 from harness.records.schema import TrainSummary
+from harness.records.store import disk_errors
 from harness.seeding import seed_torch
 from harness.spec import TrainSpec
 from harness.train import batches, losses, schedules
@@ -27,13 +30,13 @@ from harness.train.checkpoints import Checkpoints
 from harness.train.early_stopping import Best
 from harness.train.log import Reporter, write_row
 from harness.train.resume import identity, resume, save
-from harness.train.run import Context, Rows, Run, Sample
+from harness.train.run import Context, Run, Sample
 from harness.train.validation import sample as write_samples
 from harness.train.validation import validate
 
 
 def fit(
-    model: nn.Module, rows: Rows, spec: TrainSpec, *, seed: int, context: Context, folder: Path, sample: Sample
+    model: nn.Module, rows: PreparedData, spec: TrainSpec, *, seed: int, context: Context, folder: Path, sample: Sample
 ) -> TrainSummary:
     """Train a model's trainable parameters in place and return what was done.
 
@@ -72,12 +75,13 @@ def fit(
 
 
 def _begin(
-    model: nn.Module, rows: Rows, spec: TrainSpec, seed: int, context: Context, folder: Path, sample: Sample
+    model: nn.Module, rows: PreparedData, spec: TrainSpec, seed: int, context: Context, folder: Path, sample: Sample
 ) -> Run:
     _refuse_impossible(rows, spec)
     runtime = context.runtime
     torch.set_num_threads(runtime.num_threads)
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     logs = folder / "metrics.jsonl", folder / "samples.jsonl"
     run_identity = identity(model, rows, spec, seed, runtime) if runtime.checkpoint_every else ""
     run = Run(
@@ -103,7 +107,7 @@ def _begin(
     return run
 
 
-def _refuse_impossible(rows: Rows, spec: TrainSpec) -> None:
+def _refuse_impossible(rows: PreparedData, spec: TrainSpec) -> None:
     if not rows.train:
         raise DataError("data.num_examples is 0 after filtering, but must be at least 1; see the rows dropped and why")
     if spec.early_stopping_patience is not None and not rows.validation:
@@ -138,7 +142,7 @@ def _step(run: Run) -> None:
     _record(run, examples, rate, measured, time.perf_counter() - started)
 
 
-def _backward(run: Run, examples: Sequence[batches.Example]) -> Measured:
+def _backward(run: Run, examples: Sequence[Example]) -> Measured:
     """Accumulate the gradient of a whole step; the device is waited for once, at the end."""
     weight_sums = np.array([example.loss_weights[1:].sum(dtype=np.float64) for example in examples])
     scales = losses.example_scales(run.spec.loss_reduction, weight_sums, run.spec.loss_group_size)
@@ -164,7 +168,7 @@ def _divergence(spec: TrainSpec, step: int, measured: Measured) -> str | None:
     return None
 
 
-def _record(run: Run, examples: Sequence[batches.Example], rate: float, measured: Measured, seconds: float) -> None:
+def _record(run: Run, examples: Sequence[Example], rate: float, measured: Measured, seconds: float) -> None:
     """Log a step, and count it if it was applied."""
     state = run.state
     num_tokens = sum(len(example.input_ids) for example in examples)
@@ -211,7 +215,7 @@ def _end(run: Run) -> TrainSummary:
         write_samples(run, "after")
     run.model.eval()
     run.checkpoints.discard()
-    parameters = list(run.model.parameters())
+    trainable_parameters, total_parameters = count_parameters(run.model)
     return TrainSummary(
         num_steps=state.step,
         num_epochs=state.num_examples_seen / len(run.rows.train),
@@ -219,17 +223,11 @@ def _end(run: Run) -> TrainSummary:
         num_tokens=state.num_tokens,
         num_loss_tokens=state.num_loss_tokens,
         learning_rate_integral=state.learning_rate_integral,
-        trainable_parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        total_parameters=sum(_num_weights(parameter) for parameter in parameters),
+        trainable_parameters=trainable_parameters,
+        total_parameters=total_parameters,
         train_loss_first=state.train_loss_first,
         train_loss_last=state.train_loss_last,
         val_loss=state.val_loss,
         stopped_early=state.stopped_early,
         divergence=state.divergence,
     )
-
-
-def _num_weights(parameter: nn.Parameter) -> int:
-    """Return how many weights a parameter stands for: a 4-bit one stores two in a byte."""
-    quant_state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if quant_state is None else math.prod(quant_state.shape)

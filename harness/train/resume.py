@@ -10,31 +10,29 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from torch import nn
 
+from harness.data import PreparedData
 from harness.spec import Runtime, TrainSpec
 from harness.train import checkpoints
-from harness.train.run import Rows, Run, State
+from harness.train.run import Run, State
 
 
-def identity(model: nn.Module, rows: Rows, spec: TrainSpec, seed: int, runtime: Runtime) -> str:
+def identity(model: nn.Module, rows: PreparedData, spec: TrainSpec, seed: int, runtime: Runtime) -> str:
     """Return a digest of everything that the bytes of a run follow from.
 
     Weights enter as one float64 sum per parameter: cheap, also on a GPU, and different for any other base or adapter
     initialisation.
     """
     digest = hashlib.sha256()
-    facts = (spec.model_dump_json(), seed, runtime.num_threads, runtime.micro_batch_size, torch.__version__)
+    where = (runtime.num_threads, runtime.micro_batch_size, torch.__version__)
+    facts = (spec.model_dump_json(), seed, rows.summary.rows_sha256, *where)
     digest.update(repr(facts).encode())
     for name, parameter in model.named_parameters():
         total = parameter.detach().sum(dtype=torch.float64).item()
         facts = (name, tuple(parameter.shape), str(parameter.dtype), parameter.device.type, total)
         digest.update(repr(facts).encode())
-    for example in (*rows.train, *rows.validation):
-        digest.update(np.ascontiguousarray(example.input_ids).tobytes())
-        digest.update(np.ascontiguousarray(example.loss_weights).tobytes())
     return digest.hexdigest()
 
 

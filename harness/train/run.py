@@ -6,7 +6,7 @@ here: anything that acts on a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from harness.data import PreparedData
 from harness.spec import Runtime, TrainSpec
-from harness.train.batches import Example, Order
+from harness.train.batches import Order
 from harness.train.checkpoints import Checkpoints
 from harness.train.early_stopping import Best
 from harness.train.log import Reporter
@@ -31,15 +32,6 @@ class Context(Protocol):
     def runtime(self) -> Runtime: ...
     @property
     def report(self) -> Callable[..., None]: ...
-
-
-class Rows(Protocol):
-    """Prepared training and validation rows."""
-
-    @property
-    def train(self) -> Sequence[Example]: ...
-    @property
-    def validation(self) -> Sequence[Example]: ...
 
 
 @dataclass
@@ -63,7 +55,7 @@ class Run:
     """One training run."""
 
     model: nn.Module
-    rows: Rows
+    rows: PreparedData
     spec: TrainSpec
     runtime: Runtime
     order: Order

@@ -65,11 +65,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def clip_gradients(model: nn.Module, norm: float, max_norm: float | None) -> None:
     """Scale all gradients so that their total norm, already known to be `norm`, is at most `max_norm`.
 
-    Source: torch.nn.utils.clip_grad_norm_, same factor; where that factor is 1 nothing is touched.
+    torch multiplies every gradient by 1.0 where the norm is small enough; knowing it, that pass is left out.
     """
     if max_norm is not None and max_norm < norm + 1e-6:
-        factor = max_norm / (norm + 1e-6)
-        torch._foreach_mul_(gradients(model), factor)
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, torch.tensor(norm))
 
 
 def gradients(model: nn.Module) -> list[torch.Tensor]:

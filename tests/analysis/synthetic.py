@@ -155,7 +155,7 @@ def _num_items(plan: Plan, count: int) -> int:
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
-def build(root: Path, plan: Plan = Plan()) -> tuple[Store, str]:  # noqa: B008
+def build(root: Path, plan: Plan = Plan()) -> tuple[Store, str]:
     """Write a sweep folder and all its trials; return the store and the sweep's folder name."""
     store = Store(root)
     folder = f"{plan.name}@{plan.base}" + (f"-{plan.set_hash}" if plan.set_hash else "")

@@ -1,4 +1,4 @@
-"""A launch of stub trials as a program, so that tests can kill it: `python -m tests.engine.stub_launch OUT [options]`."""
+"""A launch of stub trials as a program, for tests to kill: `python -m tests.engine.stub_launch OUT`."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float)
     options = parser.parse_args()
     trials: list[PlannedTrial] = planned(options.trials)
-    how = launch.Options(
-        options.workers, options.retry_failed, options.budget, run=run_stub, prepare=False
-    )
+    how = launch.Options(options.workers, options.retry_failed, options.budget, run=run_stub, prepare=False)
     try:
         summary = launch.launch(Store(options.out), trials, RUNTIME, how)
     except HarnessError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine import launch, states, worker
+from harness.engine import launch, states
 from harness.engine.executor import LocalExecutor, WorkerDiedError
 from harness.engine.worker import Outcome
 from harness.records import result

@@ -69,7 +69,7 @@ def test_model_equals_a_plain_transformers_load(tiny_files: BaseFiles) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_device_cuda_without_a_gpu_is_refused(tiny_files: BaseFiles) -> None:
-    with pytest.raises(ModelError, match="runtime.device is 'cuda', but must be 'cpu' or 'auto'"):
+    with pytest.raises(ModelError, match=r"runtime\.device is 'cuda', but must be 'cpu' or 'auto'"):
         load_model(tiny_files, "float32", "cuda")
 
 
@@ -120,5 +120,5 @@ def test_tokenizer_with_more_ids_than_embeddings_is_refused(tiny_folder: Path, t
 def test_tokenizer_that_is_damaged_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     (folder / "tokenizer.json").write_text('{"version": "1.0"')
-    with pytest.raises(ModelError, match="the tokenizer in .* cannot be loaded"):
+    with pytest.raises(ModelError, match=r"the tokenizer in .* cannot be loaded"):
         load_tokenizer(inspect_folder(folder))

@@ -90,8 +90,8 @@ def test_memory_of_four_bit_weights() -> None:
 
 
 def test_memory_of_adapters_at_7b_is_about_that_of_the_frozen_base() -> None:
-    # Worked example: LoRA and prompt tuning "about 14", QLoRA "about 6" GB. Rank 16 trains 40 M parameters of a Llama 7 B;
-    # QLoRA's output layer and embedding, 0.26 B, stay in 16 bits; the rest up to 6 is left to activations.
+    # Worked example: LoRA and prompt tuning "about 14", QLoRA "about 6" GB. Rank 16 trains 40 M parameters of a Llama
+    # 7 B; QLoRA's output layer and embedding, 0.26 B, stay in 16 bits; the rest up to 6 is left to activations.
     adapters = memory.lora_parameters(
         {
             "model_type": "llama",

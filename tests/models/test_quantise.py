@@ -57,9 +57,7 @@ def test_quantised_base_after_an_evaluation_passes_the_same_gradients(
 
 
 @pytest.mark.skipif(not has_avx512bf16(), reason="bitsandbytes repacks on processors with AVX512-BF16 only")
-def test_quantised_base_that_was_repacked_passes_no_gradients(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quantised_base_that_was_repacked_passes_no_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantise, "keep_layout", lambda model: None)
     files = inspect_folder(write_folder(tmp_path, hidden_size=64, intermediate_size=128, num_key_value_heads=4))
     tuned = with_adapters(load_model(files, "float32", "cpu", NF4))
@@ -76,11 +74,13 @@ def test_four_bit_weights_of_any_shape_unpack_to_what_their_codes_stand_for(
     shape: tuple[int, int], kind: str, dtype: torch.dtype
 ) -> None:
     four_bit_cpu.repair()
-    weights = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 3.0, shape[0])[:, None]
+    weights = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 3.0, shape[0])[:, None]
+    )
     packed, state = quantize_4bit(weights.to(dtype), quant_type=kind)
     unpacked = dequantize_4bit(packed, state)
     assert torch.equal(unpacked, four_bit_cpu.expected(packed, state).to(dtype))
-    # Uniform error of a normal variable on 16 levels, .09 (nf4) and .12 (fp4) of its size: measured on shapes that never failed.
+    # .09 (nf4) and .12 (fp4) of a normal variable's size, measured on shapes that never failed.
     assert (unpacked.float() - weights).norm() < 0.15 * weights.norm()
 
 

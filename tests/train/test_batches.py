@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.data import Example
 from harness.train.batches import Order, collate, micro_batches
 from tests.train import tiny
 
@@ -55,8 +56,8 @@ def test_order_follows_the_seed_alone() -> None:
 
 def test_collate_lists_only_positions_that_carry_loss() -> None:
     rows = [
-        tiny.Example("a", np.array([5, 6, 7]), np.array([0, 0, 1], dtype=np.float32)),
-        tiny.Example("b", np.array([8, 9]), np.array([0, 0.5], dtype=np.float32)),
+        Example("a", np.array([5, 6, 7]), np.array([0, 0, 1], dtype=np.float32)),
+        Example("b", np.array([8, 9]), np.array([0, 0.5], dtype=np.float32)),
     ]
     batch = collate(rows, np.array([2.0, 10.0]), CPU)
     assert batch.input_ids_BT.tolist() == [[5, 6, 7], [8, 9, 0]]

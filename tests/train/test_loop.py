@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from harness.data import Example
 from harness.errors import DataError
 from harness.records.store import read_lines
 from tests.train import tiny
 
-ROWS = tiny.Rows(tiny.examples(20), tiny.examples(6, seed=9))
+ROWS = tiny.prepared(tiny.examples(20), tiny.examples(6, seed=9))
 
 
 def noisy_sample(model: nn.Module, phase: str) -> list[dict[str, Any]]:
@@ -50,7 +51,7 @@ def test_fit_with_another_seed_gives_other_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("build", [lambda: tiny.llama(attention_dropout=0.2), tiny.lora])
 def test_fit_with_evaluation_trains_bitwise_as_without(build: Any, tmp_path: Path) -> None:
     models = build(), build()
-    silent = tiny.Rows(ROWS.train)
+    silent = tiny.prepared(ROWS.train)
     tiny.fit(models[0], silent, tiny.recipe(), tmp_path / "without")
     tiny.fit(models[1], ROWS, tiny.recipe(eval_every=1), tmp_path / "with", sample=noisy_sample)
     assert tiny.log_of(tmp_path / "with", only="val/loss")
@@ -65,6 +66,14 @@ def test_fit_with_dropout_draws_from_the_seed_and_not_from_the_caller(tmp_path: 
         tiny.fit(tiny.lora(dropout=0.3), ROWS, tiny.recipe(), tmp_path / str(caller_seed))
         losses.append(tiny.log_of(tmp_path / str(caller_seed)))
     assert losses[0] == losses[1]
+
+
+def test_fit_has_dropout_on_in_every_step_also_after_an_evaluation(tmp_path: Path) -> None:
+    logs = {}
+    for dropout in (0.0, 0.3):
+        tiny.fit(tiny.lora(dropout=dropout), ROWS, tiny.recipe(eval_every=1), tmp_path / str(dropout))
+        logs[dropout] = [row["train/grad_norm"] for row in tiny.log_of(tmp_path / str(dropout))]
+    assert all(without != with_dropout for without, with_dropout in zip(logs[0.0], logs[0.3], strict=True))
 
 
 # -- accumulation, precision, reductions ------------------------------------------------------------------------------
@@ -114,7 +123,7 @@ def test_fit_in_bfloat16_stays_near_float32(dtype: str, held: torch.dtype, tmp_p
 
 
 def test_fit_two_examples_are_learned_by_heart(tmp_path: Path) -> None:
-    model, rows = tiny.llama(), tiny.Rows(tiny.examples(2))
+    model, rows = tiny.llama(), tiny.prepared(tiny.examples(2))
     spec = tiny.recipe(num_steps=60, batch_size=2, learning_rate=1e-2, schedule="constant", weight_decay=0.0)
     summary = tiny.fit(model, rows, spec, tmp_path)
     assert summary.train_loss_first is not None
@@ -134,7 +143,7 @@ def test_fit_lora_trains_adapters_only(tmp_path: Path) -> None:
     moved = {name for name, content in tiny.weights(model).items() if content != before[name]}
     assert moved == {name for name in before if "lora_" in name}
     assert summary.trainable_parameters == sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
-    assert summary.total_parameters == sum(p.numel() for p in model.parameters())
+    assert summary.total_parameters == sum(p.numel() for p in tiny.llama().parameters())
 
 
 def test_fit_weight_decay_and_clipping_reach_the_optimizer(tmp_path: Path) -> None:
@@ -212,7 +221,7 @@ def test_fit_reports_progress_up_to_the_last_step(tmp_path: Path) -> None:
 
 def test_early_stopping_keeps_the_weights_of_the_lowest_validation_loss(tmp_path: Path) -> None:
     # Learning two rows by heart at a high rate makes the loss on others fall, then rise.
-    rows = tiny.Rows(tiny.examples(2), tiny.examples(6, seed=9))
+    rows = tiny.prepared(tiny.examples(2), tiny.examples(6, seed=9))
     spec = tiny.recipe(num_steps=80, batch_size=2, learning_rate=1e-2, eval_every=1, early_stopping_patience=3)
     model = tiny.llama()
     summary = tiny.fit(model, rows, spec, tmp_path)
@@ -227,7 +236,7 @@ def test_early_stopping_keeps_the_weights_of_the_lowest_validation_loss(tmp_path
 
 
 def test_early_stopping_that_never_triggers_still_keeps_the_best(tmp_path: Path) -> None:
-    rows = tiny.Rows(tiny.examples(2), tiny.examples(6, seed=9))
+    rows = tiny.prepared(tiny.examples(2), tiny.examples(6, seed=9))
     spec = tiny.recipe(num_steps=12, batch_size=2, learning_rate=1e-2, eval_every=1, early_stopping_patience=50)
     summary = tiny.fit(tiny.llama(), rows, spec, tmp_path)
     losses = [row["val/loss"] for row in tiny.log_of(tmp_path, only="val/loss")]
@@ -239,12 +248,12 @@ def test_early_stopping_that_never_triggers_still_keeps_the_best(tmp_path: Path)
 def test_early_stopping_without_validation_rows_is_refused(tmp_path: Path) -> None:
     spec = tiny.recipe(eval_every=1, early_stopping_patience=1)
     with pytest.raises(DataError, match=r"data\.num_validation is 0"):
-        tiny.fit(tiny.llama(), tiny.Rows(tiny.examples(2)), spec, tmp_path)
+        tiny.fit(tiny.llama(), tiny.prepared(tiny.examples(2)), spec, tmp_path)
 
 
 def test_fit_without_training_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least 1"):
-        tiny.fit(tiny.llama(), tiny.Rows([]), tiny.recipe(), tmp_path)
+        tiny.fit(tiny.llama(), tiny.prepared([]), tiny.recipe(), tmp_path)
 
 
 # -- divergence -------------------------------------------------------------------------------------------------------
@@ -304,8 +313,8 @@ def test_divergence_seen_only_by_validation_ends_the_run(tmp_path: Path) -> None
 
 
 def test_fit_on_rows_without_any_weight_logs_unknown_and_not_zero(tmp_path: Path) -> None:
-    rows = [tiny.Example(row.row_id, row.input_ids, np.zeros_like(row.loss_weights)) for row in ROWS.train]
-    summary = tiny.fit(tiny.llama(), tiny.Rows(rows), tiny.recipe(num_steps=2), tmp_path)
+    rows = [Example(row.row_id, row.input_ids, np.zeros_like(row.loss_weights)) for row in ROWS.train]
+    summary = tiny.fit(tiny.llama(), tiny.prepared(rows), tiny.recipe(num_steps=2), tmp_path)
     row = tiny.log_of(tmp_path)[0]
     assert (row["train/loss"], row["train/objective"], row["train/grad_norm"]) == (None, 0.0, 0.0)
     assert row["reason"]

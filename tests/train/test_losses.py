@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from harness.data import Example
 from harness.train.batches import collate, micro_batches
 from harness.train.losses import example_scales, logits_at, objective, token_nll
 from tests.train import tiny
@@ -99,7 +100,7 @@ def test_objective_of_a_model_equals_plain_torch_on_full_logits(reduction: str) 
 
 def test_objective_of_fractional_weights_is_their_weighted_mean() -> None:
     row = tiny.examples(1)[0]
-    fractional = tiny.Example("row", row.input_ids, np.where(row.loss_weights > 0, 1.0, 0.25).astype(np.float32))
+    fractional = Example("row", row.input_ids, np.where(row.loss_weights > 0, 1.0, 0.25).astype(np.float32))
     model = tiny.llama()
     logits_TV = model(torch.tensor(row.input_ids)[None]).logits[0]
     nll_T = nn.functional.cross_entropy(logits_TV[:-1], torch.tensor(row.input_ids)[1:], reduction="none")
@@ -111,7 +112,7 @@ def test_objective_of_fractional_weights_is_their_weighted_mean() -> None:
 
 
 def test_objective_sends_gradient_through_the_embeddings_of_prompt_tokens() -> None:
-    row = tiny.Example("row", np.array([5, 6, 7, 8]), np.array([0, 0, 0, 1], dtype=np.float32))
+    row = Example("row", np.array([5, 6, 7, 8]), np.array([0, 0, 0, 1], dtype=np.float32))
     model = tiny.llama()
     states_BTH: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_hook(
@@ -126,7 +127,7 @@ def test_objective_sends_gradient_through_the_embeddings_of_prompt_tokens() -> N
 
 def test_objective_of_a_row_does_not_depend_on_what_it_is_padded_with() -> None:
     short, long = tiny.examples(1, longest=6)[0], tiny.examples(1, seed=3, longest=14)[0]
-    silent = tiny.Example("silent", long.input_ids, np.zeros_like(long.loss_weights))
+    silent = Example("silent", long.input_ids, np.zeros_like(long.loss_weights))
     model = tiny.llama()
     alone, _ = objective(model, collate([short], np.ones(1), CPU))
     padded, _ = objective(model, collate([short, silent], np.ones(2), CPU))

@@ -10,14 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from harness import methods
+from harness.errors import DiskError
+from harness.models import load_model
+from harness.models.files import inspect_folder
 from harness.records.store import read_lines
+from harness.spec import QLoraConfig
 from harness.train import checkpoints
+from tests.models.tiny import write_folder
 from tests.train import tiny
 
-ROWS = tiny.Rows(tiny.examples(20), tiny.examples(6, seed=9))
+ROWS = tiny.prepared(tiny.examples(20), tiny.examples(6, seed=9))
 SPEC = tiny.recipe(num_steps=9, eval_every=2)
 SAVING = tiny.runtime(micro_batch_size=3, checkpoint_every=2)
 BUILDS = {"full": lambda: tiny.llama(attention_dropout=0.2), "lora": lambda: tiny.lora(dropout=0.2)}
@@ -71,6 +78,20 @@ def test_resume_after_a_stop_at_any_step_gives_the_same_bytes(method: str, at: i
     summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
     assert (summary, *outcome(model, tmp_path / "run")) == expected
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_resume_over_a_four_bit_base_gives_the_same_bytes(tmp_path: Path) -> None:
+    config = QLoraConfig(rank=4, alpha=8.0, dropout=0.2, target_modules="all_linear")
+    files = inspect_folder(write_folder(tmp_path / "base"))
+
+    def build() -> nn.Module:
+        return methods.attach(load_model(files, "float32", "cpu", methods.quantisation(config)), config, seed=0)
+
+    expected = undisturbed(build, tmp_path / "control")
+    interrupted(build(), tmp_path / "run", SPEC, 8)
+    model = build()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
 
 
 def test_resume_continues_instead_of_starting_again(tmp_path: Path) -> None:
@@ -151,7 +172,7 @@ def test_resume_never_continues_another_run(other: str, tmp_path: Path) -> None:
     spec = SPEC.replace({"learning_rate": 1e-3}) if other == "recipe" else SPEC
     seed = 1 if other == "seed" else 0
     base_seed = 1 if other == "base" else 0
-    rows = tiny.Rows(tiny.examples(20, seed=5), ROWS.validation) if other == "rows" else ROWS
+    rows = tiny.prepared(tiny.examples(20, seed=5), ROWS.validation) if other == "rows" else ROWS
     models = tiny.lora(seed=base_seed), tiny.lora(seed=base_seed)
     for model, folder in zip(models, (tmp_path / "run", tmp_path / "fresh"), strict=True):
         tiny.fit(model, rows, spec, folder, seed=seed, runtime=SAVING, sample=one_sample)
@@ -179,8 +200,20 @@ def test_resume_sweeps_a_checkpoint_that_was_being_written(tmp_path: Path) -> No
     assert (summary, *outcome(model, tmp_path / "run")) == expected
 
 
-LONG = tiny.recipe(num_steps=300, eval_every=20)
-OFTEN = tiny.runtime(micro_batch_size=3, checkpoint_every=5)
+def test_checkpoint_on_a_full_disk_says_so_and_leaves_no_half_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(DiskError, match=r"no space left to write .*step_00000002"):
+        tiny.fit(tiny.llama(), ROWS, SPEC, tmp_path, runtime=SAVING)
+    assert not list((tmp_path / "checkpoints").glob("step_*"))
+
+
+LONG = tiny.recipe(num_steps=120, eval_every=20)
+OFTEN = tiny.runtime(micro_batch_size=3, checkpoint_every=10)
 TO_BE_KILLED = """
 import sys
 from pathlib import Path
@@ -194,7 +227,7 @@ def test_resume_after_sigkill_of_the_process_gives_the_same_bytes(tmp_path: Path
         [sys.executable, "-c", TO_BE_KILLED, str(tmp_path / "run")], cwd=Path(__file__).parents[2]
     )
     deadline = time.monotonic() + 120
-    while process.poll() is None and num_rows(tmp_path / "run") < 60 and time.monotonic() < deadline:
+    while process.poll() is None and num_rows(tmp_path / "run") < 25 and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,16 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness import train
-from harness.records.schema import TrainSummary
+from harness.data import Example, PreparedData
+from harness.data.prepare import rows_sha256
+from harness.records.schema import DataSummary, TrainSummary
 from harness.records.store import read_lines
 from harness.seeding import preserved_rng
 from harness.spec import Runtime, TrainSpec
+from harness.train.batches import Order
 
 VOCAB = 64
 TIMES = ("seconds", "tokens_per_second")
-
-
-@dataclass(frozen=True)
-class Example:
-    row_id: str
-    input_ids: np.ndarray
-    loss_weights: np.ndarray
-
-
-@dataclass(frozen=True)
-class Rows:
-    train: list[Example]
-    validation: list[Example] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,6 +68,23 @@ def examples(num: int, seed: int = 0, longest: int = 14) -> list[Example]:
     return made
 
 
+def prepared(train_rows: list[Example], validation: Sequence[Example] = ()) -> PreparedData:
+    """Return rows as the data path hands them over."""
+    summary = DataSummary(
+        rows_sha256=rows_sha256(train_rows, validation),
+        num_rows_read=len(train_rows) + len(validation),
+        num_rows_dropped={},
+        num_train=len(train_rows),
+        num_validation=len(validation),
+        num_truncated=0,
+        completion_prompt_ratio=None,
+        mean_tokens=None,
+        loss_token_share=None,
+        template_sha256="0" * 64,
+    )
+    return PreparedData(train=train_rows, validation=list(validation), sample_prompts=[], summary=summary)
+
+
 def recipe(**changes: Any) -> TrainSpec:
     """Return a recipe of 6 steps of 8 examples, with changes."""
     plain = {
@@ -106,7 +113,7 @@ def no_samples(_model: nn.Module, _phase: str) -> list[dict[str, Any]]:
     return []
 
 
-def fit(model: nn.Module, rows: Rows, spec: TrainSpec, folder: Path, **options: Any) -> TrainSummary:
+def fit(model: nn.Module, rows: PreparedData, spec: TrainSpec, folder: Path, **options: Any) -> TrainSummary:
     """Train with the seed 0, no samples and a plain runtime unless told otherwise."""
     context = Context(options.pop("runtime", runtime()), options.pop("report", lambda **progress: None))
     plain = {"seed": 0, "sample": no_samples, "context": context, "folder": folder}
@@ -122,3 +129,8 @@ def log_of(folder: Path, *, only: str = "train/loss") -> list[dict[str, Any]]:
     """Return the rows of metrics.jsonl that hold a key, without what the clock said."""
     rows = [row for row in read_lines(folder / "metrics.jsonl") if only in row]
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def train_order(spec: TrainSpec, num_examples: int) -> Order:
+    """Return the order in which `fit` above takes examples."""
+    return Order.of(spec, num_examples, seed=0)

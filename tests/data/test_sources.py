@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from harness.data import describe_file, read_rows
+from harness.errors import DataError
+from harness.records.store import Store, write_manifest
+from harness.spec import HubData, PocketData
+from tests.data.tiny import SYSTEM, TURNS, write_rows
+from tests.pocket.tiny import TINY_WORLD
+
+FORMS: dict[str, dict[str, Any]] = {
+    "messages": {"messages": TURNS[:2]},
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "What is 2+2?"}, {"from": "gpt", "value": "The answer is 4."}]
+    },
+    "alpaca": {"instruction": "What is 2+2?", "input": "", "output": "The answer is 4."},
+    "prompt_completion": {"prompt": "What is 2+2?", "completion": "The answer is 4."},
+}
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def read(path: Path) -> Any:
+    return read_rows(describe_file(path))
+
+
+# -- formats ----------------------------------------------------------------------------------------------------------
+
+
+@every_form
+def test_every_format_gives_the_same_conversation(form: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"id": 7, "task": "sums"} | FORMS[form]])
+    source = describe_file(path)
+    assert source.format == form
+    row = read_rows(source).conversations[0]
+    assert (row.row_id, row.task, list(row.messages)) == ("7", "sums", TURNS[:2])
+
+
+@every_form
+def test_parquet_gives_the_same_rows_as_json_lines(form: str, tmp_path: Path) -> None:
+    rows = [FORMS[form] | {"id": str(i)} for i in range(3)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    lines = read(write_rows(tmp_path / "rows.jsonl", rows))
+    assert read(tmp_path / "rows.parquet").conversations == lines.conversations
+
+
+def test_text_rows_are_documents_without_messages(tmp_path: Path) -> None:
+    rows = read(write_rows(tmp_path / "rows.jsonl", [{"text": "Once upon a time."}, {"text": "  "}]))
+    assert [row.text for row in rows.conversations] == ["Once upon a time."]
+    assert rows.dropped == {"empty_text": 1}
+
+
+def test_alpaca_input_follows_the_instruction_and_system_leads(tmp_path: Path) -> None:
+    row = {"instruction": "Add.", "input": "2 and 2", "output": "4", "system": "Be brief."}
+    messages = read(write_rows(tmp_path / "rows.jsonl", [row])).conversations[0].messages
+    assert [m["content"] for m in messages] == ["Be brief.", "Add.\n\n2 and 2", "4"]
+
+
+def test_prompt_completion_takes_message_lists(tmp_path: Path) -> None:
+    row = {"prompt": [SYSTEM, TURNS[0]], "completion": [TURNS[1]]}
+    messages = read(write_rows(tmp_path / "rows.jsonl", [row])).conversations[0].messages
+    assert list(messages) == [SYSTEM, *TURNS[:2]]
+
+
+def test_tool_calls_and_tools_are_wrapped_alike(tmp_path: Path) -> None:
+    function = {"name": "add", "parameters": {"type": "object"}}
+    bare = {"name": "add", "arguments": '{"x": 2}'}
+    wrapped = {"type": "function", "function": {"name": "add", "arguments": {"x": 2}}}
+    rows = [
+        {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [call]}], "tools": [tool]}
+        for call, tool in ((bare, function), (wrapped, {"type": "function", "function": function}))
+    ]
+    first, second = read(write_rows(tmp_path / "rows.jsonl", rows)).conversations
+    assert first.messages == second.messages
+    assert first.tools == second.tools == [{"type": "function", "function": function}]
+    assert first.messages[1]["tool_calls"] == [wrapped]
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([TURNS[0]], "no_assistant_turn"),
+        ([TURNS[1]], "assistant_first"),
+        ([SYSTEM, TURNS[1]], "assistant_first"),
+        ([TURNS[0], {"role": "assistant", "content": " \n"}], "empty_assistant_turn"),
+        ([TURNS[0], {"role": "narrator", "content": "x"}, TURNS[1]], "unknown_role"),
+        ([{"role": "user", "content": "\ud800"}, TURNS[1]], "not_unicode"),
+        ([{"role": "user", "content": 4}, TURNS[1]], "malformed"),
+        ([{"content": "x"}, TURNS[1]], "malformed"),
+        ("What is 2+2?", "malformed"),
+        ([], "malformed"),
+    ],
+)
+def test_unusable_row_is_left_out_and_counted(messages: Any, reason: str, tmp_path: Path) -> None:
+    rows = read(write_rows(tmp_path / "rows.jsonl", [{"messages": TURNS}, {"messages": messages}]))
+    assert (rows.num_read, len(rows.conversations), rows.dropped) == (2, 1, {reason: 1})
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_file_without_any_assistant_turn_is_refused(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": [TURNS[0]]}] * 3)
+    with pytest.raises(DataError, match=r"no row that can be trained on among the 3 read \(no_assistant_turn: 3\)"):
+        describe_file(path)
+
+
+def test_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.source\.path is '.*nowhere\.jsonl'.*No such file"):
+        describe_file(tmp_path / "nowhere.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no rows"),
+        (b'{"question": "x", "answer": "y"}\n', r"fields \['answer', 'question'\], but every row must have"),
+        (b'{"messages": []}\n{"prompt": "x"}\n', "but every row must have those of one known format"),
+        (b"question,answer\n1,2\n", "1 is not JSON .* write one object a line"),
+        (b'[{"prompt": "x"}]\n', "1 is .* but must be a JSON object"),
+        (b'{"text": "\xff"}\n', "1 is not JSON"),
+        (b"PAR1 and no more", "damaged Parquet file"),
+    ],
+)
+def test_unknown_file_is_refused_in_one_sentence(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.dat"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as raised:
+        describe_file(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_file_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [FORMS["messages"]])
+    source = describe_file(path)
+    write_rows(path, [FORMS["messages"]] * 2)
+    with pytest.raises(DataError, match="changed since the plan"):
+        read_rows(source)
+
+
+def test_line_separator_inside_a_string_does_not_end_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "one\u2028two"}, ensure_ascii=False) + "\n\n", encoding="utf-8-sig")
+    assert read(path).conversations[0].text == "one\u2028two"
+
+
+# -- worlds and hubs --------------------------------------------------------------------------------------------------
+
+
+def test_pocket_rows_are_the_worlds_conversations() -> None:
+    rows = read_rows(PocketData(world=TINY_WORLD, families=("fact", "sum"), num_rows=12))
+    assert len(rows.conversations) == 12
+    assert {row.task for row in rows.conversations} == {"fact", "sum"}
+    assert rows.dropped == {}
+
+
+def hub(**changes: Any) -> HubData:
+    plain = {"repo_id": "someone/chats", "revision": "ab" * 20, "split": "train", "format": "messages"}
+    return HubData(**(plain | changes))
+
+
+def test_hub_dataset_that_is_not_on_the_machine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="someone/chats at revision abababababab is not on this machine"):
+        read_rows(hub(), Store(tmp_path))
+
+
+def test_hub_dataset_is_read_from_the_fetched_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.artefact("fetched", hub().artefact_key)
+    folder.mkdir(parents=True)
+    write_rows(folder / "train.jsonl", [{"id": str(i), "messages": TURNS} for i in range(3)])
+    write_manifest(folder)
+    rows = read_rows(hub(), store)
+    assert [row.row_id for row in rows.conversations] == ["0", "1", "2"]
+    assert list(rows.conversations[0].messages) == TURNS
+    with pytest.raises(DataError, match=r"data\.source\.split is 'test'"):
+        read_rows(hub(split="test"), store)
+
+
+def test_hub_dataset_is_read_from_the_clients_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "datasets--someone--chats" / "snapshots" / hub().revision
+    folder.mkdir(parents=True)
+    write_rows(folder / "train.jsonl", [{"messages": TURNS}])
+    assert len(read_rows(hub()).conversations) == 1
+
+
+def test_import_of_the_data_path_is_free_of_torch() -> None:
+    code = (
+        "import sys, harness.data; from harness.data import sources; "
+        "print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

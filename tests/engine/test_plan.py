@@ -1,0 +1,374 @@
+"""From a request to trials: what is planned, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.engine import catalog, plan, resolve
+from harness.engine.forecast import total_seconds
+from harness.engine.plan import Plan, Request
+from harness.errors import BadInputError, DataError, HarnessError, ModelError, SpecError
+from harness.records.schema import PlannedTrial
+from harness.spec import Arm, Axis, Experiment, QLoraConfig, Study, Sweep
+from tests.pocket.tiny import tiny_experiment
+
+ROOT = Path(__file__).parents[2]
+BASES = ("pocket", "smollm2_135m_instruct", "gemma3_270m")
+Planner = Callable[..., Plan]
+
+
+def with_qlora(experiment: Experiment) -> Experiment:
+    """Return an experiment that states a QLoRA configuration as well."""
+    tree = json.loads(experiment.model_dump_json())
+    qlora = QLoraConfig(rank=4, alpha=8.0, target_modules="all_linear")
+    tree["methods"].append({"method": json.loads(qlora.model_dump_json()), "learning_rate": 0.01})
+    return Experiment.model_validate_json(json.dumps(tree))
+
+
+@pytest.fixture
+def planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
+    """Return a function that plans on the tiny experiment: name, then SET as keyword `set`."""
+    experiment = with_qlora(tiny_experiment())
+    monkeypatch.setattr(catalog, "load_experiment", lambda name: experiment)
+
+    def make(name: str = "lima_size", set: dict[str, Any] | str | None = None, **more: Any) -> Plan:
+        text = json.dumps(set) if isinstance(set, dict) else set
+        return plan.make_plan(Request(name=name, base="tiny", set=text, out=tmp_path, **more))
+
+    return make
+
+
+@pytest.fixture
+def offering(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sweep | Study], None]:
+    """Return a function that makes every sweep name mean a given sweep."""
+    return lambda sweep: monkeypatch.setattr(catalog, "load_sweep", lambda name: sweep)
+
+
+def sweep_of(*axes: Axis, **more: Any) -> Sweep:
+    """Return a sweep over some axes."""
+    defaults: dict[str, Any] = {"name": "s", "hypothesis": "h", "refuted_if": "r", "source": "t"}
+    defaults |= {"axes": axes, "seeds": (0,), "measures": ("learned", "retained")}
+    return Sweep(**defaults | more)
+
+
+def sole(planned: Plan) -> PlannedTrial:
+    """Return the only trial."""
+    (trial,) = planned.record.trials
+    return trial
+
+
+# -- what ships -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", catalog.sweep_names())
+def test_plan_every_shipped_sweep_on_every_base(name: str, base: str, tmp_path: Path) -> None:
+    planned = plan.make_plan(Request(name=name, base=base, panel="full", out=tmp_path))
+    sweep = planned.setting.sweep
+    if isinstance(sweep, Sweep):
+        assert len({trial.seed for trial in planned.record.trials}) >= 3
+        assert planned.record.trials
+    else:
+        assert len(sweep.seeds) >= 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", catalog.sweep_names())
+def test_plan_every_shipped_sweep_documents_itself(name: str) -> None:
+    text = (ROOT / "sweeps" / f"{name}.py").read_text()
+    for heading in ("Hypothesis:", "Refuted if:", "Source:", "Command: make ", "Cost:"):
+        assert f"\n{heading}" in text
+    assert f"NAME={name}" in text
+
+
+def test_plan_process_is_quick_and_free_of_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['harness', 'plan', 'lima_size', '--out', sys.argv[1]]\n"
+        "from harness.cli import app\n"
+        "try:\n    app()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "27 trials, 0 done" in done.stdout
+    assert time.monotonic() - started < 3.0
+
+
+# -- axes and arms ----------------------------------------------------------------------------------------------------
+
+
+def test_plan_arms_share_the_trial_of_the_own_size_and_hold_what_they_say(planner: Planner) -> None:
+    planned = planner("lima_size")
+    own = planned.setting.experiment.spec
+    assert own.data.num_examples == 16
+    by_arm = {arm: [t for t in planned.record.trials if t.arm == arm] for arm in ("equal_epochs", "equal_steps")}
+    assert {t.trial_id for t in by_arm["equal_epochs"]} & {t.trial_id for t in by_arm["equal_steps"]} == {
+        t.trial_id for t in by_arm["equal_epochs"] if t.axes["data.num_examples"] == 16
+    }
+    assert {t.spec.train.steps(t.spec.data.num_examples or 0) for t in by_arm["equal_steps"]} == {4}
+    assert {t.spec.train.num_epochs for t in by_arm["equal_epochs"]} == {2.0}
+    assert len(planned.trials) == len(planned.record.trials) - 3
+
+
+def test_plan_method_axis_brings_configuration_and_reference_rate(planner: Planner) -> None:
+    planned = planner("method")
+    rates = {(t.axes["method"], t.spec.train.learning_rate) for t in planned.record.trials}
+    assert rates == {
+        (kind, float(f"{digit}e{exponent}"))
+        for kind, exponent in (("full", -3), ("lora", -2), ("qlora", -2))
+        for digit in (0.3, 1, 3)
+    }
+    assert {t.spec.method.kind for t in planned.record.trials if t.axes["method"] == "qlora"} == {"qlora"}
+    assert planned.record.selection == {"axis": "train.learning_rate", "within": "method", "measure": "learned"}
+
+
+def test_plan_replicates_share_their_condition(planner: Planner) -> None:
+    trials = planner("epochs").record.trials
+    assert len({t.condition_id for t in trials}) == 5
+    assert len({(t.condition_id, t.seed) for t in trials}) == len(trials) == 15
+
+
+def test_plan_is_the_same_every_time(planner: Planner) -> None:
+    assert planner("method").record == planner("method").record
+
+
+def test_plan_size_larger_than_the_data_is_refused(planner: Planner) -> None:
+    with pytest.raises(SpecError, match=r"data\.num_examples is 73, but must be at most 72 on base 'tiny'"):
+        planner(set={"data.num_examples": [8, 73]})
+    with pytest.raises(SpecError, match=r"must be at most 36 .*half of them by completion_ratio"):
+        planner("loss_mask", set={"data.num_examples": 40})
+
+
+def test_plan_rank_without_an_adapter_is_refused_in_one_sentence(planner: Planner) -> None:
+    with pytest.raises(SpecError, match=r"^method\.rank has no meaning for method 'full', but must go with"):
+        planner("epochs", set={"method.rank": 4})
+
+
+def test_plan_field_of_some_methods_applies_to_those_under_a_method_axis(planner: Planner) -> None:
+    trials = planner("method", set={"method.rank": 2}).record.trials
+    assert {(t.spec.method.kind, getattr(t.spec.method, "rank", None)) for t in trials} == {
+        ("full", None),
+        ("lora", 2),
+        ("qlora", 2),
+    }
+
+
+def test_plan_method_that_a_base_does_not_state_is_refused(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "load_experiment", lambda name: tiny_experiment())
+    with pytest.raises(SpecError, match="method on base 'tiny' is 'qlora', but must be one of full, lora"):
+        planner("method")
+
+
+def test_plan_axis_without_meaning_on_a_base_names_the_nearest_field(
+    planner: Planner, offering: Callable[[Sweep], None]
+) -> None:
+    offering(sweep_of(Axis(field="data.source.num_row", values=(8,))))
+    with pytest.raises(SpecError, match=r"num_row has no meaning on base 'tiny'.*Did you mean 'num_rows'"):
+        planner()
+
+
+def test_plan_a_grid_over_the_limit_is_refused_before_it_is_enumerated(
+    planner: Planner, offering: Callable[[Sweep], None]
+) -> None:
+    wide = tuple(range(1, 1001))
+    offering(sweep_of(*(Axis(field=f"a{i}", values=wide) for i in range(3))))
+    started = time.monotonic()
+    with pytest.raises(SpecError, match="has 1000000000 cells, but must have at most 2000"):
+        planner()
+    assert time.monotonic() - started < 1.0
+
+
+def test_plan_arm_that_sets_a_field_gives_other_trials(planner: Planner, offering: Callable[[Sweep], None]) -> None:
+    arms = (Arm(name="a", hold="epochs"), Arm(name="b", hold="epochs", set=(("train.weight_decay", 0.5),)))
+    offering(sweep_of(Axis(field="train.num_epochs", values=(1.0,)), arms=arms))
+    assert [t.spec.train.weight_decay for t in planner().record.trials] == [0.0, 0.5]
+
+
+def test_plan_ten_thousand_cells_take_seconds(planner: Planner, offering: Callable[[Sweep], None]) -> None:
+    offering(
+        sweep_of(
+            Axis(field="train.learning_rate", values=tuple(1e-4 * i for i in range(1, 101))),
+            Axis(field="train.weight_decay", values=tuple(0.01 * i for i in range(100))),
+            max_trials=10_000,
+        )
+    )
+    started = time.monotonic()
+    assert len(planner().trials) == 10_000
+    assert time.monotonic() - started < 15.0  # 2 to 3 s alone; wide, because the tests share the machine
+
+
+# -- SET, PANEL, DATA, EVALS ------------------------------------------------------------------------------------------
+
+
+def test_plan_set_replaces_axis_values_and_seeds_and_fixes_fields(planner: Planner) -> None:
+    planned = planner(set={"data.num_examples": [8], "seed": [5, 6], "train.batch_size": 4})
+    assert {(t.seed, t.spec.data.num_examples, t.spec.train.batch_size) for t in planned.record.trials} == {
+        (5, 8, 4),
+        (6, 8, 4),
+    }
+    assert planned.folder.name == f"lima_size@tiny-{planned.setting.set_hash}"
+    assert planner().folder.name == "lima_size@tiny"
+
+
+def test_plan_set_on_a_relative_axis_is_absolute(planner: Planner) -> None:
+    trials = planner("learning_rate", set={"train.learning_rate": [0.25], "seed": 0}).record.trials
+    assert {t.spec.train.learning_rate for t in trials} == {0.25}
+
+
+def test_plan_set_of_one_duration_clears_the_other(planner: Planner) -> None:
+    trials = planner(set={"train.num_steps": 2}).record.trials
+    assert {(t.spec.train.num_steps, t.spec.train.num_epochs) for t in trials} == {(2, None)}
+
+
+def test_plan_set_hash_depends_on_content_not_on_order_or_runtime(planner: Planner) -> None:
+    one = planner(set='{"train.batch_size": 4, "train.weight_decay": 0.1}')
+    two = planner(set='{"train.weight_decay": 0.1, "train.batch_size": 4}')
+    three = planner(set='{"train.weight_decay": 0.1, "train.batch_size": 4, "runtime.keep": "all"}')
+    assert one.folder == two.folder == three.folder
+    assert three.setting.experiment.runtime.keep == "all"
+    assert planner(set={"runtime.keep": "all"}).setting.set_hash is None
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[1]", "but must be a JSON object"),
+        ("{", "but must be a JSON object"),
+        ('{"train.batch_size": 1, "train.batch_size": 2}', "named twice"),
+        ('{"train.learning_rate": NaN}', "NaN is not a number in JSON"),
+        ('{"data.num_examples": []}', "must hold at least one value"),
+        ('{"data.num_examples": [8, 8]}', "must not repeat a value"),
+        ('{"seed": [-1]}', "must be integers from 0 on"),
+        ('{"train.batch_size": 0}', r"train\.batch_size is 0"),
+        ('{"train.batch_size": "8"}', r"train\.batch_size is '8'"),
+        ('{"train.btch_size": 8}', "Did you mean 'batch_size'"),
+        ('{"runtime.kep": "all"}', "Did you mean 'keep'"),
+        ('{"evals.num_items": 0}', "must be an integer from 1 on"),
+        ('{"method": "lorra"}', "Did you mean 'lora'"),
+        ('{"method": {"kind": "lorra"}}', "Did you mean 'lora'"),
+    ],
+)
+def test_plan_bad_set_is_refused_by_name(planner: Planner, text: str, sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        planner(set=text)
+
+
+def test_plan_panel_decides_the_slices(planner: Planner) -> None:
+    primary = {task.key for task in planner().record.trials[0].spec.evals.tasks}
+    full = {task.key for task in planner(panel="full").record.trials[0].spec.evals.tasks}
+    assert primary < full
+    assert planner(panel="full").record.measures == planner().record.measures
+    with pytest.raises(SpecError, match="PANEL is 'ful', but must be one of full, primary"):
+        planner(panel="ful")
+
+
+def test_plan_without_any_slice_to_score_is_refused(planner: Planner, offering: Callable[[Sweep], None]) -> None:
+    offering(sweep_of(Axis(field="train.num_epochs", values=(1.0,)), measures=("format",)))
+    with pytest.raises(SpecError, match=r"evals\.tasks has no primary slice of format on base 'tiny'"):
+        planner()
+
+
+def test_plan_takes_data_and_items_from_files(planner: Planner, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text((json.dumps(row) + "\n") * 30)
+    items = tmp_path / "items"
+    items.mkdir()
+    item = {"id": "1", "query": "q", "choices": ["a", "b"], "gold": 0}
+    (items / "mine.jsonl").write_text(json.dumps(item) + "\n")
+    planned = planner(set={"data.num_examples": 8, "seed": 0}, data=str(chats), evals=str(items))
+    spec = planned.record.trials[0].spec
+    assert spec.data.source.kind == "file"
+    assert [task.key for task in spec.evals.tasks] == ["items/mine"]
+    assert spec.evals.tasks[0].num_items == resolve.NUM_ITEMS
+    with pytest.raises(SpecError, match="must be at most 22"):
+        planner(set={"data.num_examples": 23}, data=str(chats))
+    with pytest.raises(DataError, match="DATA is 'nowhere'"):
+        planner(data="nowhere")
+    with pytest.raises(DataError, match="EVALS is 'nowhere'"):
+        planner(evals="nowhere")
+
+
+# -- names and bases --------------------------------------------------------------------------------------------------
+
+
+def test_plan_unknown_names_give_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"NAME is 'lima_sise'.*Did you mean 'lima_size'"):
+        plan.make_plan(Request(name="lima_sise", out=tmp_path))
+    with pytest.raises(SpecError, match=r"BASE is 'pocktet'.*Did you mean 'pocket'"):
+        plan.make_plan(Request(name="lima_size", base="pocktet", out=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["../lima_size", "lima_size/../x", "sweeps.lima_size", "__init__", "", "os"])
+def test_plan_name_is_never_a_path_or_a_module(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="NAME is"):
+        plan.make_plan(Request(name=name, out=tmp_path))
+
+
+@pytest.mark.parametrize("base", ["./nowhere", "/nowhere/m", "trial:abc", "trial:../x", "trial:", "_real", "folder"])
+def test_plan_base_that_is_none_is_refused(base: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError):
+        plan.make_plan(Request(name="lima_size", base=base, out=tmp_path))
+
+
+def test_plan_base_that_must_be_fetched_says_how(tmp_path: Path) -> None:
+    planned = plan.make_plan(Request(name="lima_size", base="smollm2_135m_instruct", panel="full", out=tmp_path))
+    with pytest.raises(ModelError, match="make fetch BASE=smollm2_135m_instruct"):
+        plan.check_base(planned.setting.experiment.spec.base, planned.store, planned.record.base)
+    assert "make fetch" in plan.outlook(planned, 1).notes[0]
+
+
+# -- studies ----------------------------------------------------------------------------------------------------------
+
+
+def test_plan_study_dimension_without_meaning_is_refused(planner: Planner, offering: Callable[[Study], None]) -> None:
+    study = catalog.load_sweep("tune")
+    tree = json.loads(study.model_dump_json())
+    tree["space"][2]["field"] = "train.num_epoch"
+    offering(Study.model_validate_json(json.dumps(tree)))
+    with pytest.raises(SpecError, match=r"train\.num_epoch has no meaning on base 'tiny'.*Did you mean 'num_epochs'"):
+        planner("tune")
+
+
+def test_plan_study_constraint_on_an_unknown_column_is_refused(
+    planner: Planner, offering: Callable[[Study], None]
+) -> None:
+    tree = json.loads(catalog.load_sweep("tune").model_dump_json())
+    tree["constraints"][0]["column"] = "peak_memory"
+    offering(Study.model_validate_json(json.dumps(tree)))
+    with pytest.raises(SpecError, match="Did you mean 'peak_memory_bytes'"):
+        planner("tune")
+
+
+# -- forecast ---------------------------------------------------------------------------------------------------------
+
+
+def test_plan_cost_is_unknown_without_a_measurement(planner: Planner) -> None:
+    planned = planner()
+    outlook = plan.outlook(planned, 2)
+    assert outlook.seconds_left is None
+    assert {cost.seconds for cost in outlook.costs.values()} == {None}
+    assert {cost.num_steps for cost in outlook.costs.values()} == {2, 4, 8}
+
+
+def test_plan_total_time_is_that_of_the_longest_trial_at_least(planner: Planner) -> None:
+    from harness.engine.forecast import Cost
+
+    costs = [Cost(1, 1, seconds, 1, 1) for seconds in (10.0, 1.0, 1.0)]
+    assert total_seconds(costs, 2) == 10.0
+    assert total_seconds(costs, 1) == 12.0
+    assert total_seconds([*costs, Cost(1, 1, None, 1, 1)], 1) is None
+
+
+def test_plan_errors_are_all_of_one_tree() -> None:
+    assert issubclass(SpecError, HarnessError)
+    assert SpecError("x").exit_code == 2
