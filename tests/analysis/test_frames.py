@@ -52,9 +52,8 @@ def test_load_sweep_unknown_is_nan_with_its_reason(mixed: tuple[Store, str]) -> 
 def test_load_sweep_delta_is_after_minus_before_on_test_items(whole: tuple[Store, str]) -> None:
     frame = load_sweep("lima_size", out=whole[0].root)
     for name in ("learned", "fluency", "people/cloze/acc"):
-        assert frame[f"delta/{name}"].tolist() == pytest.approx(
-            (frame[f"after/{name}"] - frame[f"before/{name}"]).tolist()
-        )
+        difference = frame[f"after/{name}"] - frame[f"before/{name}"]
+        assert frame[f"delta/{name}"].tolist() == pytest.approx(difference.tolist())
     assert (frame["val_after/learned"] != frame["after/learned"]).any()
 
 

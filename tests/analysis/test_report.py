@@ -1,0 +1,270 @@
+"""Reports: always come, say what is missing, hide nothing, execute nothing, and are not written twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import last_report, write_figures, write_report
+from analysis.escape import latex, markdown, visible
+from analysis.files import csv as to_csv
+from harness.errors import BadInputError
+from harness.records.store import Store
+from tests.analysis.conftest import ARM
+from tests.analysis.synthetic import Plan, build
+
+HOSTILE = {
+    "html": "<script>document.title='executed'</script><img src=x onerror=\"document.title='executed'\">",
+    "formula": '=HYPERLINK("http://evil.example","click")',
+    "terminal": "\x1b[31mred\x1b]8;;http://evil.example\x07link\x1b]8;;\x07 [bold red]markup[/]",
+    "latex": r"\input{/etc/passwd} $x$ % & _ # \end{tabular}",
+    "markdown": "| a | b |\n\n# head\n![x](http://evil.example/x.png) `code` <b>bold</b>",
+    "bidi": "\u202egnp.exe\u2066",
+    "long": "A" * 200_000,
+}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def whole_report(whole: tuple[Store, str]) -> Path:
+    return write_report(whole[0].root, whole[1]).folder
+
+
+@pytest.fixture(scope="module")
+def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    texts = list(HOSTILE.values())
+    plan = Plan(
+        name="hostile",
+        axis="data.template",
+        values=("<script>document.title='executed'</script>", "=1+1|`x`_$&%"),
+        arms=(ARM,),
+        seeds=(0, 1),
+        scale=0.1,
+        outcomes={(ARM, "=1+1|`x`_$&%", 1): "FAILED"},
+        output=lambda item, phase: texts[(len(item) + sum(map(ord, item + phase))) % len(texts)],
+    )
+    store, folder = build(tmp_path_factory.mktemp("hostile"), plan)
+    return write_report(store.root, folder).folder
+
+
+def test_report_writes_every_promised_file(whole_report: Path) -> None:
+    names = {path.name for path in whole_report.iterdir()}
+    assert {"trials.parquet", "trials.csv", "samples.parquet", "report.html", "report.md", "table.tex"} <= names
+    figures = {path.name for path in (whole_report / "figures").iterdir()}
+    for kind in ("front", "axis_num_examples", "forest", "flips", "loss"):
+        assert {f"{kind}.pdf", f"{kind}.png", f"{kind}.csv", f"{kind}.txt"} <= figures
+
+
+def test_report_tables_hold_one_row_per_planned_trial(whole_report: Path) -> None:
+    assert len(pd.read_parquet(whole_report / "trials.parquet")) == 18
+    assert len(list(csv.DictReader(io.StringIO((whole_report / "trials.csv").read_text())))) == 18
+
+
+def test_report_says_the_same_number_in_every_format(whole_report: Path) -> None:
+    effects = pd.read_csv(whole_report / "effects.csv")
+    row = effects[(effects["condition"] == "num_examples=400 (equal_steps)") & (effects["target"] == "learned")].iloc[0]
+    shown = f"{row['delta']:+.3f}"
+    for name in ("report.html", "report.md", "table.tex", "report.json"):
+        assert shown in (whole_report / name).read_text(), name
+    front = pd.read_csv(whole_report / "figures" / "front.csv")
+    mean = front[(front["kind"] == "mean") & (front["condition"] == row["condition"])].iloc[0]
+    assert mean["learned"] == pytest.approx(row["delta"])
+    assert (front["kind"] == "seed").sum() == 18
+
+
+def test_report_unchanged_is_not_written_again_and_a_new_result_is(small: tuple[Store, str]) -> None:
+    store, folder = small
+    first = write_report(store.root, folder)
+    assert first.rebuilt
+    stamp = (store.sweep(folder) / "report.html").stat().st_mtime_ns
+    again = write_report(store.root, folder)
+    assert not again.rebuilt
+    assert again.table == first.table
+    assert last_report(store.root, folder).paths == first.paths
+    assert (store.sweep(folder) / "report.html").stat().st_mtime_ns == stamp
+    trial = next((store.root / "trials").iterdir())
+    (trial / "result.json").unlink()
+    changed = write_report(store.root, folder)
+    assert changed.rebuilt
+    assert "1 PENDING" in changed.table
+    (store.sweep(folder) / "figures" / "front.pdf").unlink()
+    assert write_report(store.root, folder).rebuilt
+
+
+def test_report_unchanged_needs_neither_pandas_nor_matplotlib(whole_report: Path) -> None:
+    code = (
+        "import sys; from analysis.report import write_report;"
+        "report = write_report(sys.argv[1], sys.argv[2]); assert not report.rebuilt;"
+        "print([m for m in ('torch', 'pandas', 'matplotlib', 'statsmodels', 'transformers') if m in sys.modules])"
+    )
+    root = whole_report.parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, root, whole_report.name], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_report_same_records_give_the_same_bytes(small: tuple[Store, str]) -> None:
+    store, folder = small
+    first = {path: path.read_bytes() for path in write_report(store.root, folder).paths}
+    (store.sweep(folder) / "report.json").unlink()
+    time.sleep(1.1)  # a time stamp in a PDF has seconds
+    second = {path: path.read_bytes() for path in write_report(store.root, folder).paths}
+    assert [path.name for path, content in first.items() if second[path] != content] == []
+
+
+def test_report_figures_embed_their_fonts_as_truetype(whole_report: Path) -> None:
+    for path in (whole_report / "figures").glob("*.pdf"):
+        content = path.read_bytes()
+        assert b"/FontFile2" in content, path.name
+        assert b"/Type3" not in content, path.name
+
+
+def test_report_every_state_is_a_row_and_a_note(mixed: tuple[Store, str]) -> None:
+    store, folder = mixed
+    report = write_report(store.root, folder)
+    page = (report.folder / "report.html").read_text()
+    text = (report.folder / "report.md").read_text()
+    trials = pd.read_parquet(report.folder / "trials.parquet")
+    assert len(trials) == 9
+    for state in ("DIVERGED", "FAILED", "PENDING", "RUNNING"):
+        assert state in report.table
+        assert state in text
+    assert "the micro-batch of 1 needs 9.1 GB" in page
+    assert "python -m harness trial 0123" in page
+    assert "interrupted at train, step 40 of 150" in page
+    assert "one complete seed" in report.table
+    assert "1 of 9 trials DIVERGED" in report.table
+
+
+def test_report_of_nothing_yet_still_comes(tmp_path: Path) -> None:
+    outcomes = {(ARM, value, seed): "PENDING" for value in (25, 400) for seed in (0, 1)}
+    store, folder = build(tmp_path, Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), outcomes=outcomes))
+    report = write_report(store.root, folder)
+    assert "4 of 4 planned trials have no result" in report.table
+    assert "No figure front: no trial has both measures known" in report.table
+    assert len(pd.read_parquet(report.folder / "trials.parquet")) == 4
+    assert not list((report.folder / "figures").glob("*.pdf")) if (report.folder / "figures").exists() else True
+
+
+def test_report_of_one_seed_claims_items_only(tmp_path: Path) -> None:
+    store, folder = build(tmp_path, Plan(values=(25, 400), arms=(ARM,), seeds=(0,), scale=0.25))
+    report = write_report(store.root, folder)
+    assert "the interval covers items only" in report.table
+    assert "†" in (report.folder / "report.md").read_text()
+    assert r"^{*\dagger}" in (report.folder / "table.tex").read_text()
+
+
+def test_report_unknown_sweep_or_venue_is_one_sentence(whole: tuple[Store, str]) -> None:
+    with pytest.raises(BadInputError, match="must be one of lima_size@pocket"):
+        write_report(whole[0].root, "lima_sise@pocket")
+    with pytest.raises(BadInputError, match="VENUE is 'nurips'.*Did you mean 'neurips'"):
+        write_figures(whole[0].root, whole[1], "nurips")
+    with pytest.raises(BadInputError, match="must have a report"):
+        last_report(whole[0].root, "absent@pocket")
+
+
+def test_figures_for_a_venue_have_its_width(small: tuple[Store, str]) -> None:
+    store, folder = small
+    report = write_figures(store.root, folder, "icml")
+    front = next(path for path in report.paths if path.name == "front.pdf")
+    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", front.read_bytes())
+    assert box is not None
+    assert float(box.group(1)) == pytest.approx(6.75 * 72, abs=0.5)
+
+
+# -- hostile text -----------------------------------------------------------------------------------------------------
+
+
+def test_hostile_text_page_allows_no_foreign_content(hostile_report: Path) -> None:
+    page = (hostile_report / "report.html").read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    assert "default-src 'none'" in policy.group(1)
+    assert "unsafe" not in policy.group(1)
+    assert page.count("<script") == 1
+    assert "<img src=x" not in page
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", page)
+    assert len(page) < 3_000_000
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_hostile_text_executes_nothing_in_a_real_browser_and_our_script_runs(
+    hostile_report: Path, tmp_path: Path
+) -> None:
+    page = (hostile_report / "report.html").read_text()
+    copy = tmp_path / "report.html"
+    copy.write_text(page)
+    dumped = _dump_dom(copy, tmp_path)
+    assert "<title>hostile on pocket</title>" in dumped
+    assert 'onerror="document' not in re.sub(r"&[a-z]+;", "", dumped)
+    # The control: the same page without escaping and policy must be caught by this very check.
+    policy = re.search(r"<meta http-equiv=[^>]+>", page)
+    assert policy is not None
+    copy.write_text(page.replace(policy.group(0), "").replace("<main>", "<main>" + HOSTILE["html"], 1))
+    assert "<title>executed</title>" in _dump_dom(copy, tmp_path)
+
+
+def _dump_dom(page: Path, profile: Path) -> str:
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={profile / 'profile'}",
+        "--dump-dom",
+    ]
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_hostile_text_csv_holds_no_formula(hostile_report: Path) -> None:
+    for path in [*hostile_report.glob("*.csv"), *(hostile_report / "figures").glob("*.csv")]:
+        for row in csv.reader(io.StringIO(path.read_text())):
+            assert not [cell for cell in row if cell.startswith(("=", "+", "@")) and not _is_number(cell)], path.name
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text) is not None
+
+
+def test_hostile_text_terminal_table_has_no_escape(hostile_report: Path) -> None:
+    table = json.loads((hostile_report / "report.json").read_text())["table"]
+    assert "\x1b" not in table
+    assert "<script>" in table  # shown as text
+
+
+def test_hostile_text_latex_stays_text(hostile_report: Path) -> None:
+    table = (hostile_report / "table.tex").read_text()
+    assert r"\textless{}script\textgreater{}" in table
+    assert table.count(r"\begin{tabular}") == table.count(r"\end{tabular}") == 1
+    assert r"=1+1\textbar{}`x`\_\$\&\%" in table
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_escapes_leave_no_live_character(name: str) -> None:
+    shown = visible(HOSTILE[name])
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert len(shown) < 2000
+    line = markdown(HOSTILE[name])
+    assert "\n" not in line
+    assert not re.search(r"(?<!\\)[|`]", line)
+    assert "<" not in line
+    assert "](" not in line.replace(r"\](", "")
+    assert not re.search(r"(?<!\\)[$&%#_]", latex(HOSTILE[name]).replace(r"\textbackslash{}", ""))
+
+
+def test_csv_guard_leaves_numbers_alone() -> None:
+    frame = pd.DataFrame({"text": ["-1+1", "plain", None], "number": [-0.5, 2.0, float("nan")]})
+    assert to_csv(frame).decode() == "text,number\n'-1+1,-0.5\nplain,2.0\n,\n"

@@ -1,0 +1,132 @@
+"""The command line as a user meets it: one real sweep in worker processes, and everything that is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.cli import app
+from harness.engine import catalog, executor
+from harness.records import result
+from tests.engine.test_plan import with_qlora
+from tests.pocket.tiny import tiny_experiment
+
+ROOT = Path(__file__).parents[2]
+SMALL = json.dumps({"seed": [0], "data.num_examples": [8, 16], "train.num_epochs": 1, "evals.num_items": 6})
+
+
+def run(*words: str, code: int = 0, **environment: str) -> str:
+    """Run a verb in this process and return what it printed."""
+    done = CliRunner(env={"WANDB_MODE": "disabled"} | environment).invoke(app, list(words), catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def harness(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb as a process."""
+    command = [sys.executable, "-m", "harness", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def scores(root: Path) -> dict[str, object]:
+    """Return what each result says about the model, by trial."""
+    found: dict[str, object] = {}
+    for folder in root.glob("trials/*"):
+        record = result.read(folder)
+        assert record is not None
+        assert record.after is not None
+        found[folder.name] = (record.train, record.before.test, record.after.test, record.resolved)
+    return found
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every base mean the tiny experiment."""
+    experiment = with_qlora(tiny_experiment())
+    monkeypatch.setattr(catalog, "load_experiment", lambda name: experiment)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
+    out = ["--set", SMALL, "--out", str(tmp_path / "two")]
+    printed = run("sweep", "lima_size", *out, "--workers", "2")
+    assert "3 of 3 trials final or failed, 3 ran now" in printed
+    assert "report.html" in printed
+    assert len(scores(tmp_path / "two")) == 3
+    again = json.loads(run("sweep", "lima_size", *out, "--json").split("\n", 1)[1])
+    assert (again["num_ran"], again["why"], set(again["states"].values())) == (0, "done", {"COMPLETE"})
+    planned = json.loads(run("plan", "lima_size", *out, "--json"))
+    assert (planned["num_done"], planned["seconds_left"]) == (3, 0.0)
+    assert all(trial["seconds"] > 0 and trial["num_tokens"] > 0 for trial in planned["trials"])
+    assert "lima_size@tiny-" in run("status", "--out", str(tmp_path / "two"))
+    # The number of workers moves no number: not of the base, not of a trial.
+    run("sweep", "lima_size", "--set", SMALL, "--out", str(tmp_path / "one"), "--workers", "1")
+    assert scores(tmp_path / "one") == scores(tmp_path / "two")
+    key = sorted(scores(tmp_path / "two"))[0]
+    assert "reproduced exactly" in run("run-trial", key[:16], "--out", str(tmp_path / "two"), "--keep", "all")
+    assert (tmp_path / "two/trials" / key / "weights/model.safetensors").is_file()
+    child = run("plan", "epochs", "--base", f"trial:{key[:12]}", "--out", str(tmp_path / "two"))
+    assert f"epochs on trial-{key[:12]}" in child
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["plan", "lima_sise"], "Did you mean 'lima_size'"),
+        (["sweep", "lima_size", "--base", "pocktet"], "Did you mean 'pocket'"),
+        (["sweep", "lima_size", "--set", "{"], "but must be a JSON object"),
+        (["sweep", "lima_size", "--set", '{"train.batch_size": 0}'], "train.batch_size is 0"),
+        (["sweep", "lima_size", "--budget", "2 weeks"], "BUDGET is '2 weeks', but must be a positive time"),
+        (["sweep", "lima_size", "--base", "smollm2_135m_instruct"], "make fetch BASE=smollm2_135m_instruct"),
+        (["report", "lima_size"], "does not exist, but must before there is a report"),
+        (["run-trial", "abc"], "must name exactly one trial"),
+        (["run-trial", "abc", "--keep", "everything"], "must be one of none, adapter, all"),
+        (["dashboard", "tune"], "does not exist, but must before it can be shown"),
+        (["sweep", "lima_size", "--workers", "0"], "0 is not in the range"),
+        (["sweep", "lima_size", "--no-such-option"], "No such option"),
+    ],
+)
+def test_cli_bad_input_ends_with_2_in_few_lines_and_creates_nothing(
+    words: list[str], sentence: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = harness(*words, "--out", str(out))
+    assert done.returncode == 2
+    assert sentence in " ".join(done.stderr.split()).replace("│ ", "")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 15
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("out", ["/proc/no/such", "/dev/null/out"])
+def test_cli_output_that_cannot_be_written_ends_with_75(out: str) -> None:
+    done = harness("sweep", "lima_size", "--out", out)
+    assert done.returncode == 75
+    assert "but must be a folder that can be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_cli_status_of_nothing_says_so(tmp_path: Path) -> None:
+    assert "nothing was launched" in run("status", "--out", str(tmp_path / "out"))
+    assert json.loads(run("status", "--out", str(tmp_path / "out"), "--json")) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_cli_help_names_every_verb() -> None:
+    printed = run("--help")
+    for verb in ("plan", "sweep", "study", "status", "report", "figures", "fetch", "dashboard", "run-trial", "mirror"):
+        assert verb in printed
+
+
+def test_cli_default_workers_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = tiny_experiment().runtime.replace({"device": "cpu"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)))
+    assert executor.default_workers(runtime) == 7
+    assert executor.default_workers(runtime.replace({"num_threads": 2})) == 3
+    assert executor.default_workers(runtime.replace({"num_threads": 64})) == 1
