@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import pydantic
 from pydantic import ConfigDict
@@ -32,6 +32,10 @@ class Model(pydantic.BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
     )
+
+    if TYPE_CHECKING:
+        # pydantic gives frozen models one at run time, which type checkers do not see.
+        def __hash__(self) -> int: ...
 
     def replace(self, changes: Mapping[str, Any]) -> Self:
         """Return a validated copy with dotted fields set, e.g. `{"train.learning_rate": 1e-3}`.

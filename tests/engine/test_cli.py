@@ -88,7 +88,7 @@ def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
         (["run-trial", "abc"], "must name exactly one trial"),
         (["run-trial", "abc", "--keep", "everything"], "must be one of none, adapter, all"),
         (["dashboard", "tune"], "does not exist, but must before it can be shown"),
-        (["sweep", "lima_size", "--workers", "0"], "0 is not in the range"),
+        (["sweep", "lima_size", "--workers", "0"], "greater than or equal to 1"),
         (["sweep", "lima_size", "--no-such-option"], "No such option"),
     ],
 )
