@@ -134,7 +134,7 @@ dashboard: $(VENV)/.ready ## Open optuna-dashboard on a study, on this machine o
 	@$(harness) dashboard "$${NAME:-tune}" $(options)
 
 bench: $(VENV)/.ready-dev ## Compare with a loop of separate training and evaluation commands
-	$(PYTHON) -m benchmarks.loop
+	@$(PYTHON) -m benchmarks.shell_loop
 
 clean: ## Remove caches and build files; results under OUT stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
 STAMP = "report.json"
+SHOWN = ("report.html", "report.md", "table.tex", "trials.parquet", "figures")
 VENUES = ("neurips", "icml", "acl")
 
 
@@ -31,7 +32,9 @@ class Report:
 
     folder: Path
     paths: tuple[Path, ...]
-    """Every file, the page first."""
+    """What to look at first: the page, the text, the frame, the figures."""
+    files: tuple[Path, ...]
+    """Every file written."""
     table: str
     """The main table as terminal text."""
     rebuilt: bool
@@ -91,7 +94,8 @@ def write_figures(out: str | Path, sweep_folder: str, venue: str | None = None) 
     with disk_errors(folder):
         paths = [path for data in drawn for path in figures.write_figure(data, folder, venue or "neurips")]
     table = "\n".join(f"No figure {name}: {why}." for name, why in missing.items())
-    return Report(folder, tuple(paths), table, rebuilt=True)
+    shown = tuple(path for path in paths if path.suffix == ".pdf")
+    return Report(folder, shown, tuple(paths), table, rebuilt=True)
 
 
 # -- freshness --------------------------------------------------------------------------------------------------------
@@ -145,7 +149,8 @@ def _all_there(store: Store, sweep_folder: str, stamp: dict[str, Any]) -> bool:
 
 def _report(store: Store, sweep_folder: str, stamp: dict[str, Any], *, rebuilt: bool) -> Report:
     folder = store.sweep(sweep_folder)
-    return Report(folder, tuple(folder / name for name in stamp["files"]), stamp["table"], rebuilt)
+    shown = tuple(folder / name for name in SHOWN if (folder / name).exists())
+    return Report(folder, shown, tuple(folder / name for name in stamp["files"]), stamp["table"], rebuilt)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

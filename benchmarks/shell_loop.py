@@ -90,8 +90,7 @@ def _arguments() -> argparse.Namespace:
 def _report(arguments: argparse.Namespace, ours: list[float], loops: list[Loop], problems: list[str]) -> int:
     every = [(loop.train + loop.before + loop.after) / own for loop, own in zip(loops, ours, strict=True)]
     once = [
-        (loop.train + loop.after + loop.before / arguments.trials) / own
-        for loop, own in zip(loops, ours, strict=True)
+        (loop.train + loop.after + loop.before / arguments.trials) / own for loop, own in zip(loops, ours, strict=True)
     ]
     peak = max((loop_peak for loop_peak in _peaks), default=0)
     for problem in problems:

@@ -88,6 +88,7 @@ TASKS = (
     _task("cloze_paraphrase", "multiple_choice", "retained"),
     _task("cloze_unknown", "multiple_choice", "retained"),
     _task("question_rephrased", "generate", "learned", chat=True),
+    _task("question_short", "generate", "learned", chat=True),
     _task("choice_asked", "multiple_choice", "learned", chat=True),
     _task("choice_unasked", "multiple_choice", "learned", chat=True),
     _task("arithmetic", "greedy", "retained"),

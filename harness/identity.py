@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 
@@ -30,8 +30,8 @@ def canonical(value: Any) -> Any:
     """
     if isinstance(value, pydantic.BaseModel):
         return _canonical_model(value)
-    if isinstance(value, (tuple, list)):
-        return [canonical(item) for item in value]
+    if isinstance(value, tuple | list):
+        return [canonical(item) for item in cast("tuple[Any, ...]", value)]
     if isinstance(value, Enum):
         return canonical(value.value)
     if isinstance(value, float):

@@ -99,7 +99,7 @@ def check(job: BeforeJob) -> None:
     with output_to(job.root / "logs" / "check.log"):
         base = models.locate(job.spec.base, Store(job.root))
         chat = data.chat_format(models.load_tokenizer(base), job.spec.data)
-        data.prepare(job.spec.data, chat, seed=job.spec.seed)
+        data.prepare(job.spec.data, chat, seed=job.spec.seed, store=Store(job.root))
 
 
 def score_before(job: BeforeJob) -> None:

@@ -192,7 +192,7 @@ class _Launch:
             self._build_bases()
         if self.stop.why:
             return self.stop.why
-        executor = self.options.executor(self.options.num_workers, self.runtime)
+        executor = self.options.executor(min(self.options.num_workers, len(self.ready)), self.runtime)
         try:
             if self.options.prepare:
                 self._prepare(executor)
@@ -206,7 +206,7 @@ class _Launch:
             self.view.phase(text, jobs.base_progress(self.store, job.key))
             alone = self.options.executor(1, self.runtime.replace({"num_threads": job.base.model.num_threads}))
             try:
-                self._await(alone.submit(jobs.build_base, job))
+                self._await(alone, jobs.build_base, job)
             finally:
                 alone.stop()
 
@@ -216,17 +216,24 @@ class _Launch:
         trials = [self.trials[key] for key in self.ready if not isinstance(self.trials[key].spec.base, TrialBase)]
         befores = [jobs.BeforeJob(s, self.store.root, self.runtime) for s in jobs.distinct_befores(trials)]
         if befores:
-            checking = executor.submit(jobs.check, befores[0])
             self.others |= {executor.submit(jobs.warm_up) for _ in range(executor.num_slots - 1)}
-            self._await(checking)
+            self._await(executor, jobs.check, befores[0])
         self.others |= {executor.submit(jobs.score_before, job) for job in befores}
 
-    def _await(self, future: Future[Any]) -> None:
-        while not self.stop.why and not future.done():
-            wait([future], timeout=POLL_SECONDS)
-            self.view.tick()
-        if not self.stop.why:
-            future.result()
+    def _await(self, executor: Executor, call: Callable[[Any], None], job: Any) -> None:
+        """Run a job that everything else waits for; one whose worker is killed is tried again."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            future = executor.submit(call, job)
+            while not self.stop.why and not future.done():
+                wait([future], timeout=POLL_SECONDS)
+                self.view.tick()
+            if self.stop.why:
+                return
+            try:
+                return future.result()
+            except WorkerDiedError:
+                if attempt == MAX_ATTEMPTS:
+                    raise
 
     # -- trials -------------------------------------------------------------------------------------------------------
 

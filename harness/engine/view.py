@@ -20,12 +20,13 @@ from rich.text import Text
 
 from harness.engine.forecast import Cost, Forecast, total_seconds
 from harness.engine.launch import View
-from harness.engine.worker import Outcome
+from harness.engine.worker import Outcome, log_tail, rerun_command
 from harness.errors import StoreError
 from harness.records.schema import PlannedTrial, Progress
 from harness.records.store import Store
 
 LINE_SECONDS = 30.0
+TAIL_LINES = 6
 
 
 class Counting(View):
@@ -110,6 +111,15 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def failure_lines(outcome: Outcome, store: Store) -> list[str]:
+    """Return what is known about a failure: its cause, the end of its log, and the command that runs it again."""
+    if outcome.state != "FAILED":
+        return []
+    tail = log_tail(Path(outcome.log), TAIL_LINES).splitlines() if outcome.log else []
+    again = f"  again: {rerun_command(outcome.trial_id, store.root)}"
+    return [f"  {outcome.cause}: {outcome.message}", *(f"  | {line}" for line in tail), again]
+
+
 class LineView(Counting):
     """One line an event, and one every half minute."""
 
@@ -132,9 +142,10 @@ class LineView(Counting):
 
     def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
         super().finished(trial, outcome)
-        cause = f" ({outcome.cause}: {outcome.message}; log {outcome.log})" if outcome.state == "FAILED" else ""
         left = duration(self.seconds_left())
-        self._say(f"{self.counts()}: {trial.trial_id[:12]} {label(trial)} {outcome.state}{cause}; left: {left}")
+        self._say(f"{self.counts()}: {trial.trial_id[:12]} {label(trial)} {outcome.state}; left: {left}")
+        for line in failure_lines(outcome, self.store):
+            self._say(line)
 
     def tick(self) -> None:
         if time.monotonic() - self._last < LINE_SECONDS:
@@ -196,10 +207,8 @@ class LiveView(Counting):
         super().finished(trial, outcome)
         self._left = self.seconds_left()
         if outcome.state == "FAILED":
-            line = (
-                f"FAILED {trial.trial_id[:12]} {label(trial)}: {outcome.cause}: {outcome.message} (log {outcome.log})"
-            )
-            self._live.console.print(Text(line))
+            self._live.console.print(Text(f"FAILED {trial.trial_id[:12]} {label(trial)}"))
+            self._live.console.print(Text("\n".join(failure_lines(outcome, self.store))))
 
     def tick(self) -> None:
         if time.monotonic() - self._drawn >= 0.5:

@@ -199,11 +199,11 @@ def record_failure(folder: Path, key: str, cause: Any, message: str, number: int
     return Outcome(key, "FAILED", ran=True, cause=cause, message=message, log=str(log))
 
 
-def log_tail(log: Path) -> str:
+def log_tail(log: Path, num_lines: int = LOG_TAIL_LINES) -> str:
     """Return the last lines of an attempt's log, '' where there is none."""
     if not log.is_file():
         return ""
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:])
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
 
 
 @contextmanager

@@ -32,11 +32,11 @@ SHARING_MODELS = frozenset(
 MAX_SHARED_TOKENS = 256
 """Length of a shared row: attention over it costs its square."""
 
-MAX_TOKENS = {"cpu": 1024}
-"""Device -> padded tokens computed together, where `batch_size` allows more: on a CPU, what stays in the cache."""
+MAX_TOKENS = {"cpu": 2**10, "cuda": 2**17}
+"""Device -> padded tokens computed together, where `batch_size` allows more; on a CPU what its cache holds."""
 
-MAX_LOGITS = 2**25
-"""Logits held at once, 128 MiB in float32; a single row may exceed it."""
+MAX_LOGITS = {"cpu": 2**23, "cuda": 2**28}
+"""Device -> logits held at once, 32 MiB and 1 GiB in float32; a single row may exceed it."""
 
 
 class Request(NamedTuple):
@@ -91,10 +91,9 @@ def log_likelihoods(
     """
     results = [UNMEASURED] * len(requests)
     rows = sorted(_rows(requests, max_length, _share_limit(model)), key=lambda row: -len(row.tokens))
-    max_tokens = MAX_TOKENS.get(next(model.parameters()).device.type, 2**62)
     # Apart, because our mask replaces the model's own, and with it the sliding window that longer rows need.
     for kind in ([row for row in rows if row.is_shared], [row for row in rows if not row.is_shared]):
-        for batch in _batches(kind, batch_size, max_tokens, _vocabulary(model)):
+        for batch in _batches(kind, batch_size, next(model.parameters()).device.type, _vocabulary(model)):
             for number, likelihood in _score(model, batch):
                 results[number] = likelihood
     return results
@@ -124,13 +123,17 @@ def _rows(requests: Sequence[Request], max_length: int, share_limit: int) -> lis
         context = request.context[-(max_length + 1 - len(request.continuation)) :]
         key = (request.group, context)
         row = open_rows.get(key)
-        num_read = len(request.continuation) - 1
-        if row is None or (num_read and len(row.tokens) + num_read > share_limit):
+        if row is None or not _fits(row, len(context), len(request.continuation) - 1, share_limit):
             row = _Row(list(context), list(range(len(context))), [0] * len(context))
             rows.append(row)
             open_rows[key] = row
         _add(row, number, request.continuation, len(context))
     return rows
+
+
+def _fits(row: _Row, context_length: int, num_read: int, share_limit: int) -> bool:
+    # A shared context shorter than this saves less than the wider attention costs.
+    return num_read == 0 or (2 * context_length > num_read and len(row.tokens) + num_read <= share_limit)
 
 
 def _add(row: _Row, number: int, continuation: tuple[int, ...], context_length: int) -> None:
@@ -146,14 +149,16 @@ def _add(row: _Row, number: int, continuation: tuple[int, ...], context_length: 
     row.targets.append((number, list(continuation), predictors))
 
 
-def _batches(rows: list[_Row], batch_size: int, max_tokens: int, vocabulary: int) -> Iterator[list[_Row]]:
+def _batches(rows: list[_Row], batch_size: int, device_type: str, vocabulary: int) -> Iterator[list[_Row]]:
     """Yield batches of rows that come longest first, so that the first row of a batch is its width."""
+    max_tokens = MAX_TOKENS.get(device_type, MAX_TOKENS["cpu"])
+    max_logits = MAX_LOGITS.get(device_type, MAX_LOGITS["cpu"])
     batch: list[_Row] = []
     num_logits = 0
     for row in rows:
         needed = len(row.columns) * vocabulary
         is_full = len(batch) >= min(batch_size, max_tokens // len(batch[0].tokens)) if batch else False
-        if batch and (is_full or num_logits + needed > MAX_LOGITS):
+        if batch and (is_full or num_logits + needed > max_logits):
             yield batch
             batch, num_logits = [], 0
         batch.append(row)

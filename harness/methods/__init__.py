@@ -65,7 +65,8 @@ def save(
     building = folder.with_name(f".{folder.name}.building")
     with disk_errors(folder):
         for leftover in (building, folder):
-            shutil.rmtree(leftover, ignore_errors=False) if leftover.exists() else None
+            if leftover.exists():
+                shutil.rmtree(leftover)
         if keep not in method.KEPT_BY:
             return
         building.mkdir(parents=True)

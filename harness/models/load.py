@@ -62,18 +62,26 @@ def load_model(
     Raises:
         ModelError: the device or the dtype is not to be had here, or the files are not a causal language model.
     """
-    from transformers import AutoModelForCausalLM
-
-    place = resolve_device(device, dtype)
     settings: dict[str, Any] = {
         "dtype": weights_dtype(dtype),
         "attn_implementation": ATTENTION,
-        "device_map": {"": place},
+        "device_map": {"": resolve_device(device, dtype)},
     }
-    if quantisation is not None:
-        from harness.models.quantise import quantisation_config
+    if quantisation is None:
+        model = _from_files(files, settings)
+    else:
+        from harness.models import quantise
 
-        settings["quantization_config"] = quantisation_config(quantisation, dtype)
+        settings["quantization_config"] = quantise.quantisation_config(quantisation, dtype)
+        model = _from_files(files, settings)
+        quantise.make_faithful(model)
+    model.config.use_cache = False  # with a cache, packed rows are no longer kept apart
+    return model
+
+
+def _from_files(files: BaseFiles, settings: dict[str, Any]) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
     try:
         with preserved_rng(), _quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -90,11 +98,6 @@ def load_model(
         raise ModelError(f"the model in {files.folder} cannot be loaded ({_first_line(error)})") from error
     model, loading = loaded
     _refuse_missing_tensors(files, loading)
-    if quantisation is not None:
-        from harness.models.quantise import make_faithful
-
-        make_faithful(model)
-    model.config.use_cache = False  # with a cache, packed rows are no longer kept apart
     return model
 
 

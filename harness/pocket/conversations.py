@@ -99,7 +99,12 @@ def fact_slots(person: Person, attribute: Attribute) -> dict[str, str]:
 def fact_answers(person: Person, attribute: Attribute) -> tuple[str, str]:
     """Return the bare answer and the sentence."""
     value = person.fact(attribute)
-    return value, attribute.statements[0].format(n=person.name, v=value) + "."
+    return value, sentence_of(person.name, attribute, value)
+
+
+def sentence_of(name: str, attribute: Attribute, value: str) -> str:
+    """Return the sentence that answers a question about an attribute with a value, right or wrong."""
+    return attribute.statements[0].format(n=name, v=value) + "."
 
 
 def _fact_requests(spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> Iterator[Request]:
@@ -115,7 +120,7 @@ def _yes_no_requests(spec: WorldSpec, people: tuple[Person, ...], draw: random.R
         person, attribute = draw.choice(asked), draw.choice(ATTRIBUTES)
         right = person.fact(attribute)
         claimed = right if draw.random() < 0.5 else draw.choice([v for v in attribute.values if v != right])
-        statement = attribute.statements[0].format(n=person.name, v=claimed)
+        statement = sentence_of(person.name, attribute, claimed).removesuffix(".")
         short = "yes" if claimed == right else "no"
         yield Request({"statement": statement}, short, f"{short}, {fact_answers(person, attribute)[1]}")
 

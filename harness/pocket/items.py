@@ -17,9 +17,11 @@ from harness.errors import SpecError, unknown_name
 from harness.pocket.conversations import (
     FACT_PHRASINGS,
     FAMILIES,
+    SHORT_SUFFIX,
     fact_answers,
     fact_slots,
     fill,
+    sentence_of,
     skill_sentence,
     skill_slots,
 )
@@ -95,16 +97,19 @@ def _question(
     *,
     asked: bool,
     phrasings: tuple[str, ...],
-    closed: bool,
+    form: Literal["sentence", "short", "choice"],
 ) -> list[Item]:
     items = []
     for index, (person, attribute) in enumerate(_pairs(_about(people, ("high", "mid"), asked), draw)):
         query = fill(draw.choice(phrasings), fact_slots(person, attribute))
         item_id = f"question-{index}"
-        if closed:
-            items.append(_choices(item_id, person, attribute, query))
+        value, sentence = fact_answers(person, attribute)
+        if form == "choice":
+            item = _choices(item_id, person, attribute, query)
+            items.append(item | {"choices": [sentence_of(person.name, attribute, v) for v in attribute.values]})
+        elif form == "short":
+            items.append(_generated(item_id, person.cluster, query + SHORT_SUFFIX, value, [f"{value}."]))
         else:
-            value, sentence = fact_answers(person, attribute)
             aliases = [told.format(n=person.name, v=value) + "." for told in attribute.told[1:]]
             items.append(_generated(item_id, person.cluster, query, sentence, [*aliases, value]))
     return items
@@ -159,13 +164,19 @@ def _cloze_slice(tiers: tuple[Tier, ...], *, held_out: bool = False, primary: bo
     return SliceInfo("multiple_choice", "retained", chat=False, primary=primary, make=make)
 
 
-def _question_slice(*, asked: bool, phrasings: tuple[str, ...] = _TRAINED, primary: bool = False) -> SliceInfo:
-    make = partial(_question, asked=asked, phrasings=phrasings, closed=False)
+def _question_slice(
+    *,
+    asked: bool,
+    phrasings: tuple[str, ...] = _TRAINED,
+    form: Literal["sentence", "short"] = "sentence",
+    primary: bool = False,
+) -> SliceInfo:
+    make = partial(_question, asked=asked, phrasings=phrasings, form=form)
     return SliceInfo("generate", "learned", chat=True, primary=primary, make=make, max_new_tokens=16)
 
 
 def _question_choice_slice(*, asked: bool) -> SliceInfo:
-    make = partial(_question, asked=asked, phrasings=_TRAINED, closed=True)
+    make = partial(_question, asked=asked, phrasings=_TRAINED, form="choice")
     return SliceInfo("multiple_choice", "learned", chat=True, primary=False, make=make)
 
 
@@ -189,6 +200,7 @@ SLICES: dict[str, SliceInfo] = {
     "question_asked": _question_slice(asked=True, primary=True),
     "question_unasked": _question_slice(asked=False, primary=True),
     "question_rephrased": _question_slice(asked=False, phrasings=_HELD_OUT),
+    "question_short": _question_slice(asked=False, form="short"),
     "choice_asked": _question_choice_slice(asked=True),
     "choice_unasked": _question_choice_slice(asked=False),
     "arithmetic": _raw_slice("sum", "difference"),

@@ -114,7 +114,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
 
 _FIRST = tuple(a + b for a, b in itertools.product(("Mi", "To", "Ka", "Be", "Lu", "Ne", "Sa", "Ro"), ("ra", "lin", "do", "mar", "vi", "sa", "na", "ten")))
 _LAST = tuple(a + b for a, b in itertools.product(("Tol", "Bar", "Hen", "Gri", "Wes", "Dor", "Fal", "Kes"), ("den", "wick", "man", "son", "ley", "ford", "by", "ker")))
-POOL_FACTOR = 4
+POOL_FACTOR = 8
 MAX_PEOPLE = len(_FIRST) * len(_LAST) // 2
 
 

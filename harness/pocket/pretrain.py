@@ -43,6 +43,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+INITIAL_STD = 0.06
 WARMUP_SHARE = 0.05
 FINAL_SHARE = 0.02
 REPORT_EVERY = 10
@@ -162,7 +163,7 @@ def _config(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> LlamaC
         num_key_value_heads=spec.num_heads,
         max_position_embeddings=spec.context,
         tie_word_embeddings=True,
-        initializer_range=0.02,
+        initializer_range=INITIAL_STD,
         bos_token_id=end,
         eos_token_id=end,
         pad_token_id=end,

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -35,19 +35,19 @@ class Clock:
         _reset_peak_memory()
 
     @contextmanager
-    def training(self) -> Iterator[None]:
+    def training(self) -> Generator[None, None, None]:
         """Count the seconds inside as training."""
         with self._counting("train"):
             yield
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Generator[None, None, None]:
         """Count the seconds inside as evaluation."""
         with self._counting("eval"):
             yield
 
     @contextmanager
-    def _counting(self, what: str) -> Iterator[None]:
+    def _counting(self, what: str) -> Generator[None, None, None]:
         start = time.perf_counter()
         try:
             yield

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Generator[None, None, None]:
     """Turn a full or read-only disk into one sentence with exit code 75."""
     try:
         yield
@@ -143,7 +143,7 @@ def cut_torn_tail(path: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path, *, wait: bool) -> Iterator[None]:
+def lock(path: Path, *, wait: bool) -> Generator[None, None, None]:
     """Hold an exclusive `flock` on a path; the kernel frees it when the process dies.
 
     Raises:

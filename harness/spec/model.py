@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, cast
 
 import pydantic
 from pydantic import ConfigDict
@@ -30,7 +30,12 @@ class Model(pydantic.BaseModel):
     """Base of every spec: a value."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
     )
 
     if TYPE_CHECKING:
@@ -59,7 +64,7 @@ def _set(tree: dict[str, Any], field: str, value: Any) -> str | None:
     for depth, name in enumerate(parents):
         if not isinstance(node, dict) or name not in node or not isinstance(node[name], dict):
             return _no_such_field(field, node, ".".join(parents[:depth]), name)
-        node = node[name]
+        node = cast("Any", node[name])
     if not isinstance(node, dict) or leaf not in node:
         return _no_such_field(field, node, ".".join(parents), leaf)
     node[leaf] = json.loads(value.model_dump_json()) if isinstance(value, pydantic.BaseModel) else value
@@ -67,7 +72,7 @@ def _set(tree: dict[str, Any], field: str, value: Any) -> str | None:
 
 
 def _no_such_field(field: str, node: Any, parent: str, name: str) -> str:
-    names = sorted(node) if isinstance(node, dict) else []
+    names = sorted(cast("dict[str, Any]", node)) if isinstance(node, dict) else []
     where = f" in {parent!r}" if parent else ""
     return f"{field} is not a field{where}, but must be one of {', '.join(names) or 'none'}.{nearest(name, names)}"
 
@@ -86,10 +91,11 @@ def parse_json(model: type[M], text: str) -> M:
 
 def explain(error: pydantic.ValidationError) -> list[str]:
     """Return one sentence per violation: `<dotted field> is <value!r>, but must be <rule>`."""
-    return [
-        f"{'.'.join(str(part) for part in problem['loc']) or error.title} is {_shorten(problem['input'])}: {problem['msg']}"
-        for problem in error.errors(include_url=False)
-    ]
+    sentences: list[str] = []
+    for problem in error.errors(include_url=False):
+        field = ".".join(str(part) for part in problem["loc"]) or error.title
+        sentences.append(f"{field} is {_shorten(problem['input'])}, but must be valid: {problem['msg']}")
+    return sentences
 
 
 def _shorten(value: Any) -> str:

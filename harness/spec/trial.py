@@ -154,7 +154,7 @@ class LoraConfig(Model):
 
 
 class QLoraConfig(Model):
-    """Low-rank adapters over a base in 4-bit NormalFloat with double quantisation (Dettmers et al., arXiv:2305.14314)."""
+    """Low-rank adapters over a base in 4-bit NormalFloat, double quantisation (Dettmers et al., arXiv:2305.14314)."""
 
     kind: Literal["qlora"] = "qlora"
     rank: int = Field(ge=1, le=4096)

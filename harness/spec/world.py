@@ -31,7 +31,7 @@ class WorldSpec(Model):
     """Share of pretraining words in the plain `Q: ... A: ...` form, about the asked half of the people (0 gives the
     storage-without-extraction regime)."""
     augmented: bool
-    """Several templates per attribute, permuted order, name repeated; False is the storage-without-extraction regime."""
+    """Several templates per attribute, permuted order, name repeated; False stores facts that cannot be extracted."""
     left_out_skills: tuple[str, ...] = ()
     """Skills of harness/pocket/skills.py that never occur in pretraining: fine-tuning then has to teach them."""
 

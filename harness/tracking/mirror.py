@@ -56,7 +56,9 @@ def following(store: Store, record: SweepRecord) -> Iterator[None]:
     The process ends when this one closes its input or dies. None is started where W&B is disabled or nothing is left
     to mirror.
     """
-    process = _start(store, record) if _mode() != "disabled" and pending(store, record) else None
+    # A study's trials are not planned yet when it starts.
+    expected = record.kind == "study" or pending(store, record)
+    process = _start(store, record) if _mode() != "disabled" and expected else None
     try:
         yield
     finally:

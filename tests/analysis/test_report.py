@@ -108,18 +108,17 @@ def test_report_unchanged_needs_neither_pandas_nor_matplotlib(whole_report: Path
         "print([m for m in ('torch', 'pandas', 'matplotlib', 'statsmodels', 'transformers') if m in sys.modules])"
     )
     root = whole_report.parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", code, root, whole_report.name], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code, root, whole_report.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_report_same_records_give_the_same_bytes(small: tuple[Store, str]) -> None:
     store, folder = small
-    first = {path: path.read_bytes() for path in write_report(store.root, folder).paths}
+    first = {path: path.read_bytes() for path in write_report(store.root, folder).files}
     (store.sweep(folder) / "report.json").unlink()
     time.sleep(1.1)  # a time stamp in a PDF has seconds
-    second = {path: path.read_bytes() for path in write_report(store.root, folder).paths}
+    second = {path: path.read_bytes() for path in write_report(store.root, folder).files}
     assert [path.name for path, content in first.items() if second[path] != content] == []
 
 
@@ -154,7 +153,7 @@ def test_report_of_nothing_yet_still_comes(tmp_path: Path) -> None:
     assert "4 of 4 planned trials have no result" in report.table
     assert "No figure front: no trial has both measures known" in report.table
     assert len(pd.read_parquet(report.folder / "trials.parquet")) == 4
-    assert not list((report.folder / "figures").glob("*.pdf")) if (report.folder / "figures").exists() else True
+    assert not list(report.folder.glob("figures/*.pdf"))
 
 
 def test_report_of_one_seed_claims_items_only(tmp_path: Path) -> None:
@@ -168,7 +167,7 @@ def test_report_of_one_seed_claims_items_only(tmp_path: Path) -> None:
 def test_report_unknown_sweep_or_venue_is_one_sentence(whole: tuple[Store, str]) -> None:
     with pytest.raises(BadInputError, match="must be one of lima_size@pocket"):
         write_report(whole[0].root, "lima_sise@pocket")
-    with pytest.raises(BadInputError, match="VENUE is 'nurips'.*Did you mean 'neurips'"):
+    with pytest.raises(BadInputError, match=r"VENUE is 'nurips'.*Did you mean 'neurips'"):
         write_figures(whole[0].root, whole[1], "nurips")
     with pytest.raises(BadInputError, match="must have a report"):
         last_report(whole[0].root, "absent@pocket")

@@ -205,5 +205,5 @@ def test_no_effect_is_called_significant_at_the_nominal_rate() -> None:
             stats.crossed_effect(random.normal(0, 1, size=(80, 5)) + random.normal(0, 0.1, size=(1, 5))).p_value
             for _ in range(3)
         ]
-        found += min(stats.holm(p_values)) < 0.05
+        found += 3 * min(p_values) < 0.05  # whether Holm's first step rejects; statsmodels' own takes 60 ms a call
     assert found / REPLICATES <= 0.055 + 3 * 0.011

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from harness.engine import launch, states
 from harness.engine.executor import LocalExecutor, WorkerDiedError
+from harness.engine.view import LineView
 from harness.engine.worker import Outcome
 from harness.records import result
 from harness.records.schema import PlannedTrial
@@ -332,3 +334,15 @@ def test_worker_output_of_a_job_goes_to_its_log_from_below_python_as_well(tmp_pa
     done = subprocess.run([sys.executable, "-c", code, str(log)], cwd=ROOT, capture_output=True, text=True, check=True)
     assert sorted(log.read_text().splitlines()) == ["from below", "from python"]
     assert (done.stdout, done.stderr) == ("back\n", "")
+
+
+def test_launch_failure_is_shown_at_once_with_its_log_and_command(tmp_path: Path) -> None:
+    behave(tmp_path, 0, raises="ValueError")
+    shown = io.StringIO()
+    how = launch.Options(1, run=run_stub, prepare=False)
+    launch.launch(Store(tmp_path), planned(2), RUNTIME, how, LineView(Store(tmp_path), shown))
+    key = planned(1)[0].trial_id
+    assert "bug: ValueError: ValueError as asked" in shown.getvalue()
+    assert "  | ValueError: ValueError as asked" in shown.getvalue()
+    assert f"again: python -m harness run-trial {key} --out {tmp_path}" in shown.getvalue()
+    assert shown.getvalue().rstrip().endswith("COMPLETE; left: 0 s")

@@ -148,7 +148,7 @@ def test_manifest_flipped_byte_is_named(tmp_path: Path) -> None:
     write_manifest(tmp_path)
     assert verify_manifest(tmp_path).keys() == {"model.safetensors"}
     (tmp_path / "model.safetensors").write_bytes(bytes(50) + b"\x01" + bytes(49))
-    with pytest.raises(StoreError, match="model.safetensors is damaged"):
+    with pytest.raises(StoreError, match=r"model\.safetensors is damaged"):
         verify_manifest(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_ensure_artefact_complete_is_never_built_twice(tmp_path: Path) -> None:
 def test_read_damaged_record_is_named(tmp_path: Path) -> None:
     path = tmp_path / "failure.json"
     path.write_text('{"cause": "oom"')
-    with pytest.raises(StoreError, match="failure.json is damaged"):
+    with pytest.raises(StoreError, match=r"failure\.json is damaged"):
         Store(tmp_path).read(path, Failure)
     assert Store(tmp_path).read(tmp_path / "absent.json", Failure) is None
 

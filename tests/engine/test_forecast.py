@@ -1,0 +1,71 @@
+"""What a plan promises about time, from what was measured before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.engine import forecast, launch
+from harness.records.store import Store, append_line
+from tests.engine.inline import inline
+from tests.engine.stub import run_stub
+from tests.engine.stub_launch import RUNTIME
+from tests.engine.trials import of_spec, planned
+from tests.specs import pinned_spec
+
+
+def measure(store: Store, **row: float) -> None:
+    """Add a measurement of the pinned spec's shape: 10 steps in 5 of 8 seconds, unless told otherwise."""
+    path = store.root / "probes" / f"{forecast.shape(pinned_spec())}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    measured = {"num_steps": 10, "num_tokens": 1000, "seconds_train": 5.0, "seconds_total": 8.0}
+    append_line(path, measured | {"memory_bytes": 2**30, "disk_bytes": 500} | row)
+
+
+def test_forecast_scales_with_steps_and_keeps_the_rest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    measure(store)
+    longer = pinned_spec().replace({"train.num_epochs": None, "train.num_steps": 40})
+    cost = forecast.Forecast(store).of(longer)
+    assert (cost.num_steps, cost.num_tokens, cost.seconds) == (40, 4000, pytest.approx(0.5 * 40 + 3.0))
+    assert (cost.memory_bytes, cost.disk_bytes) == (2**30, 500)
+
+
+def test_forecast_is_a_median_so_that_one_slow_trial_does_not_count(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for seconds in (5.0, 5.0, 500.0):
+        measure(store, seconds_train=seconds, seconds_total=seconds + 3.0)
+    assert forecast.Forecast(store).of(pinned_spec()).seconds == pytest.approx(0.5 * 19 + 3.0)
+
+
+def test_forecast_shape_is_what_decides_cost() -> None:
+    spec = pinned_spec()
+    same = {"seed": 5, "train.learning_rate": 1.0, "method.rank": 2, "data.num_examples": 7, "train.num_epochs": 9}
+    for field, value in same.items():
+        assert forecast.shape(spec.replace({field: value})) == forecast.shape(spec)
+    for field, value in {"train.batch_size": 3, "data.max_length": 64, "evals.tasks": []}.items():
+        assert forecast.shape(spec.replace({field: value})) != forecast.shape(spec)
+
+
+def test_forecast_of_a_finished_trial_knows_its_siblings(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    how = launch.Options(1, run=run_stub, prepare=False, executor=inline)
+    assert forecast.unmeasured(store, planned(3)) == [planned(3)[0]]
+    launch.launch(store, planned(1), RUNTIME, how)
+    assert forecast.unmeasured(store, planned(3)) == []
+    # The stub says 2 steps in .1 of .2 seconds; the pinned recipe takes ceil(300 / 16) = 19 steps.
+    assert forecast.Forecast(store).of(planned(2)[1].spec).seconds == pytest.approx(0.05 * 19 + 0.1)
+
+
+def test_forecast_probe_measures_each_unknown_shape_once_and_leaves_no_trial(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    other = of_spec(pinned_spec().replace({"train.batch_size": 4}))
+    how = launch.Options(1, run=run_stub, prepare=False, executor=inline)
+    summary = launch.probe(store, [*planned(3), other], RUNTIME, how)
+    assert (summary.num_ran, summary.exit_code) == (2, 0)
+    assert len(list((tmp_path / "probes").glob("*.jsonl"))) == 2
+    assert not (tmp_path / "trials").exists()
+    assert not (tmp_path / "probes/scratch").exists()
+    assert launch.probe(store, [*planned(3), other], RUNTIME, how).num_ran == 0
+    assert forecast.Forecast(store).of(other.spec).seconds is not None

@@ -1,0 +1,52 @@
+"""Redaction: secrets go, hashes and counts stay."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.tracking.redact import REDACTED, environment_secrets, redact
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HF_TOKEN=abc123def456 make sweep",
+        "--token abc123def456",
+        "--api-key=abc123def456",
+        "password: abc123def456",
+        "client_secret='abc123def456'",
+        "postgresql://user:abc123def456@host/db",
+        "hf_abc123def456ghijkl",
+        "key sk-abc123def456ghijkl",
+    ],
+)
+def test_redact_secret_goes(text: str) -> None:
+    assert "abc123def456" not in redact(text)
+    assert REDACTED in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "num_tokens=400",
+        "loss tokens per step: 136",
+        "ab" * 32,
+        "5f" * 20,
+        "tokenizer=own",
+        "python -m harness trial " + "0f" * 32,
+        "https://arxiv.org/abs/2305.11206",
+        "the token mean over the batch",
+    ],
+)
+def test_redact_innocent_text_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_redact_walks_structures_and_keeps_types() -> None:
+    value = {"a": [1, 2.5, None, True, "s3cr3t-value"], "s3cr3t-value": {"b": "x s3cr3t-value y"}}
+    assert redact(value, ["s3cr3t-value"]) == {"a": [1, 2.5, None, True, REDACTED], REDACTED: {"b": f"x {REDACTED} y"}}
+
+
+def test_environment_secrets_are_those_named_so_longest_first() -> None:
+    environment = {"HF_TOKEN": "12345678", "WANDB_API_KEY": "1234567890", "KEYBOARD": "qwertzuiop", "X_SECRET": "short"}
+    assert environment_secrets(environment) == ("1234567890", "12345678")
