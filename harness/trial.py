@@ -50,7 +50,7 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
     sample = evals.sampler(chat, rows.sample_prompts, spec.evals)
     with clock.training():
         summary = train.fit(tuned, rows, spec.train, seed=spec.seed, context=context, folder=folder, sample=sample)
-    methods.save(tuned, spec.method, folder / "weights", context.runtime.keep)
+    methods.save(tuned, spec.method, folder / "weights", context.runtime.keep, chat.tokenizer)
     with clock.evaluating():
         after = evals.score_after(tuned, chat, spec.evals, context, folder, summary)
         # Measured once by whoever comes first; asked for last, so that another worker can measure it meanwhile.

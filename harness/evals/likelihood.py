@@ -1,15 +1,18 @@
-"""Log-likelihoods of continuations, each context computed once.
+"""Log-likelihoods of continuations, each common beginning computed once.
 
-Several continuations of one context share a row: the context, then the continuations one after another, each seeing the
-context and itself. Positions count on from the context in each, so every token gets the logits that it would get alone.
+Sequences that begin alike share a row as the branches of a tree, written depth first; a token sees its ancestors and
+itself, and its position is its depth, so it gets the logits that it would get alone. Choices share their context so,
+minimal pairs and schemas the part before they differ.
 
-    row        c c c c | a a | b b b        (a continuation's last token is predicted, never read)
-    position   0 1 2 3 | 4 5 | 4 5 6
+    sequences   c c c a a x | c c c a b y        (the last token of a continuation is predicted, never read)
+    row         c c c a a b
+    position    0 1 2 3 4 4
+    end         6 6 6 6 5 6                      (where a token's descendants end: i sees j if j <= i < end of j)
 
-Invariant: equal to one row per continuation up to floating-point order. Models whose attention is not known to honour
-such a mask get one row per continuation. What does not live here: text.
+Invariant: equal to one row per sequence up to floating-point order. Models whose attention is not known to honour such a
+mask get one row per sequence. What does not live here: text.
 
-Shapes: B rows, T positions, N positions whose logits are needed, V vocabulary.
+Shapes: B rows, T positions, N positions whose logits are needed, K predicted tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -40,11 +43,10 @@ MAX_LOGITS = {"cpu": 2**23, "cuda": 2**28}
 
 
 class Request(NamedTuple):
-    """One continuation of a non-empty context, in tokens. Requests of one group share a row where they can."""
+    """One continuation of a non-empty context, in tokens."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
-    group: object
 
 
 class Likelihood(NamedTuple):
@@ -60,20 +62,38 @@ UNMEASURED = Likelihood(float("nan"), False)
 
 @dataclass
 class _Row:
-    """One sequence of the batch and what is read off it."""
+    """A tree of sequences, and what is read off it."""
 
-    tokens: list[int]
-    positions: list[int]
-    segments: list[int]
-    """0 for the context, else the number of the continuation."""
-    columns: list[int] = field(default_factory=list)
-    """Positions whose logits are needed, each once."""
-    targets: list[tuple[int, list[int], list[int]]] = field(default_factory=list)
-    """Request number, its tokens, and for each token the index into `columns` of the position that predicts it."""
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    path: list[int] = field(default_factory=list)
+    """Where the tokens of the latest sequence stand."""
+    columns: dict[int, int] = field(default_factory=dict)
+    """Place whose logits are needed -> its number among them."""
+    targets: list[tuple[int, tuple[int, ...], list[int]]] = field(default_factory=list)
+    """Request number, its tokens, and for each the number of the column that predicts it."""
+    is_shared: bool = False
+    """Whether there is more than one branch."""
 
-    @property
-    def is_shared(self) -> bool:
-        return self.segments[-1] > 1
+    def common_length(self, sequence: tuple[int, ...]) -> int:
+        """Return how many tokens a sequence has in common with the latest one."""
+        pairs = enumerate(zip(self.path, sequence, strict=False))
+        return next((i for i, (place, t) in pairs if self.tokens[place] != t), min(len(self.path), len(sequence)))
+
+    def add(self, number: int, sequence: tuple[int, ...], continuation: tuple[int, ...]) -> None:
+        """Add a sequence that is not smaller than the latest one, and read its continuation's tokens off it."""
+        common, start = self.common_length(sequence), len(self.tokens)
+        self.is_shared |= common < min(len(self.path), len(sequence))
+        for place in self.path[common:]:
+            self.ends[place] = start
+        self.tokens.extend(sequence[common:])
+        self.positions.extend(range(common, len(sequence)))
+        self.ends.extend([MAX_SHARED_TOKENS] * (len(sequence) - common))
+        self.path = self.path[:common] + list(range(start, len(self.tokens)))
+        predictors = self.path[len(sequence) - len(continuation) :]
+        columns = [self.columns.setdefault(place, len(self.columns)) for place in predictors]
+        self.targets.append((number, continuation, columns))
 
 
 def log_likelihoods(
@@ -115,38 +135,24 @@ def _vocabulary(model: nn.Module) -> int:
 
 
 def _rows(requests: Sequence[Request], max_length: int, share_limit: int) -> list[_Row]:
+    sequences = sorted(
+        ((request.context + request.continuation)[-(max_length + 1) : -1], number)
+        for number, request in enumerate(requests)
+        if 0 < len(request.continuation) <= max_length
+    )
     rows: list[_Row] = []
-    open_rows: dict[tuple[object, tuple[int, ...]], _Row] = {}
-    for number, request in enumerate(requests):
-        if not request.continuation or len(request.continuation) > max_length:
-            continue
-        context = request.context[-(max_length + 1 - len(request.continuation)) :]
-        key = (request.group, context)
-        row = open_rows.get(key)
-        if row is None or not _fits(row, len(context), len(request.continuation) - 1, share_limit):
-            row = _Row(list(context), list(range(len(context))), [0] * len(context))
-            rows.append(row)
-            open_rows[key] = row
-        _add(row, number, request.continuation, len(context))
+    for sequence, number in sequences:
+        if not rows or not _fits(rows[-1], sequence, share_limit):
+            rows.append(_Row())
+        rows[-1].add(number, sequence, requests[number].continuation)
     return rows
 
 
-def _fits(row: _Row, context_length: int, num_read: int, share_limit: int) -> bool:
-    # A shared context shorter than this saves less than the wider attention costs.
-    return num_read == 0 or (2 * context_length > num_read and len(row.tokens) + num_read <= share_limit)
-
-
-def _add(row: _Row, number: int, continuation: tuple[int, ...], context_length: int) -> None:
-    start, read = len(row.tokens), continuation[:-1]
-    segment = row.segments[-1] + 1
-    row.tokens.extend(read)
-    row.positions.extend(range(context_length, context_length + len(read)))
-    row.segments.extend([segment] * len(read))
-    if not row.columns:
-        row.columns.append(context_length - 1)
-    predictors = [0, *range(len(row.columns), len(row.columns) + len(read))]
-    row.columns.extend(range(start, start + len(read)))
-    row.targets.append((number, list(continuation), predictors))
+def _fits(row: _Row, sequence: tuple[int, ...], share_limit: int) -> bool:
+    common = row.common_length(sequence)
+    num_new = len(sequence) - common
+    # A shorter common beginning saves less than the wider attention costs.
+    return num_new == 0 or (2 * common > num_new and len(row.tokens) + num_new <= share_limit)
 
 
 def _batches(rows: list[_Row], batch_size: int, device_type: str, vocabulary: int) -> Iterator[list[_Row]]:
@@ -189,8 +195,8 @@ def _flat_targets(batch: list[_Row]) -> tuple[list[int], list[int]]:
     tokens: list[int] = []
     offset = 0
     for row in batch:
-        for _, continuation, predictors in row.targets:
-            sources.extend(offset + predictor for predictor in predictors)
+        for _, continuation, columns in row.targets:
+            sources.extend(offset + column for column in columns)
             tokens.extend(continuation)
         offset += len(row.columns)
     return sources, tokens
@@ -209,14 +215,14 @@ def _attention(batch: list[_Row], device: torch.device) -> dict[str, torch.Tenso
     """Return mask and positions for shared rows; nothing where the model's own causal mask and right padding do."""
     if not batch[0].is_shared:
         return {}
-    segments_BT = _padded([row.segments for row in batch], fill=-1).to(device)
-    width = segments_BT.shape[1]
-    same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
-    visible_BTT = (same_BTT | (segments_BT == 0)[:, None, :]) & torch.ones(
-        width, width, dtype=torch.bool, device=device
-    ).tril()
+    ends_BT = _padded([row.ends for row in batch]).to(device)
+    places_T = torch.arange(ends_BT.shape[1], device=device)
+    is_before_TT = places_T[None, :] <= places_T[:, None]
+    sees_BTT = is_before_TT & (places_T[:, None] < ends_BT[:, None, :])
+    # Padding sees itself: a row of the mask without any True gives nan.
+    sees_BTT |= torch.eye(len(places_T), dtype=torch.bool, device=device)
     return {
-        "attention_mask": visible_BTT[:, None],
+        "attention_mask": sees_BTT[:, None],
         "position_ids": _padded([row.positions for row in batch]).to(device),
     }
 

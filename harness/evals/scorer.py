@@ -99,16 +99,12 @@ class Scorer(TemplateLM):
         pairs = self._encode_pairs(requests)
         for request, (context, continuation) in zip(requests, pairs, strict=True):
             self._note_length(request, len(context), len(continuation))
-        encoded = [
-            Request(context, continuation, (request.task_name, request.doc_id))
-            for request, (context, continuation) in zip(requests, pairs, strict=True)
-        ]
-        return list(self._likelihoods(encoded))
+        return list(self._likelihoods([Request(*pair) for pair in pairs]))
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        encoded = [Request(tuple(context), tuple(continuation), None) for _, context, continuation in requests]
+        encoded = [Request(tuple(context), tuple(continuation)) for _, context, continuation in requests]
         return list(self._likelihoods(encoded))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -122,7 +118,7 @@ class Scorer(TemplateLM):
                 token_list=body, prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1
             )
             for context, continuation in map(make_disjoint_window, rolling):
-                windows.append(Request(tuple(context), tuple(continuation), number))
+                windows.append(Request(tuple(context), tuple(continuation)))
                 owners.append(number)
         totals = [0.0] * len(texts)
         for owner, likelihood in zip(owners, self._likelihoods(windows), strict=True):

@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import DiskError
 from harness.methods import full, lora, qlora
 from harness.methods.protocol import Keep, Method
 from harness.records.store import disk_errors, write_manifest
@@ -70,23 +69,11 @@ def save(
         if keep not in method.KEPT_BY:
             return
         building.mkdir(parents=True)
-        _write(method, model, building)
+        method.write(model, building)
         if tokenizer is not None:
             tokenizer.save_pretrained(building)
         write_manifest(building)
         os.rename(building, folder)
-
-
-def _write(method: Method, model: nn.Module, folder: Path) -> None:
-    from safetensors import SafetensorError
-
-    try:
-        method.write(model, folder)
-    except SafetensorError as error:
-        # The Rust writer reports the system's error in its text only.
-        if "os error 28" in str(error) or "os error 122" in str(error):
-            raise DiskError(f"no space left to write {folder}; free some and run the same command again") from error
-        raise
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -170,7 +170,7 @@ def _random_model(model_type: str) -> Any:
 def _requests() -> list[Request]:
     lengths = [(5, (1, 3, 2)), (17, (4, 1, 1, 6)), (1, (9, 9)), (30, (2, 40))]
     return [
-        Request(_ids(context, 7, group), _ids(length, 5, place), group)
+        Request(_ids(context, 7, group), _ids(length, 5, place))
         for group, (context, continuations) in enumerate(lengths)
         for place, length in enumerate(continuations)
     ]
@@ -265,6 +265,6 @@ def test_chat_base_that_needs_bos_models_raw_text_with_it() -> None:
     tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
     with evaluating(model, "float32"):
         (led,) = _scorer(model, tokenizer).loglikelihood_rolling(small.documents([text]))
-        bare = log_likelihoods(model, [Request(tokens[:1], tokens[1:], 0)], batch_size=1, max_length=512)[0].logprob
+        bare = log_likelihoods(model, [Request(tokens[:1], tokens[1:])], batch_size=1, max_length=512)[0].logprob
     assert -led / len(tokens) < 6
     assert -bare / (len(tokens) - 1) > 8.8
