@@ -97,25 +97,27 @@ def _text(value: object, limit: int = 60) -> str:
 def _draw_front(data: FigureData, width: float) -> Figure:
     figure, (axes,) = _figure(width, width * 0.62)
     means = data.points[data.points["kind"] == "mean"]
-    arms = list(dict.fromkeys(data.points["arm"]))
+    series = list(dict.fromkeys(data.points["series"]))
     axes.axhline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     axes.axvline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    for place, arm in enumerate(arms):
-        _draw_arm(axes, data.points[data.points["arm"] == arm], OKABE_ITO[place % 7], MARKERS[place % 7])
+    for place, name in enumerate(series):
+        _draw_path(axes, data.points[data.points["series"] == name], OKABE_ITO[place % 7], MARKERS[place % 7])
     on_front = means[means["on_front"].eq(True)].sort_values("learned")
     axes.plot(on_front["learned"], on_front["retained"], color="#111827", linewidth=1.0, linestyle=":", zorder=2)
-    _label_points(axes, means, arms)
+    _label_points(axes, means, series)
     axes.plot(0, 0, marker="*", color=BASE, markersize=9, linestyle="", zorder=5)
     axes.set_xlabel(_text(data.labels["x"]) + "   (more learned →)")
     axes.set_ylabel(_text(data.labels["y"]) + "   (less forgotten →)")
-    handles = [_handle(arm, OKABE_ITO[n % 7], MARKERS[n % 7]) for n, arm in enumerate(arms)]
+    handles = [_handle(name, OKABE_ITO[n % 7], MARKERS[n % 7]) for n, name in enumerate(series)]
     handles.append(Line2D([], [], color="#111827", linestyle=":", linewidth=1.0, label="front"))
     handles.append(Line2D([], [], color=BASE, marker="*", markersize=8, linestyle="", label="base"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handletextpad=0.4, columnspacing=1.4)
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=min(5, len(handles)), handletextpad=0.4, columnspacing=1.4
+    )
     return figure
 
 
-def _draw_arm(axes: Axes, points: pd.DataFrame, colour: str, marker: str) -> None:
+def _draw_path(axes: Axes, points: pd.DataFrame, colour: str, marker: str) -> None:
     dots, means = points[points["kind"] == "seed"], points[points["kind"] == "mean"]
     axes.scatter(
         dots["learned"], dots["retained"], s=9, color=colour, alpha=0.35, linewidths=0, marker=marker, zorder=2
@@ -143,18 +145,19 @@ def _half_widths(means: pd.DataFrame, measure: str) -> np.ndarray:
     return np.nan_to_num(np.vstack([low, high]), nan=0.0).clip(min=0)
 
 
-def _label_points(axes: Axes, means: pd.DataFrame, arms: list[str]) -> None:
+def _label_points(axes: Axes, means: pd.DataFrame, series: list[str]) -> None:
     for _, row in means.iterrows():
-        below = arms.index(row["arm"]) % 2 == 1
+        place = series.index(row["series"])
+        below = place % 2 == 1
         axes.annotate(
-            _text(row["label"], 24),
+            _text(row["place"], 24),
             (row["learned"], row["retained"]),
             xytext=(-3, -4) if below else (3, 4),
             ha="right" if below else "left",
             va="top" if below else "bottom",
             textcoords="offset points",
             fontsize=6.5,
-            color=OKABE_ITO[arms.index(row["arm"]) % 7],
+            color=OKABE_ITO[place % 7],
             zorder=6,
         )
 
@@ -253,14 +256,10 @@ def _draw_forest(data: FigureData, width: float) -> Figure:
     places, measures, figure, panels = _by_condition(data, width)
     for axes, measure in zip(panels, measures, strict=True):
         points = data.points[data.points["measure"] == measure]
-        for _, row in points.iterrows():
-            y = places[row["condition"]]
-            whole = row["kind"] != "items only"
-            axes.plot(
-                [row["low"], row["high"]], [y, y], color="#374151", linewidth=1.0, solid_capstyle="butt", zorder=2
-            )
-            colour = OKABE_ITO[0] if whole else "white"
-            axes.plot(row["delta"], y, marker="o", markersize=3.6, color=colour, markeredgecolor=OKABE_ITO[0], zorder=3)
+        y = np.array([places[condition] for condition in points["condition"]])
+        axes.hlines(y, points["low"], points["high"], color="#374151", linewidth=1.0, zorder=2)
+        faces = np.where(points["kind"] == "items only", "white", OKABE_ITO[0])
+        axes.scatter(points["delta"], y, s=14, c=faces, edgecolors=OKABE_ITO[0], linewidths=0.9, zorder=3)
         axes.axvline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         axes.set_title(_title(data, measure))
     _shared_label(figure, f"after {MINUS} before")

@@ -9,6 +9,7 @@ here: drawing (figures.py), the estimates themselves (tables.py).
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -117,12 +118,21 @@ def _dots(frame: pd.DataFrame, record: SweepRecord) -> pd.DataFrame:
     table = frame[["condition", "arm", "seed", "trial_id"]].copy()
     for name in record.axis_fields:
         table[f"axis.{name}"] = frame[f"axis.{name}"]
-    table["label"] = [_axis_label(row, record) for _, row in frame.iterrows()]
+    numeric = [name for name in record.axis_fields if pd.api.types.is_numeric_dtype(frame[f"axis.{name}"])]
+    named = [name for name in record.axis_fields if name not in numeric]
+    table["label"] = [_axis_label(row, record.axis_fields) for _, row in frame.iterrows()]
+    # A path runs along the numeric axes; where there is none, along all of them.
+    table["place"] = [_axis_label(row, numeric or named) for _, row in frame.iterrows()]
+    several_arms = table["arm"].nunique() > 1 or not (numeric and named)
+    parts = [[_axis_label(row, named)] if numeric and named else [] for _, row in frame.iterrows()]
+    table["series"] = [
+        ", ".join([*part, arm] if several_arms else part) for part, arm in zip(parts, table["arm"], strict=True)
+    ]
     return table
 
 
-def _axis_label(row: pd.Series, record: SweepRecord) -> str:
-    values = [row[f"axis.{name}"] for name in record.axis_fields]
+def _axis_label(row: pd.Series, fields: Sequence[str]) -> str:
+    values = [row[f"axis.{name}"] for name in fields]
     return ", ".join(format_value(None if pd.isna(value) else _plain(value)) for value in values)
 
 

@@ -8,8 +8,6 @@ Invariant: nothing here reads a test score. What does not live here: reporting t
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from harness.records.schema import SweepRecord
@@ -52,5 +50,7 @@ def _best_condition(group: pd.DataFrame, column: str, *, lower_is_better: bool) 
     if not scores:
         return None, "open: no condition has a known val score on every seed"
     best = (min if lower_is_better else max)(scores, key=lambda condition: scores[condition])
-    assert math.isfinite(scores[best])
+    ties = [condition for condition, score in scores.items() if score == scores[best]]
+    if len(ties) > 1:
+        return best, f"tie of {len(ties)} conditions on val by mean {column}: {best} is the first of {', '.join(ties)}"
     return best, f"best of {len(scores)} conditions on val by mean {column} over seeds"

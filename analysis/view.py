@@ -23,6 +23,7 @@ from analysis.labels import format_value, short_fields
 from analysis.opened import STATES, OpenedSweep
 from analysis.points import seeds_sentence
 
+BINARY_METRICS = ("acc", "acc_norm", "exact_match", "end_of_turn")
 NUM_PROMPTS = 6
 """Fixed prompts shown for each condition; all are in samples.parquet."""
 
@@ -259,9 +260,11 @@ def _missing(
             f"{diverged} of {len(frame)} trials DIVERGED and have no score after; their conditions are means over the "
             "seeds that did not, and say k of n."
         )
-    notes += _seed_notes(frame) + _unknown_notes(frame, effects) + _identity_notes(frame)
+    notes += _seed_notes(frame) + _extreme_notes(effects) + _unknown_notes(frame, effects) + _identity_notes(frame)
     if sweep.record.selection is not None:
-        notes += [str(note) for note in frame["chosen_note"].dropna().unique() if str(note).startswith(("open", "no "))]
+        notes += [
+            str(note) for note in frame["chosen_note"].dropna().unique() if str(note).startswith(("open", "no ", "tie"))
+        ]
     notes += [f"No figure {name}: {why}." for name, why in figures_missing.items()]
     return notes
 
@@ -279,6 +282,19 @@ def _seed_notes(frame: pd.DataFrame) -> list[str]:
             f"{_count(few, 'condition')} with 2 to 4 seeds: where seeds differ more than items do, an interval rests "
             "on few degrees of freedom (t = 4.30 at 3 seeds) and covers somewhat less than 95 %."
         )
+    return notes
+
+
+def _extreme_notes(effects: pd.DataFrame) -> list[str]:
+    """Name the binary primary slices that sit at floor or ceiling before and after under every condition."""
+    notes: list[str] = []
+    for target, rows in effects[effects["level"] == "primary"].groupby("target", sort=False):
+        values = {*rows["before"].dropna(), *rows["after"].dropna()}
+        for end, name in ((0.0, "floor"), (1.0, "ceiling")):
+            if values == {end} and str(target).rsplit("/", 1)[-1] in BINARY_METRICS:
+                notes.append(
+                    f"{target} is at {name} ({end:g}) before and after in every condition: it can show nothing."
+                )
     return notes
 
 

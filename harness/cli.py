@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 some trials failed, 2 bad input, 75 try again (disk full, 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 import traceback
@@ -199,9 +200,13 @@ def _request(
 
 def _print(value: Any, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(value, indent=1, default=str))
+        print(json.dumps(value, indent=1, default=_plain))
     else:
         show.show(value, Console(width=None if sys.stdout.isatty() else WIDE))
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 @contextlib.contextmanager

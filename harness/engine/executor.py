@@ -89,6 +89,40 @@ class LocalExecutor:
         return [pid for slot in self._slots for pid in slot.pids()]
 
 
+class Kept:
+    """Hands out one executor again and again, so that its workers keep what they imported. `close` ends it."""
+
+    def __init__(self, make: Callable[[int, Runtime], Executor], runtime: Runtime) -> None:
+        self._make, self._runtime = make, runtime
+        self._held: Executor | None = None
+
+    def __call__(self, num_workers: int, runtime: Runtime) -> Executor:
+        """Return the kept executor, whose own `stop` does nothing; for another runtime a fresh one."""
+        if runtime != self._runtime:
+            return self._make(num_workers, runtime)
+        if self._held is None or self._held.num_slots < num_workers:
+            self.close()
+            self._held = self._make(num_workers, runtime)
+        return _Unstopped(self._held)
+
+    def close(self) -> None:
+        """End every worker."""
+        if self._held is not None:
+            self._held.stop()
+
+
+class _Unstopped:
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.num_slots = executor.num_slots
+
+    def submit(self, call: Callable[..., T], /, *args: Any) -> Future[T]:
+        return self._executor.submit(call, *args)
+
+    def stop(self) -> None:
+        """Whoever keeps the executor ends it."""
+
+
 @dataclass
 class _Slot:
     environment: dict[str, str]

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.engine import space, states
+from harness.engine.executor import Kept
 from harness.engine.launch import Options, Summary, View, launch
 from harness.engine.plan import Plan, write_record
 from harness.records.schema import PRIMARY_METRIC, EvalScores, PlannedTrial, TrialResult
@@ -62,6 +63,9 @@ def run(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with ExitStack() as stack:
         stack.enter_context(lock(plan.folder / ".study.lock", wait=False))
+        kept = Kept(options.executor, plan.setting.experiment.runtime)
+        stack.callback(kept.close)
+        options = replace(options, executor=kept)
         mirror = _open(plan, optuna)
         total = Summary("done")
         asked: list[Asked] = []

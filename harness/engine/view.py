@@ -64,7 +64,7 @@ class Counting(View):
         if progress is None:
             return self.phase_text
         loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
-        return f"{self.phase_text}: step {progress.step}/{progress.num_steps}{loss}"
+        return f"{self.phase_text}: {progress.phase} {progress.step}/{progress.num_steps}{loss}"
 
     def counts(self) -> str:
         """Return e.g. `12/27 done, 1 failed`."""

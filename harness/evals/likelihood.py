@@ -9,8 +9,8 @@ minimal pairs and schemas the part before they differ.
     position    0 1 2 3 4 4
     end         6 6 6 6 5 6                      (where a token's descendants end: i sees j if j <= i < end of j)
 
-Invariant: equal to one row per sequence up to floating-point order. Models whose attention is not known to honour such a
-mask get one row per sequence. What does not live here: text.
+Invariant: equal to one row per sequence up to floating-point order. Models whose attention is not known to honour such
+a mask get one row per sequence. What does not live here: text.
 
 Shapes: B rows, T positions, N positions whose logits are needed, K predicted tokens, V vocabulary.
 """
@@ -60,6 +60,10 @@ class Likelihood(NamedTuple):
 UNMEASURED = Likelihood(float("nan"), False)
 
 
+OPEN = 2**30
+"""The end of a token's descendants while more may come."""
+
+
 @dataclass
 class _Row:
     """A tree of sequences, and what is read off it."""
@@ -89,7 +93,7 @@ class _Row:
             self.ends[place] = start
         self.tokens.extend(sequence[common:])
         self.positions.extend(range(common, len(sequence)))
-        self.ends.extend([MAX_SHARED_TOKENS] * (len(sequence) - common))
+        self.ends.extend([OPEN] * (len(sequence) - common))
         self.path = self.path[:common] + list(range(start, len(self.tokens)))
         predictors = self.path[len(sequence) - len(continuation) :]
         columns = [self.columns.setdefault(place, len(self.columns)) for place in predictors]

@@ -167,6 +167,15 @@ def test_chosen_is_open_while_a_trial_is_missing_and_never_a_survivor(tmp_path: 
     assert frame["chosen_note"].iloc[0] == "open: num_examples=25 has trials without a result"
 
 
+def test_chosen_on_a_tie_says_so(tmp_path: Path) -> None:
+    store, folder = build(tmp_path, Plan(values=(25, 100), arms=(ARM,), seeds=(0,), scale=0.25, selection=CHOOSE))
+    for trial in open_sweep(store, folder).trials:
+        _set_val(store, trial.planned.trial_id, 0.5)
+    frame = load_sweep("lima_size", out=tmp_path)
+    assert frame["chosen"].tolist() == [True, False]
+    assert frame["chosen_note"].iloc[0].startswith("tie of 2 conditions on val")
+
+
 # -- items, samples, logs ----------------------------------------------------------------------------------------------
 
 

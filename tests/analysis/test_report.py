@@ -92,13 +92,20 @@ def test_report_unchanged_is_not_written_again_and_a_new_result_is(small: tuple[
     assert again.table == first.table
     assert last_report(store.root, folder).paths == first.paths
     assert (store.sweep(folder) / "report.html").stat().st_mtime_ns == stamp
-    trial = next((store.root / "trials").iterdir())
-    (trial / "result.json").unlink()
+    next(store.root.glob("trials/*/result.json")).unlink()
     changed = write_report(store.root, folder)
     assert changed.rebuilt
     assert "1 PENDING" in changed.table
+
+
+def test_report_same_records_give_the_same_bytes_and_a_lost_file_comes_back(small: tuple[Store, str]) -> None:
+    store, folder = small
+    first = {path: path.read_bytes() for path in write_report(store.root, folder).files}
     (store.sweep(folder) / "figures" / "front.pdf").unlink()
-    assert write_report(store.root, folder).rebuilt
+    time.sleep(1.1)  # a time stamp in a PDF has seconds
+    again = write_report(store.root, folder)
+    assert again.rebuilt
+    assert [path.name for path, content in first.items() if path.read_bytes() != content] == []
 
 
 def test_report_unchanged_needs_neither_pandas_nor_matplotlib(whole_report: Path) -> None:
@@ -111,15 +118,6 @@ def test_report_unchanged_needs_neither_pandas_nor_matplotlib(whole_report: Path
     command = [sys.executable, "-c", code, root, whole_report.name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_report_same_records_give_the_same_bytes(small: tuple[Store, str]) -> None:
-    store, folder = small
-    first = {path: path.read_bytes() for path in write_report(store.root, folder).files}
-    (store.sweep(folder) / "report.json").unlink()
-    time.sleep(1.1)  # a time stamp in a PDF has seconds
-    second = {path: path.read_bytes() for path in write_report(store.root, folder).files}
-    assert [path.name for path, content in first.items() if second[path] != content] == []
 
 
 def test_report_figures_embed_their_fonts_as_truetype(whole_report: Path) -> None:
@@ -162,6 +160,17 @@ def test_report_of_one_seed_claims_items_only(tmp_path: Path) -> None:
     assert "the interval covers items only" in report.table
     assert "†" in (report.folder / "report.md").read_text()
     assert r"^{*\dagger}" in (report.folder / "table.tex").read_text()
+
+
+def test_report_slice_at_floor_is_called_so(tmp_path: Path) -> None:
+    store, folder = build(tmp_path, Plan(values=(25,), arms=(ARM,), seeds=(0, 1), scale=0.25))
+    for path in [*store.root.glob("trials/*/items.parquet"), *store.root.glob("artefacts/before/*/items.parquet")]:
+        items = pd.read_parquet(path)
+        items.loc[items["metric"] == "exact_match", "value"] = 0.0
+        items.to_parquet(path)
+    table = write_report(store.root, folder).table
+    assert "people/question/exact_match is at floor (0) before and after" in table
+    assert "people/cloze/acc is at" not in table
 
 
 def test_report_unknown_sweep_or_venue_is_one_sentence(whole: tuple[Store, str]) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from harness.engine import launch, states
-from harness.engine.executor import LocalExecutor, WorkerDiedError
 from harness.engine.view import LineView
 from harness.engine.worker import Outcome
 from harness.records import result
@@ -287,41 +286,6 @@ def test_launch_progress_of_a_running_trial_is_read_without_locking(tmp_path: Pa
     os.killpg(launcher.pid, signal.SIGTERM)
     launcher.communicate(timeout=30)
     assert states.of_trial(Store(tmp_path), key).state == "PENDING"
-
-
-# -- executor ---------------------------------------------------------------------------------------------------------
-
-
-def test_executor_slot_survives_a_job_that_kills_its_process() -> None:
-    executor = LocalExecutor(1, num_threads=1)
-    try:
-        with pytest.raises(WorkerDiedError):
-            executor.submit(os._exit, 3).result(timeout=30)
-        assert executor.submit(os.getenv, "OMP_NUM_THREADS").result(timeout=30) == "1"
-    finally:
-        executor.stop()
-
-
-def test_executor_returns_what_a_job_returns_and_raises_what_it_raises() -> None:
-    executor = LocalExecutor(2, num_threads=1)
-    try:
-        assert executor.submit(divmod, 7, 2).result(timeout=30) == (3, 1)
-        with pytest.raises(ZeroDivisionError):
-            executor.submit(divmod, 7, 0).result(timeout=30)
-    finally:
-        executor.stop()
-
-
-def test_executor_stop_ends_a_running_job_at_once() -> None:
-    executor = LocalExecutor(1, num_threads=1)
-    future = executor.submit(time.sleep, SLOW_SECONDS)
-    until(lambda: bool(executor.pids()))
-    (pid,) = executor.pids()
-    started = time.monotonic()
-    executor.stop()
-    assert time.monotonic() - started < 6.0
-    assert not alive(pid)
-    assert future.done()
 
 
 def test_worker_output_of_a_job_goes_to_its_log_from_below_python_as_well(tmp_path: Path) -> None:

@@ -225,6 +225,16 @@ def test_autocast_scores_are_near_float32_and_not_equal(spec: EvalSpec) -> None:
     assert all(a != b for a, b in pairs)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_scores_on_a_gpu_are_near_those_on_a_cpu(spec: EvalSpec) -> None:
+    on_cpu = item_rows(small.llama(), small.chat(), spec, batch_size=16)
+    on_gpu = item_rows(small.llama().to("cuda"), small.chat(), spec, batch_size=16)
+    for row, other in zip(on_cpu, on_gpu, strict=True):
+        if "logprob" in row.metric or row.metric == "bits_per_byte":
+            assert other.value == pytest.approx(row.value, rel=1e-3, abs=1e-2)  # TF32 and other orders of summing
+
+
 # -- before -----------------------------------------------------------------------------------------------------------
 
 
