@@ -107,5 +107,5 @@ class Done:
             "states": {key: outcome.state for key, outcome in summary.outcomes.items()},
             "failed": [vars(outcome) for outcome in summary.failed],
             "seconds": summary.seconds,
-            "report": [str(path) for path in self.report.paths] if self.report else [],
+            "report": [str(path) for path in self.report.files] if self.report else [],
         }

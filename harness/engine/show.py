@@ -86,11 +86,8 @@ def _(value: StatusView, console: Console) -> None:
 def _(value: Report, console: Console) -> None:
     if value.table:
         console.print(Text(value.table))
-    top = [path for path in value.paths if path.parent == value.folder]
-    for path in top:
+    for path in value.paths:
         _line(console, str(path))
-    if len(value.paths) > len(top):
-        _line(console, f"and {len(value.paths) - len(top)} files in {value.folder / 'figures'}")
 
 
 @show.register

@@ -204,7 +204,9 @@ class _Mirror:
     mode: str
     live: dict[str, _LiveRun] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
-    """Trials whose result is mirrored: they never change again."""
+    """Trials whose result was written: they never change again."""
+    written: list[tuple[PlannedTrial, str | None, str]] = field(default_factory=list)
+    """Runs not in the ledger yet: W&B completes an offline file some milliseconds after `finish` returns."""
     secrets: tuple[str, ...] = field(default_factory=environment_secrets)
 
     def write(self, record: SweepRecord, planned: PlannedTrial, found: TrialResult | Failure) -> Path | None:
@@ -219,11 +221,12 @@ class _Mirror:
         run.summary.update(self._clean(summary))
         folder = Path(run.dir).parent
         run.finish(exit_code=0 if result is not None else 1)
-        self._note(planned, _mark_of(found), run.id)
+        self.written.append((planned, _mark_of(found), run.id))
         return folder
 
     def settle(self, record: SweepRecord, *, with_failures: bool) -> None:
         """Write every trial that is final and not mirrored yet; failures only when asked: a launch may retry them."""
+        self._note_written()  # those of the last look: their files are long complete
         for planned, found in _final(self.store, record, self.settled):
             has_result = isinstance(found, TrialResult)
             noted = _ledger(self.store, self.group, planned) == _mark_of(found)
@@ -247,10 +250,13 @@ class _Mirror:
         live.num_rows = len(rows)
 
     def close(self) -> None:
-        """End the runs of trials that did not finish."""
+        """End the runs of trials that did not finish, wait until every file is complete, and note what was written."""
         for live in self.live.values():
             live.run.finish(exit_code=1)
+        if self.live or self.written:
+            _import_wandb(self.store).teardown()
         self.live.clear()
+        self._note_written()
 
     def _open(self, record: SweepRecord, planned: PlannedTrial, result: TrialResult | None) -> Any:
         wandb = _import_wandb(self.store)
@@ -292,9 +298,11 @@ class _Mirror:
     def _clean(self, value: Any) -> Any:
         return redact(value, self.secrets)
 
-    def _note(self, planned: PlannedTrial, mark: str | None, run_id: str) -> None:
-        row = {"mark": mark, "run_id": run_id, "mode": self.mode}
-        write_atomic(_ledger_path(self.store, self.group, planned), json.dumps(row).encode())
+    def _note_written(self) -> None:
+        for planned, mark, run_id in self.written:
+            row = {"mark": mark, "run_id": run_id, "mode": self.mode}
+            write_atomic(_ledger_path(self.store, self.group, planned), json.dumps(row).encode())
+        self.written.clear()
 
 
 def _import_wandb(store: Store) -> Any:

@@ -65,7 +65,7 @@ def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
     assert (planned["num_done"], planned["seconds_left"]) == (3, 0.0)
     assert all(trial["seconds"] > 0 and trial["num_tokens"] > 0 for trial in planned["trials"])
     written = json.loads(run("report", "lima_size", *out, "--json"))
-    assert all(Path(path).is_file() for path in written["paths"])
+    assert all(Path(path).exists() for path in written["paths"])
     assert "lima_size@tiny-" in run("status", "--out", str(tmp_path / "two"))
     # The number of workers moves no number: not of the base, not of a trial.
     run("sweep", "lima_size", "--set", SMALL, "--out", str(tmp_path / "one"), "--workers", "1")

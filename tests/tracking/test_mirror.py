@@ -162,6 +162,7 @@ def test_live_run_follows_rows_and_is_completed_by_its_result(tmp_path: Path) ->
         append_line(log, row)
     writer.follow(record, planned)
     writer.write(record, planned, _result(store, planned))
+    writer.close()
     (run,) = _runs(store).values()
     assert [row["train/step"] for row in run.history] == [row["step"] for row in rows]
     assert run.summary["state"] == "COMPLETE"
