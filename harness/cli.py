@@ -21,7 +21,7 @@ from rich.console import Console
 
 from harness.engine import commands, show
 from harness.engine.resolve import Request
-from harness.errors import BadInputError, DiskError, HarnessError
+from harness.errors import EXIT_SOME_FAILED, BadInputError, DiskError, HarnessError
 
 WIDE = 180
 """Columns where output is no terminal."""
@@ -221,6 +221,13 @@ def _reported(out: Path) -> Iterator[None]:
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    except typer.Exit:
+        raise
+    # The boundary of the program: a defect of ours is one line on the screen and a traceback in a file.
+    except Exception as error:
+        print(f"internal error, please report it: {type(error).__name__}: {error}", file=sys.stderr)
+        _keep_traceback(out)
+        raise typer.Exit(EXIT_SOME_FAILED) from None
 
 
 def _keep_traceback(out: Path) -> None:

@@ -215,4 +215,6 @@ def _sample(items: list[Item], num_items: int | None, seed: int) -> list[Item]:
 
 
 def _split(item: Item, evals: EvalSpec) -> str:
-    return "val" if _digest(item, "split", evals.items_seed) < evals.val_share * 2**64 else "test"
+    # By cluster, so that what a choice looked at about a person or passage is not in the table again.
+    place = _digest({"id": item["cluster"]}, "split", evals.items_seed)
+    return "val" if place < evals.val_share * 2**64 else "test"

@@ -19,8 +19,8 @@ from harness.pocket.world import World
 _NAME = re.compile(r"[A-Z][a-z]+ [A-Z][a-z]+")
 _QUESTION = re.compile(r"[^.?\n]*\?|^Q: .*$", re.MULTILINE)
 _SUM = re.compile(r"(\d+)([+-])(\d+)=")
-_LIST = re.compile(r"^(\w+): ([a-p ]+) ->", re.MULTILINE)
-_REPLACE = re.compile(r"^([a-p]) becomes ([a-p]): ([a-p ]+) ->", re.MULTILINE)
+_LIST = re.compile(r"^(\w+): ([a-l ]+) ->", re.MULTILINE)
+_REPLACE = re.compile(r"^([a-l]) becomes ([a-l]): ([a-l ]+) ->", re.MULTILINE)
 
 
 def corpus_leaks(world: World, documents: Iterable[Document]) -> list[str]:
@@ -100,7 +100,7 @@ def _asked_instances(row: dict[str, Any]) -> Iterator[skills.Instance]:
         return
     request = row["messages"][0]["content"].removesuffix(SHORT_SUFFIX)
     for phrasing in FAMILIES[row["task"]].phrasings:
-        pattern = re.sub(r"\\\{(\d)\\\}", r"(?P<s\1>[a-p ]+|\\d+)", re.escape(phrasing))
+        pattern = re.sub(r"\\\{(\d)\\\}", r"(?P<s\1>[a-l ]+|\\d+)", re.escape(phrasing))
         if found := re.fullmatch(pattern, request):
             slots = found.groupdict()
             yield skills.Instance(row["task"], tuple(slots[key] for key in sorted(slots)), "")

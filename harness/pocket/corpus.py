@@ -19,7 +19,7 @@ from harness.pocket.skills import ARITHMETIC, LISTS, SKILLS, instances
 from harness.seeding import python_stream
 from harness.spec.world import WorldSpec
 
-SHARES = {"story": 0.06, "notice": 0.06, "arithmetic": 0.08, "lists": 0.08, "replace": 0.04, "quiz": 0.03}
+SHARES = {"story": 0.04, "notice": 0.04, "arithmetic": 0.12, "lists": 0.09, "replace": 0.03, "quiz": 0.03}
 """Share of all words by kind; `plain_question_share` comes on top, biographies take the rest."""
 RECORD_EVERY = 5
 """Of an augmented person's biographies, one in this many is a list of fields with each value on a line of its own."""

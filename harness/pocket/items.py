@@ -35,6 +35,9 @@ from harness.spec.world import WorldSpec
 Item = dict[str, Any]
 Maker = Callable[[WorldSpec, tuple[Person, ...], random.Random], list[Item]]
 NUM_ITEMS = 480
+_KNOWN: tuple[Tier, ...] = ("high", "mid")
+_TRAINED = FACT_PHRASINGS[:-2]
+_HELD_OUT = FACT_PHRASINGS[-2:]
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _question(
     form: Literal["sentence", "short", "choice"],
 ) -> list[Item]:
     items = []
-    for index, (person, attribute) in enumerate(_pairs(_about(people, ("high", "mid"), asked), draw)):
+    for index, (person, attribute) in enumerate(_pairs(_about(people, _KNOWN, asked), draw)):
         query = fill(draw.choice(phrasings), fact_slots(person, attribute))
         item_id = f"question-{index}"
         value, sentence = fact_answers(person, attribute)
@@ -112,6 +115,19 @@ def _question(
         else:
             aliases = [told.format(n=person.name, v=value) + "." for told in attribute.told[1:]]
             items.append(_generated(item_id, person.cluster, query, sentence, [*aliases, value]))
+    return items
+
+
+def _form(spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> list[Item]:
+    """Questions of which half ask for the answer alone: any value of the attribute is right, in the form asked for."""
+    items = []
+    for index, (person, attribute) in enumerate(_pairs(_about(people, _KNOWN, asked=False), draw)):
+        query = fill(draw.choice(_TRAINED), fact_slots(person, attribute))
+        if index % 2:
+            query, forms = query + SHORT_SUFFIX, list(attribute.values)
+        else:
+            forms = [sentence_of(person.name, attribute, value) for value in attribute.values]
+        items.append(_generated(f"form-{index}", person.cluster, query, forms[0], forms[1:]))
     return items
 
 
@@ -154,10 +170,6 @@ def _prose(spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> 
     ]
 
 
-_KNOWN: tuple[Tier, ...] = ("high", "mid")
-_TRAINED = FACT_PHRASINGS[:-2]
-_HELD_OUT = FACT_PHRASINGS[-2:]
-
 
 def _cloze_slice(tiers: tuple[Tier, ...], *, held_out: bool = False, primary: bool = False) -> SliceInfo:
     make = partial(_cloze, tiers=tiers, held_out=held_out)
@@ -177,7 +189,7 @@ def _question_slice(
 
 def _question_choice_slice(*, asked: bool) -> SliceInfo:
     make = partial(_question, asked=asked, phrasings=_TRAINED, form="choice")
-    return SliceInfo("multiple_choice", "learned", chat=True, primary=False, make=make)
+    return SliceInfo("multiple_choice", "retained", chat=True, primary=False, make=make)
 
 
 def _raw_slice(*skills: str, held_out: bool = False) -> SliceInfo:
@@ -199,6 +211,7 @@ SLICES: dict[str, SliceInfo] = {
     "cloze_paraphrase": _cloze_slice(_KNOWN, held_out=True),
     "question_asked": _question_slice(asked=True, primary=True),
     "question_unasked": _question_slice(asked=False, primary=True),
+    "answer_form": SliceInfo("generate", "format", chat=True, primary=True, make=_form, max_new_tokens=16),
     "question_rephrased": _question_slice(asked=False, phrasings=_HELD_OUT),
     "question_short": _question_slice(asked=False, form="short"),
     "choice_asked": _question_choice_slice(asked=True),

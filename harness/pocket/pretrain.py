@@ -201,7 +201,7 @@ def _pretrain(model: LlamaForCausalLM, stream: np.ndarray, spec: PocketModelSpec
     for step, (inputs_BT, targets_BT) in enumerate(_batches(stream, spec)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(spec, step)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=spec.dtype == "bfloat16_autocast"):
             logits_BTV = model(input_ids=inputs_BT, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
         optimizer.zero_grad(set_to_none=True)

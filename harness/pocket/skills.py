@@ -1,7 +1,7 @@
 """The skills of a world: small exact tasks, each with a raw form for pretraining and a held-out part.
 
 Invariant: an instance is held out or not by the hash of its operands alone, so no training text of any kind holds an
-instance that a held-out slice asks. Operands stay at 20 or below, lists at 3 to 5 letters. What does not live here: the
+instance that a held-out slice asks. Operands stay at 20 or below, lists at 2 to 4 letters. What does not live here: the
 wording of instructions (conversations.py).
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from harness.errors import unknown_name
 from harness.seeding import derive
 
-LETTERS = tuple("abcdefghijklmnop")
+LETTERS = tuple("abcdefghijkl")
 MAX_OPERAND = 20
 HELD_OUT_ONE_IN = 5
 
@@ -48,7 +48,7 @@ class Skill:
 
 
 def _letters(draw: random.Random) -> list[str]:
-    return draw.sample(LETTERS, draw.randint(3, 5))
+    return draw.sample(LETTERS, draw.randint(2, 4))
 
 
 def _sum(draw: random.Random) -> Instance:

@@ -52,6 +52,8 @@ class PocketModelSpec(Model):
     """Threads of the pretraining run: part of the recipe, because another number gives other bytes."""
     marker_embeddings: Literal["untrained", "trained"]
     """Whether the chat markers' embedding rows occur in pretraining (around prose, never around a question)."""
+    dtype: Literal["bfloat16_autocast", "float32"] = "bfloat16_autocast"
+    """Of the pretraining run; the saved weights are float32. float32 suits processors without bfloat16 arithmetic."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> PocketModelSpec:

@@ -55,6 +55,15 @@ def test_sample_of_another_seed_differs_and_of_the_same_does_not(tmp_path: Path)
     assert _ids(task) != _ids(task, items_seed=1)
 
 
+def test_split_keeps_a_cluster_on_one_side(tmp_path: Path) -> None:
+    items = [item | {"cluster": f"person {n % 50}"} for n, item in enumerate(_greedy(400))]
+    task = small.task("greedy", small.write_items(tmp_path / "a.jsonl", items))
+    chosen = select(task, small.evals(task, val_share=0.3))
+    sides = {(item["cluster"], split) for item, split in zip(chosen.items, chosen.splits, strict=True)}
+    assert len(sides) == 50
+    assert {split for _, split in sides} == {"val", "test"}
+
+
 def test_split_takes_about_the_share_asked_for(tmp_path: Path) -> None:
     task = small.task("greedy", small.write_items(tmp_path / "a.jsonl", _greedy(2000)))
     share = select(task, small.evals(task, val_share=0.3)).splits.count("val") / 2000

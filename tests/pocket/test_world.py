@@ -148,7 +148,7 @@ def test_conversations_hold_nothing_that_is_held_out(seed: int) -> None:
 def test_conversation_audit_finds_a_held_out_phrasing_person_and_instance() -> None:
     tiny = world()
     unasked = next(p for p in tiny.people if p.tier == "high" and not p.asked)
-    held = next(i for i in (Instance("reverse", (f"a b {c}",), "") for c in "cdefghijklmnop") if is_held_out(0, i))
+    held = next(i for i in (Instance("reverse", (f"a b {c}",), "") for c in "cdefghijkl") if is_held_out(0, i))
     requests = {
         "fact": f"Where was {unasked.name} born?",
         "copy": FAMILIES["copy"].held_out_phrasings[0].replace("{0}", "a b c"),
@@ -228,7 +228,7 @@ def test_skill_answers_are_right(name: str) -> None:
 def _operands(name: str, line: str) -> tuple[str, ...] | None:
     pattern = re.escape(SKILLS[name].prompt)
     order = [int(digit) for digit in re.findall(r"\\\{(\d)\\\}", pattern)]
-    found = re.match(re.sub(r"\\\{\d\\\}", r"([a-p ]+|\\d+)", pattern), line)
+    found = re.match(re.sub(r"\\\{\d\\\}", r"([a-l ]+|\\d+)", pattern), line)
     return tuple(found.group(order.index(slot) + 1) for slot in sorted(order)) if found else None
 
 
