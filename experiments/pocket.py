@@ -47,10 +47,10 @@ MODEL = PocketModelSpec(
     num_heads=4,
     vocab_size=1024,
     context=256,
-    num_steps=1000,
-    tokens_per_step=2048,
-    learning_rate=3e-3,
-    num_threads=2,
+    num_steps=2000,
+    tokens_per_step=1024,
+    learning_rate=2e-3,
+    num_threads=1,
     marker_embeddings="untrained",
 )
 FAMILIES = ("fact", "sum", "reverse")

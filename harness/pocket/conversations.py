@@ -2,7 +2,8 @@
 
 Invariant: every family has seven phrasings, the last two of which no conversation uses; facts are asked only about the
 asked half of the people, and skills only on instances that are not held out. A request is answered in
-a sentence unless its suffix asks for the answer alone, so lengths vary and the form is decided by the request. What does not live here: how rows are rendered, masked or selected (harness/data).
+a sentence unless its suffix asks for the answer alone, so lengths vary and the form is decided by the request. What
+does not live here: how rows are rendered, masked or selected (harness/data).
 """
 
 from __future__ import annotations
@@ -74,16 +75,88 @@ YES_NO_PHRASINGS = (
     "Is this right: {statement}?",
 )
 SKILL_PHRASINGS: dict[str, tuple[str, ...]] = {
-    "sum": ("What is {0} plus {1}?", "Add {0} and {1}.", "Work out {0}+{1}.", "Give the sum of {0} and {1}.", "How much is {0} and {1}?", "Find {0} plus {1}.", "Please add {1} to {0}."),
-    "difference": ("What is {0} minus {1}?", "Take {1} from {0}.", "Work out {0}-{1}.", "Give {0} less {1}.", "How much is {0} without {1}?", "Find {0} minus {1}.", "Please subtract {1} from {0}."),
-    "reverse": ("Reverse {0}.", "Turn around the list {0}.", "Write {0} backwards.", "Give {0} in reverse.", "What is {0} from back to front?", "Please reverse this: {0}.", "Say {0} in reverse order."),
-    "copy": ("Copy {0}.", "Repeat the list {0}.", "Write {0} again.", "Say {0} once more.", "Give back {0}.", "Please copy this: {0}.", "Echo {0}."),
-    "first": ("What comes first in {0}?", "Give the first of {0}.", "Name the first letter of {0}.", "Which letter starts {0}?", "Take the first from {0}.", "Find the first of {0}.", "What does {0} begin with?"),
-    "last": ("What comes last in {0}?", "Give the last of {0}.", "Name the last letter of {0}.", "Which letter ends {0}?", "Take the last from {0}.", "Find the last of {0}.", "What does {0} end with?"),
-    "count": ("How many letters are in {0}?", "Count {0}.", "Give the number of letters in {0}.", "What is the length of {0}?", "How long is the list {0}?", "Find the count of {0}.", "Please count the letters {0}."),
-    "sort": ("Sort {0}.", "Put {0} in order.", "Write {0} from a to z.", "Give {0} in order.", "What is {0} when sorted?", "Please sort this: {0}.", "Order the list {0}."),
-    "replace": ("Write {0} with {2} for {1}.", "Replace {1} with {2} in {0}.", "In {0} change {1} to {2}.", "Put {2} where {1} is in {0}.", "What is {0} when {1} becomes {2}?", "Swap {1} for {2} in {0}.", "Use {2} and not {1} in {0}."),
-}  # fmt: skip
+    "sum": (
+        "What is {0} plus {1}?",
+        "Add {0} and {1}.",
+        "Work out {0}+{1}.",
+        "Give the sum of {0} and {1}.",
+        "How much is {0} and {1}?",
+        "Find {0} plus {1}.",
+        "Please add {1} to {0}.",
+    ),
+    "difference": (
+        "What is {0} minus {1}?",
+        "Take {1} from {0}.",
+        "Work out {0}-{1}.",
+        "Give {0} less {1}.",
+        "How much is {0} without {1}?",
+        "Find {0} minus {1}.",
+        "Please subtract {1} from {0}.",
+    ),
+    "reverse": (
+        "Reverse {0}.",
+        "Turn around the list {0}.",
+        "Write {0} backwards.",
+        "Give {0} in reverse.",
+        "What is {0} from back to front?",
+        "Please reverse this: {0}.",
+        "Say {0} in reverse order.",
+    ),
+    "copy": (
+        "Copy {0}.",
+        "Repeat the list {0}.",
+        "Write {0} again.",
+        "Say {0} once more.",
+        "Give back {0}.",
+        "Please copy this: {0}.",
+        "Echo {0}.",
+    ),
+    "first": (
+        "What comes first in {0}?",
+        "Give the first of {0}.",
+        "Name the first letter of {0}.",
+        "Which letter starts {0}?",
+        "Take the first from {0}.",
+        "Find the first of {0}.",
+        "What does {0} begin with?",
+    ),
+    "last": (
+        "What comes last in {0}?",
+        "Give the last of {0}.",
+        "Name the last letter of {0}.",
+        "Which letter ends {0}?",
+        "Take the last from {0}.",
+        "Find the last of {0}.",
+        "What does {0} end with?",
+    ),
+    "count": (
+        "How many letters are in {0}?",
+        "Count {0}.",
+        "Give the number of letters in {0}.",
+        "What is the length of {0}?",
+        "How long is the list {0}?",
+        "Find the count of {0}.",
+        "Please count the letters {0}.",
+    ),
+    "sort": (
+        "Sort {0}.",
+        "Put {0} in order.",
+        "Write {0} from a to z.",
+        "Give {0} in order.",
+        "What is {0} when sorted?",
+        "Please sort this: {0}.",
+        "Order the list {0}.",
+    ),
+    "replace": (
+        "Write {0} with {2} for {1}.",
+        "Replace {1} with {2} in {0}.",
+        "In {0} change {1} to {2}.",
+        "Put {2} where {1} is in {0}.",
+        "What is {0} when {1} becomes {2}?",
+        "Swap {1} for {2} in {0}.",
+        "Use {2} and not {1} in {0}.",
+    ),
+}
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------

@@ -54,10 +54,16 @@ def documents(spec: WorldSpec, people: tuple[Person, ...]) -> list[Document]:
     return _in_order(spec, people, corpus)
 
 
-LATE_START = 0.0
+LATE_START = 0.5
+"""Share of the corpus before which only the high tier's people occur."""
 
 
 def _in_order(spec: WorldSpec, people: tuple[Person, ...], corpus: list[Document]) -> list[Document]:
+    """Shuffle all kinds; people of the lower tiers join late.
+
+    Few people at first end the plateau before facts are learned far sooner than all at once (Zucchet et al.,
+    arXiv:2503.21676).
+    """
     draw = python_stream(spec.seed, "pocket.corpus.order")
     late = {person.name for person in people if person.tier != "high"}
     place = [draw.uniform(LATE_START if document.about in late else 0.0, 1.0) for document in corpus]

@@ -69,7 +69,10 @@ def _generated(item_id: str, cluster: str, context: str, answer: str, others: li
 
 def _pairs(people: list[Person], draw: random.Random) -> list[tuple[Person, Attribute]]:
     """Return up to NUM_ITEMS pairs that cover every person as evenly as that number allows."""
-    rounds = [[(person, attribute) for person, attribute in zip(people, _rotation(len(people), shift))] for shift in range(len(ATTRIBUTES))]
+    rounds = [
+        [(person, attribute) for person, attribute in zip(people, _rotation(len(people), shift), strict=True)]
+        for shift in range(len(ATTRIBUTES))
+    ]
     for pairs in rounds:
         draw.shuffle(pairs)
     return [pair for pairs in rounds for pair in pairs][:NUM_ITEMS]
@@ -143,7 +146,9 @@ def _skill_raw(
         instance = next(instances(spec.seed, skill, draw, held_out=held_out))
         context, continuation = skill.raw(instance)
         context = "\n".join([*lines, context])
-        items.append({"id": f"raw-{index}", "cluster": instance.cluster, "context": context, "continuation": continuation})
+        items.append(
+            {"id": f"raw-{index}", "cluster": instance.cluster, "context": context, "continuation": continuation}
+        )
     return items
 
 
@@ -165,10 +170,13 @@ def _skill_chat(
 def _prose(spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> list[Item]:
     registers: tuple[Register, ...] = ("story", "notice")
     return [
-        {"id": f"prose-{i}", "cluster": f"passage-{i}", "text": passage(spec.seed, registers[i % 2], draw, 3, held_out=True)}
+        {
+            "id": f"prose-{i}",
+            "cluster": f"passage-{i}",
+            "text": passage(spec.seed, registers[i % 2], draw, 3, held_out=True),
+        }
         for i in range(NUM_ITEMS)
     ]
-
 
 
 def _cloze_slice(tiers: tuple[Tier, ...], *, held_out: bool = False, primary: bool = False) -> SliceInfo:

@@ -52,7 +52,20 @@ class Attribute:
 ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(
         name="birthplace",
-        values=("Arden", "Brill", "Corva", "Delph", "Elmet", "Fenny", "Garth", "Holme", "Ilsley", "Jarrow", "Kelso", "Lorne"),
+        values=(
+            "Arden",
+            "Brill",
+            "Corva",
+            "Delph",
+            "Elmet",
+            "Fenny",
+            "Garth",
+            "Holme",
+            "Ilsley",
+            "Jarrow",
+            "Kelso",
+            "Lorne",
+        ),
         statements=(
             "{n} was born in {v}",
             "{n} comes from {v}",
@@ -67,7 +80,20 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute(
         name="job",
-        values=("potter", "baker", "carver", "diver", "farmer", "guard", "healer", "judge", "miner", "sailor", "tailor", "weaver"),
+        values=(
+            "potter",
+            "baker",
+            "carver",
+            "diver",
+            "farmer",
+            "guard",
+            "healer",
+            "judge",
+            "miner",
+            "sailor",
+            "tailor",
+            "weaver",
+        ),
         statements=(
             "{n} works as a {v}",
             "{n} earns money as a {v}",
@@ -82,7 +108,20 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute(
         name="food",
-        values=("bread", "cheese", "dates", "figs", "grapes", "honey", "lentils", "melon", "nuts", "olives", "plums", "rice"),
+        values=(
+            "bread",
+            "cheese",
+            "dates",
+            "figs",
+            "grapes",
+            "honey",
+            "lentils",
+            "melon",
+            "nuts",
+            "olives",
+            "plums",
+            "rice",
+        ),
         statements=(
             "{n} likes to eat {v}",
             "{n} often buys {v}",
@@ -112,8 +151,19 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
 )
 
-_FIRST = tuple(a + b for a, b in itertools.product(("Mi", "To", "Ka", "Be", "Lu", "Ne", "Sa", "Ro"), ("ra", "lin", "do", "mar", "vi", "sa", "na", "ten")))
-_LAST = tuple(a + b for a, b in itertools.product(("Tol", "Bar", "Hen", "Gri", "Wes", "Dor", "Fal", "Kes"), ("den", "wick", "man", "son", "ley", "ford", "by", "ker")))
+_FIRST = tuple(
+    a + b
+    for a, b in itertools.product(
+        ("Mi", "To", "Ka", "Be", "Lu", "Ne", "Sa", "Ro"), ("ra", "lin", "do", "mar", "vi", "sa", "na", "ten")
+    )
+)
+_LAST = tuple(
+    a + b
+    for a, b in itertools.product(
+        ("Tol", "Bar", "Hen", "Gri", "Wes", "Dor", "Fal", "Kes"),
+        ("den", "wick", "man", "son", "ley", "ford", "by", "ker"),
+    )
+)
 POOL_FACTOR = 8
 MAX_PEOPLE = len(_FIRST) * len(_LAST) // 2
 
@@ -167,7 +217,7 @@ def _tier(index: int, people_per_tier: int) -> Tier:
 
 
 def _names(spec: WorldSpec, total: int) -> tuple[list[str], list[str]]:
-    """Return known and unknown names; pools grow with the world so that parts recur often and combinations are sparse."""
+    """Return known and unknown names; pools grow with the world: parts recur often, combinations are sparse."""
     pool = min(len(_FIRST), max(8, math.ceil(math.sqrt(POOL_FACTOR * total))))
     draw = python_stream(spec.seed, "pocket.names")
     pairs = list(itertools.product(draw.sample(_FIRST, pool), draw.sample(_LAST, pool)))

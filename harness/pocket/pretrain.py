@@ -147,8 +147,8 @@ def _require_budget(base: PocketBase, num_tokens: int) -> None:
     if budget < num_tokens:
         raise SpecError(
             f"base.model.num_steps is {base.model.num_steps}, but must be at least "
-            f"{math.ceil(num_tokens / base.model.tokens_per_step)}: the planned exposures make a corpus of {num_tokens} "
-            f"tokens at {base.model.tokens_per_step} a step; raise it or lower base.world's exposures or people"
+            f"{math.ceil(num_tokens / base.model.tokens_per_step)}: the planned exposures make a corpus of {num_tokens}"
+            f" tokens at {base.model.tokens_per_step} a step; raise it or lower base.world's exposures or people"
         )
 
 
@@ -211,9 +211,7 @@ def _pretrain(model: LlamaForCausalLM, stream: np.ndarray, spec: PocketModelSpec
         losses.append(loss.item())
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == spec.num_steps:
             speed = (step + 1) * spec.tokens_per_step / (time.perf_counter() - started)
-            report(
-                phase="pretrain", step=step + 1, num_steps=spec.num_steps, loss=losses[-1], tokens_per_second=speed
-            )
+            report(phase="pretrain", step=step + 1, num_steps=spec.num_steps, loss=losses[-1], tokens_per_second=speed)
     model.eval()
     return losses
 

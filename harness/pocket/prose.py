@@ -19,15 +19,40 @@ _KIN = ("boy", "girl", "widow", "king", "thief", "monk", "queen", "giant", "chil
 _MOODS = ("old", "young", "tired", "happy", "quiet", "brave", "poor", "proud")
 _DEEDS = ("walked to", "ran past", "looked at", "sat beside", "waited near", "slept under", "went back to")
 _PLACES = ("the river", "the tower", "the old bridge", "the forest", "the market", "the hill", "the well", "the gate")
-_FINDS = ("found a key", "heard a song", "saw a light", "lost a ring", "met a friend", "told a story", "made a fire", "saw the moon")
+_FINDS = (
+    "found a key",
+    "heard a song",
+    "saw a light",
+    "lost a ring",
+    "met a friend",
+    "told a story",
+    "made a fire",
+    "saw the moon",
+)
 _TIMES = ("At night", "One day", "In winter", "Before dawn", "After the rain", "Long ago")
 
 _WHO = ("Visitors", "Members", "Students", "Drivers", "Guests", "Workers")
 _DUTY = ("must", "must not", "should", "may", "may not", "are asked to")
-_ACTS = ("leave bags", "use the lift", "smoke", "take pictures", "park cars", "bring food", "play music", "ring the bell")
+_ACTS = (
+    "leave bags",
+    "use the lift",
+    "smoke",
+    "take pictures",
+    "park cars",
+    "bring food",
+    "play music",
+    "ring the bell",
+)
 _WHERE = ("in the hall", "on the stairs", "near the office", "in the library", "at the main door", "in the garden")
 _WHEN = ("after six", "on Sundays", "during repairs", "in the morning", "without a pass", "this week")
-_CLOSING = ("The hall is closed", "The office is open", "Tickets are sold", "Keys are kept", "Tours begin", "Repairs are planned")
+_CLOSING = (
+    "The hall is closed",
+    "The office is open",
+    "Tickets are sold",
+    "Keys are kept",
+    "Tours begin",
+    "Repairs are planned",
+)
 
 
 def _story(draw: random.Random) -> str:
@@ -35,7 +60,8 @@ def _story(draw: random.Random) -> str:
     return draw.choice(
         (
             f"{draw.choice(_TIMES)} {who} {draw.choice(_DEEDS)} {draw.choice(_PLACES)} and {draw.choice(_FINDS)}.",
-            f"The {draw.choice(_MOODS)} {draw.choice(_KIN)} {draw.choice(_DEEDS)} {draw.choice(_PLACES)} where {who} {draw.choice(_FINDS)}.",
+            f"The {draw.choice(_MOODS)} {draw.choice(_KIN)} {draw.choice(_DEEDS)} {draw.choice(_PLACES)} "
+            f"where {who} {draw.choice(_FINDS)}.",
             f"{draw.choice(_TIMES)} {who} {draw.choice(_FINDS)} near {draw.choice(_PLACES)}.",
         )
     )
@@ -44,8 +70,10 @@ def _story(draw: random.Random) -> str:
 def _notice(draw: random.Random) -> str:
     return draw.choice(
         (
-            f"{draw.choice(_WHO)} {draw.choice(_DUTY)} {draw.choice(_ACTS)} {draw.choice(_WHERE)} {draw.choice(_WHEN)}.",
-            f"{draw.choice(_CLOSING)} {draw.choice(_WHERE)} {draw.choice(_WHEN)}, and {draw.choice(_WHO).lower()} {draw.choice(_DUTY)} {draw.choice(_ACTS)}.",
+            f"{draw.choice(_WHO)} {draw.choice(_DUTY)} {draw.choice(_ACTS)} "
+            f"{draw.choice(_WHERE)} {draw.choice(_WHEN)}.",
+            f"{draw.choice(_CLOSING)} {draw.choice(_WHERE)} {draw.choice(_WHEN)}, "
+            f"and {draw.choice(_WHO).lower()} {draw.choice(_DUTY)} {draw.choice(_ACTS)}.",
             f"{draw.choice(_CLOSING)} {draw.choice(_WHEN)} {draw.choice(_WHERE)}.",
         )
     )

@@ -94,7 +94,8 @@ def explain(error: pydantic.ValidationError) -> list[str]:
     sentences: list[str] = []
     for problem in error.errors(include_url=False):
         field = ".".join(str(part) for part in problem["loc"]) or error.title
-        sentences.append(f"{field} is {_shorten(problem['input'])}, but must be valid: {problem['msg']}")
+        rule = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        sentences.append(f"{field} is {_shorten(problem['input'])}, but must be: {rule}")
     return sentences
 
 

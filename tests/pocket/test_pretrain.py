@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_offsets_of_tokens_cover_the_text_without_gaps(built: Path) -> None:
         offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         assert offsets[0][0] == 0
         assert offsets[-1][1] == len(text)
-        assert all(before[1] == after[0] for before, after in zip(offsets, offsets[1:], strict=False))
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(offsets))
 
 
 def test_digits_are_single_tokens_and_markers_are_atomic(built: Path) -> None:
