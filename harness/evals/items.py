@@ -20,10 +20,11 @@ import json
 import logging
 import re
 from collections import defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.errors import DataError
 from harness.pocket.world import build
@@ -60,13 +61,17 @@ class Slice:
     """Items left out because another one with the same text is in the slice already."""
 
 
-@lru_cache(maxsize=64)
 def select(task: EvalTask, evals: EvalSpec) -> Slice:
     """Return the items of a task; chosen once in a process, since every trial of a worker asks the same.
 
     Raises:
         DataError: the source is missing, changed, empty, or holds an item that this kind of task cannot ask.
     """
+    return _select(cast("Hashable", task), cast("Hashable", evals))  # type checkers do not see that models are hashable
+
+
+@lru_cache(maxsize=64)
+def _select(task: EvalTask, evals: EvalSpec) -> Slice:
     available, num_repeated = _without_repeats(load(task))
     if num_repeated:
         logger.warning("evals.tasks %s: %d items repeat the text of another and are left out", task.key, num_repeated)

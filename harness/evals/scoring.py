@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -138,7 +138,7 @@ def item_rows(model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size:
     ]
 
 
-def sampler(chat: ChatFormat, prompts: Sequence[list[dict[str, str]]], spec: EvalSpec) -> Sampler:
+def sampler(chat: ChatFormat, prompts: Sequence[Sequence[Mapping[str, Any]]], spec: EvalSpec) -> Sampler:
     """Return the function that training calls to sample: (model, phase) -> rows for samples.jsonl.
 
     Each row is {"phase", "prompt", "answer", "stopped"}: the rendered prompt, the greedy answer, and whether it ended

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from harness.errors import SpecError, unknown_name
 from harness.pocket.people import ATTRIBUTES, Attribute, Person
-from harness.pocket.skills import SKILLS, Instance, instances
+from harness.pocket.skills import ARITHMETIC, SKILLS, Instance, instances
 from harness.seeding import python_stream
 from harness.spec.world import WorldSpec
 
@@ -204,7 +204,9 @@ def skill_slots(instance: Instance) -> dict[str, str]:
 
 
 def skill_sentence(instance: Instance) -> str:
-    """Return the answer of an instance as a sentence."""
+    """Return the answer of an instance as a sentence: a sum in full, as raw text has it, and words for anything else."""
+    if instance.skill in ARITHMETIC:
+        return "".join(SKILLS[instance.skill].raw(instance)) + "."
     return f"The answer is {instance.answer}."
 
 

@@ -229,6 +229,8 @@ SLICES: dict[str, SliceInfo] = {
     "lists": _raw_slice("reverse", "copy", "first", "last", "count", "sort"),
     "replace": _raw_slice("replace"),
     "sum_chat": _chat_skill_slice("sum"),
+    "sum_chat_held_out": _chat_skill_slice("sum", held_out=True),
+    "first_chat": _chat_skill_slice("first"),
     "reverse_chat": _chat_skill_slice("reverse"),
     "prose": SliceInfo("perplexity", "fluency", chat=False, primary=True, make=_prose),
 }

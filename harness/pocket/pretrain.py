@@ -124,6 +124,7 @@ def train_tokenizer(documents: list[Document], vocab_size: int) -> PreTrainedTok
 def _encode(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> np.ndarray:
     """Return the corpus as one stream of ids, an end-of-text before each document."""
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    assert isinstance(end, int)
     rows = tokenizer([document.text for document in documents], add_special_tokens=False)["input_ids"]
     return np.array([token for row in rows for token in (end, *row)], dtype=np.int64)
 
@@ -154,6 +155,7 @@ def _require_budget(base: PocketBase, num_tokens: int) -> None:
 
 def _config(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    assert isinstance(end, int)
     return LlamaConfig(
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,

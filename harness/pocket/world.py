@@ -6,9 +6,10 @@ skills.py, prose.py, corpus.py, conversations.py, items.py) and the base model (
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 from harness.errors import SpecError, unknown_name
 from harness.pocket import conversations as _conversations
@@ -56,13 +57,17 @@ class World:
         return {person.name: person for person in self.people}
 
 
-@lru_cache(maxsize=8)
 def build(spec: WorldSpec) -> World:
-    """Return the world of a spec.
+    """Return the world of a spec, made once in a process.
 
     Raises:
         SpecError: the world cannot exist as specified; all problems at once.
     """
+    return _build(cast("Hashable", spec))  # frozen models are hashable, which type checkers do not see
+
+
+@lru_cache(maxsize=8)
+def _build(spec: WorldSpec) -> World:
     problems = [
         unknown_name("world.left_out_skills", name, SKILLS) for name in spec.left_out_skills if name not in SKILLS
     ]
