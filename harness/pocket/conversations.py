@@ -204,7 +204,7 @@ def skill_slots(instance: Instance) -> dict[str, str]:
 
 
 def skill_sentence(instance: Instance) -> str:
-    """Return the answer of an instance as a sentence: a sum in full, as raw text has it, and words for anything else."""
+    """Return the answer of an instance as a sentence: a sum in full, as raw text has it, else in words."""
     if instance.skill in ARITHMETIC:
         return "".join(SKILLS[instance.skill].raw(instance)) + "."
     return f"The answer is {instance.answer}."
