@@ -121,8 +121,8 @@ def test_launch_worker_killed_every_time_ends_as_a_failed_row(tmp_path: Path) ->
 def test_launch_worker_killed_from_outside_loses_nothing(tmp_path: Path, undisturbed: dict[str, str]) -> None:
     behave(tmp_path, 0, sleep=SLOW_SECONDS, times=1)
     launcher = start(tmp_path)
-    until(lambda: len(runs(tmp_path)) >= 2)
     slow = planned(1)[0].trial_id
+    until(lambda: slow in runs(tmp_path))
     pid = next(int(str(row["pid"])) for row in read_lines(tmp_path / "runs.jsonl") if row["trial_id"] == slow)
     behave(tmp_path, 0)
     os.kill(pid, signal.SIGKILL)
