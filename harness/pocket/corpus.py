@@ -145,7 +145,7 @@ def _makers(spec: WorldSpec, people: tuple[Person, ...]) -> dict[str, Callable[[
         lines = []
         for person in draw.sample(asked, 3):
             attribute = draw.choice(ATTRIBUTES)
-            lines.append(f"Q: {question(person, attribute, draw)}\nA:\n{_answer(person, attribute, draw)}")
+            lines.append(f"Q: {question(person, attribute, draw)}\nA: {_answer(person, attribute, draw)}")
         return "\n".join(lines)
 
     def quiz() -> str:
