@@ -147,3 +147,8 @@ class _Choice(Model):
 
 def test_spec_kind_is_in_the_fingerprint_though_it_is_a_default() -> None:
     assert canonical(_Choice()) == {"kind": "a"}
+
+
+def test_trial_that_asks_nothing_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"evals\.tasks is empty, but must name at least one slice"):
+        pinned_spec().replace({"evals.tasks": ()})

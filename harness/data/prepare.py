@@ -73,6 +73,7 @@ def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None 
     validation = encoder.take(order, spec.num_validation)
     _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
+    encoder.num_truncated = 0  # counted over the training rows alone
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
     train = encoder.take(training_order(pool, seed), spec.num_examples)
     _require(train, spec.num_examples, "data.num_examples", rows, encoder.dropped, spec)

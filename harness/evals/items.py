@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.errors import DataError
+from harness.evals.normalise import normalise
 from harness.pocket.world import build
 from harness.spec import EvalSpec, EvalTask, FileItems, PocketItems
 
@@ -167,8 +168,22 @@ def _checked(row: Item, number: int, task: EvalTask) -> Item:
         raise DataError(f"{where}: gold is {row['gold']!r}, but must be an index into {len(options)} options")
     if not row.get(_NEVER_EMPTY.get(task.kind, ""), "-").strip():
         raise DataError(f"{where}: {_NEVER_EMPTY[task.kind]} is empty")
+    if task.kind == "generate":
+        _require_answers(row, where)
     item_id = str(row["id"]) if "id" in row else hashlib.sha256(_text(row).encode()).hexdigest()[:16]
     return row | {"id": item_id, "cluster": str(row.get("cluster", item_id))}
+
+
+def _require_answers(row: Item, where: str) -> None:
+    """Refuse a reference of which normalisation leaves nothing: no answer could match it, and an empty one would."""
+    aliases = row.get("aliases") or []
+    if not isinstance(aliases, list):
+        raise DataError(f"{where}: aliases is {aliases!r:.60}, but must be a list of answers")
+    for reference in (row["answer"], *aliases):
+        if not isinstance(reference, str) or not normalise(reference):
+            raise DataError(
+                f"{where}: the answer {reference!r:.60} is nothing but quotes and punctuation, but must be text"
+            )
 
 
 def _where(task: EvalTask) -> str:

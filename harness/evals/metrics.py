@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.evals.documents import Document
+from harness.evals.normalise import normalise
 
 Results = Sequence[Any]
 """What the scorer returned for a document: (log-likelihood, is greedy) pairs, log-likelihoods, or Generations."""
@@ -32,10 +33,6 @@ class Generation(str):
         answer.stopped = stopped
         answer.is_finite = is_finite
         return answer
-
-
-_QUOTES = " \"'`\u2018\u2019\u201c\u201d"
-_FINAL = ".,;:!?"
 
 
 def multiple_choice(document: Document, results: Results) -> dict[str, float]:
@@ -69,16 +66,16 @@ def greedy(document: Document, results: Results) -> dict[str, float]:
 def generate(document: Document, results: Results) -> dict[str, float]:
     """Return `exact_match`, `end_of_turn` and `empty` of one generated answer.
 
-    exact_match: 1 if the normalised answer equals the normalised reference or one of its aliases; nothing is searched
-    for inside a longer answer. end_of_turn: 1 if generation ended by itself and not at the length limit. empty: 1 if
-    nothing is left after normalisation, a miss counted beside the score. Lower is better for `empty` alone; all are nan
-    where the model's logits were not finite.
+    exact_match: 1 if the normalised answer equals the normalised reference or one of its aliases; an empty answer
+    matches nothing, and nothing is searched for inside a longer one. end_of_turn: 1 if generation ended by itself and
+    not at the length limit. empty: 1 if nothing is left after normalisation, a miss counted beside the score. Lower is
+    better for `empty` alone; all are nan where the model's logits were not finite.
     """
     (answer,) = results
     if not answer.is_finite:
         return dict.fromkeys(("exact_match", "end_of_turn", "empty"), math.nan)
     said = normalise(answer)
-    matches = any(said == normalise(reference) for reference in document["references"])
+    matches = bool(said) and any(said == normalise(reference) for reference in document["references"])
     return {"exact_match": float(matches), "end_of_turn": float(answer.stopped), "empty": float(not said)}
 
 
@@ -105,12 +102,6 @@ def output(kind: str, document: Document, results: Results) -> str | None:
         sums = _sums(results)
         return document["choices"][int(np.argmax(sums))] if np.isfinite(sums).all() else None
     return None
-
-
-def normalise(text: str) -> str:
-    """Return an answer as it is compared: case folded, white space runs as one space, outer quotes and final
-    punctuation removed. Articles, inner punctuation and number formats stay."""
-    return " ".join(text.casefold().split()).lstrip(_QUOTES).rstrip(_QUOTES + _FINAL)
 
 
 def _sums(results: Results) -> np.ndarray:

@@ -149,6 +149,7 @@ class LoraConfig(Model):
     rank: int = Field(ge=1, le=4096)
     alpha: float = Field(gt=0)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Above 0 each example takes a forward pass of its own, so that its masks do not depend on the micro-batch."""
     target_modules: Literal["all_linear", "attention", "mlp"]
     rank_scaling: Literal["alpha_over_rank", "alpha_over_sqrt_rank"] = "alpha_over_rank"
 
@@ -315,6 +316,12 @@ class TrialSpec(Model):
     train: TrainSpec
     evals: EvalSpec
     seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _scored_at_all(self) -> TrialSpec:
+        if not self.evals.tasks:
+            raise ValueError("evals.tasks is empty, but must name at least one slice: without one nothing is compared")
+        return self
 
     @model_validator(mode="after")
     def _scored_as_held(self) -> TrialSpec:

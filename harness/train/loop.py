@@ -27,6 +27,7 @@ from harness.seeding import seed_torch
 from harness.spec import TrainSpec
 from harness.train import batches, losses, schedules
 from harness.train.checkpoints import Checkpoints
+from harness.train.dropout import has_dropout
 from harness.train.early_stopping import Best
 from harness.train.log import Reporter, write_row
 from harness.train.resume import identity, resume, save
@@ -97,9 +98,10 @@ def _begin(
         sample=sample,
         report=Reporter(context.report),
         best=None if spec.early_stopping_patience is None else Best(spec.early_stopping_patience),
+        has_dropout=has_dropout(model),
     )
     model.train()
-    seed_torch(seed, "train.dropout")
+    seed_torch(seed, "train.other")
     if not (runtime.checkpoint_every and resume(run)):
         run.checkpoints.discard()
         for path in logs:
@@ -147,7 +149,9 @@ def _backward(run: Run, examples: Sequence[Example]) -> Measured:
     weight_sums = np.array([example.loss_weights[1:].sum(dtype=np.float64) for example in examples])
     scales = losses.example_scales(run.spec.loss_reduction, weight_sums, run.spec.loss_group_size)
     sums = torch.zeros(2, dtype=torch.float64, device=run.device)
-    for batch in batches.micro_batches(examples, scales, run.runtime.micro_batch_size, run.device):
+    for number, batch in enumerate(batches.micro_batches(examples, scales, run.forward_size, run.device)):
+        if run.has_dropout:
+            seed_torch(run.order.seed, f"train.dropout/{run.state.step}/{number}")
         with run.autocast():
             objective, nll_sum = losses.objective(run.model, batch)
         objective.backward()

@@ -67,12 +67,19 @@ class Run:
     report: Reporter
     best: Best | None
     """None without early stopping."""
+    has_dropout: bool
     state: State = field(default_factory=State)
 
     @property
     def device(self) -> torch.device:
         """Where batches go."""
         return next(self.model.parameters()).device
+
+    @property
+    def forward_size(self) -> int:
+        """Examples per forward pass: one where there is dropout, so that each example's masks are its own stream and
+        the micro-batch, which is the machine's, moves no number."""
+        return 1 if self.has_dropout else self.runtime.micro_batch_size
 
     @property
     def finished(self) -> bool:

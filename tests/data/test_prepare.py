@@ -114,6 +114,13 @@ def test_row_that_is_too_long_raises_where_asked(uneven: Path) -> None:
         prepared(uneven, max_length=60, too_long="raise")
 
 
+def test_rows_cut_to_length_are_counted_among_the_training_rows_alone(tmp_path: Path) -> None:
+    rows = [TURNS[0], {"role": "assistant", "content": "Paris. " * 40}]
+    path = write_rows(tmp_path / "rows.jsonl", [{"id": str(n), "messages": rows} for n in range(10)])
+    data = prepared(path, max_length=60, too_long="truncate_right", num_validation=4)
+    assert (len(data.validation), len(data.train), data.summary.num_truncated) == (4, 6, 6)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_truncation_keeps_one_side_and_bos(side: str, uneven: Path) -> None:
     tok = tokenizer(adds_bos=True)

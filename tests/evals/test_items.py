@@ -111,6 +111,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("schema", {"id": "a", "contexts": ["x", "y"], "continuation": " ", "gold": 0}, "continuation is empty"),
     ("greedy", {"id": "a", "context": "x"}, "continuation is None"),
     ("generate", {"id": "a", "context": "x", "answer": ""}, "answer is empty"),
+    ("generate", {"id": "a", "context": "x", "answer": " ?! "}, "nothing but quotes and punctuation"),
+    ("generate", {"id": "a", "context": "x", "answer": "b", "aliases": ["."]}, "nothing but quotes and punctuation"),
+    ("generate", {"id": "a", "context": "x", "answer": "b", "aliases": "c"}, "must be a list of answers"),
     ("perplexity", {"text": ""}, "text is empty"),
 ]
 

@@ -74,6 +74,12 @@ def test_exact_match_is_strict_up_to_case_space_quotes_and_final_punctuation(
     assert values == {"exact_match": matches, "end_of_turn": 1.0, "empty": empty}
 
 
+def test_empty_answer_matches_no_reference() -> None:
+    document = {"id": "a", "answer": ".", "references": [".", '"', "Paris"]}
+    values = METRICS["generate"](document, [Generation("", stopped=True)])
+    assert (values["exact_match"], values["empty"]) == (0.0, 1.0)
+
+
 def test_normalised_numbers_and_inner_punctuation_stay() -> None:
     assert [normalise(text) for text in ("-734", "1,000.5", "a.b.", "$5")] == ["-734", "1,000.5", "a.b", "$5"]
 

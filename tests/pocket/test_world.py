@@ -18,6 +18,7 @@ from harness.pocket.corpus import Document, num_words
 from harness.pocket.people import ATTRIBUTES
 from harness.pocket.skills import SKILLS, Instance, is_held_out
 from harness.pocket.world import FAMILIES, SLICES, World, build
+from harness.versions import POCKET_BEHAVIOURS
 from tests.pocket.tiny import TINY_WORLD
 
 SEEDS = (0, 1, 2)
@@ -25,6 +26,19 @@ SEEDS = (0, 1, 2)
 
 def world(seed: int = 0) -> World:
     return build(TINY_WORLD.replace({"seed": seed}))
+
+
+def test_world_has_the_bytes_of_its_version() -> None:
+    """Trial ids trust the version of the world: whoever moves a byte raises it, tells CHANGELOG.md, and pins anew."""
+    tiny = world()
+    parts: dict[str, object] = {
+        "corpus": [document.text for document in tiny.corpus()],
+        "conversations": tiny.conversations(tuple(FAMILIES), 300),
+        "items": {name: tiny.items(name) for name in SLICES},
+    }
+    digests = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest()[:12] for name, part in parts.items()}
+    pinned = {"corpus": "5094a5450163", "conversations": "d2703e9856e3", "items": "f0eb796329b7"}
+    assert (POCKET_BEHAVIOURS["pocket_world"], digests) == (2, pinned)
 
 
 # -- people -----------------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.data import Example
 from harness.errors import DataError
 from harness.records.store import read_lines
+from harness.train.dropout import has_dropout
 from tests.train import tiny
 
 ROWS = tiny.prepared(tiny.examples(20), tiny.examples(6, seed=9))
@@ -74,6 +75,26 @@ def test_fit_has_dropout_on_in_every_step_also_after_an_evaluation(tmp_path: Pat
         tiny.fit(tiny.lora(dropout=dropout), ROWS, tiny.recipe(eval_every=1), tmp_path / str(dropout))
         logs[dropout] = [row["train/grad_norm"] for row in tiny.log_of(tmp_path / str(dropout))]
     assert all(without != with_dropout for without, with_dropout in zip(logs[0.0], logs[0.3], strict=True))
+
+
+@pytest.mark.parametrize("build", [lambda: tiny.llama(attention_dropout=0.2), lambda: tiny.lora(dropout=0.3)])
+def test_fit_with_dropout_gives_the_same_bytes_at_every_micro_batch(build: Any, tmp_path: Path) -> None:
+    models = {size: build() for size in (1, 3, 8)}
+    for size, model in models.items():
+        tiny.fit(model, ROWS, tiny.recipe(), tmp_path / str(size), runtime=tiny.runtime(micro_batch_size=size))
+    assert tiny.weights(models[1]) == tiny.weights(models[3]) == tiny.weights(models[8])
+
+
+@pytest.mark.parametrize(
+    ("config", "drops"),
+    [({}, False), ({"attention_dropout": 0.1}, True), ({"classifier_dropout": 0.1}, False), ({"resid_pdrop": 1}, True)],
+)
+def test_dropout_is_seen_wherever_a_configuration_names_it(config: dict[str, Any], drops: bool) -> None:
+    model = tiny.llama()
+    model.config.update(config)
+    assert has_dropout(model) is drops
+    model.config = LlamaConfig(text_config=model.config.to_dict())
+    assert has_dropout(model) is drops
 
 
 # -- accumulation, precision, reductions ------------------------------------------------------------------------------
