@@ -157,16 +157,17 @@ class _Slot:
 
     def stop(self) -> None:
         self.stopped = True
-        if self.pool is None:
+        pool = self.pool  # `run` drops it when it sees that the worker died, perhaps while this waits
+        if pool is None:
             return
-        processes = list((self.pool._processes or {}).values())
+        processes = list((pool._processes or {}).values())
         for process in processes if self.busy else ():
             process.terminate()
         for process in processes if self.busy else ():
             process.join(STOP_SECONDS)
             if process.is_alive():
                 process.kill()
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def start_worker(parent: int, environment: dict[str, str]) -> None:
