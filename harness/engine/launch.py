@@ -32,7 +32,8 @@ from harness.spec import Runtime, TrialBase
 MAX_ATTEMPTS = 3
 """Attempts at a trial whose worker was killed, within one launch."""
 EQUAL_FAILURES = 3
-"""So many first outcomes with one and the same failure, and nothing else, stop the launch."""
+"""So many first outcomes with one and the same failure, and nothing else, put the launch in doubt: it then tries the
+last trial of each shape, and stops where those fail the same way and more than one condition has failed."""
 POLL_SECONDS = 0.25
 BUSY_SECONDS = 0.5
 PROBE_STEPS = 5
@@ -160,6 +161,7 @@ class _Launch:
         self.deaths: dict[str, int] = {}
         self.running: dict[Future[Outcome], str] = {}
         self.others: set[Future[None]] = set()
+        self.scouts: frozenset[str] | None = None
 
     def run(self) -> Summary:
         self._look()
@@ -171,7 +173,8 @@ class _Launch:
         return Summary(why, self.outcomes, len(self.trials), message=self._message(why))
 
     def _look(self) -> None:
-        """Sort the trials into final, failed for good, and to be run."""
+        """Sort the trials into final, failed for good, and to be run: those that failed before come last."""
+        again: list[str] = []
         for key in self.trials:
             seen = states.of_trial(self.store, key)
             if seen.result is not None:
@@ -182,7 +185,8 @@ class _Launch:
                 self.outcomes[key] = Outcome(key, "FAILED", ran=False, cause=failure.cause, message=failure.message)
                 continue
             self.rerun_after[key] = failure.attempt if failure is not None else 0
-            self.ready.append(key)
+            (self.ready if failure is None else again).append(key)
+        self.ready.extend(again)
 
     # -- steps before the trials --------------------------------------------------------------------------------------
 
@@ -277,6 +281,9 @@ class _Launch:
     def _next(self) -> str | None:
         """Return the next trial that may start: not waiting for another process or for the trial it starts from."""
         now = time.monotonic()
+        if self._doubtful():
+            scouts = self._scouts()
+            self.ready = deque(sorted(self.ready, key=lambda key: key not in scouts))
         for _ in range(len(self.ready)):
             key = self.ready.popleft()
             if self.not_before.get(key, 0.0) <= now and not self._waits_for_parent(key):
@@ -321,26 +328,54 @@ class _Launch:
             if isinstance(error, BadInputError | DiskError):
                 raise error
 
+    # -- equal failures -----------------------------------------------------------------------------------------------
+
     def _hopeless(self) -> Why | None:
-        ran = [outcome for outcome in self.outcomes.values() if outcome.ran]
+        """Return why nothing that is left can be expected to go better, or None."""
+        ran = self._ran()
         if any(outcome.cause == "disk" for outcome in ran):
             return "disk"
-        kinds = {(outcome.state, outcome.cause, outcome.message) for outcome in ran}
-        all_equal = len(kinds) == 1 and ran[0].state == "FAILED"
-        return "equal_failures" if all_equal and len(ran) >= EQUAL_FAILURES and self.ready else None
+        if not self.ready or not self._doubtful():
+            return None
+        failed = {outcome.trial_id for outcome in ran}
+        num_conditions = len({self.trials[key].condition_id for key in failed})
+        return "equal_failures" if num_conditions > 1 and self._scouts() <= failed else None
+
+    def _ran(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes.values() if outcome.ran]
+
+    def _doubtful(self) -> bool:
+        """Return whether everything that ran so far failed alike, often enough to be no accident."""
+        ran = self._ran()
+        alike = len({(outcome.state, outcome.cause, outcome.message) for outcome in ran}) == 1
+        return alike and ran[0].state == "FAILED" and len(ran) >= EQUAL_FAILURES
+
+    def _scouts(self) -> frozenset[str]:
+        """Return the last trial of each shape, far from the first ones; one that never ran where there is one."""
+        if self.scouts is None:
+            tried = [key for key in self.trials if key in self.rerun_after]
+            tried.sort(key=lambda key: self.rerun_after[key] == 0)
+            self.scouts = frozenset({forecast.shape(self.trials[key].spec): key for key in tried}.values())
+        return self.scouts
 
     def _message(self, why: Why) -> str:
         left = len(self.trials) - len(self.outcomes)
         again = "run the same command again to continue"
+        if why == "equal_failures":
+            return f"stopped after {len(self._ran())} equal failures with {left} trials left; {self._advice()}"
         messages: dict[Why, str] = {
             "done": "",
             "interrupted": f"interrupted with {left} trials left; {again}",
             "budget": f"the budget is used up with {left} trials left; {again}",
             "disk": f"the disk is full or read-only, {left} trials left; mend it and {again}",
-            "equal_failures": f"stopped after {EQUAL_FAILURES} equal failures with {left} trials left; "
-            "mend the cause and run the same command with --retry-failed",
         }
         return messages[why]
+
+    def _advice(self) -> str:
+        failure = states.of_trial(self.store, self._ran()[0].trial_id).failure
+        if failure is not None and failure.reruns_by_itself:
+            return "mend the cause and run the same command again: it tries them again by itself, after the others"
+        return "mend the cause and run the same command with --retry-failed (make: RETRY=1)"
 
 
 def probe(

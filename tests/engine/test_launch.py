@@ -23,7 +23,7 @@ from harness.records.schema import PlannedTrial
 from harness.records.store import Store, lock, read_lines
 from tests.engine.stub import behave, run_stub
 from tests.engine.stub_launch import RUNTIME
-from tests.engine.trials import child_of, planned
+from tests.engine.trials import child_of, of_spec, planned
 
 ROOT = Path(__file__).parents[2]
 SLOW_SECONDS = 30.0
@@ -33,6 +33,16 @@ def run(root: Path, count: int = 4, workers: int = 2, **options: object) -> laun
     """Launch stub trials in this process."""
     how = launch.Options(workers, run=run_stub, prepare=False, **options)  # type: ignore[arg-type]
     return launch.launch(Store(root), planned(count), RUNTIME, how)
+
+
+def cells(*decays: float, seed: int = 0) -> list[PlannedTrial]:
+    """Return three trials of each of several conditions; no two share a seed, so that each can be told to fail."""
+    spec = planned(1)[0].spec
+    return [
+        of_spec(spec.replace({"train.weight_decay": decay, "seed": seed + 3 * index + number}))
+        for index, decay in enumerate(decays)
+        for number in range(3)
+    ]
 
 
 def start(root: Path, *words: str) -> subprocess.Popen[str]:
@@ -225,11 +235,51 @@ def test_launch_full_disk_stops_with_75_and_is_continued(tmp_path: Path, undistu
     assert numbers(tmp_path) == undisturbed
 
 
-def test_launch_equal_failures_stop_it(tmp_path: Path) -> None:
-    behave(tmp_path, "all", raises="ValueError")
-    summary = run(tmp_path, count=8, workers=1)
-    assert summary.why == "equal_failures"
-    assert sum(runs(tmp_path).values()) == launch.EQUAL_FAILURES
+def run_all(root: Path, trials: list[PlannedTrial], **options: object) -> launch.Summary:
+    """Launch given trials one at a time."""
+    how = launch.Options(1, run=run_stub, prepare=False, **options)  # type: ignore[arg-type]
+    return launch.launch(Store(root), trials, RUNTIME, how)
+
+
+@pytest.mark.parametrize(
+    ("raises", "advice"), [("ValueError", "with --retry-failed"), ("MemoryError", "tries them again by itself")]
+)
+def test_launch_failure_of_every_condition_stops_it(tmp_path: Path, raises: str, advice: str) -> None:
+    behave(tmp_path, "all", raises=raises)
+    summary = run_all(tmp_path, cells(0.0, 0.1, 0.2))
+    assert (summary.why, summary.exit_code) == ("equal_failures", 1)
+    assert sum(runs(tmp_path).values()) == launch.EQUAL_FAILURES + 1  # the last cell was tried as well
+    assert f"stopped after {launch.EQUAL_FAILURES + 1} equal failures with 5 trials left" in summary.message
+    assert advice in summary.message
+    assert ("--retry-failed" in summary.message) == (raises == "ValueError")
+
+
+@pytest.mark.parametrize("num_failing", [3, 4, 7])
+def test_launch_failure_of_the_first_cells_alone_stops_no_other(tmp_path: Path, num_failing: int) -> None:
+    for seed in range(num_failing):
+        behave(tmp_path, seed, raises="MemoryError")
+    summary = run_all(tmp_path, cells(0.0, 0.1, 0.2))
+    assert (summary.why, len(summary.failed), len(numbers(tmp_path))) == ("done", num_failing, 9 - num_failing)
+
+
+def test_launch_failure_of_a_method_that_comes_first_lets_the_other_run(tmp_path: Path) -> None:
+    trials = cells(0.0, 0.1, 0.2)
+    other = of_spec(trials[-1].spec.replace({"method": {"kind": "full"}, "seed": 9}))
+    for seed in range(9):
+        behave(tmp_path, seed, raises="ValueError")
+    summary = run_all(tmp_path, [*trials[:6], other, *trials[6:]])
+    assert (summary.why, summary.outcomes[other.trial_id].state) == ("done", "COMPLETE")
+
+
+def test_launch_trial_that_failed_before_runs_after_those_that_never_ran(tmp_path: Path) -> None:
+    trials = cells(0.0, 0.1)
+    for seed in range(3):
+        behave(tmp_path, seed, raises="MemoryError")
+    run_all(tmp_path, trials[:3])
+    (tmp_path / "runs.jsonl").unlink()
+    assert run_all(tmp_path, trials).why == "done"
+    order = [str(row["trial_id"]) for row in read_lines(tmp_path / "runs.jsonl")]
+    assert order == [trial.trial_id for trial in [*trials[3:], *trials[:3]]]
 
 
 def test_launch_budget_stops_cleanly_and_is_continued(tmp_path: Path, undisturbed: dict[str, str]) -> None:
