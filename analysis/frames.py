@@ -32,7 +32,7 @@ def load_sweep(name: str, base: str = "pocket", out: str | Path = "out", set_has
 
     Args:
         name: the sweep, e.g. "lima_size".
-        base: the base it ran on.
+        base: the base it ran on: its name, or the path of a local folder.
         out: the output folder (`OUT=`).
         set_hash: which overrides; "" is none, None is "there is only one".
 

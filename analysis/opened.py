@@ -18,6 +18,7 @@ from analysis.labels import condition_labels
 from harness.errors import BadInputError, StoreError, unknown_name
 from harness.records.schema import Failure, PlannedTrial, Progress, SweepRecord, TrialResult
 from harness.records.store import Store
+from harness.spec import FolderBase
 
 State = Literal["COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING"]
 STATES: tuple[State, ...] = ("COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING")
@@ -133,13 +134,15 @@ def find_sweep(store: Store, name: str, base: str, set_hash: str | None) -> str:
     Args:
         store: the output folder.
         name: the sweep.
-        base: the base it ran on.
+        base: the base it ran on: its name, or the path of a local folder.
         set_hash: which overrides; "" is none, None is "there is only one".
 
     Raises:
         BadInputError: there is none, or several that only `set_hash` tells apart.
     """
     folders = sweep_folders(store)
+    if "/" in base or base.startswith((".", "~")):
+        base = _name_of_folder(store, folders, name, base)
     if set_hash is not None:
         wanted = f"{name}@{base}" + (f"-{set_hash}" if set_hash else "")
         if wanted not in folders:
@@ -154,6 +157,26 @@ def find_sweep(store: Store, name: str, base: str, set_hash: str | None) -> str:
             "pass set_hash= with the part after the base ('' for the one without)"
         )
     return matches[0]
+
+
+def _name_of_folder(store: Store, folders: list[str], name: str, path: str) -> str:
+    """Return the base's name of a sweep that ran on a local folder: the path alone does not say which contents."""
+    place = str(Path(path).expanduser().resolve())
+    plans = [record for _, record in _plans(store, folders) if record.name == name]
+    names = {plan.base for plan in plans if any(_place(trial) == place for trial in plan.trials)}
+    if not names:
+        raise BadInputError(unknown_name("sweep", f"{name}@{path}", folders))
+    if len(names) > 1:
+        raise BadInputError(
+            f"base is {path!r}, but {name!r} ran on several contents of that folder; pass one of their names as base=: "
+            f"{', '.join(sorted(names))}"
+        )
+    return names.pop()
+
+
+def _place(trial: PlannedTrial) -> str | None:
+    base = trial.spec.base
+    return base.path if isinstance(base, FolderBase) else None
 
 
 def sweep_folders(store: Store) -> list[str]:

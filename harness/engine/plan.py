@@ -7,6 +7,7 @@ not live here: running anything (launch.py).
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from harness.engine import axes, space
 from harness.engine.forecast import Cost, Forecast, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
 from harness.engine.states import FINAL, TrialState, of_trials
-from harness.errors import ModelError
+from harness.errors import ModelError, SpecError, StoreError
+from harness.identity import canonical_json
 from harness.records.schema import PlannedTrial, SweepRecord
 from harness.records.store import MANIFEST, Store, write_atomic
 from harness.spec import ArtefactBase, BaseRef, FolderBase, HubBase, Study, Sweep, TrialBase
@@ -97,12 +99,32 @@ def write_record(plan: Plan) -> None:
     """Write `sweep.json`, unless it is already the same.
 
     Raises:
+        SpecError: the folder holds the sweep of another base.
         DiskError: the disk is full or read-only.
     """
     path = plan.folder / "sweep.json"
     content = plan.record.model_dump_json(indent=1).encode()
-    if not path.is_file() or path.read_bytes() != content:
-        write_atomic(path, content)
+    if path.is_file() and path.read_bytes() == content:
+        return
+    _check_same_base(plan, path)
+    write_atomic(path, content)
+
+
+def _check_same_base(plan: Plan, path: Path) -> None:
+    try:
+        standing = plan.store.read(path, SweepRecord)
+    except StoreError:
+        return  # a damaged plan is written again
+    old, new = _bases(standing.trials if standing else ()), _bases(plan.record.trials)
+    if old and new and not old & new:
+        raise SpecError(
+            f"{path} is the plan of another base of the name {plan.record.base!r}, but must be of the one that BASE "
+            "means now; give another OUT=, or move that folder away."
+        )
+
+
+def _bases(trials: Iterable[PlannedTrial]) -> set[str]:
+    return {canonical_json(trial.spec.base) for trial in trials}
 
 
 def command_of(request: Request, verb: str) -> str:

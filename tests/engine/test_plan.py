@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from analysis import load_sweep
 from harness.engine import catalog, plan, resolve
 from harness.engine.forecast import total_seconds
 from harness.engine.plan import Plan, Request
 from harness.errors import BadInputError, DataError, HarnessError, ModelError, SpecError
 from harness.records.schema import PlannedTrial
-from harness.spec import Arm, Axis, Experiment, QLoraConfig, Study, Sweep
+from harness.spec import Arm, Axis, Experiment, FolderBase, QLoraConfig, Study, Sweep, TrialBase
+from tests.models.tiny import write_folder
 from tests.pocket.tiny import tiny_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -325,6 +328,62 @@ def test_plan_base_that_must_be_fetched_says_how(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="make fetch BASE=smollm2_135m_instruct"):
         plan.check_base(planned.setting.experiment.spec.base, planned.store, planned.record.base)
     assert "make fetch" in plan.outlook(planned, 1).notes[0]
+
+
+def folder_plans(tmp_path: Path, *names: str) -> list[Plan]:
+    """Return plans on model folders of random weights, each with its own."""
+    folders = [write_folder(tmp_path / name, seed=index) for index, name in enumerate(names)]
+    out = tmp_path / "out"
+    return [plan.make_plan(Request(name="epochs", base=str(folder), out=out)) for folder in folders]
+
+
+def test_plan_folders_of_one_name_never_share_a_sweep_folder(tmp_path: Path) -> None:
+    one, two, pocket = folder_plans(tmp_path, "a/model", "b/model", "pocket")
+    names = [planned.record.base for planned in (one, two, pocket)]
+    assert [name.rsplit("-", 1)[0] for name in names] == ["model", "model", "pocket"]
+    assert len({*names, *catalog.experiment_names()}) == 3 + len(catalog.experiment_names())
+    for planned in (one, two, pocket):
+        base = planned.setting.experiment.spec.base
+        assert isinstance(base, FolderBase)
+        assert planned.record.base.endswith(f"-{base.content_sha256[:8]}")
+        plan.write_record(planned)
+    assert len(list((tmp_path / "out/sweeps").iterdir())) == 3
+
+
+def test_plan_no_experiment_that_ships_is_named_like_a_folder() -> None:
+    assert [name for name in catalog.experiment_names() if "-" in name] == []
+
+
+def test_plan_sweep_on_a_folder_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = folder_plans(tmp_path, "a/model", "b/model")
+    for planned in (one, two):
+        plan.write_record(planned)
+    assert len(load_sweep("epochs", base=one.record.base, out=tmp_path / "out")) == 15
+    monkeypatch.chdir(tmp_path / "b")
+    found = load_sweep("epochs", base="./model", out=tmp_path / "out")
+    assert set(found["trial_id"]) == set(two.trials)
+    write_folder(tmp_path / "b/model", seed=5)
+    plan.write_record(plan.make_plan(Request(name="epochs", base="./model", out=tmp_path / "out")))
+    with pytest.raises(BadInputError, match=rf"several contents of that folder.*{two.record.base}"):
+        load_sweep("epochs", base="./model", out=tmp_path / "out")
+    with pytest.raises(BadInputError, match=r"sweep is 'epochs@\./other', but must be one of"):
+        load_sweep("epochs", base="./other", out=tmp_path / "out")
+
+
+def test_plan_of_another_base_of_the_same_name_is_not_overwritten(planner: Planner) -> None:
+    planned = planner("epochs")
+    plan.write_record(planned)
+    before = (planned.folder / "sweep.json").read_bytes()
+    trials = [
+        trial.model_copy(update={"spec": trial.spec.replace({"base": TrialBase(trial_id="ab" * 32)})})
+        for trial in planned.record.trials
+    ]
+    other = replace(planned, record=planned.record.model_copy(update={"trials": tuple(trials)}))
+    with pytest.raises(SpecError, match=r"is the plan of another base of the name 'tiny', but must be of the one"):
+        plan.write_record(other)
+    assert (planned.folder / "sweep.json").read_bytes() == before
+    (planned.folder / "sweep.json").write_bytes(before[:-9])  # a torn plan is no plan
+    plan.write_record(other)
 
 
 # -- studies ----------------------------------------------------------------------------------------------------------
