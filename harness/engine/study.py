@@ -10,22 +10,20 @@ workers proposes the same. The database is a mirror of the records. What does no
 from __future__ import annotations
 
 import logging
-import math
-import statistics
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.engine import space, states
+from harness.engine import objectives, space, states
 from harness.engine.executor import Kept
 from harness.engine.launch import Options, Summary, View, launch
 from harness.engine.plan import Plan, write_record
-from harness.records.schema import PRIMARY_METRIC, EvalScores, PlannedTrial, TrialResult
+from harness.records.schema import PlannedTrial
 from harness.records.store import disk_errors, lock
 from harness.seeding import derive
-from harness.spec import Constraint, Measure, Study
+from harness.spec import Study
 
 BATCH = 2
 """Conditions proposed at a time after the start-up: fixed, so that the number of workers moves no proposal."""
@@ -199,61 +197,15 @@ def _tell(plan: Plan, mirror: Any, condition: Asked, optuna: Any) -> None:
     if frozen.state.is_finished():
         return
     results = [states.of_trial(plan.store, trial.trial_id).result for trial in condition.trials]
-    values = [_mean([objective(r, o.measure, o.value) for r in results]) for o in study.objectives]
+    values = [objectives.mean([objectives.objective(r, o.measure, o.value) for r in results]) for o in study.objectives]
     trial = optuna.trial.Trial(mirror, frozen._trial_id)
     trial.set_user_attr("condition_id", condition.trials[0].condition_id)
     trial.set_user_attr("trial_ids", [planned.trial_id for planned in condition.trials])
     for constraint in study.constraints:
-        excess = _mean([_excess(r, constraint) for r in results])
+        excess = objectives.mean([objectives.excess(r, constraint) for r in results])
         if excess is not None:
             trial.set_constraint(constraint.column, excess)
     if any(value is None for value in values):
         mirror.tell(condition.number, state=optuna.trial.TrialState.FAIL)
     else:
         mirror.tell(condition.number, values)
-
-
-# -- numbers ----------------------------------------------------------------------------------------------------------
-
-
-def objective(result: TrialResult | None, measure: Measure, value: str) -> float | None:
-    """Return a measure of one trial on val items, or None where it has none.
-
-    The measure is the mean of the primary metric over its slices. `after` is the trained model's, `delta` that less the
-    base's. A metric of which less is better counts as it is: the direction of the objective must fit.
-    """
-    if result is None or result.after is None:
-        return None
-    after = _measure(result, result.after, measure)
-    before = _measure(result, result.before, measure)
-    if value == "after":
-        return after
-    return None if after is None or before is None else after - before
-
-
-def _measure(result: TrialResult, scores: EvalScores, measure: Measure) -> float | None:
-    keys = [f"{t.key}/{PRIMARY_METRIC[t.kind]}" for t in result.spec.evals.tasks if t.primary and t.measure == measure]
-    return _mean([scores.val[key].value if key in scores.val else None for key in keys])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return statistics.fmean(known) if values and len(known) == len(values) else None
-
-
-def _excess(result: TrialResult | None, constraint: Constraint) -> float | None:
-    """Return by how much a trial exceeds a limit: feasible at 0 or less."""
-    value = column(result, constraint.column) if result is not None else None
-    return None if value is None else value - constraint.at_most
-
-
-def column(result: TrialResult, name: str) -> float | None:
-    """Return a column that a constraint may name."""
-    if "/" in name:
-        side, measure = name.split("/", 1)
-        return objective(result, measure, side)  # pyright: ignore[reportArgumentType]
-    if name == "trainable_share":
-        return result.train.trainable_parameters / result.train.total_parameters
-    owner = result.provenance if name in ("peak_memory_bytes", "seconds_train") else result.train
-    value = getattr(owner, name)
-    return None if value is None else float(value)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.engine import catalog, plan, study
+from harness.engine import catalog, objectives, plan, states, study
 from harness.engine.launch import Options, View
 from harness.engine.plan import Plan, Request
 from harness.records.store import read_lines
@@ -111,3 +111,16 @@ def test_study_condition_with_a_failed_seed_is_told_as_failed(tmp_path: Path, ru
     behave(tmp_path, 1, raises="ValueError", times=1)
     made = run(tmp_path)
     assert {trial.state.name for trial in database(made).get_trials()} == {"FAIL"}
+
+
+def test_objective_of_a_measure_that_mixes_directions_is_unknown(tmp_path: Path, run: Callable[..., Plan]) -> None:
+    made = run(tmp_path)
+    result = states.of_trial(made.store, made.record.trials[0].trial_id).result
+    assert result is not None
+    assert objectives.objective(result, "fluency", "after") == pytest.approx(result.spec.train.learning_rate)
+    tasks = [json.loads(task.model_dump_json()) for task in result.spec.evals.tasks]
+    for task in tasks:
+        task["measure"] = "fluency"
+    mixed = result.model_copy(update={"spec": result.spec.replace({"evals.tasks": tasks})})
+    # Bits per byte and accuracies have no mean.
+    assert objectives.objective(mixed, "fluency", "after") is None
