@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.engine import rows
+from harness.engine import rows, worlds
 from harness.engine.resolve import METHODS, Setting
 from harness.errors import SpecError, nearest, unknown_name
 from harness.identity import replicate_ids
@@ -37,6 +37,7 @@ def cells(setting: Setting) -> tuple[PlannedTrial, ...]:
     axes = [_resolved_axis(axis, setting) for axis in sweep.axes]
     seeds = setting.axis_values.get("seed", sweep.seeds)
     _check_count(sweep, axes, len(seeds))
+    check_method_fields(setting, next((axis.values for axis in axes if axis.field == "method"), ()))
     planned: list[PlannedTrial] = []
     problems: dict[str, None] = {}
     for arm in sweep.arms:
@@ -120,10 +121,10 @@ def build(
     """
     experiment = setting.experiment
     fixed = dict(setting.fields) | dict(arm_fields)
-    method = chosen.get("method", fixed.pop("method", None))
+    named = [fields.pop("method") for fields in (dict(chosen), fixed) if "method" in fields]
     changes: dict[str, Any] = {"seed": 0}
-    reference = _reference(experiment, method)
-    if method is not None:
+    reference = _reference(experiment, named[0]) if named else _own_reference(experiment)
+    if named:
         changes |= {"method": reference.method, RATE: reference.learning_rate}
     method_is_axis = "method" in chosen
     changes |= {f: v for f, v in fixed.items() if not (method_is_axis and _other_method_has(f, reference.method.kind))}
@@ -133,8 +134,11 @@ def build(
         if name != "method"
     }
     changes |= absolute
+    of_world = {name: changes.pop(name) for name in list(changes) if name.startswith(worlds.PREFIX)}
     _check_fields(experiment, changes, reference.method.kind)
-    spec = experiment.spec.replace(_one_duration(changes))
+    spec = worlds.applied(experiment.spec.replace(_one_duration(changes)), of_world)
+    worlds.check(spec)
+    _check_template(spec)
     rows.check_size(spec, experiment.name)
     shown = {name: reference.method.kind if name == "method" else absolute[name] for name in chosen}
     return spec, shown
@@ -155,15 +159,23 @@ def _reference(experiment: Experiment, method: Any) -> MethodReference:
         config = experiment.spec.replace({"method": method}).method
         rate = references[kind].learning_rate if kind in references else experiment.spec.train.learning_rate
         return MethodReference.model_construct(method=config, learning_rate=rate)
-    if method is None:
-        own = experiment.spec.method.kind
-        fallback = MethodReference.model_construct(
-            method=experiment.spec.method, learning_rate=experiment.spec.train.learning_rate
-        )
-        return references.get(own, fallback)
-    if method not in references:
+    if not isinstance(method, str) or method not in references:
         raise SpecError(unknown_name(f"method on base {experiment.name!r}", str(method), references))
     return references[method]
+
+
+def _own_reference(experiment: Experiment) -> MethodReference:
+    """The method that the experiment itself is written with, and its reference where it states one."""
+    own = experiment.spec.method
+    fallback = MethodReference.model_construct(method=own, learning_rate=experiment.spec.train.learning_rate)
+    return next((reference for reference in experiment.methods if reference.method.kind == own.kind), fallback)
+
+
+def _check_template(spec: TrialSpec) -> None:
+    from harness.data.templates import OWN, TEMPLATES
+
+    if spec.data.template not in (OWN, *TEMPLATES):
+        raise SpecError(unknown_name("data.template", spec.data.template, (OWN, *TEMPLATES)))
 
 
 def _other_method_has(field: str, kind: str) -> bool:
@@ -172,6 +184,19 @@ def _other_method_has(field: str, kind: str) -> bool:
     if name == field or name in METHODS[kind].model_fields:
         return False
     return any(name in config.model_fields for config in METHODS.values())
+
+
+def check_method_fields(setting: Setting, methods: Sequence[Any]) -> None:
+    """Refuse a fixed field of a method that none of the methods to be varied has: it would move nothing.
+
+    Raises:
+        SpecError: there is such a field.
+    """
+    kinds = [kind for method in methods if (kind := method.get("kind") if isinstance(method, dict) else method)]
+    known = [kind for kind in kinds if isinstance(kind, str) and kind in METHODS]
+    for field in setting.fields if known else ():
+        if all(_other_method_has(field, kind) for kind in known):
+            raise SpecError(f"{field} has no meaning for any method varied here ({', '.join(known)}); leave it out.")
 
 
 def _check_fields(experiment: Experiment, changes: Mapping[str, Any], kind: str) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.engine import catalog
+from harness.engine import catalog, conflicts
 from harness.errors import DataError, ModelError, SpecError, unknown_name
 from harness.identity import canonical_json
 from harness.records import result
@@ -21,9 +21,11 @@ from harness.records.store import MANIFEST, Store
 from harness.spec import (
     EvalTask,
     Experiment,
+    FileItems,
     FullConfig,
     LoraConfig,
     QLoraConfig,
+    Runtime,
     Study,
     Sweep,
     TrialBase,
@@ -44,8 +46,9 @@ class Request:
     data: str | None = None
     evals: str | None = None
     set: str | None = None
-    """JSON object: dotted field of the spec or of `runtime`, or `evals.num_items` for every task -> value. A list on an
-    axis, or on `seed`, replaces its values by these absolute ones."""
+    """JSON object: dotted field of the spec or of `runtime`, `evals.num_items` for every task, or `world.<field>` for
+    the pocket world of base, rows and items -> value. A list on an axis, or on `seed`, replaces its values by these
+    absolute ones."""
     panel: Literal["primary", "full"] = "primary"
     out: Path = Path("out")
 
@@ -76,6 +79,7 @@ def resolve(request: Request) -> Setting:
     sweep = catalog.load_sweep(request.name)
     changes = parse_set(request.set)
     num_items = _num_items(changes)
+    conflicts.check(sweep, changes, _given(request, num_items))
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
     experiment = _with_panel(_with_evals(experiment, request.evals, num_items), sweep, request.panel)
@@ -84,7 +88,7 @@ def resolve(request: Request) -> Setting:
     runtime = {name.removeprefix("runtime."): v for name, v in fixed.items() if name.startswith("runtime.")}
     special = ("runtime.", "evals.num_items")
     fields = {name: value for name, value in fixed.items() if not name.startswith(special)}
-    experiment = _replaced(experiment, runtime=experiment.runtime.replace(runtime))
+    experiment = _replaced(experiment, runtime=_with_runtime(experiment.runtime, runtime))
     return Setting(
         sweep=sweep,
         experiment=experiment,
@@ -92,6 +96,21 @@ def resolve(request: Request) -> Setting:
         axis_values=axis_values,
         set_hash=_set_hash(request, experiment, {n: v for n, v in changes.items() if not n.startswith("runtime.")}),
     )
+
+
+def _given(request: Request, num_items: int | None) -> dict[str, str]:
+    """Return the fields that another variable than SET gives, and its name."""
+    given = {"data.source": "DATA"} if request.data is not None else {}
+    if request.evals is not None:
+        return given | {"evals.tasks": "EVALS"}
+    return given | ({"evals.tasks": "evals.num_items"} if num_items is not None else {})
+
+
+def _with_runtime(runtime: Runtime, changes: Mapping[str, Any]) -> Runtime:
+    try:
+        return runtime.replace(changes)
+    except SpecError as error:
+        raise SpecError(f"runtime.{problem}" for problem in error.problems) from None
 
 
 def load_base(base: str, store: Store) -> Experiment:
@@ -180,9 +199,22 @@ def _with_evals(experiment: Experiment, evals: str | None, num_items: int | None
         from harness.evals import folder
 
         tasks = folder.describe_folder(Path(evals).expanduser(), num_items=num_items or NUM_ITEMS)
+        _check_names(evals, tasks)
     elif num_items is not None:
         tasks = tuple(task.replace({"num_items": num_items}) for task in tasks)
     return _replaced(experiment, spec=_with_tasks(spec, tasks))
+
+
+def _check_names(evals: str, tasks: Iterable[EvalTask]) -> None:
+    files: dict[str, str] = {}
+    for task in tasks:
+        path = task.source.path if isinstance(task.source, FileItems) else ""
+        if task.key in files:
+            raise DataError(
+                f"EVALS is {evals!r}, but must hold files of different names: {files[task.key]} and {path} are both "
+                f"the slice {task.key!r}; rename one."
+            )
+        files[task.key] = path
 
 
 def _num_items(changes: Mapping[str, Any]) -> int | None:
@@ -225,6 +257,9 @@ def parse_set(text: str | None) -> dict[str, Any]:
         raise SpecError(f"SET is {text!r}, {rule} ({error}).") from None
     if not isinstance(tree, dict):
         raise SpecError(f"SET is {text!r}, {rule}.")
+    for name, value in tree.items():
+        if any("\ud800" <= letter <= "\udfff" for letter in json.dumps([name, value], ensure_ascii=False)):
+            raise SpecError(f"SET {name!a} is {value!a}, but must be text: half a surrogate pair is no character.")
     return tree
 
 

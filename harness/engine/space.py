@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.engine.axes import build, replicates
+from harness.engine.axes import build, check_method_fields, replicates
 from harness.engine.resolve import Setting
 from harness.errors import SpecError, unknown_name
 from harness.records.schema import PlannedTrial
@@ -74,6 +74,7 @@ def check(setting: Setting) -> None:
         raise SpecError(
             f"study {study.name!r} varies method, but base {setting.experiment.name!r} states none of them."
         )
+    check_method_fields(setting, methods or ())
     for method in methods or (setting.experiment.spec.method.kind,):
         for end in (0, -1):
             proposal = {"method": method} if methods else {}

@@ -95,6 +95,9 @@ def explain(error: pydantic.ValidationError) -> list[str]:
     for problem in error.errors(include_url=False):
         field = ".".join(str(part) for part in problem["loc"]) or error.title
         rule = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        if not problem["loc"] and problem["type"] == "value_error":
+            sentences.append(rule)  # a rule between fields, which names them itself
+            continue
         sentences.append(f"{field} is {_shorten(problem['input'])}, but must be: {rule}")
     return sentences
 

@@ -14,14 +14,27 @@ from typing import Any
 import pytest
 
 from analysis import load_sweep
-from harness.engine import catalog, plan, resolve
+from harness.engine import catalog, plan, resolve, worlds
 from harness.engine.forecast import total_seconds
 from harness.engine.plan import Plan, Request
 from harness.errors import BadInputError, DataError, HarnessError, ModelError, SpecError
 from harness.records.schema import PlannedTrial
-from harness.spec import Arm, Axis, Experiment, FolderBase, QLoraConfig, Study, Sweep, TrialBase
+from harness.spec import (
+    Arm,
+    Axis,
+    Experiment,
+    FolderBase,
+    PocketBase,
+    PocketData,
+    PocketItems,
+    QLoraConfig,
+    Study,
+    Sweep,
+    TrialBase,
+)
 from tests.models.tiny import write_folder
 from tests.pocket.tiny import tiny_experiment
+from tests.specs import pinned_spec
 
 ROOT = Path(__file__).parents[2]
 BASES = ("pocket", "smollm2_135m_instruct", "gemma3_270m")
@@ -228,7 +241,7 @@ def test_plan_set_on_a_relative_axis_is_absolute(planner: Planner) -> None:
 
 
 def test_plan_set_of_one_duration_clears_the_other(planner: Planner) -> None:
-    trials = planner(set={"train.num_steps": 2}).record.trials
+    trials = planner("loss_mask", set={"train.num_steps": 2}).record.trials
     assert {(t.spec.train.num_steps, t.spec.train.num_epochs) for t in trials} == {(2, None)}
 
 
@@ -258,11 +271,119 @@ def test_plan_set_hash_depends_on_content_not_on_order_or_runtime(planner: Plann
         ('{"evals.num_items": 0}', "must be an integer from 1 on"),
         ('{"method": "lorra"}', "Did you mean 'lora'"),
         ('{"method": {"kind": "lorra"}}', "Did you mean 'lora'"),
+        (
+            '{"method": ["full", 3]}',
+            r"method on base 'tiny' is \"\['full', 3\]\", but must be one of full, lora, qlora",
+        ),
+        ('{"method": [{"kind": "full"}, {"kind": "lora"}]}', "but must be one of full, lora, qlora"),
+        ('{"method": null}', "but must be one of full, lora, qlora"),
+        ('{"runtime.keep": "al"}', r"^runtime\.keep is 'al', but must be: 'none', 'adapter' or 'all'"),
+        ('{"data.template": "\\ud800"}', r"^SET 'data\.template' is '\\ud800', but must be text"),
+        ('{"data.template": "chatm"}', r"^data\.template is 'chatm', .* Did you mean 'chatml'"),
+        ('{"evals.dtype": "bfloat16"}', r"^evals\.dtype is 'bfloat16', but must be 'float32'"),
     ],
 )
 def test_plan_bad_set_is_refused_by_name(planner: Planner, text: str, sentence: str) -> None:
     with pytest.raises(SpecError, match=sentence):
         planner(set=text)
+
+
+@pytest.mark.parametrize("value", [["full", 3], ["full", ["lora"]], [None], [{"kind": "lora"}, 1]])
+def test_plan_method_axis_with_a_value_that_is_no_method_is_refused(planner: Planner, value: list[Any]) -> None:
+    with pytest.raises(SpecError, match=r"^method"):
+        planner("method", set={"method": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "set", "sentence"),
+    [
+        ("epochs", {"train.num_steps": 3}, "an axis of sweep 'epochs' sets train.num_epochs"),
+        ("lima_size", {"train.num_steps": 3}, "arm 'equal_steps' holds steps equal and sets train.num_steps"),
+        ("lima_size", {"data": {"num_examples": 8}}, "an axis of sweep 'lima_size' sets data.num_examples"),
+        ("loss_mask", {"train.num_epochs": 2, "train.num_steps": 3}, "must name one of them"),
+        ("loss_mask", {"train.warmup_ratio": 0.1, "train": {"warmup_ratio": 0.2}}, "must name one of them"),
+        ("loss_mask", {"evals.tasks": [], "evals.num_items": 4}, r"evals.num_items gives evals.tasks"),
+        ("tune", {"train.num_epochs": 2}, "a dimension of study 'tune' sets train.num_epochs"),
+        ("tune", {"train.num_steps": 2}, "a dimension of study 'tune' sets train.num_epochs"),
+        ("tune", {"method": "lora"}, "a dimension of study 'tune' sets method"),
+        ("method", {"method": ["full"], "method.rank": 4}, "method.rank has no meaning for any method varied here"),
+    ],
+)
+def test_plan_set_that_would_be_dropped_is_refused(planner: Planner, name: str, set: Any, sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence) as caught:
+        planner(name, set=set)
+    assert "\n" not in str(caught.value)
+
+
+def test_plan_set_of_what_an_arm_sets_is_refused(planner: Planner, offering: Callable[[Sweep], None]) -> None:
+    arms = (Arm(name="a", hold="epochs"), Arm(name="b", hold="epochs", set=(("train.weight_decay", 0.5),)))
+    offering(sweep_of(Axis(field="train.num_epochs", values=(1.0,)), arms=arms))
+    with pytest.raises(SpecError, match=r"train\.weight_decay is 0\.1, but must be left out: arm 'b' sets"):
+        planner(set={"train.weight_decay": 0.1})
+
+
+def test_plan_set_of_what_a_sweep_fixes_replaces_it(planner: Planner) -> None:
+    trials = planner("lora_rank", set={"method": "qlora"}).record.trials
+    assert {trial.spec.method.kind for trial in trials} == {"qlora"}
+
+
+# -- worlds -----------------------------------------------------------------------------------------------------------
+
+
+def seeds_of_worlds(trial: PlannedTrial) -> dict[str, int]:
+    """Return the seed of every pocket world that a trial names."""
+    spec = trial.spec
+    assert isinstance(spec.base, PocketBase)
+    assert isinstance(spec.data.source, PocketData)
+    items = {task.key: task.source.world.seed for task in spec.evals.tasks if isinstance(task.source, PocketItems)}
+    return {"base": spec.base.world.seed, "rows": spec.data.source.world.seed} | items
+
+
+def test_plan_world_is_changed_in_base_rows_and_items_together(planner: Planner) -> None:
+    trials = planner("loss_mask", set={"world.seed": 7}).record.trials
+    assert {seed for trial in trials for seed in seeds_of_worlds(trial).values()} == {7}
+    assert len(seeds_of_worlds(trials[0])) > 3
+
+
+def test_plan_world_can_be_an_axis(planner: Planner, offering: Callable[[Sweep], None]) -> None:
+    offering(sweep_of(Axis(field="world.seed", values=(0, 1))))
+    first, second = planner().record.trials
+    assert set(seeds_of_worlds(first).values()) == {0}
+    assert set(seeds_of_worlds(second).values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("set", "sentence"),
+    [
+        (
+            {"data.source.world.seed": 1},
+            r"^data\.source\.world\.seed is 1, but must be 0 .*; set world\.seed to change it",
+        ),
+        (
+            {"base.world.people_per_tier": 8},
+            r"world\.people_per_tier is 6, but must be 8 .*; set world\.people_per_tier",
+        ),
+        (
+            {"base.world.seed": 1, "data.source.world.seed": 1},
+            r"^evals\.tasks .* source\.world\.seed is 0, but must be 1",
+        ),
+        ({"world.seed": 1, "base.world.seed": 1}, r"SET names world\.\* and base\.world\.seed"),
+        ({"world.sed": 1}, r"Did you mean 'world\.seed'"),
+        ({"world.seed": -1}, r"^world\.seed is -1, but must be"),
+    ],
+)
+def test_plan_two_worlds_in_one_trial_are_refused(planner: Planner, set: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence) as caught:
+        planner("loss_mask", set=set)
+    assert "\n" not in str(caught.value)
+
+
+def test_plan_world_without_one_to_change_is_refused(tmp_path: Path) -> None:
+    spec = pinned_spec()
+    with pytest.raises(SpecError, match=r"world\.seed has no meaning here"):
+        worlds.applied(spec, {"world.seed": 1})
+    with pytest.raises(SpecError, match=r"world\.seed has no meaning on a base that is a trial"):
+        worlds.applied(spec.replace({"base": TrialBase(trial_id="ab" * 32)}), {"world.seed": 1})
 
 
 def test_plan_panel_decides_the_slices(planner: Planner) -> None:
@@ -299,6 +420,15 @@ def test_plan_takes_data_and_items_from_files(planner: Planner, tmp_path: Path) 
         planner(data="nowhere")
     with pytest.raises(DataError, match="EVALS is 'nowhere'"):
         planner(evals="nowhere")
+    with pytest.raises(SpecError, match=r"SET data\.source is .*, but must be left out: DATA gives data\.source"):
+        planner(set={"data.source": {}}, data=str(chats))
+    (items / "my.own.jsonl").write_text(json.dumps(item) + "\n")
+    (items / "my own.jsonl").write_text(json.dumps(item) + "\n")
+    (items / "my_own.jsonl").write_text(json.dumps(item) + "\n")
+    with pytest.raises(
+        DataError, match=r"^EVALS is .*my own\.jsonl and .*my_own\.jsonl are both the slice 'items/my_own'"
+    ):
+        planner(evals=str(items))
 
 
 # -- names and bases --------------------------------------------------------------------------------------------------

@@ -1,0 +1,78 @@
+"""One pocket world a trial: `world.<field>` changes it everywhere, and two worlds in one trial are refused.
+
+Invariant: where base, rows and items name a pocket world, they name the same one; else a score would be about people
+whom the base never met. What does not live here: what a world is (harness/spec/world.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.errors import SpecError, unknown_name
+from harness.spec import PocketBase, PocketData, PocketItems, TrialBase, TrialSpec, WorldSpec
+
+PREFIX = "world."
+
+
+def applied(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:
+    """Return a spec with `world.<field>` changes made in base, rows and items.
+
+    Raises:
+        SpecError: a world has no such field or value, nothing here names a world, or the base was trained on its own.
+    """
+    if not changes:
+        return spec
+    for field in changes:
+        if field.removeprefix(PREFIX) not in WorldSpec.model_fields:
+            names = [PREFIX + name for name in WorldSpec.model_fields]
+            raise SpecError(unknown_name("field of the pocket world", field, names))
+    first = next(iter(changes))
+    if isinstance(spec.base, TrialBase):
+        raise SpecError(f"{first} has no meaning on a base that is a trial, because that was trained on its own world.")
+    check(spec)
+    if not (worlds := list(_worlds(spec))):
+        raise SpecError(f"{first} has no meaning here, because base, rows and items name no pocket world.")
+    try:
+        world = worlds[0][1].replace({field.removeprefix(PREFIX): value for field, value in changes.items()})
+    except SpecError as error:
+        raise SpecError(PREFIX + problem for problem in error.problems) from None
+    tasks = [
+        task.replace({"source.world": world}) if isinstance(task.source, PocketItems) else task
+        for task in spec.evals.tasks
+    ]
+    everywhere: dict[str, Any] = {"evals.tasks": [json.loads(task.model_dump_json()) for task in tasks]}
+    if isinstance(spec.base, PocketBase):
+        everywhere["base.world"] = world
+    if isinstance(spec.data.source, PocketData):
+        everywhere["data.source.world"] = world
+    return spec.replace(everywhere)
+
+
+def check(spec: TrialSpec) -> None:
+    """Refuse a trial whose base, rows and items are of different pocket worlds.
+
+    Raises:
+        SpecError: they are; the sentence names the first field that differs.
+    """
+    worlds = list(_worlds(spec))
+    for place, world in worlds[1:]:
+        first_place, first = worlds[0]
+        if world == first:
+            continue
+        name = next(name for name in WorldSpec.model_fields if getattr(world, name) != getattr(first, name))
+        raise SpecError(
+            f"{place}.{name} is {getattr(world, name)!r}, but must be {getattr(first, name)!r} as in {first_place}: "
+            f"base, rows and items are of one pocket world; set {PREFIX}{name} to change it in all of them."
+        )
+
+
+def _worlds(spec: TrialSpec) -> Iterator[tuple[str, WorldSpec]]:
+    if isinstance(spec.base, PocketBase):
+        yield "base.world", spec.base.world
+    if isinstance(spec.data.source, PocketData):
+        yield "data.source.world", spec.data.source.world
+    for task in spec.evals.tasks:
+        if isinstance(task.source, PocketItems):
+            yield f"evals.tasks {task.key} source.world", task.source.world
