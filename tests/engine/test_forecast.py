@@ -44,7 +44,7 @@ def test_forecast_shape_is_what_decides_cost() -> None:
     same = {"seed": 5, "train.learning_rate": 1.0, "method.rank": 2, "data.num_examples": 7, "train.num_epochs": 9}
     for field, value in same.items():
         assert forecast.shape(spec.replace({field: value})) == forecast.shape(spec)
-    for field, value in {"train.batch_size": 3, "data.max_length": 64, "evals.tasks": []}.items():
+    for field, value in {"train.batch_size": 3, "data.max_length": 64, "evals.items_seed": 9}.items():
         assert forecast.shape(spec.replace({field: value})) != forecast.shape(spec)
 
 

@@ -22,9 +22,10 @@ from tests.engine.test_plan import with_qlora
 from tests.pocket.tiny import tiny_experiment
 
 TWO_STEPS = {"seed": [0], "train.num_steps": 2, "train.batch_size": 4, "evals.num_items": 6}
-# The axis of these is the duration, or has more levels than a test needs.
+# The axis of these is the duration, an arm sets it, or there are more levels than a test needs.
 SETS = {
     "epochs": {"seed": [0], "train.num_epochs": [0.5, 1], "data.num_examples": 8, "evals.num_items": 6},
+    "lima_size": {"seed": [0], "train.num_epochs": 1, "data.num_examples": [8, 16], "evals.num_items": 6},
     "learning_rate": TWO_STEPS | {"train.learning_rate": [0.001, 0.01]},
     "method": TWO_STEPS | {"train.learning_rate": [0.001, 0.01]},
     "lora_rank": TWO_STEPS | {"method.rank": [1, 4]},
