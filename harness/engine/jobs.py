@@ -17,7 +17,7 @@ from harness.engine.worker import output_to, set_threads
 from harness.identity import base_key, canonical
 from harness.records.schema import PlannedTrial
 from harness.records.store import Store
-from harness.spec import PocketBase, QLoraConfig, Runtime, TrialSpec
+from harness.spec import BaseRef, PocketBase, QLoraConfig, Runtime, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,17 @@ class BaseJob:
 
 
 @dataclass(frozen=True)
+class CheckJob:
+    """Read base, template and data of each spec."""
+
+    specs: tuple[TrialSpec, ...]
+    root: Path
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
 class BeforeJob:
-    """Check data and template of one trial, or score its base."""
+    """Score the base of a trial."""
 
     spec: TrialSpec
     root: Path
@@ -87,19 +96,38 @@ def distinct_befores(trials: Iterable[PlannedTrial]) -> list[TrialSpec]:
     return list(first.values())
 
 
-def check(job: BeforeJob) -> None:
+def distinct_data(trials: Iterable[PlannedTrial]) -> tuple[TrialSpec, ...]:
+    """Return one spec for each base and data that the trials read, that with the most examples."""
+    largest: dict[str, TrialSpec] = {}
+    for trial in trials:
+        spec = trial.spec
+        # A weight in the loss decides about no row.
+        data = {**canonical(spec.data), "num_examples": None, "prompt_loss_weight": None}
+        key = json.dumps([canonical(spec.base), data], sort_keys=True)
+        if key not in largest or (spec.data.num_examples or 0) > (largest[key].data.num_examples or 0):
+            largest[key] = spec
+    return tuple(largest.values())
+
+
+def check(job: CheckJob) -> None:
     """Read base, template and data once, before compute is spent on them.
 
     Raises:
-        BadInputError: a half-written model, a template that lacks roles, rows that cannot be trained on.
+        BadInputError: a half-written model, a template that lacks roles, fewer usable rows than asked for, rows that
+            cannot be trained on.
     """
     from harness import data, models
 
     set_threads(job.runtime.num_threads)
+    store = Store(job.root)
+    bases: dict[BaseRef, models.BaseFiles] = {}
     with output_to(job.root / "logs" / "check.log"):
-        base = models.locate(job.spec.base, Store(job.root))
-        chat = data.chat_format(models.load_tokenizer(base), job.spec.data)
-        data.prepare(job.spec.data, chat, seed=job.spec.seed, store=Store(job.root))
+        for spec in job.specs:
+            if spec.base not in bases:
+                bases[spec.base] = models.locate(spec.base, store)
+            # A tokenizer for each: `chat_format` gives it the spec's template.
+            chat = data.chat_format(models.load_tokenizer(bases[spec.base]), spec.data)
+            data.prepare(spec.data, chat, seed=spec.seed, store=store)
 
 
 def score_before(job: BeforeJob) -> None:

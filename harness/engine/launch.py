@@ -217,12 +217,17 @@ class _Launch:
     def _prepare(self, executor: Executor) -> None:
         """Check data and template while the other workers import, then send the before-scores ahead of the trials."""
         self.view.phase("checking base, template and data")
-        trials = [self.trials[key] for key in self.ready if not isinstance(self.trials[key].spec.base, TrialBase)]
-        befores = [jobs.BeforeJob(s, self.store.root, self.runtime) for s in jobs.distinct_befores(trials)]
-        if befores:
+        trials = [self.trials[key] for key in self.ready]
+        own = [trial for trial in trials if not isinstance(trial.spec.base, TrialBase)]
+        befores = [jobs.BeforeJob(s, self.store.root, self.runtime) for s in jobs.distinct_befores(own)]
+        checked = jobs.distinct_data(trial for trial in trials if not self._starts_from_planned(trial))
+        if checked:
             self.others |= {executor.submit(jobs.warm_up) for _ in range(executor.num_slots - 1)}
-            self._await(executor, jobs.check, befores[0])
+            self._await(executor, jobs.check, jobs.CheckJob(checked, self.store.root, self.runtime))
         self.others |= {executor.submit(jobs.score_before, job) for job in befores}
+
+    def _starts_from_planned(self, trial: PlannedTrial) -> bool:
+        return isinstance(trial.spec.base, TrialBase) and trial.spec.base.trial_id in self.trials
 
     def _await(self, executor: Executor, call: Callable[[Any], None], job: Any) -> None:
         """Run a job that everything else waits for; one whose worker is killed is tried again."""

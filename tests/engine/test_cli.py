@@ -106,6 +106,18 @@ def test_cli_bad_input_ends_with_2_in_few_lines_and_creates_nothing(
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("tiny")
+def test_cli_size_larger_than_the_usable_rows_is_refused_before_any_trial(tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    answers = ["yes", "no " * 200] * 20
+    rows = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}] for answer in answers]
+    chats.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    setting = {"data.num_examples": [4, 30], "data.too_long": "drop", "evals.num_items": 4, "seed": 0}
+    done = run("sweep", "lima_size", "--data", str(chats), "--set", json.dumps(setting), "--out", str(tmp_path), code=2)
+    assert "data.num_examples is 30, but must be at most" in done
+    assert not (tmp_path / "trials").exists()
+
+
 @pytest.mark.parametrize("out", ["/proc/no/such", "/dev/null/out"])
 def test_cli_output_that_cannot_be_written_ends_with_75(out: str) -> None:
     done = harness("sweep", "lima_size", "--out", out)

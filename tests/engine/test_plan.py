@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from analysis import load_sweep
-from harness.engine import catalog, plan, resolve, worlds
+from harness.engine import catalog, jobs, plan, resolve, worlds
 from harness.engine.forecast import total_seconds
 from harness.engine.plan import Plan, Request
 from harness.errors import BadInputError, DataError, HarnessError, ModelError, SpecError
@@ -561,3 +561,14 @@ def test_plan_total_time_is_that_of_the_longest_trial_at_least(planner: Planner)
 def test_plan_errors_are_all_of_one_tree() -> None:
     assert issubclass(SpecError, HarnessError)
     assert SpecError("x").exit_code == 2
+
+
+# -- what is checked before compute -----------------------------------------------------------------------------------
+
+
+def test_jobs_check_covers_every_data_spec_at_its_largest_size(planner: Planner) -> None:
+    sizes = jobs.distinct_data(planner("lima_size").record.trials)
+    assert [spec.data.num_examples for spec in sizes] == [32]
+    masks = jobs.distinct_data(planner("loss_mask").record.trials)
+    assert {spec.data.completion_ratio for spec in masks} == {"low", "high"}
+    assert len(masks) == 2
