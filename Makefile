@@ -72,6 +72,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--evals "$$EVALS"} $${SET:+--set "$$SET"} \
   $${PANEL:+--panel "$$PANEL"} $${OUT:+--out "$$OUT"}
 workers = $${WORKERS:+--workers "$$WORKERS"}
+budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
@@ -82,7 +83,7 @@ help: ## List the targets
 	@echo
 	@echo 'Variables: NAME a sweep; BASE an experiment, a model folder or trial:<id>; DATA a file; EVALS a folder; OUT where'
 	@echo 'records go; WORKERS trials at a time; SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first;'
-	@echo 'BUDGET=2h stop after; RETRY=1 run failed trials again; VENUE whose page figures fit.'
+	@echo 'BUDGET=2h stop after (plan: how far it reaches); RETRY=1 run failed trials again; VENUE whose page figures fit.'
 
 setup: $(VENV)/.ready ## Make the environment (the other targets do so by themselves)
 
@@ -110,11 +111,11 @@ fetch: $(VENV)/.ready ## Fetch and pin the weights of BASE; the only target that
 
 plan: $(VENV)/.ready ## Print the trials of NAME, what is done and what the rest costs
 	$(need_name)
-	@$(harness) plan "$$NAME" $(options) $(workers) $$(test "$$PROBE" != 1 || echo --probe)
+	@$(harness) plan "$$NAME" $(options) $(workers) $(budget) $$(test "$$PROBE" != 1 || echo --probe)
 
 sweep: $(VENV)/.ready ## Run NAME on BASE and write the report
 	$(need_name)
-	@$(harness) sweep "$$NAME" $(options) $(workers) $${BUDGET:+--budget "$$BUDGET"} \
+	@$(harness) sweep "$$NAME" $(options) $(workers) $(budget) \
 	  $$(test "$$RETRY" != 1 || echo --retry-failed)
 
 study: sweep ## Run a study, e.g. NAME=tune

@@ -52,12 +52,13 @@ def plan(
     out: Out = Path("out"),
     workers: Workers = None,
     probe: Annotated[bool, typer.Option("--probe", help="Measure a short trial of each shape first.")] = False,
+    budget: Annotated[str | None, typer.Option(help="Say how far this reaches, e.g. 2h, 90m, 45s.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print the trials of a sweep, which are done, and what the rest costs. Runs nothing."""
     with _reported(out):
         request = _request(name, base, data, evals, set_, panel, out)
-        planned = commands.plan(request, workers=workers, probe=probe, as_json=as_json)
+        planned = commands.plan(request, workers=workers, probe=probe, budget=budget, as_json=as_json)
         _print(planned.as_json() if as_json else planned, as_json=as_json)
 
 

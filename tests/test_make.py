@@ -102,6 +102,12 @@ def test_make_allowed_values_arrive_as_they_are(checkout: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("target", ["plan", "sweep"])
+def test_make_budget_reaches_whoever_can_use_it(checkout: Path, target: str) -> None:
+    done = make(checkout, target, "NAME=lima_size", "BUDGET=2h")
+    assert done.stdout == f"[-m][harness][{target}][lima_size][--budget][2h]\n"
+
+
 def test_make_without_a_name_lists_the_sweeps(checkout: Path) -> None:
     done = make(checkout, "sweep")
     assert done.returncode == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.report import Report
 from harness.engine import launch, states
-from harness.engine.plan import Outlook, Plan
+from harness.engine.plan import Outlook, Plan, kept_less
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
 
@@ -24,6 +24,7 @@ class PlanView:
     plan: Plan
     outlook: Outlook
     num_workers: int
+    budget: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what a machine wants to know."""
@@ -39,6 +40,7 @@ class PlanView:
             "num_done": outlook.num_done,
             "seconds_left": outlook.seconds_left,
             "disk_bytes_left": outlook.disk_left,
+            "num_in_budget": outlook.num_in_budget,
             "notes": list(outlook.notes),
             "trials": [
                 {
@@ -107,5 +109,6 @@ class Done:
             "states": {key: outcome.state for key, outcome in summary.outcomes.items()},
             "failed": [vars(outcome) for outcome in summary.failed],
             "seconds": summary.seconds,
+            "notes": [note] if (note := kept_less(self.plan)) else [],
             "report": [str(path) for path in self.report.files] if self.report else [],
         }

@@ -31,8 +31,9 @@ from harness.spec import Study
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def plan(request: Request, *, workers: int | None, probe: bool, as_json: bool) -> PlanView:
+def plan(request: Request, *, workers: int | None, probe: bool, budget: str | None, as_json: bool) -> PlanView:
     """Return the plan of a sweep and what is left of it, measuring unknown shapes first if asked."""
+    seconds = parse_budget(budget)
     made = plans.make_plan(request)
     runtime = made.setting.experiment.runtime
     num_workers = workers or executor.default_workers(runtime)
@@ -40,7 +41,7 @@ def plan(request: Request, *, workers: int | None, probe: bool, as_json: bool) -
         plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
         options = Options(num_workers)
         launch.probe(made.store, made.record.trials, runtime, options, view.choose(made.store, as_json=as_json))
-    return PlanView(made, plans.outlook(made, num_workers), num_workers)
+    return PlanView(made, plans.outlook(made, num_workers, seconds), num_workers, budget)
 
 
 def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: str | None, as_json: bool) -> Done:

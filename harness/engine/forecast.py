@@ -10,6 +10,7 @@ measurement is None, "unknown", never a guess. What does not live here: measurin
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import statistics
 from collections.abc import Iterable
@@ -118,6 +119,18 @@ def total_seconds(costs: Iterable[Cost], num_workers: int) -> float | None:
         return None
     known = [value for value in seconds if value is not None]
     return max(sum(known) / num_workers, max(known, default=0.0))
+
+
+def num_within(costs: Iterable[Cost], num_workers: int, budget_seconds: float) -> int | None:
+    """Return how many trials, started in order as workers fall free, end within a budget, or None if any is unknown."""
+    ends: list[float] = []
+    busy_until = [0.0] * num_workers
+    for cost in costs:
+        if cost.seconds is None:
+            return None
+        ends.append(heapq.heappop(busy_until) + cost.seconds)
+        heapq.heappush(busy_until, ends[-1])
+    return sum(end <= budget_seconds for end in ends)
 
 
 def unmeasured(store: Store, trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:

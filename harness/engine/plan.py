@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import models
+from harness import methods, models
 from harness.engine import axes, space
-from harness.engine.forecast import Cost, Forecast, total_seconds
+from harness.engine.forecast import Cost, Forecast, num_within, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
 from harness.engine.states import FINAL, TrialState, of_trials
 from harness.errors import ModelError, SpecError, StoreError
 from harness.identity import canonical_json
+from harness.records import result
 from harness.records.schema import PlannedTrial, SweepRecord
 from harness.records.store import MANIFEST, Store, write_atomic
 from harness.spec import ArtefactBase, BaseRef, FolderBase, HubBase, Study, Sweep, TrialBase
@@ -172,9 +173,11 @@ class Outlook:
     seconds_left: float | None
     disk_left: int | None
     notes: tuple[str, ...]
+    num_in_budget: int | None = None
+    """Trials of the rest that end within the budget; None without a budget or where a cost is unknown."""
 
 
-def outlook(plan: Plan, num_workers: int) -> Outlook:
+def outlook(plan: Plan, num_workers: int, budget_seconds: float | None = None) -> Outlook:
     """Return what is done and what the rest is expected to cost on a number of workers."""
     states = of_trials(plan.store, plan.record.trials)
     forecast = Forecast(plan.store)
@@ -189,13 +192,35 @@ def outlook(plan: Plan, num_workers: int) -> Outlook:
         seconds_left=None if plan.record.kind == "study" else total_seconds(left, num_workers),
         disk_left=None if unknown else sum(value for value in disk if value is not None),
         notes=_notes(plan),
+        num_in_budget=None
+        if budget_seconds is None or plan.record.kind == "study"
+        else num_within(left, num_workers, budget_seconds),
     )
 
 
 def _notes(plan: Plan) -> tuple[str, ...]:
     base = plan.setting.experiment.spec.base
+    notes = [note] if (note := kept_less(plan)) else []
     try:
         check_base(base, plan.store, plan.record.base)
     except ModelError as error:
-        return (str(error),)
-    return ()
+        return (str(error), *notes)
+    return tuple(notes)
+
+
+def kept_less(plan: Plan) -> str | None:
+    """Return one line where finished trials have not the weights that `runtime.keep` now asks for, else None."""
+    keep = plan.setting.experiment.runtime.keep
+    lacking = [
+        trial_id
+        for trial_id, trial in plan.trials.items()
+        if keep in methods.METHODS[trial.spec.method.kind].KEPT_BY
+        and (plan.store.trial(trial_id) / result.RESULT).is_file()
+        and not (plan.store.trial(trial_id) / "weights" / MANIFEST).is_file()
+    ]
+    if not lacking:
+        return None
+    return (
+        f"runtime.keep is {keep!r}, but {len(lacking)} finished trials were run with less and have no weights; "
+        f"run for each: python -m harness run-trial {lacking[0]} --keep {keep} --out {plan.store.root}"
+    )

@@ -14,7 +14,7 @@ from rich.text import Text
 from analysis.report import Report
 from harness.engine import rerun
 from harness.engine.answers import Done, PlanView, StatusView
-from harness.engine.plan import Plan
+from harness.engine.plan import Plan, kept_less
 from harness.engine.view import duration, label
 
 
@@ -57,6 +57,10 @@ def _(value: PlanView, console: Console) -> None:
         f"{duration(outlook.seconds_left)} and {size(outlook.disk_left)}"
         + ("" if outlook.seconds_left is not None else " (PROBE=1 measures)"),
     )
+    if value.budget is not None:
+        num_left = len(value.plan.trials) - outlook.num_done
+        reached = "unknown" if outlook.num_in_budget is None else f"{outlook.num_in_budget} of {num_left}"
+        _line(console, f"trials left that end within BUDGET={value.budget}: {reached}")
 
 
 def _study_conditions(plan: Plan) -> int:
@@ -113,6 +117,8 @@ def _(value: Done, console: Console) -> None:
         f"{len(summary.outcomes)} of {summary.num_planned} trials final or failed, {summary.num_ran} ran now in "
         f"{duration(summary.seconds)}",
     )
+    if note := kept_less(value.plan):
+        _line(console, note)
     if summary.message:
         _line(console, summary.message)
 

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
-from harness.engine import catalog, executor
+from harness.engine import catalog, executor, forecast, plan
+from harness.engine.resolve import Request
 from harness.records import result
 from tests.engine.test_plan import with_qlora
 from tests.pocket.tiny import tiny_experiment
@@ -59,10 +60,12 @@ def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
     assert "3 of 3 trials final or failed, 3 ran now" in printed
     assert "report.html" in printed
     assert len(scores(tmp_path / "two")) == 3
-    again = json.loads(run("sweep", "lima_size", *out, "--json").split("\n", 1)[1])
+    keeping = ["--set", json.dumps(json.loads(SMALL) | {"runtime.keep": "all"}), *out[2:]]
+    again = json.loads(run("sweep", "lima_size", *keeping, "--json").split("\n", 1)[1])
+    assert "runtime.keep is 'all', but 3 finished trials were run with less" in again["notes"][0]
     assert (again["num_ran"], again["why"], set(again["states"].values())) == (0, "done", {"COMPLETE"})
     planned = json.loads(run("plan", "lima_size", *out, "--json"))
-    assert (planned["num_done"], planned["seconds_left"]) == (3, 0.0)
+    assert (planned["num_done"], planned["seconds_left"], planned["notes"]) == (3, 0.0, [])
     assert all(trial["seconds"] > 0 and trial["num_tokens"] > 0 for trial in planned["trials"])
     written = json.loads(run("report", "lima_size", *out, "--json"))
     assert all(Path(path).exists() for path in written["paths"])
@@ -73,6 +76,7 @@ def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
     key = sorted(scores(tmp_path / "two"))[0]
     assert "reproduced exactly" in run("run-trial", key[:16], "--out", str(tmp_path / "two"), "--keep", "all")
     assert (tmp_path / "two/trials" / key / "weights/model.safetensors").is_file()
+    assert "runtime.keep is 'all', but 2 finished trials" in run("plan", "lima_size", *keeping)
     child = run("plan", "epochs", "--base", f"trial:{key[:12]}", "--out", str(tmp_path / "two"))
     assert f"epochs on trial-{key[:12]}" in child
 
@@ -84,6 +88,7 @@ def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
         (["sweep", "lima_size", "--base", "pocktet"], "Did you mean 'pocket'"),
         (["sweep", "lima_size", "--set", "{"], "but must be a JSON object"),
         (["sweep", "lima_size", "--set", '{"train.batch_size": 0}'], "train.batch_size is 0"),
+        (["plan", "lima_size", "--budget", "2 weeks"], "BUDGET is '2 weeks', but must be a positive time"),
         (["sweep", "lima_size", "--budget", "2 weeks"], "BUDGET is '2 weeks', but must be a positive time"),
         (["sweep", "lima_size", "--base", "smollm2_135m_instruct"], "make fetch BASE=smollm2_135m_instruct"),
         (["report", "lima_size"], "does not exist, but must before there is a report"),
@@ -124,6 +129,19 @@ def test_cli_output_that_cannot_be_written_ends_with_75(out: str) -> None:
     assert done.returncode == 75
     assert "but must be a folder that can be written" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("tiny")
+def test_cli_plan_says_how_far_a_budget_reaches(tmp_path: Path) -> None:
+    out = ["--set", SMALL, "--out", str(tmp_path), "--budget", "90m"]
+    assert "trials left that end within BUDGET=90m: unknown" in run("plan", "lima_size", *out)
+    spec = plan.make_plan(Request(name="lima_size", set=SMALL, out=tmp_path)).record.trials[0].spec
+    row = {"num_steps": 1, "num_tokens": 1, "seconds_train": 0.0, "seconds_total": 3600.0, "memory_bytes": None}
+    path = tmp_path / "probes" / f"{forecast.shape(spec)}.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps(row | {"disk_bytes": 1}) + "\n")
+    assert "trials left that end within BUDGET=90m: 1 of 3" in run("plan", "lima_size", *out, "--workers", "1")
+    assert "trials left that end within BUDGET=90m: 2 of 3" in run("plan", "lima_size", *out, "--workers", "2")
 
 
 def test_cli_status_of_nothing_says_so(tmp_path: Path) -> None:

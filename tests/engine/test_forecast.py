@@ -69,3 +69,11 @@ def test_forecast_probe_measures_each_unknown_shape_once_and_leaves_no_trial(tmp
     assert not (tmp_path / "probes/scratch").exists()
     assert launch.probe(store, [*planned(3), other], RUNTIME, how).num_ran == 0
     assert forecast.Forecast(store).of(other.spec).seconds is not None
+
+
+def test_forecast_of_a_budget_counts_the_trials_that_end_within_it() -> None:
+    costs = [forecast.Cost(1, 1, seconds, 1, 1) for seconds in (4.0, 1.0, 2.0, 3.0)]
+    # Two workers: the first ends at 4, the others one after another at 1, 3 and 6.
+    assert [forecast.num_within(costs, 2, budget) for budget in (0.5, 1.0, 3.5, 5.0, 6.0)] == [0, 1, 2, 3, 4]
+    assert forecast.num_within([], 2, 1.0) == 0
+    assert forecast.num_within([*costs, forecast.Cost(1, 1, None, 1, 1)], 2, 9.0) is None
