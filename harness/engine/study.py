@@ -1,10 +1,10 @@
 """Optuna studies by ask and tell: Optuna proposes, the engine runs, the records decide.
 
 Invariants: one ask is one condition run on all seeds, and tell gets the means over the seeds' val items. A proposal
-depends only on its number and on the conditions told before it - the sampler is seeded anew for each, and conditions
-are told in order, batch by batch - so that a study that was killed, lost its database or ran on another number of
-workers proposes the same. The database is a mirror of the records. What does not live here: what a proposal means
-(space.py).
+depends only on its number and on what the records say of the batches before its own - the sampler is seeded anew for
+each - so that a study that was killed, lost its database, was extended or ran on another number of workers proposes
+the same. `study.json` holds the proposals and only grows; `study.db` is a mirror for Optuna's own tools, from which
+nothing is decided. What does not live here: what a proposal means (space.py).
 """
 
 from __future__ import annotations
@@ -16,24 +16,29 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.engine import objectives, space, states
+from harness.engine import objectives, proposals, space, states
 from harness.engine.executor import Kept
 from harness.engine.launch import Options, Summary, View, launch
-from harness.engine.plan import Plan, write_record
+from harness.engine.plan import Plan
+from harness.engine.proposals import Proposal, StudyRecord
 from harness.records.schema import PlannedTrial
-from harness.records.store import disk_errors, lock
+from harness.records.store import lock
 from harness.seeding import derive
 from harness.spec import Study
 
+LOG = logging.getLogger(__name__)
 BATCH = 2
 """Conditions proposed at a time after the start-up: fixed, so that the number of workers moves no proposal."""
+MAX_WAITS = 3
+"""Calls that end for a condition with failures of the machine; after them it is told as failed, or one that never fits
+would hold the study for ever."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One condition: Optuna's trial number and what it means here."""
+    """One condition: its proposal and what that means here."""
 
-    number: int
+    proposal: Proposal
     trials: tuple[PlannedTrial, ...]
 
 
@@ -64,19 +69,22 @@ def run(
         kept = Kept(options.executor, plan.setting.experiment.runtime)
         stack.callback(kept.close)
         options = replace(options, executor=kept)
-        mirror = _open(plan, optuna)
+        plan, book = proposals.restored(plan)
+        mirror = _Mirror(plan, optuna)
         total = Summary("done")
-        asked: list[Asked] = []
-        while len(asked) < _study(plan).num_conditions and total.why == "done":
-            batch = [_ask(plan, mirror, number, optuna) for number in _next_numbers(_study(plan), len(asked))]
-            plan = _grown(plan, [*asked, *batch])
-            if not asked:
+        told: list[Any] = []
+        while len(told) < _study(plan).num_conditions and total.why == "done":
+            numbers = _next_numbers(_study(plan), len(told))
+            book = _proposed(plan, book, numbers, told, optuna)
+            batch = [_asked(plan, book.proposals[number]) for number in numbers]
+            plan = proposals.grown(plan, [trial for condition in batch for trial in condition.trials])
+            if not told:
                 stack.enter_context(mirrored(plan))
-            asked += batch
             _add(total, _launch(plan, batch, options, total.seconds, view_for()))
+            book = _wait(plan, book, batch, total)
             if total.why == "done":
-                for condition in batch:
-                    _tell(plan, mirror, condition, optuna)
+                told += [_told(plan, condition, optuna) for condition in batch]
+                mirror.show(told)
     return plan, total
 
 
@@ -94,6 +102,33 @@ def _add(total: Summary, batch: Summary) -> None:
     total.why, total.message = batch.why, batch.message
 
 
+def _wait(plan: Plan, book: StudyRecord, batch: Sequence[Asked], total: Summary) -> StudyRecord:
+    """End the study where a condition has a failure that the next call tries again: its result may still come."""
+    causes = {asked.proposal.number: cause for asked in batch if (cause := _machine_failure(plan, asked))}
+    held = {number for number in causes if book.proposals[number].num_waits < MAX_WAITS}
+    if total.why != "done" or not held:
+        return book
+    total.why = "interrupted"
+    total.message = (
+        f"interrupted: condition {min(held)} has a trial that failed by its machine ({causes[min(held)]}), and what is "
+        "proposed next depends on it; run the same command again to continue"
+    )
+    counted = [
+        proposal.model_copy(update={"num_waits": proposal.num_waits + (proposal.number in held)})
+        for proposal in book.proposals
+    ]
+    return proposals.written(plan, book.model_copy(update={"proposals": tuple(counted)}))
+
+
+def _machine_failure(plan: Plan, condition: Asked) -> str | None:
+    """Return the cause of a failure in this condition that is tried again by itself."""
+    for trial in condition.trials:
+        seen = states.of_trial(plan.store, trial.trial_id)
+        if seen.result is None and seen.failure is not None and seen.failure.reruns_by_itself:
+            return seen.failure.cause
+    return None
+
+
 def _study(plan: Plan) -> Study:
     study = plan.setting.sweep
     assert isinstance(study, Study)
@@ -106,80 +141,50 @@ def _next_numbers(study: Study, start: int) -> range:
     return range(start, min(end, study.num_conditions))
 
 
-def _grown(plan: Plan, asked: Sequence[Asked]) -> Plan:
-    """Return the plan with every condition asked so far, `sweep.json` rewritten."""
-    trials = tuple(trial for condition in asked for trial in condition.trials)
-    grown = replace(plan, record=plan.record.model_copy(update={"trials": trials}))
-    write_record(grown)
-    return grown
+# -- ask --------------------------------------------------------------------------------------------------------------
 
 
-# -- Optuna -----------------------------------------------------------------------------------------------------------
+def _proposed(plan: Plan, book: StudyRecord, numbers: range, told: Sequence[Any], optuna: Any) -> StudyRecord:
+    """Return the proposals up to the end of a batch: those recorded, then new ones, recorded before anything runs."""
+    new = [_propose(plan, number, told, optuna) for number in numbers if number >= len(book.proposals)]
+    return proposals.written(plan, book.model_copy(update={"proposals": (*book.proposals, *new)})) if new else book
 
 
-def _open(plan: Plan, optuna: Any) -> Any:
-    """Open the database beside `sweep.json`; a damaged one is set aside and grows again from the records."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    path = plan.folder / "study.db"
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return _create(plan, optuna, path)
-    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        if not path.exists():
-            raise
-        logging.getLogger(__name__).warning("%s cannot be read (%s); it is set aside and rebuilt", path, error)
-        path.rename(path.with_suffix(f".damaged-{len(list(path.parent.glob('study.damaged-*'))) + 1}"))
-        return _create(plan, optuna, path)
-
-
-def _create(plan: Plan, optuna: Any, path: Any) -> Any:
+def _propose(plan: Plan, number: int, told: Sequence[Any], optuna: Any) -> Proposal:
+    """Return what a fresh sampler proposes after the conditions told, and after these alone."""
     study = _study(plan)
-    return optuna.create_study(
-        study_name=study.name,
-        storage=f"sqlite:///{path.absolute()}",
-        directions=[objective.direction for objective in study.objectives],
-        load_if_exists=True,
-    )
+    seed = derive(study.sampler_seed, f"study.ask/{number}") % 2**32
+    history = optuna.create_study(directions=_directions(study), sampler=_sampler(study, seed, optuna))
+    history.add_trials(told)
+    params = _suggested(plan, history.ask())
+    condition = space.planned(plan.setting, params)[0].condition_id
+    return Proposal(number=number, sampler_seed=seed, params=params, condition_id=condition)
 
 
-def _ask(plan: Plan, mirror: Any, number: int, optuna: Any) -> Asked:
-    """Return a condition: the one that the database holds under this number, else a new proposal."""
-    study = _study(plan)
-    known = mirror.get_trials(deepcopy=False)
-    if number < len(known):
-        proposal = {name: known[number].params[name] for name in known[number].params}
-        if _complete(plan, proposal):
-            return Asked(number, tuple(space.planned(plan.setting, proposal)))
-        # Killed between ask and its last dimension: ask the same proposal again.
-        trial = optuna.trial.Trial(mirror, known[number]._trial_id)
-    else:
-        trial = None
-    mirror.sampler = _sampler(study, number, optuna)
-    trial = trial or mirror.ask()
-    proposal: dict[str, Any] = {}
-    for dimension in space.method_first(study):
-        if space.applies(dimension, str(proposal.get("method", plan.setting.experiment.spec.method.kind))):
-            proposal[dimension.field] = _suggest(trial, dimension, plan)
-    return Asked(number, tuple(space.planned(plan.setting, proposal)))
+def _asked(plan: Plan, proposal: Proposal) -> Asked:
+    return Asked(proposal, tuple(space.planned(plan.setting, proposal.params)))
 
 
-def _sampler(study: Study, number: int, optuna: Any) -> Any:
+def _directions(study: Study) -> list[str]:
+    return [objective.direction for objective in study.objectives]
+
+
+def _sampler(study: Study, seed: int, optuna: Any) -> Any:
     """Return TPE, jointly over each group of dimensions that exist together, seeded for one proposal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` is marked so
         return optuna.samplers.TPESampler(
-            seed=derive(study.sampler_seed, f"study.ask/{number}") % 2**32,
-            n_startup_trials=study.num_startup_conditions,
-            multivariate=True,
-            group=True,
+            seed=seed, n_startup_trials=study.num_startup_conditions, multivariate=True, group=True
         )
 
 
-def _complete(plan: Plan, proposal: dict[str, Any]) -> bool:
-    method = str(proposal.get("method", plan.setting.experiment.spec.method.kind))
-    return all(d.field in proposal for d in _study(plan).space if space.applies(d, method))
+def _suggested(plan: Plan, trial: Any) -> dict[str, Any]:
+    """Return a trial's value of each dimension that its method has."""
+    values: dict[str, Any] = {}
+    for dimension in space.method_first(_study(plan)):
+        if space.applies(dimension, str(values.get("method", plan.setting.experiment.spec.method.kind))):
+            values[dimension.field] = _suggest(trial, dimension, plan)
+    return values
 
 
 def _suggest(trial: Any, dimension: Any, plan: Plan) -> Any:
@@ -190,22 +195,85 @@ def _suggest(trial: Any, dimension: Any, plan: Plan) -> Any:
     return trial.suggest_float(dimension.field, dimension.low, dimension.high, log=dimension.log)
 
 
-def _tell(plan: Plan, mirror: Any, condition: Asked, optuna: Any) -> None:
-    """Tell a condition's means, or that it failed where a seed has no number: unknown is never zero."""
-    study = _study(plan)
-    frozen = mirror.get_trials(deepcopy=False)[condition.number]
-    if frozen.state.is_finished():
-        return
+# -- tell -------------------------------------------------------------------------------------------------------------
+
+
+def _told(plan: Plan, condition: Asked, optuna: Any) -> Any:
+    """Return a condition as Optuna is told it: its means, or failed where a seed lacks a number.
+
+    Unknown is never zero, and an unknown constraint is not a feasible one.
+    """
+    study, number = _study(plan), condition.proposal.number
     results = [states.of_trial(plan.store, trial.trial_id).result for trial in condition.trials]
-    values = [objectives.mean([objectives.objective(r, o.measure, o.value) for r in results]) for o in study.objectives]
-    trial = optuna.trial.Trial(mirror, frozen._trial_id)
-    trial.set_user_attr("condition_id", condition.trials[0].condition_id)
-    trial.set_user_attr("trial_ids", [planned.trial_id for planned in condition.trials])
-    for constraint in study.constraints:
-        excess = objectives.mean([objectives.excess(r, constraint) for r in results])
-        if excess is not None:
-            trial.set_constraint(constraint.column, excess)
-    if any(value is None for value in values):
-        mirror.tell(condition.number, state=optuna.trial.TrialState.FAIL)
-    else:
-        mirror.tell(condition.number, values)
+    values = {
+        f"{o.measure}/{o.value}": objectives.mean([objectives.objective(r, o.measure, o.value) for r in results])
+        for o in study.objectives
+    }
+    excesses = {c.column: objectives.mean([objectives.excess(r, c) for r in results]) for c in study.constraints}
+    unknown = [name for name, value in (*values.items(), *excesses.items()) if value is None]
+    if unknown and None not in results:
+        LOG.warning("condition %d is told as failed: %s is unknown in one of its trials", number, ", ".join(unknown))
+    fixed = optuna.trial.FixedTrial(condition.proposal.params)
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.FAIL if unknown else optuna.trial.TrialState.COMPLETE,
+        values=None if unknown else list(values.values()),
+        params=_suggested(plan, fixed),
+        distributions=fixed.distributions,
+        constraints={column: excess for column, excess in excesses.items() if excess is not None},
+        user_attrs={
+            "condition_id": condition.proposal.condition_id,
+            "trial_ids": [trial.trial_id for trial in condition.trials],
+        },
+    )
+
+
+class _Mirror:
+    """`study.db`, which Optuna's own tools read. Nothing is decided from it, so that its failure stops no trial."""
+
+    def __init__(self, plan: Plan, optuna: Any) -> None:
+        self._path, self._name, self._directions = plan.folder / "study.db", plan.record.name, _directions(_study(plan))
+        self._optuna = optuna
+        self._is_usable = True
+        self._opened: Any = None
+
+    def show(self, told: Sequence[Any]) -> None:
+        """Bring the database to what was told; one that is unreadable or says otherwise is set aside and rebuilt."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        # RuntimeError: tables of another version of Optuna. ValueError: a value in them that cannot be decoded.
+        errors = (SQLAlchemyError, self._optuna.exceptions.OptunaError, RuntimeError, ValueError)
+        if not self._is_usable:
+            return
+        try:
+            self._append(told)
+        except errors as first:
+            self._opened = None
+            proposals.set_aside(self._path, str(first).partition("\n")[0])
+            try:
+                self._append(told)
+            except errors as error:
+                self._is_usable = False
+                LOG.warning("%s cannot be written (%s); the next call rebuilds it", self._path, error)
+
+    def _append(self, told: Sequence[Any]) -> None:
+        study = self._opened = self._opened or self._open()
+        held = study.get_trials(deepcopy=False)
+        for number, (here, trial) in enumerate(zip(held, told, strict=False)):
+            if _content(here) != _content(trial):
+                raise ValueError(f"what it was told of condition {number} is not what the records say")
+        study.add_trials(told[len(held) :])
+
+    def _open(self) -> Any:
+        study = self._optuna.create_study(
+            study_name=self._name,
+            storage=f"sqlite:///{self._path.absolute()}",
+            directions=self._directions,
+            load_if_exists=True,
+        )
+        if [direction.name.lower() for direction in study.directions] != self._directions:
+            raise ValueError("its directions are not the study's")
+        return study
+
+
+def _content(trial: Any) -> tuple[Any, ...]:
+    return trial.state, trial.values, trial.params, trial.distributions, trial.constraints, trial.user_attrs
