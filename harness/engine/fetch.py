@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import pkgutil
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 import experiments
 from harness import models
+from harness.engine import catalog
 from harness.errors import ModelError, SpecError, unknown_name
 from harness.models.gguf import write_dequantised
 from harness.models.locate import ORIGIN, hub_key
@@ -34,6 +34,8 @@ from harness.spec import FetchItem, HubItem, Package, PackageArtefact, read_lock
 LOCK = Path(experiments.__file__).with_name("hub.lock.json")
 SAFE_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.jsonl", "*.parquet", "LICENSE*", "NOTICE*")
 """Of a hub item; pickled weights and code stay behind."""
+DATASET_FILES = (*SAFE_FILES, "README.md")
+"""Of a dataset: the head of its README says which files are which configuration and split."""
 
 Say = Callable[[str], None]
 
@@ -44,7 +46,7 @@ def items_of(experiment: str) -> tuple[FetchItem, ...]:
     Raises:
         SpecError: there is no such experiment.
     """
-    names = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+    names = catalog.experiment_names()
     if experiment not in names:
         raise SpecError(unknown_name("BASE", experiment, names))
     return getattr(importlib.import_module(f"experiments.{experiment}"), "FETCH", ())
@@ -161,7 +163,7 @@ def _build_from_hub(item: HubItem, revision: str, pin: dict[str, Any] | None, fo
             repo_type=item.repo_type,
             revision=revision,
             local_dir=folder,
-            allow_patterns=list(SAFE_FILES),
+            allow_patterns=list(DATASET_FILES if item.repo_type == "dataset" else SAFE_FILES),
         )
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the download's own bookkeeping, with times in it
     for name, expected in (pin or {"files": {}})["files"].items():

@@ -28,7 +28,8 @@ def serve(folder: Path, revision: str) -> Iterator[str]:
             return None
 
         def _answer(self, *, with_body: bool) -> None:
-            path = self.path.split("?")[0]
+            # A dataset's addresses are a model's with `datasets` in them.
+            path = self.path.split("?")[0].replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
             if path in (f"/api/models/{REPO_ID}", f"/api/models/{REPO_ID}/revision/{revision}"):
                 self._send(json.dumps(_info(folder, revision)).encode(), {}, with_body)
             elif path == f"/api/models/{REPO_ID}/tree/{revision}":

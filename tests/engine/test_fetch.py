@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.data import read_rows
 from harness.engine.fetch import fetch, items_of
 from harness.errors import ModelError, SpecError
 from harness.models import load_model, load_tokenizer, locate
 from harness.records.store import Store, file_sha256
-from harness.spec import ArtefactBase, HubBase, HubItem, Package, PackageArtefact, pinned_revision, read_lock
+from harness.spec import ArtefactBase, HubBase, HubData, HubItem, Package, PackageArtefact, pinned_revision, read_lock
 from tests.engine.hub_server import REPO_ID, serve
 from tests.models.tiny import IDS, llama, tokenizer, write_folder
 from tests.models.tiny_gguf import write_gguf
@@ -116,6 +117,10 @@ def test_experiments_that_need_nothing_or_do_not_exist() -> None:
         SpecError, match=r"BASE is 'smollm2', but must be one of .* Did you mean 'smollm2_135m_instruct'"
     ):
         items_of("smollm2")
+    for name in ("_real", "folder"):
+        with pytest.raises(SpecError) as refusal:
+            items_of(name)
+        assert "must be one of gemma3_270m, pocket, qwen2_5_7b, smollm2_135m_instruct." in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["smollm2_135m_instruct", "gemma3_270m"])
@@ -137,17 +142,18 @@ from harness.errors import HarnessError
 from harness.records.store import Store
 from harness.spec import HubItem
 try:
-    print(*fetch([HubItem(repo_id="someone/tiny")], Store(Path(sys.argv[1])), print, lock=Path(sys.argv[2])))
+    item = HubItem(repo_id="someone/tiny", repo_type=sys.argv[3])
+    print(*fetch([item], Store(Path(sys.argv[1])), print, lock=Path(sys.argv[2])))
 except HarnessError as error:
     print(f"{type(error).__name__}: {error}")
 """
 
 
-def fetch_from(endpoint: str, out: Path, lock: Path) -> list[str]:
+def fetch_from(endpoint: str, out: Path, lock: Path, repo_type: str = "model") -> list[str]:
     """Fetch in a fresh interpreter: the hub client reads its address at import."""
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "http", "HTTP"))}
     done = subprocess.run(
-        [sys.executable, "-c", FETCH, str(out), str(lock)],
+        [sys.executable, "-c", FETCH, str(out), str(lock), repo_type],
         cwd=ROOT,
         env=keep | {"HF_ENDPOINT": endpoint, "HF_HOME": str(out / "hf"), "NO_PROXY": "127.0.0.1"},
         capture_output=True,
@@ -175,6 +181,21 @@ def test_hub_item_is_pinned_at_the_first_fetch_and_must_give_the_same_bytes_late
         assert re.match(
             r"ModelError: model\.safetensors of someone/tiny at 1234567890ab is not the pinned file", refusal
         )
+
+
+def test_hub_dataset_keeps_the_configurations_that_its_readme_declares(tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("one", "two"))
+    (served / "README.md").write_text(f"---\nconfigs:\n{configs}---\n# Tiny\n")
+    for name in ("one", "two"):
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": name}]
+        (served / f"{name}.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    with serve(served, REVISION) as endpoint:
+        fetch_from(endpoint, tmp_path / "out", tmp_path / "hub.lock.json", "dataset")
+    source = HubData(repo_id=REPO_ID, revision=REVISION, split="train", config="two", format="messages")
+    (row,) = read_rows(source, Store(tmp_path / "out")).conversations
+    assert row.messages[-1]["content"] == "two"
 
 
 def test_hub_offline_is_refused_in_one_sentence(tmp_path: Path) -> None:
