@@ -54,7 +54,8 @@ def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: 
     made = plans.make_plan(request)
     plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
     runtime = made.setting.experiment.runtime
-    options = Options(workers or executor.default_workers(runtime), retry_failed, parse_budget(budget))
+    num_workers = workers or executor.default_workers(runtime)
+    options = Options(num_workers, retry_failed, parse_budget(budget), at_last=hooks.load_report)
     check_writable(made.store.root)
     if isinstance(made.setting.sweep, Study):
         made, summary = study.run(made, options, lambda: view.choose(made.store, as_json=as_json), hooks.mirrored)

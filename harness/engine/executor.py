@@ -127,7 +127,6 @@ class _Unstopped:
 class _Slot:
     environment: dict[str, str]
     pool: ProcessPoolExecutor | None = None
-    busy: bool = False
     stopped: bool = False
 
     def run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
@@ -140,7 +139,6 @@ class _Slot:
                 initializer=start_worker,
                 initargs=(os.getpid(), self.environment),
             )
-        self.busy = True
         try:
             return self.pool.submit(call, *args).result()
         except BrokenProcessPool as error:
@@ -148,8 +146,6 @@ class _Slot:
                 self.pool.shutdown(wait=True)
                 self.pool = None
             raise WorkerDiedError("the worker process died; it was killed or crashed outside Python") from error
-        finally:
-            self.busy = False
 
     def pids(self) -> list[int]:
         # The standard library has no public list of a pool's processes.
@@ -160,10 +156,11 @@ class _Slot:
         pool = self.pool  # `run` drops it when it sees that the worker died, perhaps while this waits
         if pool is None:
             return
+        # An idle worker holds nothing: by a signal it is gone at once, by itself it unloads its libraries for seconds.
         processes = list((pool._processes or {}).values())
-        for process in processes if self.busy else ():
+        for process in processes:
             process.terminate()
-        for process in processes if self.busy else ():
+        for process in processes:
             process.join(STOP_SECONDS)
             if process.is_alive():
                 process.kill()

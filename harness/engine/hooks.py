@@ -14,6 +14,11 @@ from harness.engine.plan import Plan
 from harness.tracking import mirror
 
 
+def load_report() -> None:
+    """Import what a report needs, some seconds' worth."""
+    from analysis import figures, render  # noqa: F401
+
+
 def write_report(plan: Plan) -> Report:
     """Write the report of what is there, unless the last one says the same."""
     return report.write_report(plan.store.root, plan.folder.name)

@@ -7,6 +7,7 @@ import. What does not live here: the trials themselves (worker.py).
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -145,5 +146,6 @@ def score_before(job: BeforeJob) -> None:
 
 
 def warm_up() -> None:
-    """Import the heavy packages, so that a worker is ready when its first trial comes."""
-    import harness.trial  # noqa: F401
+    """Import what a trial uses, so that a worker is ready when its first one comes."""
+    for module in ("harness.trial", "harness.evals.scoring", "transformers.generation", "transformers.modeling_layers"):
+        importlib.import_module(module)

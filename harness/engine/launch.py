@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +54,8 @@ class Options:
     """Makes what trials run on, from the number of workers and how a trial runs."""
     measure_into: Path | None = None
     """The store whose forecasts learn from these trials, where it is not their own."""
+    at_last: Callable[[], None] | None = None
+    """Called in a thread of its own once nothing is left to hand out, while the last trials run."""
     prepare: bool = True
     """Build bases, check and score before; a stub trial needs none of it."""
 
@@ -247,12 +250,16 @@ class _Launch:
     # -- trials -------------------------------------------------------------------------------------------------------
 
     def _loop(self, executor: Executor) -> Why:
+        at_last = self.options.at_last
         while self.ready or self.running:
             if self.stop.why:
                 return self.stop.why
             if self.deadline is not None and time.monotonic() > self.deadline:
                 return "budget"
             self._submit(executor)
+            if at_last is not None and not self.ready:
+                threading.Thread(target=at_last).start()
+                at_last = None
             self._wait()
             for future in [future for future in self.running if future.done()]:
                 self._take(self.running.pop(future), future)

@@ -360,3 +360,12 @@ def test_launch_failure_is_shown_at_once_with_its_log_and_command(tmp_path: Path
     assert "  | ValueError: ValueError as asked" in shown.getvalue()
     assert f"again: python -m harness run-trial {key} --out {tmp_path}" in shown.getvalue()
     assert shown.getvalue().rstrip().endswith("COMPLETE; left: 0 s")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_launch_loads_the_report_once_when_the_last_trials_run(count: int, tmp_path: Path) -> None:
+    done: list[int] = []
+    summary = run(tmp_path, count, at_last=lambda: done.append(len(list(tmp_path.glob("trials/*/result.json")))))
+    assert summary.num_ran == count
+    assert len(done) == 1 and max(0, count - 2) <= done[0] <= count
+    assert not run(tmp_path, count, at_last=lambda: done.append(0)).num_ran and len(done) == 1
