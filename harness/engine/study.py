@@ -21,6 +21,7 @@ from harness.engine.executor import Kept
 from harness.engine.launch import Options, Summary, View, launch
 from harness.engine.plan import Plan
 from harness.engine.proposals import Proposal, StudyRecord
+from harness.errors import SpecError, unknown_name
 from harness.records.schema import PlannedTrial
 from harness.records.store import lock
 from harness.seeding import derive
@@ -58,11 +59,12 @@ def run(
 
     Raises:
         BusyError: another process runs this study.
-        BadInputError: base, template or data cannot be used; nothing was trained.
+        BadInputError: a constraint, base, template or data cannot be used; nothing was trained.
         DiskError: the output folder cannot be written.
     """
     import optuna
 
+    _check(plan)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with ExitStack() as stack:
         stack.enter_context(lock(plan.folder / ".study.lock", wait=False))
@@ -86,6 +88,23 @@ def run(
                 told += [_told(plan, condition, optuna) for condition in batch]
                 mirror.show(told)
     return plan, total
+
+
+def _check(plan: Plan) -> None:
+    """Refuse a constraint without a slice here: unknown for every condition, it would fail them all.
+
+    Raises:
+        SpecError: its measure has no primary slice on this base.
+    """
+    here = {task.measure for task in plan.setting.experiment.spec.evals.tasks if task.primary}
+    sides = [constraint.column.partition("/") for constraint in _study(plan).constraints]
+    problems = [
+        unknown_name(f"constraint on base {plan.record.base!r}", measure, here)
+        for _, slash, measure in sides
+        if slash and measure not in here
+    ]
+    if problems:
+        raise SpecError(problems)
 
 
 def _launch(plan: Plan, batch: Sequence[Asked], options: Options, spent: float, view: View) -> Summary:

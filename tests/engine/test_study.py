@@ -14,6 +14,7 @@ import pytest
 from harness.engine import catalog, objectives, plan, states, study, worker
 from harness.engine.launch import Options, View
 from harness.engine.plan import Plan, Request
+from harness.errors import SpecError
 from harness.records.store import read_lines
 from harness.spec import Study
 from tests.engine.inline import inline
@@ -296,6 +297,12 @@ def test_study_condition_with_an_unknown_constraint_is_told_as_failed(
 ) -> None:
     monkeypatch.setattr(objectives, "column", lambda result, name: None)
     assert {state for _, state, *_ in content(run(tmp_path))} == {"FAIL"}
+
+
+def test_study_with_a_constraint_that_has_no_slice_here_is_refused(tmp_path: Path, run: Runner) -> None:
+    with pytest.raises(SpecError, match="constraint on base 'tiny' is 'fluency', but must be one of learned, retained"):
+        run(tmp_path, {"measures": ["learned", "retained"]})
+    assert not (tmp_path / "sweeps").exists()
 
 
 def test_study_with_another_number_of_workers_is_the_same(tmp_path: Path, run: Runner) -> None:
