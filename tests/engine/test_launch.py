@@ -367,5 +367,7 @@ def test_launch_loads_the_report_once_when_the_last_trials_run(count: int, tmp_p
     done: list[int] = []
     summary = run(tmp_path, count, at_last=lambda: done.append(len(list(tmp_path.glob("trials/*/result.json")))))
     assert summary.num_ran == count
-    assert len(done) == 1 and max(0, count - 2) <= done[0] <= count
-    assert not run(tmp_path, count, at_last=lambda: done.append(0)).num_ran and len(done) == 1
+    assert len(done) == 1
+    assert max(0, count - 2) <= done[0] <= count
+    assert run(tmp_path, count, at_last=lambda: done.append(0)).num_ran == 0
+    assert len(done) == 1
