@@ -129,6 +129,7 @@ def test_experiment_on_packages_refers_to_what_it_fetches(name: str) -> None:
 
     module = importlib.import_module(f"experiments.{name}")
     (item,) = items_of(name)
+    assert isinstance(item, PackageArtefact)
     assert module.EXPERIMENT.spec.base == ArtefactBase(name=name, gguf_sha256=item.gguf_sha256)
 
 
