@@ -6,24 +6,21 @@ trial with its cause, never an exception and never a missing row. What does not 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from analysis.labels import condition_labels
 from harness.errors import BadInputError, StoreError, unknown_name
+from harness.records.attempts import is_running
 from harness.records.schema import Failure, PlannedTrial, Progress, SweepRecord, TrialResult
 from harness.records.store import Store
 from harness.spec import FolderBase
 
 State = Literal["COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING"]
 STATES: tuple[State, ...] = ("COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING")
-STALE_AFTER_SECONDS = 30
-"""A progress file this young means RUNNING even where its process cannot be seen (another host on a shared disk)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class OpenedTrial:
             return self.result.state
         if self.damage is not None:
             return "FAILED"
-        if self._progress_is_newest and self._is_alive:
+        if is_running(self.progress, self.failure):
             return "RUNNING"
         return "FAILED" if self.failure is not None else "PENDING"
 
@@ -71,19 +68,6 @@ class OpenedTrial:
         if self.result is not None:
             return self.result.provenance.command
         return self.failure.command if self.failure is not None else None
-
-    @property
-    def _progress_is_newest(self) -> bool:
-        if self.progress is None:
-            return False
-        return self.failure is None or _time(self.progress.time_utc) > _time(self.failure.time_utc)
-
-    @property
-    def _is_alive(self) -> bool:
-        if self.progress is None:
-            return False
-        age = (datetime.now(UTC) - _time(self.progress.time_utc)).total_seconds()
-        return age < STALE_AFTER_SECONDS or _process_exists(self.progress.pid)
 
 
 @dataclass(frozen=True)
@@ -203,21 +187,3 @@ def _read_progress(store: Store, folder: Path) -> Progress | None:
         return store.read(folder / "progress.json", Progress)
     except StoreError:  # only says where an attempt is; a torn one says nothing
         return None
-
-
-def _time(text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.fromtimestamp(0, UTC)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _process_exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

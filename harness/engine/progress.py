@@ -24,7 +24,14 @@ class Reporter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._state = Progress(
-            phase="start", step=0, num_steps=0, loss=None, tokens_per_second=None, pid=os.getpid(), time_utc=utc_now()
+            phase="start",
+            step=0,
+            num_steps=0,
+            loss=None,
+            tokens_per_second=None,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            time_utc=utc_now(),
         )
         self._written = 0.0
 

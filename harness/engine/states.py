@@ -6,7 +6,6 @@ deciding what to run (launch.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal
 
 from harness.errors import StoreError
 from harness.records import result
+from harness.records.attempts import is_running
 from harness.records.schema import Failure, PlannedTrial, Progress, TrialResult
 from harness.records.store import Store
 
@@ -43,7 +43,7 @@ def of_trial(store: Store, trial_id: str) -> TrialState:
         failure, progress = result.read_failure(folder), read_progress(folder)
     except StoreError as error:
         return TrialState("DAMAGED", problem=str(error))
-    if progress is not None and _alive(progress.pid):
+    if is_running(progress, failure):
         return TrialState("RUNNING", failure=failure, progress=progress)
     return TrialState("FAILED" if failure else "PENDING", failure=failure)
 
@@ -56,14 +56,3 @@ def of_trials(store: Store, trials: Iterable[PlannedTrial]) -> dict[str, TrialSt
 def read_progress(folder: Path) -> Progress | None:
     """Return where a running attempt is, or None."""
     return Store(folder.parents[1]).read(folder / "progress.json", Progress)
-
-
-def _alive(pid: int) -> bool:
-    # A pid of another host is unknown here and counts as gone: its trial then shows as PENDING.
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -198,6 +198,7 @@ class Progress(Row):
     loss: float | None
     tokens_per_second: float | None
     pid: int
+    host: str | None = None
     time_utc: str
 
 

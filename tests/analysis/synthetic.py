@@ -315,6 +315,7 @@ def _write_unfinished(folder: Path, outcome: str) -> None:
         loss=1.1,
         tokens_per_second=900.0,
         pid=os.getpid() if outcome == "RUNNING" else 2**22 + 1,
+        host=os.uname().nodename,
         time_utc="2026-11-20T11:00:00+00:00",
     )
     write_atomic(folder / "progress.json", progress.model_dump_json().encode())

@@ -1,0 +1,49 @@
+"""Whether an attempt runs now, from the files that it left: the one definition of RUNNING.
+
+Invariant: nothing is locked and nothing is written. What does not live here: the states that a record decides
+(harness/engine/states.py, analysis/opened.py).
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+
+from harness.records.schema import Failure, Progress
+
+STALE_AFTER_SECONDS = 30
+"""A progress file of another host this young means that its attempt runs: its process cannot be seen from here."""
+
+
+def is_running(progress: Progress | None, failure: Failure | None) -> bool:
+    """Return whether a trial without a result is being run.
+
+    It is where its progress is not older than its latest failure, and the process that wrote it is alive or, on another
+    host, wrote it a moment ago.
+    """
+    if progress is None:
+        return False
+    written = _time(progress.time_utc)
+    if failure is not None and written < _time(failure.time_utc):
+        return False
+    if progress.host == os.uname().nodename:
+        return _process_exists(progress.pid)
+    return (datetime.now(UTC) - written).total_seconds() < STALE_AFTER_SECONDS
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,69 @@
+"""RUNNING has one definition, whoever asks."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from analysis.opened import OpenedTrial
+from harness.engine import states
+from harness.records import result
+from harness.records.attempts import STALE_AFTER_SECONDS, is_running
+from harness.records.schema import Failure, Progress
+from harness.records.store import Store, write_atomic
+from tests.engine.trials import planned
+
+HERE, DEAD = os.uname().nodename, 2**22 + 1
+NOW = datetime.now(UTC)
+
+
+def progress(host: str = HERE, pid: int | None = None, seconds_old: float = 0.0) -> Progress:
+    """Return where an attempt is, of this process unless told otherwise."""
+    return Progress(
+        phase="train",
+        step=1,
+        num_steps=2,
+        loss=None,
+        tokens_per_second=None,
+        pid=os.getpid() if pid is None else pid,
+        host=host,
+        time_utc=(NOW - timedelta(seconds=seconds_old)).isoformat(),
+    )
+
+
+def failure(seconds_old: float) -> Failure:
+    """Return a failure of some time ago."""
+    time = (NOW - timedelta(seconds=seconds_old)).isoformat()
+    return Failure(cause="oom", message="m", log_tail="", command="c", attempt=1, time_utc=time)
+
+
+CASES = [
+    pytest.param(progress(), None, True, id="alive"),
+    pytest.param(progress(seconds_old=9999.0), None, True, id="alive_and_silent"),
+    pytest.param(progress(pid=DEAD), None, False, id="dead_a_moment_ago"),
+    pytest.param(progress(), failure(60.0), True, id="tried_again"),
+    pytest.param(progress(seconds_old=60.0), failure(1.0), False, id="failed_since"),
+    pytest.param(progress(host="elsewhere", pid=DEAD), None, True, id="elsewhere"),
+    pytest.param(
+        progress(host="elsewhere", seconds_old=2.0 * STALE_AFTER_SECONDS), None, False, id="elsewhere_long_ago"
+    ),
+    pytest.param(None, failure(1.0), False, id="no_progress"),
+]
+
+
+@pytest.mark.parametrize(("at", "failed", "expected"), CASES)
+def test_attempt_runs_in_the_eyes_of_engine_and_analysis_alike(
+    tmp_path: Path, at: Progress | None, failed: Failure | None, expected: bool
+) -> None:
+    store, trial = Store(tmp_path), planned(1)[0]
+    folder = store.trial(trial.trial_id)
+    for name, value in (("progress.json", at), (result.FAILURE, failed)):
+        if value is not None:
+            write_atomic(folder / name, value.model_dump_json().encode())
+    assert is_running(at, failed) is expected
+    state = states.of_trial(store, trial.trial_id).state
+    assert (state == "RUNNING") is expected
+    assert OpenedTrial(trial, "c", folder, None, failed, at, None).state == state
