@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,6 @@ from harness.records.store import Store, write_atomic
 from tests.engine.trials import planned
 
 HERE, DEAD = os.uname().nodename, 2**22 + 1
-NOW = datetime.now(UTC)
 
 
 def progress(host: str = HERE, pid: int | None = None, seconds_old: float = 0.0) -> Progress:
@@ -30,36 +30,37 @@ def progress(host: str = HERE, pid: int | None = None, seconds_old: float = 0.0)
         tokens_per_second=None,
         pid=os.getpid() if pid is None else pid,
         host=host,
-        time_utc=(NOW - timedelta(seconds=seconds_old)).isoformat(),
+        time_utc=(datetime.now(UTC) - timedelta(seconds=seconds_old)).isoformat(),
     )
 
 
 def failure(seconds_old: float) -> Failure:
     """Return a failure of some time ago."""
-    time = (NOW - timedelta(seconds=seconds_old)).isoformat()
+    time = (datetime.now(UTC) - timedelta(seconds=seconds_old)).isoformat()
     return Failure(cause="oom", message="m", log_tail="", command="c", attempt=1, time_utc=time)
 
 
+# What `progress` and `failure` are given, so that every file is as old as it says when the test begins.
 CASES = [
-    pytest.param(progress(), None, True, id="alive"),
-    pytest.param(progress(seconds_old=9999.0), None, True, id="alive_and_silent"),
-    pytest.param(progress(pid=DEAD), None, False, id="dead_a_moment_ago"),
-    pytest.param(progress(), failure(60.0), True, id="tried_again"),
-    pytest.param(progress(seconds_old=60.0), failure(1.0), False, id="failed_since"),
-    pytest.param(progress(host="elsewhere", pid=DEAD), None, True, id="elsewhere"),
-    pytest.param(
-        progress(host="elsewhere", seconds_old=2.0 * STALE_AFTER_SECONDS), None, False, id="elsewhere_long_ago"
-    ),
-    pytest.param(None, failure(1.0), False, id="no_progress"),
+    pytest.param({}, None, True, id="alive"),
+    pytest.param({"seconds_old": 9999.0}, None, True, id="alive_and_silent"),
+    pytest.param({"pid": DEAD}, None, False, id="dead_a_moment_ago"),
+    pytest.param({}, 60.0, True, id="tried_again"),
+    pytest.param({"seconds_old": 60.0}, 1.0, False, id="failed_since"),
+    pytest.param({"host": "elsewhere", "pid": DEAD}, None, True, id="elsewhere"),
+    pytest.param({"host": "elsewhere", "seconds_old": 2.0 * STALE_AFTER_SECONDS}, None, False, id="elsewhere_long_ago"),
+    pytest.param(None, 1.0, False, id="no_progress"),
 ]
 
 
-@pytest.mark.parametrize(("at", "failed", "expected"), CASES)
+@pytest.mark.parametrize(("written", "failed_before", "expected"), CASES)
 def test_attempt_runs_in_the_eyes_of_engine_and_analysis_alike(
-    tmp_path: Path, at: Progress | None, failed: Failure | None, expected: bool
+    tmp_path: Path, written: dict[str, Any] | None, failed_before: float | None, expected: bool
 ) -> None:
     store, trial = Store(tmp_path), planned(1)[0]
     folder = store.trial(trial.trial_id)
+    at = None if written is None else progress(**written)
+    failed = None if failed_before is None else failure(failed_before)
     for name, value in (("progress.json", at), (result.FAILURE, failed)):
         if value is not None:
             write_atomic(folder / name, value.model_dump_json().encode())
