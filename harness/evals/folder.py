@@ -6,6 +6,7 @@ What does not live here: reading the items for scoring (items.py).
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import logging
 import re
@@ -48,7 +49,7 @@ def describe_folder(path: Path, *, num_items: int | None, max_new_tokens: int = 
     """
     if not path.is_dir():
         raise DataError(f"EVALS is {str(path)!r}, but must be a folder of JSON-lines files")
-    files = sorted([*path.glob("*.jsonl"), *path.glob("*/*.jsonl")])
+    files = sorted(file for pattern in ("*.jsonl", "*/*.jsonl") for file in path.glob(pattern) if file.is_file())
     tasks = [_task(file, path, num_items, max_new_tokens) for file in files]
     usable = tuple(task for task in tasks if task is not None)
     if not usable:
@@ -78,8 +79,8 @@ def _task(file: Path, root: Path, num_items: int | None, max_new_tokens: int) ->
 
 
 def _kind(content: bytes, name: str) -> Kind | None:
-    head = content[: content.find(b"\n") + 1] or content
-    rows = parse_lines(head, name)
+    first = next((line for line in content.splitlines() if line.removeprefix(codecs.BOM_UTF8).strip()), b"")
+    rows = parse_lines(first, name)
     return next((kind for kind in _KINDS if rows and all(field in rows[0] for field in FIELDS[kind])), None)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import subprocess
 import sys
 from collections import Counter
@@ -172,6 +173,13 @@ def test_folder_gives_a_task_for_every_kind_and_names_what_it_leaves_out(
     }
     assert "ifeval.jsonl is left out" in caplog.text
     assert all(len(select(task, small.evals(*tasks)).items) == 7 for task in tasks)
+
+
+def test_folder_takes_a_kind_from_the_first_row_and_leaves_folders_named_like_files(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "a.jsonl").write_bytes(codecs.BOM_UTF8 + b'\n \n{"text": "one"}\n')
+    (task,) = describe_folder(tmp_path, num_items=None)
+    assert (task.name, task.kind) == ("a", "perplexity")
 
 
 @pytest.mark.parametrize("make", [False, True])
