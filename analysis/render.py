@@ -148,7 +148,7 @@ def text_table(view: View, width: int = 120) -> str:
         if len(view.groups) > 1:
             table.add_row(Text(escape.visible(arm, single_line=True)))
         for row in rows:
-            label = escape.visible(row.label, single_line=True, limit=60)
+            label = escape.visible(row.label, single_line=True, limit=60) + ("\nchosen on val" if row.chosen else "")
             seeds = f"{row.num_complete}/{row.num_planned}"
             table.add_row(Text(label), Text(seeds), *(_text_cell(row.cells[measure]) for measure in view.measures))
     console = Console(width=width, color_system=None, highlight=False, markup=False, emoji=False)
