@@ -159,6 +159,7 @@ def effects_table(
     """Return one row per condition and target: before, after, delta with its interval, seeds, items, p, MDE.
 
     `p_holm` is adjusted over the family of all conditions x measures, separately from all conditions x primary slices.
+    A condition that stands in two arms by the same trials is one comparison.
 
     Args:
         frame: one row per planned trial.
@@ -178,9 +179,15 @@ def effects_table(
     table["family_size"] = 0
     for level, group in table.groupby("level"):
         if level != "other":
-            table.loc[group.index, "p_holm"] = holm(group["p_value"].tolist())
-            table.loc[group.index, "family_size"] = int(group["p_value"].notna().sum())
+            distinct = group.drop_duplicates(["condition_id", "target"])
+            adjusted = dict(zip(_comparisons(distinct), holm(distinct["p_value"].tolist()), strict=True))
+            table.loc[group.index, "p_holm"] = [adjusted[name] for name in _comparisons(group)]
+            table.loc[group.index, "family_size"] = int(distinct["p_value"].notna().sum())
     return table
+
+
+def _comparisons(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(rows["condition_id"], rows["target"], strict=True))
 
 
 def _effect_row(

@@ -69,7 +69,9 @@ class View:
     facts: dict[str, str]
     """Question: hypothesis, refuted if, source, command."""
     states: dict[str, int]
+    """Trials in each state; one that stands in two arms counts once."""
     num_trials: int
+    num_rows: int
     seeds: str
     measures: dict[str, dict[str, Any]]
     """Measure -> lower_is_better, slices, n items, largest MDE."""
@@ -117,6 +119,7 @@ def build_view(
     record = sweep.record
     groups = _groups(sweep, frame, effects)
     main = effects[effects["level"] == "measure"]
+    distinct = frame.drop_duplicates("trial_id")
     return View(
         title=f"{record.name} on {record.base}" + (f" · set {record.set_hash}" if record.set_hash else ""),
         facts={
@@ -125,8 +128,9 @@ def build_view(
             "Source": record.source,
             "Command": record.command,
         },
-        states={state: count for state in STATES if (count := int((frame["state"] == state).sum()))},
-        num_trials=len(frame),
+        states={state: count for state in STATES if (count := int((distinct["state"] == state).sum()))},
+        num_trials=len(distinct),
+        num_rows=len(frame),
         seeds=seeds_sentence(frame),
         measures=_measures(sweep, main),
         axis_name=", ".join(short_fields(record.axis_fields).values()) or "condition",

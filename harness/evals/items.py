@@ -168,6 +168,8 @@ def _checked(row: Item, number: int, task: EvalTask) -> Item:
         raise DataError(f"{where}: gold is {row['gold']!r}, but must be an index into {len(options)} options")
     if not row.get(_NEVER_EMPTY.get(task.kind, ""), "-").strip():
         raise DataError(f"{where}: {_NEVER_EMPTY[task.kind]} is empty")
+    if not isinstance(row.get("delimiter", ""), str):
+        raise DataError(f"{where}: delimiter is {row['delimiter']!r:.60}, but must be text")
     if task.kind == "generate":
         _require_answers(row, where)
     item_id = str(row["id"]) if "id" in row else hashlib.sha256(_text(row).encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-_NAMES = re.compile(r"(?<!classifier_)dropout|pdrop$|layerdrop$")
+_NAMES = re.compile(r"(?<!classifier_)drop")
 
 
 def has_dropout(model: nn.Module) -> bool:
@@ -29,5 +29,9 @@ def _rates(tree: dict[Any, Any]) -> Iterable[float]:
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _rates(value)
-        elif _NAMES.search(str(name)) and isinstance(value, float | int):
-            yield float(value)
+        elif _NAMES.search(str(name)):
+            yield from (float(rate) for rate in _flat(value) if isinstance(rate, float | int))
+
+
+def _flat(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else (value,)

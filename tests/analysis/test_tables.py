@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import tables
+from analysis import tables, write_report
 from analysis.frames import metrics_of, sweep_frame
 from analysis.items import items_frame
 from analysis.opened import OpenedSweep, open_sweep
@@ -166,3 +166,14 @@ def test_full_precision_table_is_against_the_unquantised_base(tmp_path: Path) ->
     assert retained["before"] == 1.0
     assert retained["before_quantised"] == pytest.approx(frame["before/retained"].iloc[-1])
     assert retained["delta"] == pytest.approx(retained["after"] - 1.0)
+
+
+def test_trials_that_stand_in_two_arms_are_one_comparison(tmp_path: Path) -> None:
+    once = tables.effects_table(*_all(*build(tmp_path / "once", Plan(values=(25, 400), arms=(ARM,), scale=0.25)))[1:])
+    plan = Plan(values=(25, 400), arms=(ARM, "the_same_again"), scale=0.25)
+    store, folder = build(tmp_path / "twice", plan)
+    twice = tables.effects_table(*_all(store, folder)[1:])
+    assert len(twice) == 2 * len(once)
+    assert list(twice["family_size"]) == 2 * list(once["family_size"])
+    np.testing.assert_array_equal(twice["p_holm"], 2 * list(once["p_holm"]))
+    assert "6 COMPLETE" in write_report(store.root, folder).table

@@ -115,6 +115,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("generate", {"id": "a", "context": "x", "answer": " ?! "}, "nothing but quotes and punctuation"),
     ("generate", {"id": "a", "context": "x", "answer": "b", "aliases": ["."]}, "nothing but quotes and punctuation"),
     ("generate", {"id": "a", "context": "x", "answer": "b", "aliases": "c"}, "must be a list of answers"),
+    ("greedy", {"id": "a", "context": "x", "continuation": "y", "delimiter": 3}, "delimiter is 3, but must be text"),
     ("perplexity", {"text": ""}, "text is empty"),
 ]
 

@@ -87,7 +87,13 @@ def test_fit_with_dropout_gives_the_same_bytes_at_every_micro_batch(build: Any, 
 
 @pytest.mark.parametrize(
     ("config", "drops"),
-    [({}, False), ({"attention_dropout": 0.1}, True), ({"classifier_dropout": 0.1}, False), ({"resid_pdrop": 1}, True)],
+    [
+        ({}, False),
+        ({"attention_dropout": 0.1}, True),
+        ({"classifier_dropout": 0.1}, False),
+        ({"resid_pdrop": 1}, True),
+        ({"drop_path_rate": [0.0, 0.1]}, True),
+    ],
 )
 def test_dropout_is_seen_wherever_a_configuration_names_it(config: dict[str, Any], drops: bool) -> None:
     model = tiny.llama()
