@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 from harness.engine import executor as executors
 from harness.engine import forecast, jobs, states, worker
+from harness.engine.beside import beside
 from harness.engine.executor import Executor, WorkerDiedError
 from harness.engine.worker import Outcome, TrialFunction, TrialJob
 from harness.errors import BadInputError, DiskError
@@ -401,16 +403,16 @@ def probe(
         BadInputError: base, template or data cannot be used.
         DiskError: the output folder cannot be written.
     """
-    scratch = Store(store.root / "probes" / "scratch")
-    shutil.rmtree(scratch.root, ignore_errors=True)
-    with disk_errors(scratch.root):
-        scratch.root.mkdir(parents=True)
-        (store.root / "artefacts").mkdir(exist_ok=True)
-        (scratch.root / "artefacts").symlink_to((store.root / "artefacts").resolve())
     short = [_shortened(trial) for trial in forecast.unmeasured(store, trials)]
-    summary = launch(scratch, short, runtime, replace(options, measure_into=store.root), view)
-    shutil.rmtree(scratch.root, ignore_errors=True)
-    return summary
+    probes = store.root / "probes"
+    with disk_errors(probes):
+        probes.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=probes))
+    try:
+        scratch = beside(store, folder, [trial.spec for trial in short])
+        return launch(scratch, short, runtime, replace(options, measure_into=store.root), view)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shortened(trial: PlannedTrial) -> PlannedTrial:

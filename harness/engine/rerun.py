@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.engine import launch, states, view
+from harness.engine.beside import beside
 from harness.engine.launch import Options
 from harness.errors import SpecError
 from harness.identity import condition_id
@@ -55,7 +56,7 @@ def rerun(prefix: str, store: Store, keep: Literal["none", "adapter", "all"] | N
     trial, runtime = _read(prefix, store)
     runtime = runtime.replace({"keep": keep}) if keep else runtime
     recorded = result.read(store.trial(trial.trial_id))
-    target = store if recorded is None else _beside(store, trial.trial_id)
+    target = store if recorded is None else _fresh(store, trial)
     options = Options(num_workers=1, retry_failed=True)
     summary = launch.launch(target, [trial], runtime, options, view.choose(target, as_json=False))
     outcome = summary.outcomes.get(trial.trial_id)
@@ -91,13 +92,11 @@ def _read(prefix: str, store: Store) -> tuple[PlannedTrial, Runtime]:
     return trial, runtime
 
 
-def _beside(store: Store, trial_id: str) -> Store:
-    """Return a fresh store that shares the artefacts, so that base and before-scores are not made again."""
-    root = store.root / "reruns" / trial_id
+def _fresh(store: Store, trial: PlannedTrial) -> Store:
+    """Return an empty store beside this one."""
+    root = store.root / "reruns" / trial.trial_id
     shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    (root / "artefacts").symlink_to((store.root / "artefacts").resolve())
-    return Store(root)
+    return beside(store, root, [trial.spec])
 
 
 def differences(recorded: TrialResult, again: TrialResult) -> dict[str, tuple[Any, Any]]:

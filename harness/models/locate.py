@@ -8,6 +8,7 @@ What does not live here: what a folder must hold (files.py), building a pocket b
 from __future__ import annotations
 
 import json
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -88,10 +89,10 @@ def _locate_folder(base: FolderBase) -> BaseFiles:
 def _locate_trial(base: TrialBase, store: Store) -> BaseFiles:
     trained = _finished_trial(base, store)
     weights = store.trial(base.trial_id) / "weights"
-    remedy = f"run that trial again with KEEP=all: {trained.provenance.command}"
+    remedy = f"run: {_keeping(base, store)}"
     if not (weights / MANIFEST).is_file():
         raise ModelError(f"trial {base.trial_id[:12]} kept no weights, but must have to be a base; {remedy}")
-    verify_folder(weights, remedy=f"delete that trial's folder and {remedy}")
+    verify_folder(weights, remedy=f"delete that folder, then {remedy}")
     own = locate(trained.spec.base, store)
     has_tokenizer = any((weights / name).is_file() for name in TOKENIZER_MODELS)
     tokenizer_folder = weights if has_tokenizer else own.tokenizer_folder
@@ -110,8 +111,14 @@ def _finished_trial(base: TrialBase, store: Store) -> TrialResult:
     if trained is None:
         raise ModelError(
             f"base.trial_id is {base.trial_id!r}, but must be a finished trial under {store.root}; "
-            "run its sweep with KEEP=all first"
+            """run its sweep first, with SET='{"runtime.keep": "all"}'"""
         )
     if trained.state == "DIVERGED":
         raise ModelError(f"base.trial_id is {base.trial_id!r}, but that trial DIVERGED; choose one that is COMPLETE")
     return trained
+
+
+def _keeping(base: TrialBase, store: Store) -> str:
+    """Return the command that gives a finished trial its weights, in the store that its result lies in."""
+    root = (store.trial(base.trial_id) / result.RESULT).resolve().parents[2]
+    return shlex.join(["python", "-m", "harness", "run-trial", base.trial_id, "--keep", "all", "--out", str(root)])

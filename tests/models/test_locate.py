@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -279,7 +280,8 @@ def test_trial_unknown_is_refused(store: Store) -> None:
 
 def test_trial_that_kept_nothing_is_refused(finish: Finish, store: Store, tiny_files: BaseFiles) -> None:
     base = finish(trained(tiny_files, FullConfig()), FullConfig(), keep="none")
-    with pytest.raises(ModelError, match=r"kept no weights.*KEEP=all: python -m harness run-trial x"):
+    command = f"run: python -m harness run-trial {base.trial_id} --keep all --out {store.root}"
+    with pytest.raises(ModelError, match=f"kept no weights.*{re.escape(command)}$"):
         locate(base, store)
 
 
@@ -295,5 +297,5 @@ def test_trial_with_a_flipped_byte_is_refused(finish: Finish, store: Store, tiny
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match="is damaged"):
+    with pytest.raises(ModelError, match=r"is damaged.*; delete that folder, then run: python -m harness run-trial"):
         locate(base, store)

@@ -1,0 +1,102 @@
+"""Running a row again beside its store: real trials on the tiny base, in this process."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from harness.engine import catalog, launch, plan, rerun
+from harness.engine.launch import Options
+from harness.engine.plan import Plan, Request
+from harness.errors import ModelError
+from harness.records.store import MANIFEST, Store
+from tests.engine.inline import inline
+from tests.engine.test_plan import with_qlora
+from tests.pocket.tiny import tiny_experiment
+
+OPTIONS = Options(1, executor=inline)
+SMALL = {"seed": 0, "train.num_steps": 2, "train.batch_size": 4, "evals.num_items": 6, "method": "lora"}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every base mean the tiny experiment, and rerun in this process."""
+    experiment = with_qlora(tiny_experiment())
+    monkeypatch.setattr(catalog, "load_experiment", lambda name: experiment)
+    monkeypatch.setattr(rerun, "Options", partial(Options, executor=inline))
+
+
+def planned(root: Path, base: str, rate: float = 0.001, keep: str = "none") -> Plan:
+    """Return the plan of one trial."""
+    setting = SMALL | {"train.learning_rate": [rate], "runtime.keep": keep}
+    return plan.make_plan(Request(name="learning_rate", base=base, set=json.dumps(setting), out=root))
+
+
+def finished(made: Plan) -> str:
+    """Run a plan of one trial and return its id."""
+    (trial_id,) = made.trials
+    summary = launch.launch(made.store, made.record.trials, made.setting.experiment.runtime, OPTIONS)
+    assert (summary.num_ran, summary.failed) == (1, [])
+    return trial_id
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return every file of a folder, when it was written and what it holds."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one store for the whole module, so that the base is made once."""
+    return tmp_path_factory.mktemp("rerun")
+
+
+def test_rerun_of_trials_that_start_from_trials_leaves_their_ancestors_alone(root: Path) -> None:
+    store = Store(root)
+    parent = finished(planned(root, "tiny", keep="all"))
+    before = snapshot(store.trial(parent))
+    child = finished(planned(root, f"trial:{parent}"))
+    assert rerun.rerun(child, store, None).as_json()["reproduced"]
+    assert not (store.trial(child) / "weights" / MANIFEST).exists()
+    assert rerun.rerun(child, store, "all").as_json()["reproduced"]
+    grandchild = finished(planned(root, f"trial:{child}"))
+    assert rerun.rerun(grandchild, store, "all").as_json()["reproduced"]
+    assert list((root / "reruns").iterdir()) == []
+    assert snapshot(store.trial(parent)) == before
+    (trial,) = planned(root, f"trial:{child}").record.trials
+    probed = [trial.model_copy(update={"spec": trial.spec.replace({"train.batch_size": 8})})]
+    summary = launch.probe(store, probed, tiny_experiment().runtime, OPTIONS)
+    assert (summary.num_ran, summary.failed) == (1, [])
+    assert not list((root / "probes").glob("scratch*"))
+    assert snapshot(store.trial(parent)) == before
+
+
+def test_rerun_of_a_child_whose_parent_kept_nothing_names_the_command_that_works(root: Path) -> None:
+    store = Store(root)
+    parent = finished(planned(root, "tiny", rate=0.002, keep="all"))
+    child = finished(planned(root, f"trial:{parent}", rate=0.002))
+    (store.trial(parent) / "weights").rename(root / "moved")
+    with pytest.raises(ModelError) as refusal:
+        rerun.rerun(child, store, None)
+    words = str(refusal.value).partition("run: ")[2].split()
+    assert words == ["python", "-m", "harness", "run-trial", parent, "--keep", "all", "--out", str(root)]
+    assert rerun.rerun(parent, store, "all").as_json()["reproduced"]
+    assert rerun.rerun(child, store, None).as_json()["reproduced"]
+
+
+def test_probe_that_is_refused_leaves_nothing_and_harms_no_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = root / "probes" / "scratch"
+    other.mkdir(parents=True, exist_ok=True)
+    folders = set((root / "probes").iterdir())
+
+    def refuse(*_: object) -> None:
+        raise ModelError("no base")
+
+    monkeypatch.setattr(launch, "launch", refuse)
+    with pytest.raises(ModelError):
+        launch.probe(Store(root), planned(root, "tiny", rate=0.003).record.trials, tiny_experiment().runtime, OPTIONS)
+    assert set((root / "probes").iterdir()) == folders
