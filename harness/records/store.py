@@ -24,7 +24,7 @@ from typing import TypeVar
 import pydantic
 from safetensors import SafetensorError
 
-from harness.errors import BusyError, DiskError, StoreError
+from harness.errors import BadInputError, BusyError, DiskError, StoreError
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 MANIFEST = "manifest.json"
@@ -44,7 +44,7 @@ def disk_errors(path: Path) -> Generator[None, None, None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskError(f"no space left to write {path}; free some and run the same command again") from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
             raise DiskError(f"{path} cannot be written ({error.strerror}); set OUT= to a writable folder") from error
         raise
     except SafetensorError as error:
@@ -257,13 +257,16 @@ class Store:
         """Return a record file, or None where it does not exist.
 
         Raises:
-            StoreError: the file is there but damaged.
+            StoreError: the file is there but damaged, or cannot be read.
+            BadInputError: the store's root is, or lies under, a file.
         """
         try:
-            text = path.read_text()
+            return model.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        try:
-            return model.model_validate_json(text)
         except (pydantic.ValidationError, UnicodeDecodeError) as error:
             raise StoreError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        except OSError as error:
+            if isinstance(error, NotADirectoryError) and not self.root.is_dir():
+                raise BadInputError(f"OUT is {str(self.root)!r}, but must be a folder ({error.strerror}).") from error
+            raise StoreError(f"{path} cannot be read ({error.strerror})") from error

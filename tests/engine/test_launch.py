@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -292,10 +293,13 @@ def test_launch_budget_stops_cleanly_and_is_continued(tmp_path: Path, undisturbe
     assert numbers(tmp_path) == undisturbed
 
 
-def test_launch_damaged_result_is_set_aside_and_made_again(tmp_path: Path, undisturbed: dict[str, str]) -> None:
+@pytest.mark.parametrize("damage", [b"{", random.Random(0).randbytes(300)], ids=["torn", "random"])
+def test_launch_damaged_result_is_set_aside_and_made_again(
+    tmp_path: Path, undisturbed: dict[str, str], damage: bytes
+) -> None:
     run(tmp_path, count=6)
     path = tmp_path / "trials" / planned(1)[0].trial_id / "result.json"
-    path.write_bytes(path.read_bytes()[:-40])
+    path.write_bytes(damage)
     assert states.of_trial(Store(tmp_path), planned(1)[0].trial_id).state == "DAMAGED"
     assert run(tmp_path, count=6).num_ran == 1
     assert numbers(tmp_path) == undisturbed

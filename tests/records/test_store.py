@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import BusyError, DiskError, StoreError
-from harness.records.schema import Failure, Score
+from harness.errors import BadInputError, BusyError, DiskError, StoreError
+from harness.records.schema import EvalScores, Failure, Progress, Row, Score, SweepRecord, TrialResult
 from harness.records.store import (
     MANIFEST,
     Store,
@@ -64,6 +65,12 @@ def test_write_atomic_into_a_read_only_folder_is_one_sentence(tmp_path: Path, mo
     with pytest.raises(DiskError, match="cannot be written") as caught:
         write_atomic(tmp_path / "file", b"x")
     assert caught.value.exit_code == 75
+
+
+def test_write_atomic_under_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"cannot be written \(Not a directory\)"):
+        write_atomic(tmp_path / "file" / "sweeps" / "sweep.json", b"x")
 
 
 def test_write_atomic_on_a_full_disk_keeps_the_old_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,12 +185,47 @@ def test_ensure_artefact_complete_is_never_built_twice(tmp_path: Path) -> None:
     assert len(calls) == 1
 
 
-def test_read_damaged_record_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "failure.json"
-    path.write_text('{"cause": "oom"')
-    with pytest.raises(StoreError, match=r"failure\.json is damaged"):
-        Store(tmp_path).read(path, Failure)
-    assert Store(tmp_path).read(tmp_path / "absent.json", Failure) is None
+DAMAGE = {
+    "empty": b"",
+    "torn": b'{"cause": "oom"',
+    "another": b'{"unknown": 1}',
+    "random": random.Random(0).randbytes(300),
+    "zeros": bytes(300),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("result.json", TrialResult),
+        ("failure.json", Failure),
+        ("progress.json", Progress),
+        ("sweep.json", SweepRecord),
+        ("scores.json", EvalScores),
+    ],
+)
+def test_read_damaged_record_is_named(tmp_path: Path, name: str, model: type[Row], damage: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(DAMAGE[damage])
+    with pytest.raises(StoreError, match=rf"{name} is damaged") as caught:
+        Store(tmp_path).read(path, model)
+    assert "\n" not in str(caught.value)
+    assert Store(tmp_path).read(tmp_path / "absent.json", model) is None
+
+
+def test_read_folder_in_place_of_a_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "failure.json").mkdir()
+    with pytest.raises(StoreError, match=r"failure\.json cannot be read \(Is a directory\)"):
+        Store(tmp_path).read(tmp_path / "failure.json", Failure)
+
+
+@pytest.mark.parametrize("below", ["", "out"])
+def test_read_in_a_store_that_is_no_folder_is_bad_input(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    store = Store(tmp_path / "file" / below)
+    with pytest.raises(BadInputError, match=r"OUT is '.*', but must be a folder"):
+        store.read(store.trial("a") / "result.json", TrialResult)
 
 
 def test_score_unknown_survives_the_disk_as_none(tmp_path: Path) -> None:
