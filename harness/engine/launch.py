@@ -29,7 +29,7 @@ from harness.engine.worker import Outcome, TrialFunction, TrialJob
 from harness.errors import BadInputError, DiskError
 from harness.identity import trial_id
 from harness.records.schema import PlannedTrial
-from harness.records.store import Store, disk_errors, read_lines
+from harness.records.store import Store, disk_errors
 from harness.spec import Runtime, TrialBase
 
 MAX_ATTEMPTS = 3
@@ -330,9 +330,9 @@ class _Launch:
         if self.deaths[key] < MAX_ATTEMPTS:
             return None
         folder = self.store.trial(key)
-        number = sum(row["event"] == "start" for row in read_lines(folder / "attempts.jsonl"))
         message = f"{error}, {MAX_ATTEMPTS} times in a row"
-        return worker.record_failure(folder, key, "killed", message, number, worker.rerun_command(key, self.store.root))
+        number, command = worker.num_attempts(folder), worker.rerun_command(key, self.store.root)
+        return worker.record_failure(folder, key, "killed", message, number, command)
 
     def _check_others(self) -> None:
         """Before-scores only run ahead: a trial that misses one computes it, so that only bad input matters here."""
@@ -347,7 +347,7 @@ class _Launch:
     def _hopeless(self) -> Why | None:
         """Return why nothing that is left can be expected to go better, or None."""
         ran = self._ran()
-        if any(outcome.cause == "disk" for outcome in ran):
+        if any(outcome.no_disk for outcome in ran):
             return "disk"
         if not self.ready or not self._doubtful():
             return None

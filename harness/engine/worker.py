@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from harness.engine import forecast
 from harness.engine.progress import Reporter
@@ -26,6 +27,7 @@ from harness.records.schema import Failure, TrialResult
 from harness.records.store import Store, append_line, cut_torn_tail, disk_errors, lock, read_lines, write_atomic
 from harness.spec import Runtime, TrialSpec
 
+T = TypeVar("T")
 LOG_TAIL_LINES = 40
 
 
@@ -62,6 +64,8 @@ class Outcome:
     cause: str | None = None
     message: str = ""
     log: str = ""
+    no_disk: bool = False
+    """The disk is full or read-only, so that no other trial could be recorded either."""
 
 
 def run_trial(
@@ -90,15 +94,16 @@ def attempt(job: TrialJob) -> Outcome:
             return _claimed(job, store, folder, key)
     except BusyError:
         return Outcome(key, "BUSY", ran=False)
-    except DiskError as error:
-        return Outcome(key, "FAILED", ran=True, cause="disk", message=str(error))
+    except (StoreError, OSError) as error:  # the folder itself: it stops no other trial
+        full = isinstance(error, DiskError)
+        return Outcome(key, "FAILED", ran=True, cause="disk", message=str(error), no_disk=full)
 
 
 def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
     standing = _standing(folder)
     if standing is not None:
         return Outcome(key, standing.state, ran=False)
-    failure = result.read_failure(folder)
+    failure = _whole(folder / result.FAILURE, lambda: result.read_failure(folder))
     if failure is not None and not failure.reruns_by_itself and failure.attempt > job.rerun_after:
         return Outcome(key, "FAILED", ran=False, cause=failure.cause, message=failure.message)
     number = _begin(job, folder)
@@ -125,13 +130,19 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
 
 
 def _standing(folder: Path) -> TrialResult | None:
-    """Return the committed result; a damaged one is set aside under another name, so that the trial runs again."""
+    """Return the committed result; a damaged one is set aside, so that the trial runs again."""
+    return _whole(folder / result.RESULT, lambda: result.read(folder))
+
+
+def _whole(path: Path, read: Callable[[], T]) -> T | None:
+    """Return what a file says, or None where it is damaged: it is then set aside under another name."""
     try:
-        return result.read(folder)
+        return read()
+    except DiskError:
+        raise
     except StoreError:
-        damaged = folder / result.RESULT
-        count = len(list(folder.glob("result.damaged-*.json")))
-        os.rename(damaged, folder / f"result.damaged-{count + 1}.json")
+        count = len(list(path.parent.glob(f"{path.stem}.damaged-*{path.suffix}")))
+        os.rename(path, path.with_name(f"{path.stem}.damaged-{count + 1}{path.suffix}"))
         return None
 
 
@@ -139,7 +150,8 @@ def _begin(job: TrialJob, folder: Path) -> int:
     """Write what an attempt leaves first and return its number, from 1."""
     attempts = folder / "attempts.jsonl"
     cut_torn_tail(attempts)
-    number = 1 + sum(row["event"] == "start" for row in read_lines(attempts))
+    _whole(attempts, lambda: _starts(folder))
+    number = 1 + num_attempts(folder)
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
     write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode(), durable=False)
@@ -151,9 +163,31 @@ def _begin(job: TrialJob, folder: Path) -> int:
     return number
 
 
+def num_attempts(folder: Path) -> int:
+    """Return the number of the latest attempt: the rows may be lost, and the logs carry it, too."""
+    logs = [int(log.stem) for log in folder.glob("attempts/*.log") if log.stem.isdecimal()]
+    try:
+        return max([_starts(folder), *logs])
+    except StoreError:
+        return max(logs, default=0)
+
+
+def _starts(folder: Path) -> int:
+    """Return how many attempts `attempts.jsonl` tells of.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    path = folder / "attempts.jsonl"
+    rows: list[Any] = list(read_lines(path))
+    if not all(isinstance(row, dict) and "event" in row for row in rows):
+        raise StoreError(f"{path} holds a line that is no event of an attempt")
+    return sum(row["event"] == "start" for row in rows)
+
+
 def rerun_command(key: str, root: Path) -> str:
     """Return the one line that runs this trial again."""
-    return f"python -m harness run-trial {key} --out {root}"
+    return shlex.join(["python", "-m", "harness", "run-trial", key, "--out", str(root)])
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------
@@ -181,7 +215,8 @@ def _failed(error: Exception, folder: Path, number: int, log: Path, command: str
     with disk_errors(log), log.open("a", encoding="utf-8") as stream:
         stream.write("".join(traceback.format_exception(error)))
     message = f"{type(error).__name__}: {error}" if not isinstance(error, HarnessError) else str(error)
-    return record_failure(folder, key, cause_of(error), message, number, command)
+    outcome = record_failure(folder, key, cause_of(error), message, number, command)
+    return replace(outcome, no_disk=isinstance(error, DiskError))
 
 
 def record_failure(folder: Path, key: str, cause: Any, message: str, number: int, command: str) -> Outcome:

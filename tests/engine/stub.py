@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import DataError, DiskError
+from harness.errors import DataError, DiskError, StoreError
 from harness.identity import trial_id
 from harness.records import result
 from harness.records.schema import (
@@ -30,9 +30,14 @@ from harness.records.schema import (
 from harness.records.store import Store, append_line
 from harness.spec import Runtime, TrialSpec
 
+ERRORS = {kind.__name__: kind for kind in (DataError, DiskError, StoreError, ValueError, MemoryError)}
+
 
 def behave(root: Path, seed: int | str, **what: Any) -> None:
-    """Make trials of a seed (or "all") sleep=seconds, raises=class name or dies=True, in the first times=attempts."""
+    """Make trials of a seed (or "all") misbehave in the first times=attempts.
+
+    They sleep=seconds, have writes=text as their attempts.jsonl, raises=class name or dies=True.
+    """
     root.mkdir(parents=True, exist_ok=True)
     path = root / "behaviour.json"
     table = json.loads(path.read_text()) if path.exists() else {}
@@ -46,24 +51,24 @@ def run_stub(spec: TrialSpec, store: Store, runtime: Runtime, command: str, repo
     print(f"stub seed {spec.seed}")
     report(phase="train", step=1, num_steps=2, loss=1.5, tokens_per_second=10.0)
     attempt = sum('"start"' in line for line in (folder / "attempts.jsonl").read_text().splitlines())
-    _misbehave(store.root, spec.seed, attempt)
+    _misbehave(store.root, spec.seed, attempt, folder)
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "train/loss": spec.train.learning_rate}) + "\n")
     return result.commit(folder, _result(spec, runtime, command))
 
 
-def _misbehave(root: Path, seed: int, attempt: int) -> None:
+def _misbehave(root: Path, seed: int, attempt: int, folder: Path) -> None:
     path = root / "behaviour.json"
     table = json.loads(path.read_text()) if path.exists() else {}
     what = table.get("all", {}) | table.get(str(seed), {})
     time.sleep(what.get("sleep", 0.0))
     if attempt > what.get("times", 10**9):
         return
+    if text := what.get("writes"):
+        (folder / "attempts.jsonl").write_text(text)
     if what.get("dies"):
         os.kill(os.getpid(), signal.SIGKILL)
     if name := what.get("raises"):
-        raise {"DataError": DataError, "DiskError": DiskError, "ValueError": ValueError, "MemoryError": MemoryError}[
-            name
-        ](f"{name} as asked")
+        raise ERRORS[name](f"{name} as asked")
 
 
 def _result(spec: TrialSpec, runtime: Runtime, command: str) -> TrialResult:

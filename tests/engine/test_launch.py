@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine import launch, states
+from harness.engine import launch, states, worker
 from harness.engine.view import LineView
 from harness.engine.worker import Outcome
 from harness.records import result
@@ -28,6 +29,7 @@ from tests.engine.trials import child_of, of_spec, planned
 
 ROOT = Path(__file__).parents[2]
 SLOW_SECONDS = 30.0
+RANDOM = random.Random(0).randbytes(300)
 
 
 def run(root: Path, count: int = 4, workers: int = 2, **options: object) -> launch.Summary:
@@ -293,7 +295,7 @@ def test_launch_budget_stops_cleanly_and_is_continued(tmp_path: Path, undisturbe
     assert numbers(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("damage", [b"{", random.Random(0).randbytes(300)], ids=["torn", "random"])
+@pytest.mark.parametrize("damage", [b"{", RANDOM], ids=["torn", "random"])
 def test_launch_damaged_result_is_set_aside_and_made_again(
     tmp_path: Path, undisturbed: dict[str, str], damage: bytes
 ) -> None:
@@ -304,6 +306,48 @@ def test_launch_damaged_result_is_set_aside_and_made_again(
     assert run(tmp_path, count=6).num_ran == 1
     assert numbers(tmp_path) == undisturbed
     assert (path.parent / "result.damaged-1.json").exists()
+
+
+@pytest.mark.parametrize("damage", [b"{\n", b"5\n", RANDOM + b"\n"], ids=["torn", "5", "random"])
+@pytest.mark.parametrize("name", ["failure.json", "attempts.jsonl"])
+def test_launch_damaged_file_of_one_trial_is_set_aside_and_stops_no_other(
+    tmp_path: Path, undisturbed: dict[str, str], name: str, damage: bytes
+) -> None:
+    behave(tmp_path, 0, raises="MemoryError", times=1)
+    run(tmp_path, count=1)
+    path = tmp_path / "trials" / planned(1)[0].trial_id / name
+    path.write_bytes(damage)
+    summary = run(tmp_path, count=6)
+    # The stub counts its attempts in the rows: without them it fails once more.
+    assert (summary.why, len(numbers(tmp_path))) == ("done", 6 if name == "failure.json" else 5)
+    assert path.with_name(f"{path.stem}.damaged-1{path.suffix}").read_bytes() == damage
+    assert (path.parent / "attempts/2.log").exists()  # attempts are numbered on
+    assert run(tmp_path, count=6).exit_code == 0
+    assert numbers(tmp_path) == undisturbed
+
+
+def test_launch_damaged_attempts_of_a_trial_that_kills_its_worker_stop_no_other(tmp_path: Path) -> None:
+    behave(tmp_path, 1, dies=True, writes="5\n")
+    (failed,) = run(tmp_path).failed
+    assert failed.cause == "killed"
+    failure = result.read_failure(tmp_path / "trials" / failed.trial_id)
+    assert failure is not None
+    assert failure.attempt == launch.MAX_ATTEMPTS
+    assert len(numbers(tmp_path)) == 3
+
+
+def test_launch_folder_that_no_attempt_can_use_stops_no_other(tmp_path: Path) -> None:
+    (tmp_path / "trials" / planned(1)[0].trial_id / "attempts.jsonl").mkdir(parents=True)
+    summary = run(tmp_path)
+    assert (summary.why, summary.exit_code, len(numbers(tmp_path))) == ("done", 1, 3)
+    assert [(failed.cause, failed.trial_id) for failed in summary.failed] == [("disk", planned(1)[0].trial_id)]
+
+
+def test_launch_damaged_record_that_a_trial_reads_is_no_full_disk(tmp_path: Path) -> None:
+    behave(tmp_path, 1, raises="StoreError")
+    summary = run(tmp_path)
+    assert (summary.why, summary.exit_code, len(numbers(tmp_path))) == ("done", 1, 3)
+    assert [failed.cause for failed in summary.failed] == ["disk"]
 
 
 def test_launch_trial_that_starts_from_another_runs_after_it(tmp_path: Path) -> None:
@@ -352,6 +396,11 @@ def test_worker_output_of_a_job_goes_to_its_log_from_below_python_as_well(tmp_pa
     done = subprocess.run([sys.executable, "-c", code, str(log)], cwd=ROOT, capture_output=True, text=True, check=True)
     assert sorted(log.read_text().splitlines()) == ["from below", "from python"]
     assert (done.stdout, done.stderr) == ("back\n", "")
+
+
+def test_worker_rerun_command_quotes_its_folder() -> None:
+    words = shlex.split(worker.rerun_command("abc", Path("/data/my runs/$x")))
+    assert words == ["python", "-m", "harness", "run-trial", "abc", "--out", "/data/my runs/$x"]
 
 
 def test_launch_failure_is_shown_at_once_with_its_log_and_command(tmp_path: Path) -> None:
