@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from harness.errors import DiskError
+from harness.records.attempts import process_start
 from harness.records.provenance import utc_now
 from harness.records.schema import Progress
 from harness.records.store import write_atomic
@@ -31,6 +32,7 @@ class Reporter:
             tokens_per_second=None,
             pid=os.getpid(),
             host=os.uname().nodename,
+            process_start=process_start(os.getpid()),
             time_utc=utc_now(),
         )
         self._written = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 from harness.records.schema import Failure, Progress
 
@@ -18,8 +19,8 @@ STALE_AFTER_SECONDS = 30
 def is_running(progress: Progress | None, failure: Failure | None) -> bool:
     """Return whether a trial without a result is being run.
 
-    It is where its progress is not older than its latest failure, and the process that wrote it is alive or, on another
-    host, wrote it a moment ago.
+    It is where its progress is not older than its latest failure, and the process that wrote it is alive - itself, not
+    a later one of its number - or, on another host, wrote it a moment ago.
     """
     if progress is None:
         return False
@@ -27,8 +28,19 @@ def is_running(progress: Progress | None, failure: Failure | None) -> bool:
     if failure is not None and written < _time(failure.time_utc):
         return False
     if progress.host == os.uname().nodename:
-        return _process_exists(progress.pid)
+        return _process_exists(progress.pid) and progress.process_start in (None, process_start(progress.pid))
     return (datetime.now(UTC) - written).total_seconds() < STALE_AFTER_SECONDS
+
+
+def process_start(pid: int) -> str | None:
+    """Return when a process started, as `<boot id>/<clock ticks since boot>`, or None where that is not told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The name, in parentheses, may hold anything; the start is field 22 and the field after the name the third.
+        ticks = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+    return f"{boot}/{ticks}"
 
 
 def _time(text: str) -> datetime:

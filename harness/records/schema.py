@@ -199,6 +199,8 @@ class Progress(Row):
     tokens_per_second: float | None
     pid: int
     host: str | None = None
+    process_start: str | None = None
+    """When the process started, with the boot it belongs to: tells it from a later one of its number."""
     time_utc: str
 
 

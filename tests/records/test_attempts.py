@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,18 @@ import pytest
 
 from analysis.opened import OpenedTrial
 from harness.engine import states
+from harness.engine.progress import Reporter
 from harness.records import result
-from harness.records.attempts import STALE_AFTER_SECONDS, is_running
+from harness.records.attempts import STALE_AFTER_SECONDS, is_running, process_start
 from harness.records.schema import Failure, Progress
 from harness.records.store import Store, write_atomic
 from tests.engine.trials import planned
 
 HERE, DEAD = os.uname().nodename, 2**22 + 1
+START = str(process_start(os.getpid())).split("/")
 
 
-def progress(host: str = HERE, pid: int | None = None, seconds_old: float = 0.0) -> Progress:
+def progress(host: str = HERE, pid: int | None = None, seconds_old: float = 0.0, start: str | None = None) -> Progress:
     """Return where an attempt is, of this process unless told otherwise."""
     return Progress(
         phase="train",
@@ -30,6 +34,7 @@ def progress(host: str = HERE, pid: int | None = None, seconds_old: float = 0.0)
         tokens_per_second=None,
         pid=os.getpid() if pid is None else pid,
         host=host,
+        process_start=start,
         time_utc=(datetime.now(UTC) - timedelta(seconds=seconds_old)).isoformat(),
     )
 
@@ -40,10 +45,34 @@ def failure(seconds_old: float) -> Failure:
     return Failure(cause="oom", message="m", log_tail="", command="c", attempt=1, time_utc=time)
 
 
+def test_process_start_tells_processes_apart_and_stays(tmp_path: Path) -> None:
+    # The program's name stands before the field.
+    program = shutil.copy(str(shutil.which("sleep")), tmp_path / "a) 1 2 (")
+    sleeper = subprocess.Popen([program, "30"])
+    try:
+        assert process_start(sleeper.pid) == process_start(sleeper.pid) is not None
+        assert process_start(sleeper.pid) != process_start(os.getpid())
+        assert process_start(DEAD) is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_attempt_of_today_says_when_its_process_started(tmp_path: Path) -> None:
+    Reporter(tmp_path / "progress.json")(phase="train")
+    written = Store(tmp_path).read(tmp_path / "progress.json", Progress)
+    assert written is not None
+    assert written.process_start == process_start(os.getpid())
+
+
 # What `progress` and `failure` are given, so that every file is as old as it says when the test begins.
 CASES = [
     pytest.param({}, None, True, id="alive"),
     pytest.param({"seconds_old": 9999.0}, None, True, id="alive_and_silent"),
+    pytest.param({"start": process_start(os.getpid())}, None, True, id="alive_since_its_start"),
+    pytest.param({"start": f"{START[0]}/1"}, None, False, id="number_taken_by_another"),
+    pytest.param({"start": f"earlier-boot/{START[1]}"}, None, False, id="number_and_ticks_of_an_earlier_boot"),
+    pytest.param({"host": "elsewhere", "start": "b/1"}, None, True, id="elsewhere_with_its_start"),
     pytest.param({"pid": DEAD}, None, False, id="dead_a_moment_ago"),
     pytest.param({}, 60.0, True, id="tried_again"),
     pytest.param({"seconds_old": 60.0}, 1.0, False, id="failed_since"),
