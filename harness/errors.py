@@ -46,6 +46,12 @@ class ModelError(BadInputError):
     """A base that is missing, half-written, not pinned or not loadable."""
 
 
+class DeviceError(ModelError):
+    """A device, or a dtype on it, that this machine lacks: another one may have it, so the trial is tried again."""
+
+    cause_class = "killed"
+
+
 class StoreError(HarnessError):
     """A record on disk is damaged or cannot be written."""
 

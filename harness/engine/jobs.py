@@ -1,4 +1,4 @@
-"""Jobs around the trials: the base model, the check of data and template, the before-scores.
+"""Jobs around the trials: the base model, the check of device, data and template, the before-scores.
 
 Invariant: each is a cache entry - done by someone else, or twice, it changes nothing. Runs in workers; free of torch at
 import. What does not live here: the trials themselves (worker.py).
@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.engine.progress import Reporter
 from harness.engine.worker import output_to, set_threads
@@ -19,6 +20,9 @@ from harness.identity import base_key, canonical
 from harness.records.schema import PlannedTrial
 from harness.records.store import Store
 from harness.spec import BaseRef, PocketBase, QLoraConfig, Runtime, TrialSpec
+
+if TYPE_CHECKING:
+    from harness import models
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class BaseJob:
 
 @dataclass(frozen=True)
 class CheckJob:
-    """Read base, template and data of each spec."""
+    """Look for the device, and read base, template and data of each spec."""
 
     specs: tuple[TrialSpec, ...]
     root: Path
@@ -98,37 +102,68 @@ def distinct_befores(trials: Iterable[PlannedTrial]) -> list[TrialSpec]:
 
 
 def distinct_data(trials: Iterable[PlannedTrial]) -> tuple[TrialSpec, ...]:
-    """Return one spec for each base and data that the trials read, that with the most examples."""
-    largest: dict[str, TrialSpec] = {}
+    """Return one spec for each base, data, method and dtype of the trials, that with the most examples."""
+    distinct: dict[str, TrialSpec] = {}
     for trial in trials:
         spec = trial.spec
-        # A weight in the loss decides about no row.
-        data = {**canonical(spec.data), "num_examples": None, "prompt_loss_weight": None}
-        key = json.dumps([canonical(spec.base), data], sort_keys=True)
-        if key not in largest or (spec.data.num_examples or 0) > (largest[key].data.num_examples or 0):
-            largest[key] = spec
-    return tuple(largest.values())
+        key = json.dumps([_data_key(spec), canonical(spec.method), spec.train.dtype])
+        if key not in distinct or _num_examples(spec) > _num_examples(distinct[key]):
+            distinct[key] = spec
+    return tuple(distinct.values())
+
+
+def _data_key(spec: TrialSpec) -> str:
+    # A weight in the loss decides about no row.
+    data = {**canonical(spec.data), "num_examples": None, "prompt_loss_weight": None}
+    return json.dumps([canonical(spec.base), data], sort_keys=True)
+
+
+def _num_examples(spec: TrialSpec) -> int:
+    return spec.data.num_examples or 0
+
+
+def check_devices(job: CheckJob) -> None:
+    """Refuse a device or dtype that this machine lacks.
+
+    Raises:
+        DeviceError: there is no such device here, or it does not compute in a dtype.
+    """
+    from harness import models
+
+    for spec in job.specs:
+        models.resolve_device(job.runtime.device, spec.train.dtype)
 
 
 def check(job: CheckJob) -> None:
-    """Read base, template and data once, before compute is spent on them.
+    """Look for the device, and read base, method, template and data once, before compute is spent on them.
 
     Raises:
-        BadInputError: a half-written model, a template that lacks roles, fewer usable rows than asked for, rows that
-            cannot be trained on.
+        BadInputError: a device or dtype that is not here, a half-written model, a method that does not fit it, a
+            template that lacks roles, fewer usable rows than asked for, rows that cannot be trained on.
     """
     from harness import data, models
 
     set_threads(job.runtime.num_threads)
     store = Store(job.root)
-    bases: dict[BaseRef, models.BaseFiles] = {}
     with output_to(job.root / "logs" / "check.log"):
-        for spec in job.specs:
-            if spec.base not in bases:
-                bases[spec.base] = models.locate(spec.base, store)
+        check_devices(job)
+        bases = {base: models.locate(base, store) for base in dict.fromkeys(spec.base for spec in job.specs)}
+        _check_methods(job.specs, bases)
+        largest = {_data_key(spec): spec for spec in sorted(job.specs, key=_num_examples)}
+        for spec in largest.values():
             # A tokenizer for each: `chat_format` gives it the spec's template.
             chat = data.chat_format(models.load_tokenizer(bases[spec.base]), spec.data)
             data.prepare(spec.data, chat, seed=spec.seed, store=store)
+
+
+def _check_methods(specs: Iterable[TrialSpec], bases: Mapping[BaseRef, models.BaseFiles]) -> None:
+    """Try each method on its base's layers, without weights."""
+    from harness import methods, models
+
+    for base, files in bases.items():
+        model = models.model_without_weights(files)
+        for method in dict.fromkeys(spec.method for spec in specs if spec.base == base):
+            methods.check(model, method)
 
 
 def score_before(job: BeforeJob) -> None:

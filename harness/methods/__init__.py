@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["METHODS", "Method", "attach", "count_parameters", "quantisation", "save"]
+__all__ = ["METHODS", "Method", "attach", "check", "count_parameters", "quantisation", "save"]
 
 METHODS: dict[str, Method] = {"full": full, "lora": lora, "qlora": qlora}
 
@@ -37,6 +37,15 @@ def attach(model: PreTrainedModel, config: MethodConfig, *, seed: int) -> nn.Mod
         ModelError: the configuration does not fit the model.
     """
     return METHODS[config.kind].attach(model, config, seed=seed)
+
+
+def check(model: PreTrainedModel, config: MethodConfig) -> None:
+    """Refuse a configuration that `attach` would refuse for the model's layers; their weights are not looked at.
+
+    Raises:
+        ModelError: the configuration does not fit the model.
+    """
+    METHODS[config.kind].check(model, config)
 
 
 def save(

@@ -37,8 +37,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, 
     """
     import peft
 
-    layers = target_layers(model, config.target_modules)
-    _check_rank(layers, config)
+    layers = checked_layers(model, config)
     adapter = peft.LoraConfig(
         r=config.rank,
         lora_alpha=cast(int, config.alpha),  # any number serves; peft's annotation is narrower
@@ -53,6 +52,17 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, 
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 by a name that will go
         seed_torch(seed, "method.init")
         return peft.get_peft_model(model, adapter)
+
+
+def checked_layers(model: PreTrainedModel, config: LoraConfig | QLoraConfig) -> dict[str, nn.Linear | Conv1D]:
+    """Return the target layers by full name, each large enough for the rank.
+
+    Raises:
+        ModelError: no layer matches, or the rank exceeds a layer's shorter side.
+    """
+    layers = target_layers(model, config.target_modules)
+    _check_rank(layers, config)
+    return layers
 
 
 def target_layers(model: PreTrainedModel, targets: str) -> dict[str, nn.Linear | Conv1D]:

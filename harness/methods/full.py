@@ -20,6 +20,10 @@ def quantisation(config: FullConfig) -> Quantisation | None:
     return None
 
 
+def check(model: PreTrainedModel, config: FullConfig) -> None:
+    """Accept every model."""
+
+
 def attach(model: PreTrainedModel, config: FullConfig, *, seed: int) -> nn.Module:
     """Make every weight trainable; the model stays as it is."""
     model.requires_grad_(True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.methods.adapter import attach_adapter, write_adapter
+from harness.methods.adapter import attach_adapter, checked_layers, write_adapter
 from harness.methods.protocol import Keep
 from harness.spec import LoraConfig, Quantisation
 
@@ -19,6 +19,15 @@ KEPT_BY: frozenset[Keep] = frozenset({"adapter", "all"})
 def quantisation(config: LoraConfig) -> Quantisation | None:
     """Return None: the base is held in full."""
     return None
+
+
+def check(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Refuse layers that an adapter does not fit.
+
+    Raises:
+        ModelError: no layer matches, or the rank exceeds a layer.
+    """
+    checked_layers(model, config)
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:

@@ -29,6 +29,14 @@ class Method(Protocol):
         """Return how the base must be held, or None for full precision."""
         ...
 
+    def check(self, model: PreTrainedModel, config: Any) -> None:
+        """Refuse a configuration that does not fit the model's layers, weights or none.
+
+        Raises:
+            ModelError: as `attach` would.
+        """
+        ...
+
     def attach(self, model: PreTrainedModel, config: Any, *, seed: int) -> nn.Module:
         """Return the model to train, with exactly the trained weights requiring a gradient.
 

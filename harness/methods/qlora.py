@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import ModelError
-from harness.methods.adapter import attach_adapter, write_adapter
+from harness.methods.adapter import attach_adapter, checked_layers, write_adapter
 from harness.methods.protocol import Keep
 from harness.spec import QLoraConfig, Quantisation
 
@@ -24,6 +24,15 @@ KEPT_BY: frozenset[Keep] = frozenset({"adapter", "all"})
 def quantisation(config: QLoraConfig) -> Quantisation | None:
     """Return how the base is held."""
     return config.base_quantisation
+
+
+def check(model: PreTrainedModel, config: QLoraConfig) -> None:
+    """Refuse layers that an adapter does not fit.
+
+    Raises:
+        ModelError: no layer matches, or the rank exceeds a layer.
+    """
+    checked_layers(model, config)
 
 
 def attach(model: PreTrainedModel, config: QLoraConfig, *, seed: int) -> PeftModel:

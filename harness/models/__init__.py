@@ -7,7 +7,7 @@ when called.
 from __future__ import annotations
 
 from harness.models.files import BaseFiles, describe_folder, inspect_folder
-from harness.models.load import load_model, load_tokenizer, resolve_device
+from harness.models.load import load_model, load_tokenizer, model_without_weights, resolve_device
 from harness.models.locate import fetched_key, locate
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "locate",
+    "model_without_weights",
     "resolve_device",
 ]

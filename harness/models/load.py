@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ModelError
+from harness.errors import DeviceError, ModelError
 from harness.models.files import BaseFiles
 from harness.seeding import preserved_rng
 from harness.spec import DType, Quantisation
@@ -79,6 +79,23 @@ def load_model(
     return model
 
 
+def model_without_weights(files: BaseFiles) -> PreTrainedModel:
+    """Return a base's model with its layers and their shapes alone: no weight is read, none takes memory.
+
+    Raises:
+        ModelError: the files are not a causal language model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+        with preserved_rng(), _quiet(), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise ModelError(f"the model in {files.folder} cannot be loaded ({_first_line(error)})") from error
+
+
 def _from_files(files: BaseFiles, settings: dict[str, Any]) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
@@ -126,17 +143,19 @@ def resolve_device(device: str, dtype: DType) -> str:
     """Return `cpu` or `cuda:<index>`.
 
     Raises:
-        ModelError: there is no such device here, or it does not compute in the dtype.
+        DeviceError: there is no such device here, or it does not compute in the dtype.
     """
     import torch
 
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if not torch.cuda.is_available():
-        raise ModelError(f"runtime.device is {device!r}, but must be 'cpu' or 'auto' on a machine without a usable GPU")
+        raise DeviceError(
+            f"runtime.device is {device!r}, but must be 'cpu' or 'auto' on a machine without a usable GPU"
+        )
     if dtype != "float32" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name()
-        raise ModelError(f"train.dtype is {dtype!r}, but must be 'float32' on {name}, which lacks bfloat16")
+        raise DeviceError(f"train.dtype is {dtype!r}, but must be 'float32' on {name}, which lacks bfloat16")
     return f"cuda:{torch.cuda.current_device()}"
 
 

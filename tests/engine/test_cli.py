@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from harness.cli import app
@@ -121,6 +122,14 @@ def test_cli_size_larger_than_the_usable_rows_is_refused_before_any_trial(tmp_pa
     done = run("sweep", "lima_size", "--data", str(chats), "--set", json.dumps(setting), "--out", str(tmp_path), code=2)
     assert "data.num_examples is 30, but must be at most" in done
     assert not (tmp_path / "trials").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cli_device_that_is_not_here_is_refused_before_a_base_is_built(tmp_path: Path) -> None:
+    done = harness("sweep", "lima_size", "--set", '{"runtime.device": "cuda"}', "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("runtime.device is 'cuda', but must be 'cpu' or 'auto'")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("out", ["/proc/no/such", "/dev/null/out"])

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from analysis import load_sweep
 from harness.engine import catalog, jobs, plan, resolve, worlds
 from harness.engine.forecast import total_seconds
 from harness.engine.plan import Plan, Request
-from harness.errors import BadInputError, DataError, HarnessError, ModelError, SpecError
-from harness.records.schema import PlannedTrial
+from harness.engine.worker import cause_of
+from harness.errors import BadInputError, DataError, DeviceError, HarnessError, ModelError, SpecError
+from harness.records.schema import Failure, PlannedTrial
 from harness.spec import (
     Arm,
     Axis,
@@ -28,6 +30,7 @@ from harness.spec import (
     PocketData,
     PocketItems,
     QLoraConfig,
+    Runtime,
     Study,
     Sweep,
     TrialBase,
@@ -572,3 +575,38 @@ def test_jobs_check_covers_every_data_spec_at_its_largest_size(planner: Planner)
     masks = jobs.distinct_data(planner("loss_mask").record.trials)
     assert {spec.data.completion_ratio for spec in masks} == {"low", "high"}
     assert len(masks) == 2
+
+
+def test_jobs_check_covers_every_method_and_dtype(planner: Planner) -> None:
+    ranks = jobs.distinct_data(planner("lora_rank").record.trials)
+    assert len({repr(spec.method) for spec in ranks}) == len(ranks) > 1
+    wide = jobs.distinct_data(
+        planner("epochs", set={"train.dtype": "bfloat16", "evals.dtype": "bfloat16"}).record.trials
+    )
+    assert {spec.train.dtype for spec in (*ranks, *wide)} == {"float32", "bfloat16"}
+
+
+def check_on_folder(folder: Path, out: Path, *methods: dict[str, Any], device: str = "cpu") -> None:
+    """Run the check for trials on a model folder, one a method."""
+    runtime = Runtime(num_threads=1, micro_batch_size=8, eval_batch_size=8, device=device)  # type: ignore[arg-type]
+    spec = plan.make_plan(Request(name="epochs", base=str(folder), out=out)).record.trials[0].spec
+    specs = tuple(spec.replace({"method": {"kind": "lora", "alpha": 8.0} | method}) for method in methods)
+    jobs.check(jobs.CheckJob(specs, out, runtime))
+
+
+def test_jobs_check_refuses_a_method_that_does_not_fit_the_base(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model")
+    fits, too_large = ({"rank": rank, "target_modules": "all_linear"} for rank in (4, 64))
+    for kind in ("lora", "qlora"):
+        with pytest.raises(ModelError, match=r"^method\.rank is 64, but must be at most 16, the shorter side of"):
+            check_on_folder(folder, tmp_path / "out", fits, too_large | {"kind": kind})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_jobs_check_refuses_a_device_that_is_not_here(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model")
+    with pytest.raises(DeviceError, match=r"^runtime\.device is 'cuda', but must be 'cpu' or 'auto'") as caught:
+        check_on_folder(folder, tmp_path / "out", {"rank": 4, "target_modules": "all_linear"}, device="cuda")
+    assert caught.value.exit_code == 2
+    row = {"cause": cause_of(caught.value), "message": "m", "log_tail": "", "command": "c", "attempt": 1}
+    assert Failure.model_validate(row | {"time_utc": "t"}).reruns_by_itself
