@@ -10,6 +10,7 @@ here: computing any number (points.py).
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -238,9 +239,24 @@ class _Scale:
         axes.xaxis.set_major_locator(FixedLocator([places[n] for n in shown]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xticklabels([_tick(self.levels[n]) for n in shown])
+        labels = [_tick(self.levels[n]) for n in shown]
+        if self._crowded(axes, places[list(shown)], labels):
+            axes.set_xticklabels(labels, rotation=40, ha="right", rotation_mode="anchor")
+        else:
+            axes.set_xticklabels(labels)
         if self.kind == "categories":
             axes.set_xlim(-0.5, len(places) - 0.5)
+
+    def _crowded(self, axes: Axes, places: np.ndarray, labels: list[str]) -> bool:
+        """Return whether two neighbours of these labels would touch if they lay flat."""
+        along = np.log(places) if self.kind == "log" else places
+        if len(along) < 2:
+            return False
+        extent = axes.get_window_extent().width * 72 / axes.figure.dpi
+        room = np.diff(along) / (along[-1] - along[0]) * extent * 0.9  # the ends have margins
+        size = STYLE["xtick.labelsize"]
+        needed = [(len(left) + len(right)) / 2 * size * 0.62 + size / 2 for left, right in itertools.pairwise(labels)]
+        return bool((room < needed).any())
 
 
 def _tick(value: object) -> str:

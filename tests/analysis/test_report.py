@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from analysis import last_report, write_figures, write_report
+from analysis import figures, last_report, write_figures, write_report
 from analysis.escape import latex, markdown, visible
 from analysis.files import csv as to_csv
 from harness.errors import BadInputError
@@ -284,3 +285,10 @@ def test_escapes_leave_no_live_character(name: str) -> None:
 def test_csv_guard_leaves_numbers_alone() -> None:
     frame = pd.DataFrame({"text": ["-1+1", "plain", None], "number": [-0.5, 2.0, float("nan")]})
     assert to_csv(frame).decode() == "text,number\n'-1+1,-0.5\nplain,2.0\n,\n"
+
+
+def test_tick_labels_of_close_values_never_touch() -> None:
+    for values, crowded in (((1.5e-4, 5e-4, 9e-4, 1.5e-3, 3e-3, 9e-3), True), ((25, 100, 400), False)):
+        axes = Figure(figsize=(2.7, 2)).subplots()
+        figures._Scale(pd.Series(values)).apply(axes)
+        assert {label.get_rotation() != 0 for label in axes.get_xticklabels()} == {crowded}
