@@ -32,6 +32,8 @@ from harness.spec import (
     TrialSpec,
 )
 
+ITEMS = "evals.num_items"
+"""In SET: the most items that each task asks; null is all."""
 NUM_ITEMS = 100
 """Items asked of each file of an evaluation folder, where SET evals.num_items says nothing else."""
 METHODS = {"full": FullConfig, "lora": LoraConfig, "qlora": QLoraConfig}
@@ -78,15 +80,15 @@ def resolve(request: Request) -> Setting:
         raise SpecError(unknown_name("PANEL", request.panel, ("primary", "full")))
     sweep = catalog.load_sweep(request.name)
     changes = parse_set(request.set)
-    num_items = _num_items(changes)
-    conflicts.check(sweep, changes, _given(request, num_items))
+    _check_num_items(changes)
+    conflicts.check(sweep, changes, _given(request, changes))
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
-    experiment = _with_panel(_with_evals(experiment, request.evals, num_items), sweep, request.panel)
+    experiment = _with_panel(_with_evals(experiment, request.evals, changes), sweep, request.panel)
     axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in _axis_fields(sweep)}
     fixed = {name: value for name, value in changes.items() if name not in axis_values}
     runtime = {name.removeprefix("runtime."): v for name, v in fixed.items() if name.startswith("runtime.")}
-    special = ("runtime.", "evals.num_items")
+    special = ("runtime.", ITEMS)
     fields = {name: value for name, value in fixed.items() if not name.startswith(special)}
     experiment = _replaced(experiment, runtime=_with_runtime(experiment.runtime, runtime))
     return Setting(
@@ -98,12 +100,12 @@ def resolve(request: Request) -> Setting:
     )
 
 
-def _given(request: Request, num_items: int | None) -> dict[str, str]:
+def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
     """Return the fields that another variable than SET gives, and its name."""
     given = {"data.source": "DATA"} if request.data is not None else {}
     if request.evals is not None:
         return given | {"evals.tasks": "EVALS"}
-    return given | ({"evals.tasks": "evals.num_items"} if num_items is not None else {})
+    return given | ({"evals.tasks": ITEMS} if ITEMS in changes else {})
 
 
 def _with_runtime(runtime: Runtime, changes: Mapping[str, Any]) -> Runtime:
@@ -192,16 +194,16 @@ def _with_data(experiment: Experiment, data: str | None) -> Experiment:
     return _replaced(experiment, spec=experiment.spec.replace({"data.source": sources.describe_file(path)}))
 
 
-def _with_evals(experiment: Experiment, evals: str | None, num_items: int | None) -> Experiment:
+def _with_evals(experiment: Experiment, evals: str | None, changes: Mapping[str, Any]) -> Experiment:
     spec = experiment.spec
     tasks = spec.evals.tasks
     if evals is not None:
         from harness.evals import folder
 
-        tasks = folder.describe_folder(Path(evals).expanduser(), num_items=num_items or NUM_ITEMS)
+        tasks = folder.describe_folder(Path(evals).expanduser(), num_items=changes.get(ITEMS, NUM_ITEMS))
         _check_names(evals, tasks)
-    elif num_items is not None:
-        tasks = tuple(task.replace({"num_items": num_items}) for task in tasks)
+    elif ITEMS in changes:
+        tasks = tuple(task.replace({"num_items": changes[ITEMS]}) for task in tasks)
     return _replaced(experiment, spec=_with_tasks(spec, tasks))
 
 
@@ -217,11 +219,10 @@ def _check_names(evals: str, tasks: Iterable[EvalTask]) -> None:
         files[task.key] = path
 
 
-def _num_items(changes: Mapping[str, Any]) -> int | None:
-    value = changes.get("evals.num_items")
+def _check_num_items(changes: Mapping[str, Any]) -> None:
+    value = changes.get(ITEMS)
     if value is not None and (type(value) is not int or value < 1):
-        raise SpecError(f"SET evals.num_items is {value!r}, but must be an integer from 1 on.")
-    return value
+        raise SpecError(f"SET {ITEMS} is {value!r}, but must be an integer from 1 on, or null for all items.")
 
 
 def _with_panel(experiment: Experiment, sweep: Sweep | Study, panel: str) -> Experiment:

@@ -398,6 +398,17 @@ def test_plan_panel_decides_the_slices(planner: Planner) -> None:
         planner(panel="ful")
 
 
+def test_plan_items_of_null_are_all_items(planner: Planner, tmp_path: Path) -> None:
+    tasks = planner("epochs", set={"evals.num_items": None}).record.trials[0].spec.evals.tasks
+    assert {task.num_items for task in tasks} == {None}
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items/mine.jsonl").write_text('{"query": "q", "choices": ["a", "b"], "gold": 0}\n')
+    planned = planner("epochs", set={"evals.num_items": None}, evals=str(tmp_path / "items"))
+    assert [task.num_items for task in planned.record.trials[0].spec.evals.tasks] == [None]
+    with pytest.raises(SpecError, match=r"evals\.num_items gives evals\.tasks"):
+        planner("epochs", set={"evals.num_items": None, "evals.tasks": []})
+
+
 def test_plan_without_any_slice_to_score_is_refused(planner: Planner, offering: Callable[[Sweep], None]) -> None:
     offering(sweep_of(Axis(field="train.num_epochs", values=(1.0,)), measures=("format",)))
     with pytest.raises(SpecError, match=r"evals\.tasks has no primary slice of format on base 'tiny'"):
