@@ -84,7 +84,12 @@ def resolve(request: Request) -> Setting:
     conflicts.check(sweep, changes, _given(request, changes))
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
-    experiment = _with_panel(_with_evals(experiment, request.evals, changes), sweep, request.panel)
+    experiment = _with_evals(experiment, request.evals, changes)
+    if (own := _own_evals(changes)) is not None:
+        experiment = _replaced(experiment, spec=experiment.spec.replace({own: changes[own]}))
+        _with_panel(experiment, sweep, "primary")  # what is asked is left alone, but one slice must be the sweep's
+    else:
+        experiment = _with_panel(experiment, sweep, request.panel)
     axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in _axis_fields(sweep)}
     fixed = {name: value for name, value in changes.items() if name not in axis_values}
     runtime = {name.removeprefix("runtime."): v for name, v in fixed.items() if name.startswith("runtime.")}
@@ -105,6 +110,8 @@ def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
     given = {"data.source": "DATA"} if request.data is not None else {}
     if request.evals is not None:
         return given | {"evals.tasks": "EVALS"}
+    if request.panel != "primary":
+        return given | {"evals.tasks": "PANEL"}
     return given | ({"evals.tasks": ITEMS} if ITEMS in changes else {})
 
 
@@ -217,6 +224,11 @@ def _check_names(evals: str, tasks: Iterable[EvalTask]) -> None:
                 f"the slice {task.key!r}; rename one."
             )
         files[task.key] = path
+
+
+def _own_evals(changes: Mapping[str, Any]) -> str | None:
+    """Return the field of SET that gives the slices themselves: no panel chooses among them."""
+    return next((name for name in ("evals", "evals.tasks") if name in changes), None)
 
 
 def _check_num_items(changes: Mapping[str, Any]) -> None:

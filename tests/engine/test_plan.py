@@ -409,6 +409,18 @@ def test_plan_items_of_null_are_all_items(planner: Planner, tmp_path: Path) -> N
         planner("epochs", set={"evals.num_items": None, "evals.tasks": []})
 
 
+def test_plan_slices_of_set_are_those_that_the_report_asks_for(planner: Planner) -> None:
+    known = {task.name: task.model_dump(mode="json") for task in tiny_experiment().spec.evals.tasks}
+    planned = planner("epochs", set={"evals.tasks": [known["prose"], known["question_unasked"]]})
+    asked = {task.key: task.measure for task in planned.record.trials[0].spec.evals.tasks if task.primary}
+    assert {key for keys in planned.record.measures.values() for key in keys} == set(asked)
+    assert set(planned.record.measures) == set(asked.values())
+    with pytest.raises(SpecError, match=r"SET evals\.tasks is .*, but must be left out: PANEL gives evals\.tasks"):
+        planner("epochs", set={"evals.tasks": [known["prose"]]}, panel="full")
+    with pytest.raises(SpecError, match=r"evals\.tasks has no primary slice of"):
+        planner("epochs", set={"evals.tasks": [known["prose"] | {"primary": False}]})
+
+
 def test_plan_without_any_slice_to_score_is_refused(planner: Planner, offering: Callable[[Sweep], None]) -> None:
     offering(sweep_of(Axis(field="train.num_epochs", values=(1.0,)), measures=("format",)))
     with pytest.raises(SpecError, match=r"evals\.tasks has no primary slice of format on base 'tiny'"):
