@@ -41,7 +41,8 @@ POLL_SECONDS = 0.25
 BUSY_SECONDS = 0.5
 PROBE_STEPS = 5
 
-Why = Literal["done", "interrupted", "budget", "disk", "equal_failures"]
+Why = Literal["done", "interrupted", "budget", "disk", "equal_failures", "machine"]
+"""`machine`: a study cannot go on without a trial that failed by its machine."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Summary:
     def exit_code(self) -> int:
         if self.why == "disk":
             return DiskError.exit_code
-        if self.why in ("interrupted", "budget"):
+        if self.why in ("interrupted", "budget", "machine"):
             return 130
         return 1 if self.failed else 0
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from harness.engine import objectives, proposals, space, states
@@ -33,6 +34,8 @@ BATCH = 2
 MAX_WAITS = 3
 """Calls that end for a condition with failures of the machine; after them it is told as failed, or one that never fits
 would hold the study for ever."""
+MAX_RELAUNCHES = 2
+"""Launches of trials that failed by their machine, within a call and after the launch of their batch."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,13 @@ def run(
             numbers = _next_numbers(_study(plan), len(told))
             book = _proposed(plan, book, numbers, told, optuna)
             batch = [_asked(plan, book.proposals[number]) for number in numbers]
-            plan = proposals.grown(plan, [trial for condition in batch for trial in condition.trials])
+            plan = proposals.grown(plan, _trials(batch))
             if not told:
                 stack.enter_context(mirrored(plan))
-            _add(total, _launch(plan, batch, options, total.seconds, view_for()))
-            book = _wait(plan, book, batch, total)
+            _add(total, _launch(plan, _trials(batch), options, total.seconds, view_for()))
+            held = partial(_held, plan, book, batch)
+            _relaunch(plan, held, options, total, view_for)
+            book = _wait(plan, book, held(), total)
             if total.why == "done":
                 told += [_told(plan, condition, optuna) for condition in batch]
                 mirror.show(told)
@@ -107,11 +112,28 @@ def _check(plan: Plan) -> None:
         raise SpecError(problems)
 
 
-def _launch(plan: Plan, batch: Sequence[Asked], options: Options, spent: float, view: View) -> Summary:
+def _trials(batch: Sequence[Asked]) -> list[PlannedTrial]:
+    return [trial for condition in batch for trial in condition.trials]
+
+
+def _launch(plan: Plan, trials: Sequence[PlannedTrial], options: Options, spent: float, view: View) -> Summary:
     left = None if options.budget_seconds is None else max(0.0, options.budget_seconds - spent)
-    trials = [trial for condition in batch for trial in condition.trials]
     runtime = plan.setting.experiment.runtime
     return launch(plan.store, trials, runtime, replace(options, budget_seconds=left), view)
+
+
+def _relaunch(
+    plan: Plan, held: Callable[[], list[Asked]], options: Options, total: Summary, view_for: Callable[[], View]
+) -> None:
+    """Try the trials that their machine failed again: memory that something else held may be free by now."""
+    for _ in range(MAX_RELAUNCHES):
+        failed = [trial for trial in _trials(held()) if _machine_failure(plan, trial) is not None]
+        if total.why != "done" or not failed:
+            return
+        again = _launch(plan, failed, options, total.seconds, view_for())
+        if again.why == "equal_failures":  # only failed ones ran, which says nothing about the others
+            again = replace(again, why="done", message="")
+        _add(total, replace(again, num_planned=0))
 
 
 def _add(total: Summary, batch: Summary) -> None:
@@ -121,30 +143,43 @@ def _add(total: Summary, batch: Summary) -> None:
     total.why, total.message = batch.why, batch.message
 
 
-def _wait(plan: Plan, book: StudyRecord, batch: Sequence[Asked], total: Summary) -> StudyRecord:
-    """End the study where a condition has a failure that the next call tries again: its result may still come."""
-    causes = {asked.proposal.number: cause for asked in batch if (cause := _machine_failure(plan, asked))}
-    held = {number for number in causes if book.proposals[number].num_waits < MAX_WAITS}
+def _held(plan: Plan, book: StudyRecord, batch: Sequence[Asked]) -> list[Asked]:
+    """Return the conditions with a failure that is tried again by itself, less those that ended too many calls."""
+    return [
+        asked
+        for asked in batch
+        if book.proposals[asked.proposal.number].num_waits < MAX_WAITS and _cause(plan, asked) is not None
+    ]
+
+
+def _wait(plan: Plan, book: StudyRecord, held: Sequence[Asked], total: Summary) -> StudyRecord:
+    """End the call where a condition has a failure that the next one tries again: its result may still come."""
     if total.why != "done" or not held:
         return book
-    total.why = "interrupted"
+    numbers = [asked.proposal.number for asked in held]
+    total.why = "machine"
     total.message = (
-        f"interrupted: condition {min(held)} has a trial that failed by its machine ({causes[min(held)]}), and what is "
-        "proposed next depends on it; run the same command again to continue"
+        f"interrupted: condition {numbers[0]} has a trial that failed by its machine ({_cause(plan, held[0])}), and "
+        "what is proposed next depends on it; run the same command again to continue"
     )
     counted = [
-        proposal.model_copy(update={"num_waits": proposal.num_waits + (proposal.number in held)})
+        proposal.model_copy(update={"num_waits": proposal.num_waits + (proposal.number in numbers)})
         for proposal in book.proposals
     ]
     return proposals.written(plan, book.model_copy(update={"proposals": tuple(counted)}))
 
 
-def _machine_failure(plan: Plan, condition: Asked) -> str | None:
+def _cause(plan: Plan, condition: Asked) -> str | None:
     """Return the cause of a failure in this condition that is tried again by itself."""
-    for trial in condition.trials:
-        seen = states.of_trial(plan.store, trial.trial_id)
-        if seen.result is None and seen.failure is not None and seen.failure.reruns_by_itself:
-            return seen.failure.cause
+    causes = (_machine_failure(plan, trial) for trial in condition.trials)
+    return next((cause for cause in causes if cause is not None), None)
+
+
+def _machine_failure(plan: Plan, trial: PlannedTrial) -> str | None:
+    """Return the cause of a trial's failure, where it is tried again by itself."""
+    seen = states.of_trial(plan.store, trial.trial_id)
+    if seen.result is None and seen.failure is not None and seen.failure.reruns_by_itself:
+        return seen.failure.cause
     return None
 
 

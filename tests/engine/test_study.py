@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness.engine import catalog, objectives, plan, states, study, worker
-from harness.engine.launch import Options, View
+from harness.engine import catalog, commands, objectives, plan, states, study, worker
+from harness.engine.launch import Options, Summary, View
 from harness.engine.plan import Plan, Request
 from harness.errors import SpecError
 from harness.records.store import read_lines
@@ -205,11 +205,20 @@ def test_study_killed_between_proposal_and_launch_goes_on_with_that_proposal(
     assert ids(run(tmp_path / "killed")) == ids(control)
 
 
+def test_study_tries_what_its_machine_failed_again_in_the_same_call(tmp_path: Path, run: Runner) -> None:
+    control = run(tmp_path / "control")
+    behave(tmp_path / "oom", 1, raises="MemoryError", times=study.MAX_RELAUNCHES)
+    made = run(tmp_path / "oom")
+    assert (run.summary.why, run.summary.exit_code, run.summary.num_planned) == ("done", 0, 15)
+    assert content(made) == content(control)
+    assert waits(made) == [0] * 5
+
+
 def test_study_waits_for_a_condition_that_its_machine_failed(tmp_path: Path, run: Runner) -> None:
     control = run(tmp_path / "control")
-    behave(tmp_path / "oom", 1, raises="MemoryError", times=1)
+    behave(tmp_path / "oom", 1, raises="MemoryError", times=study.MAX_RELAUNCHES + 1)
     first = run(tmp_path / "oom")
-    assert (run.summary.why, run.summary.exit_code) == ("interrupted", 130)
+    assert (run.summary.why, run.summary.exit_code) == ("machine", 130)
     assert "condition 0 has a trial that failed by its machine (oom)" in run.summary.message
     assert not (first.folder / "study.db").exists()
     run(tmp_path / "oom")  # the first batch is told, and now the second one has the failure
@@ -220,11 +229,31 @@ def test_study_waits_for_a_condition_that_its_machine_failed(tmp_path: Path, run
     assert waits(last) == [1] * 5
 
 
+def test_study_many_equal_failures_of_the_machine_are_waited_for_as_well(tmp_path: Path, run: Runner) -> None:
+    behave(tmp_path, 1, raises="MemoryError")
+    made = run(tmp_path, {"num_conditions": 6, "num_startup_conditions": 6})
+    assert (run.summary.why, len(run.summary.failed)) == ("machine", 6)
+    assert waits(made) == [1] * 6
+
+
+@pytest.mark.parametrize(("why", "is_written"), [("machine", True), ("budget", True), ("interrupted", False)])
+def test_study_that_waits_for_its_machine_leaves_a_report(
+    tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch, why: Any, is_written: bool
+) -> None:
+    run(tmp_path)
+    monkeypatch.setattr(commands.study, "run", lambda made, *_: (made, Summary(why)))
+    monkeypatch.setattr(commands.hooks, "write_report", lambda made: "written")
+    request = Request(name="tune", base="tiny", out=tmp_path)
+    done = commands.sweep(request, workers=1, retry_failed=False, budget=None, as_json=True)
+    assert (done.report == "written") is is_written
+    assert done.exit_code == 130
+
+
 def test_study_does_not_wait_for_ever(tmp_path: Path, run: Runner) -> None:
     behave(tmp_path, 1, raises="MemoryError")
     for _ in range(2 * study.MAX_WAITS):
         run(tmp_path)
-        assert run.summary.why == "interrupted"
+        assert run.summary.why == "machine"
     made = run(tmp_path)
     assert (run.summary.why, run.summary.exit_code) == ("done", 1)
     assert {state for _, state, *_ in content(made)} == {"FAIL"}
