@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -175,6 +176,10 @@ def start_worker(parent: int, environment: dict[str, str]) -> None:
     if os.getppid() != parent:  # the launcher died before the line above
         os._exit(1)
     os.environ.update(environment)
+    from tqdm import tqdm
+
+    # tqdm's own lock is a named semaphore, which a worker ended by a signal leaves behind with a warning.
+    tqdm.set_lock(threading.RLock())
 
 
 def _environment(num_threads: int, devices: tuple[str, ...], index: int) -> dict[str, str]:

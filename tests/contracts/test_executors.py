@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +12,7 @@ from functools import partial
 import pytest
 
 from harness.engine.executor import LocalExecutor, WorkerDiedError
-from tests.engine.test_launch import SLOW_SECONDS, alive, until
+from tests.engine.test_launch import ROOT, SLOW_SECONDS, alive, until
 
 Make = Callable[[int], LocalExecutor]
 EXECUTORS = [pytest.param(partial(LocalExecutor, num_threads=1), id="local")]
@@ -49,3 +51,26 @@ def test_executor_stop_ends_a_running_job_at_once(make: Make) -> None:
     assert time.monotonic() - started < 6.0
     assert not alive(pid)
     assert future.done()
+
+
+_USES_TQDM = "import time; from tqdm.auto import tqdm; list(tqdm([1], disable=True)); time.sleep({seconds})"
+_STOPS = """
+import time
+from concurrent.futures import wait
+from harness.engine.executor import LocalExecutor
+executor = LocalExecutor(2, 1)
+futures = [executor.submit(exec, job, {{}}) for job in {jobs!r}]
+wait(futures, timeout=5.0)
+started = time.monotonic()
+executor.stop()
+print(time.monotonic() - started)
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.0, SLOW_SECONDS], ids=["idle", "busy"])
+def test_executor_stop_is_quick_and_prints_nothing(seconds: float) -> None:
+    # A program of its own: what was left behind is told when it has ended.
+    code = _STOPS.format(jobs=[_USES_TQDM.format(seconds=seconds)] * 2)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert float(done.stdout) < 1.0
