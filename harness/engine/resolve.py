@@ -140,7 +140,8 @@ def _folder_experiment(path: Path) -> Experiment:
     from experiments import folder
     from harness import models
 
-    reference, files = models.describe_folder(path), models.inspect_folder(path)
+    reference = models.describe_folder(path)
+    files = models.inspect_folder(path, sha256_of=models.planned_sha256)
     return folder.from_folder(reference, has_chat_template=files.has_chat_template, context=files.context)
 
 

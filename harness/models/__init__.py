@@ -6,7 +6,7 @@ when called.
 
 from __future__ import annotations
 
-from harness.models.files import BaseFiles, describe_folder, inspect_folder
+from harness.models.files import BaseFiles, describe_folder, inspect_folder, planned_sha256
 from harness.models.load import load_model, load_tokenizer, model_without_weights, resolve_device
 from harness.models.locate import fetched_key, locate
 
@@ -19,5 +19,6 @@ __all__ = [
     "load_tokenizer",
     "locate",
     "model_without_weights",
+    "planned_sha256",
     "resolve_device",
 ]

@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ModelError, StoreError
+from harness.models import remembered
 from harness.records.store import file_sha256, read_manifest
 from harness.spec import FolderBase
 
@@ -54,25 +57,29 @@ class BaseFiles:
     has_chat_template: bool
 
 
-def inspect_folder(folder: Path, *, tokenizer_folder: Path | None = None) -> BaseFiles:
+def inspect_folder(
+    folder: Path, *, tokenizer_folder: Path | None = None, sha256_of: Callable[[Path], str] | None = None
+) -> BaseFiles:
     """Check a model folder and hash it.
 
     Args:
         folder: configuration and weights.
         tokenizer_folder: where the tokenizer lies, if elsewhere.
+        sha256_of: gives a file's hash; by default its bytes are read, once a process.
 
     Raises:
         ModelError: something is missing, half-written, or would execute code on loading; the sentence names the file.
     """
     tokenizer_folder = tokenizer_folder or folder
     config = _read_config(folder)
-    hashes = [cached_sha256(path) for path in weight_files(folder)]
+    sha256_of = sha256_of or cached_sha256
+    hashes = [sha256_of(path) for path in weight_files(folder)]
     tokenizers = tokenizer_files(tokenizer_folder)
     return BaseFiles(
         folder=folder,
         tokenizer_folder=tokenizer_folder,
         weights_sha256=_sha256_of_lines(sorted(hashes)),
-        tokenizer_sha256=_sha256_of_lines(f"{path.name} {cached_sha256(path)}" for path in tokenizers),
+        tokenizer_sha256=_sha256_of_lines(f"{path.name} {sha256_of(path)}" for path in tokenizers),
         context=next((config[field] for field in CONTEXT_FIELDS if isinstance(config.get(field), int)), None),
         vocab_size=config["vocab_size"],
         has_chat_template=_has_chat_template(tokenizers),
@@ -82,18 +89,21 @@ def inspect_folder(folder: Path, *, tokenizer_folder: Path | None = None) -> Bas
 def describe_folder(path: Path) -> FolderBase:
     """Return the reference of a local folder: the hash of every file that bears on results.
 
+    Hashes that an earlier process took will do: whoever loads the folder compares its bytes with the reference.
+
     Raises:
         ModelError: the folder is missing or not a whole model.
     """
-    inspect_folder(path)
-    return FolderBase(content_sha256=content_sha256(path), path=str(path.resolve()))
+    inspect_folder(path, sha256_of=planned_sha256)
+    return FolderBase(content_sha256=content_sha256(path, planned_sha256), path=str(path.resolve()))
 
 
-def content_sha256(folder: Path) -> str:
+def content_sha256(folder: Path, sha256_of: Callable[[Path], str] | None = None) -> str:
     """Return the hash of a folder's configuration, weights and tokenizer files, names included."""
+    sha256_of = sha256_of or cached_sha256
     settings = [path for name in (CONFIG, "generation_config.json") if (path := folder / name).is_file()]
     files = sorted({*settings, *weight_files(folder), *tokenizer_files(folder)})
-    return _sha256_of_lines(f"{path.name} {cached_sha256(path)}" for path in files)
+    return _sha256_of_lines(f"{path.name} {sha256_of(path)}" for path in files)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -220,13 +230,24 @@ def verify_folder(folder: Path, *, remedy: str) -> None:
 
 def cached_sha256(path: Path) -> str:
     """Return a file's sha256, computed once a process for the same size, times and inode."""
+    return _cached(path)[0]
+
+
+def planned_sha256(path: Path) -> str:
+    """Return a file's sha256 as `cached_sha256` does, or as an earlier process remembered it."""
+    return remembered.sha256_of(path, _cached)
+
+
+def _cached(path: Path) -> tuple[str, int]:
     state = path.stat()
     return _sha256_of_state(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _sha256_of_state(path: Path, inode: int, size: int, modified_ns: int, changed_ns: int) -> str:
-    return file_sha256(path)
+def _sha256_of_state(path: Path, inode: int, size: int, modified_ns: int, changed_ns: int) -> tuple[str, int]:
+    """Return the hash and when it was begun, in nanoseconds since 1970."""
+    started_ns = time.time_ns()
+    return file_sha256(path), started_ns
 
 
 def _sha256_of_lines(lines: Any) -> str:

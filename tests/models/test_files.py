@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from harness.errors import ModelError
-from harness.models import describe_folder, inspect_folder
+from harness.models import describe_folder, files, inspect_folder
 from harness.models.files import cached_sha256, verify_folder
 from harness.records.store import file_sha256, write_manifest
 from tests.models.tiny import llama, tokenizer, write_folder
@@ -183,6 +183,80 @@ def test_cached_hash_follows_a_file_rewritten_in_place(tmp_path: Path) -> None:
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # same size and time of modification
     assert cached_sha256(path) != first
     assert cached_sha256(path) == file_sha256(path)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Return the names of the files whose bytes were hashed, in an empty cache folder."""
+    names: list[str] = []
+    monkeypatch.setattr(files, "file_sha256", lambda path: (names.append(path.name), file_sha256(path))[1])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return names
+
+
+def planned_anew(path: Path) -> str:
+    """Return what a fresh process would."""
+    files._sha256_of_state.cache_clear()
+    return files.planned_sha256(path)
+
+
+def settled(path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float = 2.5) -> Path:
+    """Let a file be so old for the clock that hashing looks at; its time of change cannot be set."""
+    changed_ns = max(path.stat().st_ctime_ns, path.stat().st_mtime_ns)
+    monkeypatch.setattr(files.time, "time_ns", lambda: changed_ns + int(seconds * 1e9))
+    return path
+
+
+def test_planned_hash_is_read_once_for_all_processes_until_the_file_changes(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    settled(path, monkeypatch)
+    assert planned_anew(path) == planned_anew(path) == hashlib.sha256(b"one").hexdigest()
+    assert reads == ["x"]
+    stamp = path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # same inode, size and time of modification
+    assert planned_anew(path) == hashlib.sha256(b"two").hexdigest()
+    # What loads a folder reads the bytes, whatever is remembered.
+    assert planned_anew(path) == cached_sha256(path)
+    assert reads == ["x"] * 3
+
+
+def test_planned_hash_of_a_fresh_file_is_not_remembered(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    settled(path, monkeypatch, seconds=1.9)
+    assert planned_anew(path) == planned_anew(path)
+    assert reads == ["x", "x"]
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff", b"null"])
+def test_planned_hash_ignores_a_damaged_cache(
+    content: bytes, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    settled(path, monkeypatch)
+    expected = planned_anew(path)
+    (entry,) = (tmp_path / "cache").rglob("*.json")
+    for damage in (content, entry.read_bytes().replace(expected.encode(), b"Z" * 64)):
+        entry.write_bytes(damage)
+        assert planned_anew(path) == expected
+    assert reads == ["x"] * 3
+
+
+def test_planned_hash_needs_no_cache(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    settled(path, monkeypatch)
+    (tmp_path / "cache").write_bytes(b"a file is in the way")
+    assert planned_anew(path) == planned_anew(path) == hashlib.sha256(b"one").hexdigest()
+    assert reads == ["x", "x"]
 
 
 def test_folder_that_misses_a_tensor_passes_inspection_but_not_loading(folder: Path) -> None:
