@@ -16,9 +16,11 @@ from harness.engine.launch import Options
 from harness.errors import SpecError
 from harness.identity import condition_id
 from harness.records import result
-from harness.records.schema import PlannedTrial, Scores, TrialResult
+from harness.records.schema import EvalScores, PlannedTrial, Scores, TrialResult
 from harness.records.store import MANIFEST, Store
 from harness.spec import Runtime, TrialSpec
+
+SIDES = ("before", "before_full_precision", "after")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def rerun(prefix: str, store: Store, keep: Literal["none", "adapter", "all"] | N
         return Rerun(trial.trial_id, outcome.state)
     again = result.read(target.trial(trial.trial_id))
     assert again is not None
-    found = differences(recorded, again)
+    found = differences(recorded, again) | _item_differences(recorded, store, again, target)
     if not found:
         _adopt_weights(target.trial(trial.trial_id), store.trial(trial.trial_id))
         shutil.rmtree(target.root)
@@ -100,18 +102,16 @@ def _fresh(store: Store, trial: PlannedTrial) -> Store:
 
 
 def differences(recorded: TrialResult, again: TrialResult) -> dict[str, tuple[Any, Any]]:
-    """Return what two results of one recipe do not agree on: resolved identity, training summary, scores, files."""
+    """Return what two results of one recipe do not agree on: resolved identity, training and data summary, scores."""
     pairs: dict[str, tuple[Any, Any]] = {"state": (recorded.state, again.state)}
     for part in ("resolved", "train", "data"):
         old, new = getattr(recorded, part).model_dump(), getattr(again, part).model_dump()
         pairs |= {f"{part}.{name}": (old[name], new[name]) for name in old}
-    for side in ("before", "after"):
-        pairs |= _score_pairs(side, _test(getattr(recorded, side)), _test(getattr(again, side)))
+    for side in SIDES:
+        old, new = getattr(recorded, side), getattr(again, side)
+        pairs |= _score_pairs(side, old.test if old else {}, new.test if new else {})
+        pairs |= _score_pairs(f"{side}/val", old.val if old else {}, new.val if new else {})
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _test(scores: Any) -> Scores:
-    return scores.test if scores is not None else {}
 
 
 def _score_pairs(side: str, old: Scores, new: Scores) -> dict[str, tuple[Any, Any]]:
@@ -121,6 +121,42 @@ def _score_pairs(side: str, old: Scores, new: Scores) -> dict[str, tuple[Any, An
 
 def _value(scores: Scores, key: str) -> float | None:
     return scores[key].value if key in scores else None
+
+
+def _item_differences(
+    recorded: TrialResult, store: Store, again: TrialResult, target: Store
+) -> dict[str, tuple[Any, Any]]:
+    """Return, for each metric of a side whose items differ, the first of them: equal means may hide other items."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for side in SIDES:
+        old, new = _items(getattr(recorded, side), store), _items(getattr(again, side), target)
+        if old is None or new is None:
+            states = ("missing" if old is None else "there", "missing" if new is None else "there")
+            found |= {f"{side} items": states} if states[0] != states[1] else {}
+            continue
+        for key in (key for key in old | new if old.get(key) != new.get(key)):
+            found.setdefault(f"{side}/{key[0]} by item", (f"{key[1]}: {old.get(key)}", f"{key[1]}: {new.get(key)}"))
+    return found
+
+
+def _items(scores: EvalScores | None, store: Store) -> dict[tuple[str, str], tuple[Any, ...]] | None:
+    """Return (metric key, item id) -> value, output and reason, or None where the rows are missing or damaged."""
+    from pyarrow import ArrowException, parquet
+
+    if scores is None:
+        return None
+    try:
+        rows = parquet.read_table(store.root / scores.items_file).to_pylist()
+        return {
+            (f"{row['suite']}/{row['task']}/{row['metric']}", row["item_id"]): (
+                row["value"],
+                row["output"],
+                row["reason"],
+            )
+            for row in rows
+        }
+    except (OSError, ArrowException, KeyError):
+        return None
 
 
 def _adopt_weights(source: Path, target: Path) -> None:

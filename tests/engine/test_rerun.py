@@ -6,12 +6,15 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from harness.engine import catalog, launch, plan, rerun
 from harness.engine.launch import Options
 from harness.engine.plan import Plan, Request
 from harness.errors import ModelError
+from harness.records import result
 from harness.records.store import MANIFEST, Store
 from tests.engine.inline import inline
 from tests.engine.test_plan import with_qlora
@@ -65,7 +68,7 @@ def test_rerun_of_trials_that_start_from_trials_leaves_their_ancestors_alone(roo
     assert rerun.rerun(child, store, "all").as_json()["reproduced"]
     grandchild = finished(planned(root, f"trial:{child}"))
     assert rerun.rerun(grandchild, store, "all").as_json()["reproduced"]
-    assert list((root / "reruns").iterdir()) == []
+    assert not any((root / "reruns" / key).exists() for key in (child, grandchild))
     assert snapshot(store.trial(parent)) == before
     (trial,) = planned(root, f"trial:{child}").record.trials
     probed = [trial.model_copy(update={"spec": trial.spec.replace({"train.batch_size": 8})})]
@@ -86,6 +89,36 @@ def test_rerun_of_a_child_whose_parent_kept_nothing_names_the_command_that_works
     assert words == ["python", "-m", "harness", "run-trial", parent, "--keep", "all", "--out", str(root)]
     assert rerun.rerun(parent, store, "all").as_json()["reproduced"]
     assert rerun.rerun(child, store, None).as_json()["reproduced"]
+
+
+def changed(store: Store, trial_id: str, part: str) -> str:
+    """Change one number of a record, none of them a mean over test items, and return what tells of it."""
+    folder = store.trial(trial_id)
+    record = json.loads((folder / result.RESULT).read_text())
+    if part == "items":
+        table = parquet.read_table(folder / "items.parquet")
+        rows = table.to_pylist()
+        rows[0]["value"] = 0.123
+        parquet.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / "items.parquet")
+        return f"after/{rows[0]['suite']}/{rows[0]['task']}/{rows[0]['metric']} by item"
+    if part == "no_items":
+        (folder / "items.parquet").unlink()
+        return "after items"
+    key = next(iter(record["after"]["val"]))
+    record["after"]["val"][key]["value"] = 0.123
+    (folder / result.RESULT).write_text(json.dumps(record))
+    return f"after/val/{key}"
+
+
+@pytest.mark.parametrize("part", ["val", "items", "no_items"])
+def test_rerun_that_differs_beside_the_test_means_is_not_reproduced(root: Path, part: str) -> None:
+    store = Store(root)
+    trial_id = finished(planned(root, "tiny", rate={"val": 0.004, "items": 0.005, "no_items": 0.006}[part]))
+    name = changed(store, trial_id, part)
+    done = rerun.rerun(trial_id, store, "all")
+    assert list(done.differences) == [name]
+    assert done.exit_code == 1
+    assert not (store.trial(trial_id) / "weights" / MANIFEST).exists()
 
 
 def test_probe_that_is_refused_leaves_nothing_and_harms_no_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
