@@ -37,17 +37,24 @@ def cells(setting: Setting) -> tuple[PlannedTrial, ...]:
     axes = [_resolved_axis(axis, setting) for axis in sweep.axes]
     seeds = setting.axis_values.get("seed", sweep.seeds)
     _check_count(sweep, axes, len(seeds))
-    check_method_fields(setting, next((axis.values for axis in axes if axis.field == "method"), ()))
+    methods = next((axis.values for axis in axes if axis.field == "method"), ())
+    check_method_fields(setting, methods)
+    _check_kinds(methods)
     planned: list[PlannedTrial] = []
     problems: dict[str, None] = {}
     for arm in sweep.arms:
+        first: dict[str, Sequence[Any]] = {}
         for values in itertools.product(*(axis.values for axis in axes)):
             try:
                 spec, absolute = _condition(setting, arm, axes, values)
             except SpecError as error:
                 problems.update(dict.fromkeys(error.problems))
                 continue
-            planned += replicates(spec, arm, absolute, seeds)
+            trials = replicates(spec, arm, absolute, seeds)
+            earlier = first.setdefault(trials[0].condition_id, values)
+            if earlier is not values:
+                problems[_same_cell(axes, earlier, values)] = None
+            planned += trials
     if problems:
         raise SpecError(list(problems)[:MAX_PROBLEMS])
     return tuple(planned)
@@ -77,6 +84,23 @@ def _check_count(sweep: Sweep, axes: Sequence[ResolvedAxis], num_seeds: int) -> 
             f"sweep {sweep.name!r} has {count} cells, but must have at most {sweep.max_trials}; "
             "shorten an axis with SET."
         )
+
+
+def _check_kinds(methods: Sequence[Any]) -> None:
+    """Refuse two configurations of one kind: tables and choices know a method by its kind."""
+    kinds = [method.get("kind") if isinstance(method, dict) else method for method in methods]
+    for kind in METHODS:
+        if kinds.count(kind) > 1:
+            raise SpecError(
+                f"SET method holds {kinds.count(kind)} configurations of {kind!r}, but must hold one of each kind; "
+                "vary a field of it, such as method.rank, on an axis of its own (sweep lora_rank)."
+            )
+
+
+def _same_cell(axes: Sequence[ResolvedAxis], one: Sequence[Any], other: Sequence[Any]) -> str:
+    different = [(axis.field, a, b) for axis, a, b in zip(axes, one, other, strict=True) if repr(a) != repr(b)]
+    pairs = "; ".join(f"{field} {a!r} and {b!r}" for field, a, b in different)
+    return f"{pairs} are one and the same trial, but must be different ones in an arm; leave one out."
 
 
 def replicates(spec: TrialSpec, arm: Arm, axes: dict[str, Any], seeds: Sequence[int]) -> list[PlannedTrial]:

@@ -225,6 +225,24 @@ def test_plan_ten_thousand_cells_take_seconds(planner: Planner, offering: Callab
     assert time.monotonic() - started < 15.0  # 2 to 3 s alone; wide, because the tests share the machine
 
 
+def test_plan_values_that_mean_one_trial_are_refused(planner: Planner) -> None:
+    sentence = r"^train\.num_epochs 1 and 1\.0 are one and the same trial, but must be different ones"
+    with pytest.raises(SpecError, match=sentence) as caught:
+        planner("epochs", set={"train.num_epochs": [1, 1.0, 2]})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", ["lora", {"kind": "lora", "rank": 8, "alpha": 8.0, "target_modules": "all_linear"}])
+def test_plan_two_configurations_of_one_method_are_refused(planner: Planner, other: Any) -> None:
+    one = {"kind": "lora", "rank": 4, "alpha": 8.0, "target_modules": "all_linear"}
+    with pytest.raises(SpecError, match=r"^SET method holds 2 configurations of 'lora', .*method\.rank.*lora_rank"):
+        planner("method", set={"method": [one, other, "full"]})
+    assert {trial.axes["method"] for trial in planner("method", set={"method": [one, "full"]}).trials.values()} == {
+        "lora",
+        "full",
+    }
+
+
 # -- SET, PANEL, DATA, EVALS ------------------------------------------------------------------------------------------
 
 
