@@ -3,8 +3,10 @@
     OUT/probes/<shape>.jsonl    one row per finished trial or probe
 
 A shape is what decides the cost of a step and of an evaluation: base, kind of method, dtype, batch, lengths, data
-source and items. Seconds are `per step x steps + rest`, medians over the rows. Invariant: a forecast without a
-measurement is None, "unknown", never a guess. What does not live here: measuring (worker.py, launch.py).
+source and items. Seconds are `per step x steps + rest`, medians over the rows; a step costs the median of the steps
+that a trial logged after its first, and everything else in it - warm-up, validation, scoring - is its rest. Invariant:
+a forecast without a measurement is None, "unknown", never a guess. What does not live here: measuring (worker.py,
+launch.py).
 """
 
 from __future__ import annotations
@@ -65,12 +67,20 @@ def remember(store: Store, spec: TrialSpec, result: TrialResult, ran_in: Store) 
             "num_threads": provenance.num_threads,
             "num_steps": result.train.num_steps,
             "num_tokens": result.train.num_tokens,
+            "seconds_per_step": _seconds_per_step(ran_in.trial(result.trial_id), result),
             "seconds_train": provenance.seconds_train,
             "seconds_total": provenance.seconds_total,
             "memory_bytes": provenance.peak_memory_bytes,
             "disk_bytes": _disk_bytes(ran_in.trial(result.trial_id)),
         },
     )
+
+
+def _seconds_per_step(folder: Path, result: TrialResult) -> float:
+    """Return what a step costs once it is warm; of a trial that logged no second one, its share of training."""
+    logged = [row["seconds"] for row in read_lines(folder / "metrics.jsonl") if "seconds" in row]
+    known = [float(value) for value in logged[1:] if isinstance(value, int | float)]
+    return statistics.median(known) if known else result.provenance.seconds_train / result.train.num_steps
 
 
 def num_steps(spec: TrialSpec) -> int | None:
@@ -93,8 +103,8 @@ class Forecast:
         steps, measured = num_steps(spec), self._measurements(spec)
         if not measured or steps is None:
             return Cost(steps, None, None, None, None)
-        per_step = _median(measured, lambda row: row["seconds_train"] / row["num_steps"])
-        rest = _median(measured, lambda row: row["seconds_total"] - row["seconds_train"])
+        per_step = _median(measured, _per_step)
+        rest = _median(measured, lambda row: max(0.0, row["seconds_total"] - _per_step(row) * row["num_steps"]))
         tokens = _median(measured, lambda row: row["num_tokens"] / row["num_steps"])
         known = [row for row in measured if row["memory_bytes"] is not None]
         return Cost(
@@ -137,6 +147,10 @@ def unmeasured(store: Store, trials: Iterable[PlannedTrial]) -> list[PlannedTria
     """Return one trial of each shape that has no measurement yet."""
     first = {shape(trial.spec): trial for trial in reversed(list(trials))}
     return [trial for trial in reversed(first.values()) if not _path(store, trial.spec).exists()]
+
+
+def _per_step(row: dict) -> float:
+    return row.get("seconds_per_step", row["seconds_train"] / row["num_steps"])
 
 
 def _median(measured: list[dict], value) -> float:

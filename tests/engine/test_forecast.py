@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.engine import forecast, launch
+from harness.records.schema import TrialResult
 from harness.records.store import Store, append_line
+from harness.spec import Runtime, TrialSpec
 from tests.engine.inline import inline
 from tests.engine.stub import run_stub
 from tests.engine.stub_launch import RUNTIME
@@ -37,6 +41,32 @@ def test_forecast_is_a_median_so_that_one_slow_trial_does_not_count(tmp_path: Pa
     for seconds in (5.0, 5.0, 500.0):
         measure(store, seconds_train=seconds, seconds_total=seconds + 3.0)
     assert forecast.Forecast(store).of(pinned_spec()).seconds == pytest.approx(0.5 * 19 + 3.0)
+
+
+def test_forecast_counts_what_a_short_trial_paid_once_as_its_rest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    # Five steps of 0.1 s in 2 s of training: the first step and the validation took the rest.
+    measure(store, num_steps=5, num_tokens=500, seconds_per_step=0.1, seconds_train=2.0, seconds_total=6.0)
+    longer = pinned_spec().replace({"train.num_epochs": None, "train.num_steps": 75})
+    assert forecast.Forecast(store).of(longer).seconds == pytest.approx(0.1 * 75 + 5.5)
+
+
+def test_forecast_step_is_the_median_of_those_after_the_first(tmp_path: Path) -> None:
+    store, how = Store(tmp_path), launch.Options(1, run=logs_steps, prepare=False, executor=inline)
+    launch.launch(store, planned(1), RUNTIME, how)
+    # The stub says 2 steps in .1 of .2 seconds, of which each step after the first took .01.
+    assert forecast.Forecast(store).of(planned(2)[1].spec).seconds == pytest.approx(0.01 * 19 + 0.18)
+
+
+def logs_steps(
+    spec: TrialSpec, store: Store, runtime: Runtime, command: str, report: Callable[..., None]
+) -> TrialResult:
+    """Run the stub, then log a validation, a slow first step and three quick ones."""
+    finished = run_stub(spec, store, runtime, command, report)
+    seconds = (None, 5.0, 0.01, 0.01, 0.02)
+    rows = ({"step": step} | ({} if value is None else {"seconds": value}) for step, value in enumerate(seconds))
+    (store.trial(finished.trial_id) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return finished
 
 
 def test_forecast_shape_is_what_decides_cost() -> None:
