@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from analysis import files
@@ -102,10 +102,12 @@ def _draw_front(data: FigureData, width: float) -> Figure:
     axes.axhline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     axes.axvline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for place, name in enumerate(series):
-        _draw_path(axes, data.points[data.points["series"] == name], OKABE_ITO[place % 7], MARKERS[place % 7])
+        points = data.points[data.points["series"] == name]
+        line = "" if data.is_sampled else "-"
+        _draw_path(axes, points, OKABE_ITO[place % 7], MARKERS[place % 7], line)
     on_front = means[means["on_front"].eq(True)].sort_values("learned")
     axes.plot(on_front["learned"], on_front["retained"], color="#111827", linewidth=1.0, linestyle=":", zorder=2)
-    _label_points(axes, means, series)
+    _label_points(axes, on_front if data.is_sampled else means, series)
     axes.plot(0, 0, marker="*", color=BASE, markersize=9, linestyle="", zorder=5)
     axes.set_xlabel(_text(data.labels["x"]) + "   (more learned →)")
     axes.set_ylabel(_text(data.labels["y"]) + "   (less forgotten →)")
@@ -118,7 +120,7 @@ def _draw_front(data: FigureData, width: float) -> Figure:
     return figure
 
 
-def _draw_path(axes: Axes, points: pd.DataFrame, colour: str, marker: str) -> None:
+def _draw_path(axes: Axes, points: pd.DataFrame, colour: str, marker: str, line: str) -> None:
     dots, means = points[points["kind"] == "seed"], points[points["kind"] == "mean"]
     axes.scatter(
         dots["learned"], dots["retained"], s=9, color=colour, alpha=0.35, linewidths=0, marker=marker, zorder=2
@@ -134,6 +136,7 @@ def _draw_path(axes: Axes, points: pd.DataFrame, colour: str, marker: str) -> No
         markeredgecolor="white",
         markeredgewidth=0.6,
         linewidth=0.9,
+        linestyle=line,
         alpha=0.95,
         elinewidth=0.7,
         zorder=4,
@@ -181,7 +184,8 @@ def _draw_axis(data: FigureData, width: float) -> Figure:
         points = data.points[data.points["measure"] == measure]
         for place, name in enumerate(series):
             shift = (place - (len(series) - 1) / 2) * (0.12 if scale.kind == "categories" else 0.0)
-            _draw_series(axes, points[points["series"] == name], scale, shift, place)
+            line = "" if data.is_sampled or scale.kind == "categories" else "-"
+            _draw_series(axes, points[points["series"] == name], scale, shift, place, line)
         axes.axhline(points["before"].mean(), color=BASE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         axes.set_title(_title(data, measure))
         scale.apply(axes)
@@ -194,7 +198,7 @@ def _draw_axis(data: FigureData, width: float) -> Figure:
     return figure
 
 
-def _draw_series(axes: Axes, points: pd.DataFrame, scale: _Scale, shift: float, place: int) -> None:
+def _draw_series(axes: Axes, points: pd.DataFrame, scale: _Scale, shift: float, place: int, line: str) -> None:
     colour, marker = OKABE_ITO[place % 7], MARKERS[place % 7]
     dots, means = points[points["kind"] == "seed"], points[points["kind"] == "mean"]
     # Dots stand beside their mean, else its marker hides them: series by turns left and right.
@@ -209,7 +213,6 @@ def _draw_series(axes: Axes, points: pd.DataFrame, scale: _Scale, shift: float, 
     order = np.argsort(x, kind="stable")
     y, low, high = (means[name].to_numpy(dtype=float)[order] for name in ("y", "low", "high"))
     half = np.nan_to_num(np.vstack([y - low, high - y]), nan=0.0).clip(min=0)
-    line = "" if scale.kind == "categories" else "-"
     axes.errorbar(
         x[order] + shift, y, yerr=half, color=colour, marker=marker, markersize=4.5, linewidth=1.1, linestyle=line,
         elinewidth=0.8, capsize=1.8, capthick=0.8, markeredgecolor="white", markeredgewidth=0.5, zorder=3,
@@ -234,11 +237,15 @@ class _Scale:
     def apply(self, axes: Axes) -> None:
         if self.kind == "log":
             axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if self.kind != "categories" and len(self.levels) > 9:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)) if self.kind == "log" else MaxNLocator(6))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            return
         places = self.places(pd.Series(self.levels))
         shown = range(len(places)) if len(places) <= 9 else range(0, len(places), math.ceil(len(places) / 9))
         axes.xaxis.set_major_locator(FixedLocator([places[n] for n in shown]))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
         labels = [_tick(self.levels[n]) for n in shown]
         if self._crowded(axes, places[list(shown)], labels):
             axes.set_xticklabels(labels, rotation=40, ha="right", rotation_mode="anchor")

@@ -41,6 +41,8 @@ class FigureData:
     points: pd.DataFrame
     caption: str
     labels: dict[str, str] = field(default_factory=dict)
+    is_sampled: bool = False
+    """Whether a sampler chose the points: no line runs through them, they differ in more than one thing."""
 
 
 def all_figures(
@@ -98,8 +100,9 @@ def front(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame) -> Fi
         points,
         f"Learning against forgetting: change of the measures learned and retained, after minus before, on test items. "
         f"Large marks are means over seeds with paired 95 % intervals (items clustered, seeds crossed), small dots are "
-        f"seeds, the line joins the conditions that no other beats on both. {population(frame, effects)}",
+        f"seeds, the dotted line joins the conditions that no other beats on both. {population(frame, effects)}",
         {name: f"{measure}, after {MINUS} before" for name, measure in zip("xy", wanted, strict=True)},
+        record.kind == "study",
     )
 
 
@@ -159,6 +162,8 @@ def axis_curve(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, 
     """Return points of every measure, before and after, along one axis; one line per arm and level of the others."""
     column = f"axis.{name}"
     others = [f"axis.{other}" for other in record.axis_fields if other != name]
+    if record.kind == "study":  # hardly two of its conditions share a number
+        others = [other for other in others if not pd.api.types.is_numeric_dtype(frame[other])]
     rows: list[dict[str, object]] = []
     for measure in record.measures:
         known = frame[frame[f"after/{measure}"].notna()]
@@ -183,6 +188,7 @@ def axis_curve(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, 
         f"Score after training along {short}; the dashed line is the base. Bars are paired 95 % intervals of the "
         f"change (items clustered, seeds crossed), dots are seeds. {population(frame, effects)}",
         {"x": short} | measure_titles(effects),
+        record.kind == "study",
     )
 
 

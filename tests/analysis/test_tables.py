@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import tables, write_report
+from analysis import points, tables, write_report
 from analysis.frames import metrics_of, sweep_frame
 from analysis.items import items_frame
 from analysis.opened import OpenedSweep, open_sweep
@@ -177,3 +177,22 @@ def test_trials_that_stand_in_two_arms_are_one_comparison(tmp_path: Path) -> Non
     assert list(twice["family_size"]) == 2 * list(once["family_size"])
     np.testing.assert_array_equal(twice["p_holm"], 2 * list(once["p_holm"]))
     assert "6 COMPLETE" in write_report(store.root, folder).table
+
+
+def test_points_that_a_sampler_chose_are_not_joined_and_differ_by_name_alone(tmp_path: Path) -> None:
+    sweep, frame, items, metrics = _all(*build(tmp_path, Plan(values=(25, 400), arms=(ARM,), scale=0.25)))
+    frame["axis.train.num_epochs"] = frame["seed"].astype(float)
+    fields = {"data.num_examples": None, "train.num_epochs": None}
+    trials = tuple(
+        trial.model_copy(update={"axes": trial.axes | {name: 1.0 for name in fields if name not in trial.axes}})
+        for trial in sweep.record.trials
+    )
+    effects = tables.effects_table(frame, items, metrics)
+    for kind, joined, names in (("sweep", True, 3), ("study", False, 1)):
+        record = sweep.record.model_copy(update={"kind": kind, "axis_fields": tuple(fields), "trials": trials})
+        front = points.front(record, frame, effects)
+        axis = points.axis_curve(record, frame, effects, "data.num_examples")
+        assert isinstance(front, points.FigureData)
+        assert isinstance(axis, points.FigureData)
+        assert (front.is_sampled, axis.is_sampled) == (not joined, not joined)
+        assert axis.points["series"].nunique() == names
