@@ -6,14 +6,15 @@ live here: enumerating cells (axes.py).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.engine import catalog, conflicts
+from harness.engine import catalog, conflicts, worlds
 from harness.errors import DataError, ModelError, SpecError, unknown_name
 from harness.identity import canonical_json
 from harness.records import result
@@ -22,8 +23,10 @@ from harness.spec import (
     EvalTask,
     Experiment,
     FileItems,
+    FolderBase,
     FullConfig,
     LoraConfig,
+    PocketBase,
     QLoraConfig,
     Runtime,
     Study,
@@ -172,16 +175,29 @@ def _root_experiment(spec: TrialSpec, store: Store) -> Experiment:
         if parent is None:
             raise ModelError(f"trial {spec.base.trial_id} has no result, but a trial that started from it is the BASE.")
         spec = parent.spec
-    for name in catalog.experiment_names():
-        try:
-            candidate = catalog.load_experiment(name)
-        except ModelError:
-            continue  # on a hub model that is not pinned yet, so no trial can have started from it
+    shipped = list(_shipped_experiments())
+    for candidate in shipped:
         if candidate.spec.base == spec.base:
             return candidate
-    if spec.base.kind == "folder":
+    if isinstance(spec.base, FolderBase):
         return load_base(str(Path(spec.base.path).resolve()), store)
+    for candidate in shipped:
+        if isinstance(spec.base, PocketBase) and isinstance(candidate.spec.base, PocketBase):
+            return _on_pocket_base(candidate, spec.base)
     raise ModelError(f"the base that this trial started from ({spec.base.kind}) belongs to no experiment that ships.")
+
+
+def _shipped_experiments() -> Iterator[Experiment]:
+    for name in catalog.experiment_names():
+        # One on a hub model that is not pinned yet refuses; no trial can have started from it.
+        with contextlib.suppress(ModelError):
+            yield catalog.load_experiment(name)
+
+
+def _on_pocket_base(experiment: Experiment, base: PocketBase) -> Experiment:
+    """Return a pocket experiment on another pocket base, with rows and items of that one's world."""
+    world = {worlds.PREFIX + name: value for name, value in base.world.model_dump(mode="json").items()}
+    return _replaced(experiment, spec=worlds.applied(experiment.spec, world).replace({"base": base}))
 
 
 def _replaced(experiment: Experiment, **changes: Any) -> Experiment:

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from analysis import load_sweep
-from harness.engine import catalog, jobs, plan, resolve, worlds
+from harness.engine import catalog, jobs, launch, plan, resolve, worlds
 from harness.engine.forecast import total_seconds
 from harness.engine.plan import Plan, Request
 from harness.engine.worker import cause_of
 from harness.errors import BadInputError, DataError, DeviceError, HarnessError, ModelError, SpecError
 from harness.records.schema import Failure, PlannedTrial
+from harness.records.store import Store, write_manifest
 from harness.spec import (
     Arm,
     Axis,
@@ -35,6 +36,9 @@ from harness.spec import (
     Sweep,
     TrialBase,
 )
+from tests.engine.inline import inline
+from tests.engine.stub import run_stub
+from tests.engine.stub_launch import RUNTIME
 from tests.models.tiny import write_folder
 from tests.pocket.tiny import tiny_experiment
 from tests.specs import pinned_spec
@@ -397,6 +401,24 @@ def test_plan_two_worlds_in_one_trial_are_refused(planner: Planner, set: dict[st
     with pytest.raises(SpecError, match=sentence) as caught:
         planner("loss_mask", set=set)
     assert "\n" not in str(caught.value)
+
+
+def trial_with_weights(trial: PlannedTrial, store: Store) -> None:
+    """Finish a trial by the stub and let it have kept weights."""
+    launch.launch(store, [trial], RUNTIME, launch.Options(1, run=run_stub, prepare=False, executor=inline))
+    weights = store.trial(trial.trial_id) / "weights"
+    weights.mkdir()
+    write_manifest(weights)
+
+
+def test_plan_on_a_trial_takes_the_world_that_its_base_was_trained_on(planner: Planner, tmp_path: Path) -> None:
+    changed = {"world.seed": 7, "base.model.num_steps": 30}
+    parent = planner("loss_mask", set=changed).record.trials[0]
+    trial_with_weights(parent, Store(tmp_path))
+    child = plan.make_plan(Request(name="epochs", base=f"trial:{parent.trial_id}", out=tmp_path)).record.trials[0]
+    assert child.spec.base == TrialBase(trial_id=parent.trial_id)
+    root = parent.model_copy(update={"spec": child.spec.replace({"base": parent.spec.base})})
+    assert set(seeds_of_worlds(root).values()) == {7}
 
 
 def test_plan_world_without_one_to_change_is_refused(tmp_path: Path) -> None:
