@@ -34,7 +34,7 @@ def load_sweep(name: str, base: str = "pocket", out: str | Path = "out", set_has
         name: the sweep, e.g. "lima_size".
         base: the base it ran on: its name, or the path of a local folder.
         out: the output folder (`OUT=`).
-        set_hash: which overrides; "" is none, None is "there is only one".
+        set_hash: which overrides; "" is none, None is none where such a sweep is there, else the only one.
 
     Raises:
         BadInputError: no such sweep, or several that only `set_hash` tells apart.

@@ -119,7 +119,7 @@ def find_sweep(store: Store, name: str, base: str, set_hash: str | None) -> str:
         store: the output folder.
         name: the sweep.
         base: the base it ran on: its name, or the path of a local folder.
-        set_hash: which overrides; "" is none, None is "there is only one".
+        set_hash: which overrides; "" is none, None is none where such a sweep is there, else the only one.
 
     Raises:
         BadInputError: there is none, or several that only `set_hash` tells apart.
@@ -135,10 +135,13 @@ def find_sweep(store: Store, name: str, base: str, set_hash: str | None) -> str:
     matches = [folder for folder, record in _plans(store, folders) if (record.name, record.base) == (name, base)]
     if not matches:
         raise BadInputError(unknown_name("sweep", f"{name}@{base}", folders))
+    plain = f"{name}@{base}"
+    if plain in matches:
+        return plain
     if len(matches) > 1:
         raise BadInputError(
-            f"sweep is {name + '@' + base!r}, but must name one of {', '.join(matches)}; "
-            "pass set_hash= with the part after the base ('' for the one without)"
+            f"sweep is {plain!r}, but must name one of {', '.join(matches)}; "
+            "pass set_hash= with the part after the base"
         )
     return matches[0]
 

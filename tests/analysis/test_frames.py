@@ -106,13 +106,17 @@ def test_load_sweep_mixed_resolved_identity_is_flagged(small: tuple[Store, str])
 
 
 def test_load_sweep_several_overrides_are_refused_until_one_is_named(tmp_path: Path) -> None:
-    for set_hash in (None, "a1b2"):
-        build(tmp_path, Plan(values=(25,), arms=(ARM,), seeds=(0,), scale=0.1, set_hash=set_hash))
-    with pytest.raises(BadInputError, match="lima_size@pocket, lima_size@pocket-a1b2") as caught:
+    seeds = {"a1b2": (0,), "c3d4": (0, 1), None: (0, 1, 2)}
+    for set_hash in ("a1b2", "c3d4"):
+        build(tmp_path, Plan(values=(25,), arms=(ARM,), seeds=seeds[set_hash], scale=0.1, set_hash=set_hash))
+    with pytest.raises(BadInputError, match="lima_size@pocket-a1b2, lima_size@pocket-c3d4") as caught:
         load_sweep("lima_size", out=tmp_path)
     assert "\n" not in str(caught.value)
-    assert len(load_sweep("lima_size", out=tmp_path, set_hash="")) == 1
-    assert len(load_sweep("lima_size", out=tmp_path, set_hash="a1b2")) == 1
+    # The one without overrides is what the plain name means.
+    build(tmp_path, Plan(values=(25,), arms=(ARM,), seeds=seeds[None], scale=0.1))
+    for set_hash, expected in seeds.items():
+        assert len(load_sweep("lima_size", out=tmp_path, set_hash=set_hash)) == len(expected)
+    assert len(load_sweep("lima_size", out=tmp_path, set_hash="")) == 3
 
 
 def test_load_sweep_unknown_name_says_the_nearest(whole: tuple[Store, str]) -> None:
