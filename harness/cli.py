@@ -37,7 +37,7 @@ Evals = Annotated[str | None, typer.Option(help="A folder of evaluation items, i
 Set = Annotated[str | None, typer.Option("--set", help='JSON object of dotted fields, e.g. {"train.batch_size": 8}.')]
 Panel = Annotated[str, typer.Option(help="primary: the sweep's own slices; full: every slice.")]
 Out = Annotated[Path, typer.Option(help="Where records go.")]
-Workers = Annotated[int | None, typer.Option(min=1, max=256, help="Trials at a time; default: fill the cores.")]
+Workers = Annotated[int | None, typer.Option(help="Trials at a time; default: fill the cores.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 

@@ -28,12 +28,14 @@ from harness.records.schema import SweepRecord
 from harness.records.store import Store
 from harness.spec import PocketBase, Study
 
+MAX_WORKERS = 256
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def plan(request: Request, *, workers: int | None, probe: bool, budget: str | None, as_json: bool) -> PlanView:
     """Return the plan of a sweep and what is left of it, measuring unknown shapes first if asked."""
     seconds = parse_budget(budget)
+    check_workers(workers)
     made = plans.make_plan(request)
     runtime = made.setting.experiment.runtime
     num_workers = workers or executor.default_workers(runtime)
@@ -52,6 +54,7 @@ def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: 
         BadInputError: nothing was trained.
         DiskError: the output folder cannot be written.
     """
+    check_workers(workers)
     made = plans.make_plan(request)
     plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
     runtime = made.setting.experiment.runtime
@@ -104,6 +107,16 @@ def check_writable(root: Path) -> None:
         raise DiskError(
             f"OUT is {str(root)!r}, but must be a folder that can be written ({error.strerror})."
         ) from error
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of workers that cannot be.
+
+    Raises:
+        SpecError: it is not from 1 to `MAX_WORKERS`.
+    """
+    if workers is not None and not 1 <= workers <= MAX_WORKERS:
+        raise SpecError(f"WORKERS is {workers}, but must be an integer from 1 to {MAX_WORKERS}.")
 
 
 def parse_budget(text: str | None) -> float | None:

@@ -96,7 +96,8 @@ def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
         (["run-trial", "abc"], "must name exactly one trial"),
         (["run-trial", "abc", "--keep", "everything"], "must be one of none, adapter, all"),
         (["dashboard", "tune"], "does not exist, but must before it can be shown"),
-        (["sweep", "lima_size", "--workers", "0"], "greater than or equal to 1"),
+        (["sweep", "lima_size", "--workers", "0"], "WORKERS is 0, but must be an integer from 1 to 256."),
+        (["plan", "lima_size", "--workers", "257"], "WORKERS is 257, but must be an integer from 1 to 256."),
         (["sweep", "lima_size", "--no-such-option"], "No such option"),
     ],
 )
