@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis.report import Report
-from harness.engine import executor, hooks, jobs, launch, rerun, study, view
+from harness.engine import executor, hooks, jobs, launch, proposals, rerun, study, view
 from harness.engine import plan as plans
 from harness.engine.answers import Done, PlanView, StatusView
 from harness.engine.launch import Options
@@ -36,7 +36,7 @@ def plan(request: Request, *, workers: int | None, probe: bool, budget: str | No
     """Return the plan of a sweep and what is left of it, measuring unknown shapes first if asked."""
     seconds = parse_budget(budget)
     check_workers(workers)
-    made = plans.make_plan(request)
+    made = proposals.with_recorded(plans.make_plan(request))
     runtime = made.setting.experiment.runtime
     num_workers = workers or executor.default_workers(runtime)
     if probe:

@@ -68,6 +68,23 @@ def restored(plan: Plan) -> tuple[Plan, StudyRecord]:
     return replace(plan, record=record), book or StudyRecord(definition=definition)
 
 
+def with_recorded(plan: Plan) -> Plan:
+    """Return a study's plan with the trials recorded so far; another definition's, or damaged ones, are none.
+
+    It only reads. A sweep's plan has all its trials already.
+    """
+    if plan.record.kind != "study":
+        return plan
+    try:
+        book = plan.store.read(plan.folder / "study.json", StudyRecord)
+        recorded = plan.store.read(plan.folder / "sweep.json", SweepRecord)
+    except StoreError:
+        return plan
+    if book is None or recorded is None or book.definition != _definition(plan):
+        return plan
+    return replace(plan, record=plan.record.model_copy(update={"trials": recorded.trials}))
+
+
 def _definition(plan: Plan) -> str:
     """Return the sha256 of what proposals and trials depend on: the study less its words and its length, the base."""
     setting = plan.setting

@@ -43,10 +43,11 @@ def _(value: PlanView, console: Console) -> None:
         table.add_row(*map(Text, (trial.trial_id[:12], trial.arm, name, state, *cells)))
     if record.trials:
         console.print(table)
-    else:
+    if record.kind == "study":
+        num_so_far = len({trial.condition_id for trial in record.trials})
         _line(
             console,
-            f"{_study_conditions(value.plan)} conditions are proposed while it runs, dimensions: "
+            f"{_study_conditions(value.plan)} conditions are proposed while it runs, {num_so_far} so far, dimensions: "
             f"{', '.join(record.axis_fields)}",
         )
     for note in outlook.notes:
@@ -60,7 +61,11 @@ def _(value: PlanView, console: Console) -> None:
     if value.budget is not None:
         num_left = len(value.plan.trials) - outlook.num_done
         reached = "unknown" if outlook.num_in_budget is None else f"{outlook.num_in_budget} of {num_left}"
-        _line(console, f"trials left that end within BUDGET={value.budget}: {reached}")
+        _line(
+            console,
+            f"trials left that end within BUDGET={value.budget}: {reached}, not counting what they share: building the "
+            "base and scoring it before",
+        )
 
 
 def _study_conditions(plan: Plan) -> int:

@@ -151,6 +151,7 @@ def test_cli_plan_says_how_far_a_budget_reaches(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text(json.dumps(row | {"disk_bytes": 1}) + "\n")
     assert "trials left that end within BUDGET=90m: 1 of 3" in run("plan", "lima_size", *out, "--workers", "1")
+    assert "not counting what they share: building the base" in run("plan", "lima_size", *out, "--workers", "1")
     assert "trials left that end within BUDGET=90m: 2 of 3" in run("plan", "lima_size", *out, "--workers", "2")
 
 

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from harness.engine import catalog, commands, objectives, plan, states, study, worker
+from harness.engine import catalog, commands, objectives, plan, show, states, study, worker
 from harness.engine.launch import Options, Summary, View
 from harness.engine.plan import Plan, Request
 from harness.errors import SpecError
@@ -353,3 +354,19 @@ def test_objective_of_a_measure_that_mixes_directions_is_unknown(tmp_path: Path,
     mixed = result.model_copy(update={"spec": result.spec.replace({"evals.tasks": tasks})})
     # Bits per byte and accuracies have no mean.
     assert objectives.objective(mixed, "fluency", "after") is None
+
+
+def test_study_plan_shows_what_was_proposed_and_is_done(
+    run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    asked = {"workers": 1, "probe": False, "budget": None, "as_json": False}
+    planned = commands.plan(made.request, **asked)
+    assert ids(planned.plan) == ids(made)
+    assert planned.outlook.num_done == len(made.trials) > 0
+    show.show(planned, Console(width=200))
+    assert f"5 conditions are proposed while it runs, {len(proposals(made))} so far" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    (made.folder / "study.json").write_text("{")
+    assert commands.plan(made.request, **asked).plan.record.trials == ()
