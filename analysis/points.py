@@ -163,7 +163,7 @@ def axis_curve(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, 
     column = f"axis.{name}"
     others = [f"axis.{other}" for other in record.axis_fields if other != name]
     if record.kind == "study":  # hardly two of its conditions share a number
-        others = [other for other in others if not pd.api.types.is_numeric_dtype(frame[other])]
+        others = [other for other in others if not _is_number(frame[other])]
     rows: list[dict[str, object]] = []
     for measure in record.measures:
         known = frame[frame[f"after/{measure}"].notna()]
@@ -190,6 +190,10 @@ def axis_curve(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, 
         {"x": short} | measure_titles(effects),
         record.kind == "study",
     )
+
+
+def _is_number(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
 def _axis_means(

@@ -24,6 +24,7 @@ from harness.engine.launch import Options
 from harness.engine.plan import Plan
 from harness.engine.resolve import Request
 from harness.errors import DataError, DiskError, HarnessError, SpecError
+from harness.identity import base_ref_key
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
 from harness.spec import PocketBase, Study
@@ -83,7 +84,10 @@ def _check_device(made: Plan) -> None:
         DeviceError: there is no usable GPU, or it does not compute in the dtype.
     """
     experiment = made.setting.experiment
-    if experiment.runtime.device != "cuda" or not isinstance(experiment.spec.base, PocketBase):
+    base = experiment.spec.base
+    if experiment.runtime.device != "cuda" or not isinstance(base, PocketBase):
+        return
+    if made.store.has_artefact("base", base_ref_key(base)):
         return
     specs = (experiment.spec, *(trial.spec for trial in made.record.trials))
     worker = executor.local(1, experiment.runtime)

@@ -40,6 +40,7 @@ last trial of each shape, and stops where those fail the same way and more than 
 POLL_SECONDS = 0.25
 BUSY_SECONDS = 0.5
 PROBE_STEPS = 5
+DAY_SECONDS = 86400.0
 
 Why = Literal["done", "interrupted", "budget", "disk", "equal_failures", "machine"]
 """`machine`: a study cannot go on without a trial that failed by its machine."""
@@ -408,6 +409,9 @@ def probe(
     probes = store.root / "probes"
     with disk_errors(probes):
         probes.mkdir(parents=True, exist_ok=True)
+        for leftover in probes.glob("scratch*"):  # of a probe that was killed
+            if time.time() - leftover.stat().st_mtime > DAY_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=probes))
     try:
         scratch = beside(store, folder, [trial.spec for trial in short])

@@ -89,8 +89,10 @@ def resolve(request: Request) -> Setting:
     experiment = _with_data(experiment, request.data)
     experiment = _with_evals(experiment, request.evals, changes)
     if (own := _own_evals(changes)) is not None:
-        experiment = _replaced(experiment, spec=experiment.spec.replace({own: changes[own]}))
-        _with_panel(experiment, sweep, "primary")  # what is asked is left alone, but one slice must be the sweep's
+        if (tasks := _own_tasks(own, changes)) is not None:
+            experiment = _replaced(experiment, spec=experiment.spec.replace({"evals.tasks": tasks}))
+        # What is asked is left alone, but one slice must be the sweep's.
+        _with_panel(experiment, sweep, "primary", remedy=f"give one in SET {own}")
     else:
         experiment = _with_panel(experiment, sweep, request.panel)
     axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in _axis_fields(sweep)}
@@ -248,19 +250,30 @@ def _own_evals(changes: Mapping[str, Any]) -> str | None:
     return next((name for name in ("evals", "evals.tasks") if name in changes), None)
 
 
+def _own_tasks(own: str, changes: Mapping[str, Any]) -> Any:
+    """Return the slices that SET gives; its other fields of evals are checked with the rest of the trial."""
+    value = changes[own]
+    return value if own == "evals.tasks" else value.get("tasks") if isinstance(value, dict) else None
+
+
 def _check_num_items(changes: Mapping[str, Any]) -> None:
     value = changes.get(ITEMS)
     if value is not None and (type(value) is not int or value < 1):
         raise SpecError(f"SET {ITEMS} is {value!r}, but must be an integer from 1 on, or null for all items.")
 
 
-def _with_panel(experiment: Experiment, sweep: Sweep | Study, panel: str) -> Experiment:
+def _with_panel(
+    experiment: Experiment,
+    sweep: Sweep | Study,
+    panel: str,
+    remedy: str = "give EVALS= a folder of items, or PANEL=full",
+) -> Experiment:
     tasks = experiment.spec.evals.tasks
     chosen = tasks if panel == "full" else tuple(t for t in tasks if t.primary and t.measure in sweep.measures)
     if not chosen:
         raise SpecError(
             f"evals.tasks has no primary slice of {', '.join(sweep.measures)} on base {experiment.name!r}, but must "
-            "have at least one; give EVALS= a folder of items, or PANEL=full."
+            f"have at least one; {remedy}."
         )
     return _replaced(experiment, spec=_with_tasks(experiment.spec, chosen))
 

@@ -176,8 +176,13 @@ def _cause(plan: Plan, condition: Asked) -> str | None:
 
 
 def _machine_failure(plan: Plan, trial: PlannedTrial) -> str | None:
-    """Return the cause of a trial's failure, where it is tried again by itself."""
+    """Return the cause of a trial's failure, where it is tried again by itself.
+
+    A trial that ended without any record could not write one.
+    """
     seen = states.of_trial(plan.store, trial.trial_id)
+    if seen.result is None and seen.failure is None:
+        return "disk"
     if seen.result is None and seen.failure is not None and seen.failure.reruns_by_itself:
         return seen.failure.cause
     return None

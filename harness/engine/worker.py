@@ -140,7 +140,10 @@ def _whole(path: Path, read: Callable[[], T]) -> T | None:
         return read()
     except DiskError:
         raise
-    except StoreError:
+    except StoreError as error:
+        # A file that cannot be read just now may be whole; a folder in its place never is.
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, IsADirectoryError):
+            raise
         count = len(list(path.parent.glob(f"{path.stem}.damaged-*{path.suffix}")))
         os.rename(path, path.with_name(f"{path.stem}.damaged-{count + 1}{path.suffix}"))
         return None

@@ -49,7 +49,7 @@ def describe_folder(path: Path, *, num_items: int | None, max_new_tokens: int = 
     """
     if not path.is_dir():
         raise DataError(f"EVALS is {str(path)!r}, but must be a folder of JSON-lines files")
-    files = sorted(file for pattern in ("*.jsonl", "*/*.jsonl") for file in path.glob(pattern) if file.is_file())
+    files = sorted(file for pattern in ("*.jsonl", "*/*.jsonl") for file in path.glob(pattern) if not file.is_dir())
     tasks = [_task(file, path, num_items, max_new_tokens) for file in files]
     usable = tuple(task for task in tasks if task is not None)
     if not usable:
@@ -60,7 +60,12 @@ def describe_folder(path: Path, *, num_items: int | None, max_new_tokens: int = 
 
 
 def _task(file: Path, root: Path, num_items: int | None, max_new_tokens: int) -> EvalTask | None:
-    content = file.read_bytes()
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"EVALS holds {str(file)!r}, which cannot be read ({error.strerror}); mend or remove it"
+        ) from error
     kind = _kind(content, str(file))
     if kind is None:
         logger.warning("%s is left out: its rows have the fields of none of %s", file, ", ".join(_KINDS))

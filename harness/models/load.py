@@ -91,7 +91,7 @@ def model_without_weights(files: BaseFiles) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
         with preserved_rng(), _quiet(), torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ModelError(f"the model in {files.folder} cannot be loaded ({_first_line(error)})") from error
 

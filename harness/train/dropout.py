@@ -29,8 +29,8 @@ def _rates(tree: dict[Any, Any]) -> Iterable[float]:
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _rates(value)
-        elif _NAMES.search(str(name)):
-            yield from (float(rate) for rate in _flat(value) if isinstance(rate, float | int))
+        elif _NAMES.search(str(name)) and not isinstance(value, bool):
+            yield from (float(rate) for rate in _flat(value) if isinstance(rate, float | int) and 0 < rate <= 1)
 
 
 def _flat(value: Any) -> Iterable[Any]:

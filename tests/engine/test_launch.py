@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -424,3 +426,23 @@ def test_launch_loads_the_report_once_when_the_last_trials_run(count: int, tmp_p
     assert max(0, count - 2) <= done[0] <= count
     assert run(tmp_path, count, at_last=lambda: done.append(0)).num_ran == 0
     assert len(done) == 1
+
+
+def test_worker_leaves_a_result_that_cannot_be_read_just_now_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, 1)
+    (path,) = tmp_path.glob("trials/*/result.json")
+    whole, read = path.read_bytes(), Path.read_text
+
+    def busy(self: Path, *args: Any, **options: Any) -> str:
+        if self == path:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(self, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", busy)
+    job = worker.TrialJob(planned(1)[0].spec, tmp_path, RUNTIME, run_stub)
+    outcome = worker.attempt(job)
+    assert (outcome.state, outcome.cause) == ("FAILED", "disk")
+    assert "Too many open files" in outcome.message
+    assert path.read_bytes() == whole

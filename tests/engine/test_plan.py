@@ -673,3 +673,11 @@ def test_jobs_check_refuses_a_device_that_is_not_here(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
     row = {"cause": cause_of(caught.value), "message": "m", "log_tail": "", "command": "c", "attempt": 1}
     assert Failure.model_validate(row | {"time_utc": "t"}).reruns_by_itself
+
+
+def test_plan_takes_evals_and_dtype_of_set_together(planner: Planner) -> None:
+    evals = tiny_experiment().spec.evals.model_dump(mode="json") | {"dtype": "bfloat16"}
+    planned = planner("epochs", set={"evals": evals, "train.dtype": "bfloat16"})
+    assert {trial.spec.evals.dtype for trial in planned.record.trials} == {"bfloat16"}
+    with pytest.raises(SpecError, match=r"no primary slice of .*; give one in SET evals\.tasks"):
+        planner("epochs", set={"evals.tasks": [task | {"primary": False} for task in evals["tasks"]]})

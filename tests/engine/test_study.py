@@ -250,6 +250,14 @@ def test_study_that_waits_for_its_machine_leaves_a_report(
     assert done.exit_code == 130
 
 
+def test_study_counts_a_trial_without_any_record_as_a_failure_of_the_machine(tmp_path: Path, run: Runner) -> None:
+    made = run(tmp_path)
+    first, second = made.record.trials[:2]
+    (made.store.trial(first.trial_id) / "result.json").unlink()
+    assert study._machine_failure(made, first) == "disk"
+    assert study._machine_failure(made, second) is None
+
+
 def test_study_does_not_wait_for_ever(tmp_path: Path, run: Runner) -> None:
     behave(tmp_path, 1, raises="MemoryError")
     for _ in range(2 * study.MAX_WAITS):

@@ -195,3 +195,10 @@ def test_folder_without_items_is_refused(make: bool, tmp_path: Path) -> None:
 def test_choosing_items_imports_no_torch() -> None:
     code = "import sys, harness.evals; assert not {'torch', 'lm_eval', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_folder_with_a_link_to_nothing_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}')
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(DataError, match=r"b\.jsonl', which cannot be read"):
+        describe_folder(tmp_path, num_items=None)

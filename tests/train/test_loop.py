@@ -93,6 +93,7 @@ def test_fit_with_dropout_gives_the_same_bytes_at_every_micro_batch(build: Any, 
         ({"classifier_dropout": 0.1}, False),
         ({"resid_pdrop": 1}, True),
         ({"drop_path_rate": [0.0, 0.1]}, True),
+        ({"drop_tokens": True}, False),
     ],
 )
 def test_dropout_is_seen_wherever_a_configuration_names_it(config: dict[str, Any], drops: bool) -> None:
