@@ -17,17 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis.report import Report
-from harness.engine import executor, hooks, jobs, launch, proposals, rerun, study, view
+from harness.engine import executor, hooks, launch, proposals, rerun, study, view
 from harness.engine import plan as plans
 from harness.engine.answers import Done, PlanView, StatusView
 from harness.engine.launch import Options
 from harness.engine.plan import Plan
 from harness.engine.resolve import Request
 from harness.errors import DataError, DiskError, HarnessError, SpecError
-from harness.identity import base_ref_key
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
-from harness.spec import PocketBase, Study
+from harness.spec import Study
 
 MAX_WORKERS = 256
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -42,7 +41,6 @@ def plan(request: Request, *, workers: int | None, probe: bool, budget: str | No
     num_workers = workers or executor.default_workers(runtime)
     if probe:
         plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
-        _check_device(made)
         options = Options(num_workers)
         launch.probe(made.store, made.record.trials, runtime, options, view.choose(made.store, as_json=as_json))
     return PlanView(made, plans.outlook(made, num_workers, seconds), num_workers, budget)
@@ -62,7 +60,6 @@ def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: 
     num_workers = workers or executor.default_workers(runtime)
     options = Options(num_workers, retry_failed, parse_budget(budget), at_last=hooks.load_report)
     check_writable(made.store.root)
-    _check_device(made)
     if isinstance(made.setting.sweep, Study):
         made, summary = study.run(made, options, lambda: view.choose(made.store, as_json=as_json), hooks.mirrored)
     else:
@@ -75,26 +72,6 @@ def _run_sweep(made: Plan, options: Options, *, as_json: bool) -> launch.Summary
     runtime, shown = made.setting.experiment.runtime, view.choose(made.store, as_json=as_json)
     with hooks.mirrored(made):
         return launch.launch(made.store, made.record.trials, runtime, options, shown)
-
-
-def _check_device(made: Plan) -> None:
-    """Refuse a GPU that this machine lacks before a base is built for it; what needs no base built is checked later.
-
-    Raises:
-        DeviceError: there is no usable GPU, or it does not compute in the dtype.
-    """
-    experiment = made.setting.experiment
-    base = experiment.spec.base
-    if experiment.runtime.device != "cuda" or not isinstance(base, PocketBase):
-        return
-    if made.store.has_artefact("base", base_ref_key(base)):
-        return
-    specs = (experiment.spec, *(trial.spec for trial in made.record.trials))
-    worker = executor.local(1, experiment.runtime)
-    try:
-        worker.submit(jobs.check_devices, jobs.CheckJob(specs, made.store.root, experiment.runtime)).result()
-    finally:
-        worker.stop()
 
 
 def check_writable(root: Path) -> None:

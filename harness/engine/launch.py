@@ -212,11 +212,15 @@ class _Launch:
             executor.stop()
 
     def _build_bases(self) -> None:
-        for job in jobs.missing_bases(self.store, [self.trials[key] for key in self.ready]):
+        """Build the bases that are missing, once it is known that this machine can train on them."""
+        trials = [self.trials[key] for key in self.ready]
+        wanted = jobs.CheckJob(tuple(trial.spec for trial in trials), self.store.root, self.runtime)
+        for job in jobs.missing_bases(self.store, trials):
             text = f"building the base model {job.key[:12]}, once"
             self.view.phase(text, jobs.base_progress(self.store, job.key))
             alone = self.options.executor(1, self.runtime.replace({"num_threads": job.base.model.num_threads}))
             try:
+                self._await(alone, jobs.check_devices, wanted)
                 self._await(alone, jobs.build_base, job)
             finally:
                 alone.stop()

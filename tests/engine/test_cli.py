@@ -129,8 +129,9 @@ def test_cli_size_larger_than_the_usable_rows_is_refused_before_any_trial(tmp_pa
 def test_cli_device_that_is_not_here_is_refused_before_a_base_is_built(tmp_path: Path) -> None:
     done = harness("sweep", "lima_size", "--set", '{"runtime.device": "cuda"}', "--out", str(tmp_path))
     assert done.returncode == 2
-    assert done.stderr.startswith("runtime.device is 'cuda', but must be 'cpu' or 'auto'")
-    assert not list(tmp_path.iterdir())
+    assert "\nruntime.device is 'cuda', but must be 'cpu' or 'auto'" in done.stderr
+    assert not list(tmp_path.glob("artefacts/base/*"))
+    assert not (tmp_path / "trials").exists()
 
 
 @pytest.mark.parametrize("out", ["/proc/no/such", "/dev/null/out"])
