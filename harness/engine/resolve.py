@@ -252,8 +252,9 @@ def _own_evals(changes: Mapping[str, Any]) -> str | None:
 
 def _own_tasks(own: str, changes: Mapping[str, Any]) -> Any:
     """Return the slices that SET gives; its other fields of evals are checked with the rest of the trial."""
-    value = changes[own]
-    return value if own == "evals.tasks" else value.get("tasks") if isinstance(value, dict) else None
+    if own == "evals.tasks":
+        return changes[own]
+    return changes[own].get("tasks") if isinstance(changes[own], dict) else None
 
 
 def _check_num_items(changes: Mapping[str, Any]) -> None:
