@@ -49,6 +49,7 @@ class PlanView:
                     "arm": trial.arm,
                     "axes": trial.axes,
                     "seed": trial.seed,
+                    "world": trial.world,
                     "state": outlook.states[trial.trial_id].state,
                     **vars(outlook.costs[trial.trial_id]),
                 }

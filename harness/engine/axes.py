@@ -25,7 +25,7 @@ RATE = "train.learning_rate"
 
 
 def cells(setting: Setting) -> tuple[PlannedTrial, ...]:
-    """Return every planned trial of a sweep: arm by arm, condition by condition, seed by seed.
+    """Return every planned trial of a sweep: arm by arm, condition by condition, world by world, seed by seed.
 
     Two arms may hold the same trial; it then has a row in each and runs once.
 
@@ -36,7 +36,8 @@ def cells(setting: Setting) -> tuple[PlannedTrial, ...]:
     assert isinstance(sweep, Sweep)
     axes = [_resolved_axis(axis, setting) for axis in sweep.axes]
     seeds = setting.axis_values.get("seed", sweep.seeds)
-    _check_count(sweep, axes, len(seeds))
+    world_seeds = worlds.of_sweep(setting)
+    _check_count(sweep, axes, len(seeds) * max(1, len(world_seeds)))
     methods = next((axis.values for axis in axes if axis.field == "method"), ())
     check_method_fields(setting, methods)
     _check_kinds(methods)
@@ -50,7 +51,7 @@ def cells(setting: Setting) -> tuple[PlannedTrial, ...]:
             except SpecError as error:
                 problems.update(dict.fromkeys(error.problems))
                 continue
-            trials = replicates(spec, arm, absolute, seeds)
+            trials = replicates(spec, arm, absolute, seeds, world_seeds)
             earlier = first.setdefault(trials[0].condition_id, values)
             if earlier is not values:
                 problems[_same_cell(axes, earlier, values)] = None
@@ -77,8 +78,8 @@ def _resolved_axis(axis: Axis, setting: Setting) -> ResolvedAxis:
     return ResolvedAxis(axis.field, axis.values, relative=axis.relative_to == "reference_learning_rate")
 
 
-def _check_count(sweep: Sweep, axes: Sequence[ResolvedAxis], num_seeds: int) -> None:
-    count = math.prod(len(axis.values) for axis in axes) * len(sweep.arms) * num_seeds
+def _check_count(sweep: Sweep, axes: Sequence[ResolvedAxis], num_replicates: int) -> None:
+    count = math.prod(len(axis.values) for axis in axes) * len(sweep.arms) * num_replicates
     if count > sweep.max_trials:
         raise SpecError(
             f"sweep {sweep.name!r} has {count} cells, but must have at most {sweep.max_trials}; "
@@ -103,21 +104,29 @@ def _same_cell(axes: Sequence[ResolvedAxis], one: Sequence[Any], other: Sequence
     return f"{pairs} are one and the same trial, but must be different ones in an arm; leave one out."
 
 
-def replicates(spec: TrialSpec, arm: Arm, axes: dict[str, Any], seeds: Sequence[int]) -> list[PlannedTrial]:
-    """Return a condition's trials, one a seed."""
-    condition, ids = replicate_ids(spec, seeds)
-    # Not validated again: the spec is valid, and the seeds' own rule was checked with the axis.
-    return [
-        PlannedTrial.model_construct(
-            trial_id=ids[seed],
-            condition_id=condition,
-            arm=arm.name,
-            axes=axes,
-            seed=seed,
-            spec=spec.model_copy(update={"seed": seed}),
-        )
-        for seed in seeds
-    ]
+def replicates(
+    spec: TrialSpec, arm: Arm, axes: dict[str, Any], seeds: Sequence[int], world_seeds: Sequence[int] = ()
+) -> list[PlannedTrial]:
+    """Return a condition's trials, one a seed, in each world where there are several."""
+    plain, by_world = worlds.replicates(spec, world_seeds)
+    condition, plain_ids = replicate_ids(plain, seeds)
+    planned: list[PlannedTrial] = []
+    for world, there in by_world:
+        ids = plain_ids if there is plain else replicate_ids(there, seeds)[1]
+        # Not validated again: the spec is valid, and the seeds' own rule was checked with the axis.
+        planned += [
+            PlannedTrial.model_construct(
+                trial_id=ids[seed],
+                condition_id=condition,
+                arm=arm.name,
+                axes=axes,
+                seed=seed,
+                spec=there.model_copy(update={"seed": seed}),
+                world=world,
+            )
+            for seed in seeds
+        ]
+    return planned
 
 
 def _condition(
@@ -147,35 +156,43 @@ def build(
     fixed = dict(setting.fields) | dict(arm_fields)
     named = [fields.pop("method") for fields in (dict(chosen), fixed) if "method" in fields]
     changes: dict[str, Any] = {"seed": 0}
-    reference = _reference(experiment, named[0]) if named else _own_reference(experiment)
+    own = reference(experiment, named[0]) if named else own_reference(experiment)
     if named:
-        changes |= {"method": reference.method, RATE: reference.learning_rate}
+        changes |= {"method": own.method, RATE: own.learning_rate}
     method_is_axis = "method" in chosen
-    changes |= {f: v for f, v in fixed.items() if not (method_is_axis and _other_method_has(f, reference.method.kind))}
+    changes |= {f: v for f, v in fixed.items() if not (method_is_axis and _other_method_has(f, own.method.kind))}
     absolute = {
-        name: _rounded(value * reference.learning_rate) if name in relative else value
+        name: rounded(value * own.learning_rate) if name in relative else value
         for name, value in chosen.items()
         if name != "method"
     }
     changes |= absolute
     of_world = {name: changes.pop(name) for name in list(changes) if name.startswith(worlds.PREFIX)}
-    _check_fields(experiment, changes, reference.method.kind)
+    _check_fields(experiment, changes, own.method.kind)
     spec = worlds.applied(experiment.spec.replace(_one_duration(changes)), of_world)
     worlds.check(spec)
     _check_template(spec)
     rows.check_size(spec, experiment.name)
-    shown = {name: reference.method.kind if name == "method" else absolute[name] for name in chosen}
+    shown = {name: own.method.kind if name == "method" else absolute[name] for name in chosen}
     return spec, shown
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Return 3 x 0.01 as 0.03: the last bits of a product are no choice of anybody, yet would be in the fingerprint."""
     return float(f"{value:.12g}")
 
 
-def _reference(experiment: Experiment, method: Any) -> MethodReference:
-    """The method's configuration and learning rate on this base; a whole configuration is taken as it is."""
-    references = {reference.method.kind: reference for reference in experiment.methods}
+def reference(experiment: Experiment, method: Any) -> MethodReference:
+    """Return a method's configuration and learning rate on this base.
+
+    Args:
+        experiment: the base.
+        method: a kind, or a whole configuration, which is taken as it is.
+
+    Raises:
+        SpecError: no method of that name, or this base states none.
+    """
+    references = {stated.method.kind: stated for stated in experiment.methods}
     if isinstance(method, dict):
         kind = str(method.get("kind"))
         if kind not in METHODS:
@@ -188,11 +205,11 @@ def _reference(experiment: Experiment, method: Any) -> MethodReference:
     return references[method]
 
 
-def _own_reference(experiment: Experiment) -> MethodReference:
-    """The method that the experiment itself is written with, and its reference where it states one."""
+def own_reference(experiment: Experiment) -> MethodReference:
+    """Return the method that the experiment itself is written with, and its reference where it states one."""
     own = experiment.spec.method
     fallback = MethodReference.model_construct(method=own, learning_rate=experiment.spec.train.learning_rate)
-    return next((reference for reference in experiment.methods if reference.method.kind == own.kind), fallback)
+    return next((stated for stated in experiment.methods if stated.method.kind == own.kind), fallback)
 
 
 def _check_template(spec: TrialSpec) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import methods, models
-from harness.engine import axes, space
+from harness.engine import axes, claimed, space
 from harness.engine.forecast import Cost, Forecast, num_within, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
 from harness.engine.states import FINAL, TrialState, of_trials
@@ -21,7 +21,7 @@ from harness.identity import canonical_json
 from harness.records import result
 from harness.records.schema import PlannedTrial, SweepRecord
 from harness.records.store import MANIFEST, Store, write_atomic
-from harness.spec import ArtefactBase, BaseRef, FolderBase, HubBase, Study, Sweep, TrialBase
+from harness.spec import ArtefactBase, BaseRef, FolderBase, HubBase, PocketBase, Study, Sweep, TrialBase
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def _record(request: Request, setting: Setting) -> SweepRecord:
         else tuple((f"{o.measure}/{o.value}", o.direction) for o in sweep.objectives),
         selection=selection,
         trials=axes.cells(setting) if is_sweep else (),
+        claims=claimed.on_base(setting),
     )
 
 
@@ -125,7 +126,12 @@ def _check_same_base(plan: Plan, path: Path) -> None:
 
 
 def _bases(trials: Iterable[PlannedTrial]) -> set[str]:
-    return {canonical_json(trial.spec.base) for trial in trials}
+    """Return the bases of trials; one that is repeated over worlds is one base."""
+    distinct = {(trial.spec.base, trial.world is None) for trial in trials}
+    return {
+        canonical_json(base if one_world or not isinstance(base, PocketBase) else base.replace({"world.seed": 0}))
+        for base, one_world in distinct
+    }
 
 
 def command_of(request: Request, verb: str) -> str:

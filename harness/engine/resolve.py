@@ -20,6 +20,7 @@ from harness.identity import canonical_json
 from harness.records import result
 from harness.records.store import MANIFEST, Store
 from harness.spec import (
+    WORLD_SEED,
     EvalTask,
     Experiment,
     FileItems,
@@ -34,6 +35,7 @@ from harness.spec import (
     TrialBase,
     TrialSpec,
 )
+from harness.spec.claim import metric_keys
 
 ITEMS = "evals.num_items"
 """In SET: the most items that each task asks; null is all."""
@@ -53,7 +55,7 @@ class Request:
     set: str | None = None
     """JSON object: dotted field of the spec or of `runtime`, `evals.num_items` for every task, or `world.<field>` for
     the pocket world of base, rows and items -> value. A list on an axis, or on `seed`, replaces its values by these
-    absolute ones."""
+    absolute ones; a list on `world.seed` repeats a sweep over these worlds, [] over the base's own alone."""
     panel: Literal["primary", "full"] = "primary"
     out: Path = Path("out")
 
@@ -67,7 +69,7 @@ class Setting:
     fields: dict[str, Any] = field(default_factory=dict)
     """Fields that the sweep and SET fix, in this order, `method` perhaps by its kind."""
     axis_values: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Axis -> absolute values from SET."""
+    """Axis, `seed` or `world.seed` -> absolute values from SET."""
     set_hash: str | None = None
 
 
@@ -95,7 +97,8 @@ def resolve(request: Request) -> Setting:
         _with_panel(experiment, sweep, "primary", remedy=f"give one in SET {own}")
     else:
         experiment = _with_panel(experiment, sweep, request.panel)
-    axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in _axis_fields(sweep)}
+    varied = _varied_fields(sweep, changes)
+    axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in varied}
     fixed = {name: value for name, value in changes.items() if name not in axis_values}
     runtime = {name.removeprefix("runtime."): v for name, v in fixed.items() if name.startswith("runtime.")}
     special = ("runtime.", ITEMS)
@@ -270,8 +273,10 @@ def _with_panel(
     remedy: str = "give EVALS= a folder of items, or PANEL=full",
 ) -> Experiment:
     tasks = experiment.spec.evals.tasks
-    chosen = tasks if panel == "full" else tuple(t for t in tasks if t.primary and t.measure in sweep.measures)
-    if not chosen:
+    primary = tuple(t for t in tasks if t.primary and t.measure in sweep.measures)
+    claimed = {key.rpartition("/")[0] for key in metric_keys(sweep.claims)} if isinstance(sweep, Sweep) else set[str]()
+    chosen = tasks if panel == "full" else tuple(t for t in tasks if t in primary or t.key in claimed)
+    if not (chosen if panel == "full" else primary):
         raise SpecError(
             f"evals.tasks has no primary slice of {', '.join(sweep.measures)} on base {experiment.name!r}, but must "
             f"have at least one; {remedy}."
@@ -318,18 +323,22 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-def _axis_fields(sweep: Sweep | Study) -> set[str]:
-    return {axis.field for axis in sweep.axes} | {"seed"} if isinstance(sweep, Sweep) else {"seed"}
+def _varied_fields(sweep: Sweep | Study, changes: Mapping[str, Any]) -> set[str]:
+    """Return the fields whose values SET replaces rather than fixes: axes, seeds, and worlds as replicates."""
+    if isinstance(sweep, Study):
+        return {"seed"}
+    over_worlds = bool(sweep.worlds) or isinstance(changes.get(WORLD_SEED), list)
+    return {axis.field for axis in sweep.axes} | {"seed"} | ({WORLD_SEED} if over_worlds else set())
 
 
 def _axis_values(name: str, value: Any) -> tuple[Any, ...]:
     values = tuple(value) if isinstance(value, list) else (value,)
-    if not values:
+    if not values and name != WORLD_SEED:
         raise SpecError(f"SET {name} is [], but must hold at least one value.")
     if len(set(map(repr, values))) != len(values):
         raise SpecError(f"SET {name} is {value!r}, but must not repeat a value.")
-    if name == "seed" and not all(type(v) is int and v >= 0 for v in values):
-        raise SpecError(f"SET seed is {value!r}, but must be integers from 0 on.")
+    if name in ("seed", WORLD_SEED) and not all(type(v) is int and v >= 0 for v in values):
+        raise SpecError(f"SET {name} is {value!r}, but must be integers from 0 on.")
     return values
 
 

@@ -99,7 +99,8 @@ def label(trial: PlannedTrial) -> str:
         f"{name.split('.')[-1]}={value:g}" if isinstance(value, float) else f"{name.split('.')[-1]}={value}"
         for name, value in trial.axes.items()
     )
-    return f"{axes} seed={trial.seed} [{trial.arm}]"
+    world = "" if trial.world is None else f" world={trial.world}"
+    return f"{axes} seed={trial.seed}{world} [{trial.arm}]"
 
 
 def duration(seconds: float | None) -> str:
@@ -177,7 +178,8 @@ class JsonView(Counting):
 
     def started(self, trial: PlannedTrial) -> None:
         super().started(trial)
-        self._emit("started", trial_id=trial.trial_id, axes=trial.axes, seed=trial.seed, arm=trial.arm)
+        where = {"seed": trial.seed, "world": trial.world, "arm": trial.arm}
+        self._emit("started", trial_id=trial.trial_id, axes=trial.axes, **where)
 
     def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
         super().finished(trial, outcome)

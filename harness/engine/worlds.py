@@ -7,11 +7,14 @@ whom the base never met. What does not live here: what a world is (harness/spec/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, unknown_name
-from harness.spec import PocketBase, PocketData, PocketItems, TrialBase, TrialSpec, WorldSpec
+from harness.spec import WORLD_SEED, PocketBase, PocketData, PocketItems, Sweep, TrialBase, TrialSpec, WorldSpec
+
+if TYPE_CHECKING:
+    from harness.engine.resolve import Setting
 
 PREFIX = "world."
 
@@ -48,6 +51,37 @@ def applied(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:
     if isinstance(spec.data.source, PocketData):
         everywhere["data.source.world"] = world
     return spec.replace(everywhere)
+
+
+def replicates(spec: TrialSpec, seeds: Sequence[int]) -> tuple[TrialSpec, list[tuple[int | None, TrialSpec]]]:
+    """Return what stands for a condition over worlds, and the condition in each world.
+
+    Args:
+        spec: the condition in the base's own world.
+        seeds: world seeds; empty is the own world alone, which then has no number.
+    """
+    if not seeds:
+        return spec, [(None, spec)]
+    return applied(spec, {WORLD_SEED: 0}), [(seed, applied(spec, {WORLD_SEED: seed})) for seed in seeds]
+
+
+def of_sweep(setting: Setting) -> tuple[int, ...]:
+    """Return the world seeds that a sweep is repeated over here; empty is the base's own world.
+
+    Raises:
+        SpecError: the base names no pocket world.
+    """
+    assert isinstance(setting.sweep, Sweep)
+    seeds = setting.axis_values.get(WORLD_SEED, setting.sweep.worlds)
+    if any(axis.field == WORLD_SEED for axis in setting.sweep.axes):
+        return ()
+    spec = setting.experiment.spec
+    if seeds and (isinstance(spec.base, TrialBase) or not any(_worlds(spec))):
+        raise SpecError(
+            f"sweep {setting.sweep.name!r} is repeated over the pocket worlds {', '.join(map(str, seeds))}, but base "
+            f"{setting.experiment.name!r} names none; to run it once on this base, add SET='{{\"{WORLD_SEED}\": []}}'."
+        )
+    return tuple(seeds)
 
 
 def check(spec: TrialSpec) -> None:

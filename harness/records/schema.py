@@ -23,7 +23,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 
 from harness import versions
-from harness.spec import TrialSpec
+from harness.spec import Claim, TrialSpec
 
 RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet")
 """Files of a trial's folder that `result.json` names by sha256, besides everything under weights/."""
@@ -209,11 +209,14 @@ class PlannedTrial(Row):
 
     trial_id: str
     condition_id: str
+    """Equal for replicates: of the recipe at seed 0 and, where `world` is given, at world seed 0."""
     arm: str
     axes: dict[str, bool | int | float | str | None]
     """Axis field -> the absolute value it has in this trial."""
     seed: int
     spec: TrialSpec
+    world: int | None = None
+    """Seed of the pocket world, where the sweep is repeated over worlds; the replicate is then (world, seed)."""
 
 
 class SweepRecord(Row):
@@ -235,3 +238,5 @@ class SweepRecord(Row):
     """For a study: (`measure/value`, direction)."""
     selection: dict[str, str] | None
     trials: tuple[PlannedTrial, ...]
+    claims: tuple[Claim, ...] = ()
+    """What the sweep decides, with absolute axis values."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from harness.spec.claim import Claim, Contrast, Line, OptimumRatio, Part, Place, Quantity, Term, same_value
 from harness.spec.fetch import FetchItem, HubItem, Package, PackageArtefact, pinned_revision, read_lock
 from harness.spec.model import Elsewhere, Model, Scalar, explain, parse_json
 from harness.spec.sweep import (
+    WORLD_SEED,
     Arm,
     Axis,
     Constraint,
@@ -47,11 +49,14 @@ from harness.spec.trial import (
 from harness.spec.world import PocketModelSpec, WorldSpec
 
 __all__ = [
+    "WORLD_SEED",
     "Arm",
     "ArtefactBase",
     "Axis",
     "BaseRef",
+    "Claim",
     "Constraint",
+    "Contrast",
     "DType",
     "DataSource",
     "DataSpec",
@@ -69,25 +74,31 @@ __all__ = [
     "HubData",
     "HubItem",
     "ItemSource",
+    "Line",
     "LoraConfig",
     "Measure",
     "MethodConfig",
     "MethodReference",
     "Model",
     "Objective",
+    "OptimumRatio",
     "Package",
     "PackageArtefact",
+    "Part",
+    "Place",
     "PocketBase",
     "PocketData",
     "PocketItems",
     "PocketModelSpec",
     "QLoraConfig",
     "Quantisation",
+    "Quantity",
     "Runtime",
     "Scalar",
     "Selection",
     "Study",
     "Sweep",
+    "Term",
     "TrainSpec",
     "TrialBase",
     "TrialSpec",
@@ -96,4 +107,5 @@ __all__ = [
     "parse_json",
     "pinned_revision",
     "read_lock",
+    "same_value",
 ]

@@ -11,8 +11,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from harness.spec import claim as claim_spec
+from harness.spec.claim import Claim
 from harness.spec.model import Model, Scalar
 from harness.spec.trial import Measure, MethodConfig, Name, TrialSpec
+
+WORLD_SEED = "world.seed"
+"""The field that stands for the seed of the pocket world in base, rows and items at once."""
 
 
 class Runtime(Model):
@@ -108,6 +113,32 @@ class Sweep(Model):
     """Fields of the experiment's spec that this sweep fixes first."""
     selection: Selection | None = None
     max_trials: int = Field(default=2000, ge=1)
+    claims: tuple[Claim, ...] = ()
+    """What this sweep decides; the slices that they name are scored besides those of the measures."""
+    worlds: tuple[int, ...] = ()
+    """Seeds of the pocket world over which the whole sweep is repeated, as replicates; empty is the base's own world.
+    Only a base that names a pocket world has any."""
+
+    @model_validator(mode="after")
+    def _worlds_are_replicates(self) -> Sweep:
+        if len(set(self.worlds)) != len(self.worlds) or any(world < 0 for world in self.worlds):
+            raise ValueError(f"worlds is {self.worlds!r}, but must be different integers from 0 on")
+        fixed = [field for field, _ in (*self.set, *(pair for arm in self.arms for pair in arm.set))]
+        if self.worlds and WORLD_SEED in (*fixed, *(axis.field for axis in self.axes)):
+            raise ValueError(f"worlds is {self.worlds!r}, but must be empty where {WORLD_SEED} is an axis or set")
+        return self
+
+    @model_validator(mode="after")
+    def _claims_name_what_is_planned(self) -> Sweep:
+        ids = [claim.id for claim in self.claims]
+        if len(set(ids)) != len(ids):
+            raise ValueError("claims must have different ids")
+        values = {axis.field: axis.values if axis.relative_to != "sizes" else None for axis in self.axes}
+        arms = tuple(arm.name for arm in self.arms)
+        problems = [p for claim in self.claims for p in claim_spec.problems(claim, values, arms, self.measures)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
 
 class Dimension(Model):

@@ -29,7 +29,8 @@ def group_of(record: SweepRecord) -> str:
 def display_name(planned: PlannedTrial) -> str:
     """Return e.g. `num_examples=50 seed=0 [equal_steps]`."""
     axes = " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in planned.axes.items())
-    return f"{axes} seed={planned.seed} [{planned.arm}]".strip()
+    world = "" if planned.world is None else f" world={planned.world}"
+    return f"{axes} seed={planned.seed}{world} [{planned.arm}]".strip()
 
 
 def config_of(record: SweepRecord, planned: PlannedTrial, result: TrialResult | None) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def config_of(record: SweepRecord, planned: PlannedTrial, result: TrialResult | 
         "sweep": record.name,
         "base": record.base,
         "arm": planned.arm,
+        "world": planned.world,
         "hypothesis": record.hypothesis,
     }
     config |= {f"axis.{name}": value for name, value in planned.axes.items()}

@@ -1,0 +1,197 @@
+"""What a sweep claims, declared before it runs: which numbers decide, and when the claim holds.
+
+Invariant: a claim is a value - conditions by their axis values, metrics by name, a direction and a margin - and names
+only conditions that its sweep plans. What does not live here: deciding it (analysis/claims.py).
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.spec.model import Model, Scalar
+from harness.spec.trial import Measure, Name
+
+Place = tuple[tuple[str, Scalar], ...]
+"""Axis fields and the values they have, as the sweep's axis writes them (a multiple, where the axis is relative)."""
+AxisValues = Mapping[str, tuple[Scalar, ...] | None]
+"""Axis field -> the values it takes; None where the base decides them."""
+MEASURES: tuple[str, ...] = typing.get_args(Measure)
+TRAINING_NUMBERS = ("val_loss", "train_loss_last")
+"""Numbers of the training itself that a part may name in place of a metric; they have an `after` alone."""
+
+
+class Quantity(Model):
+    """One number of a trial."""
+
+    metric: str
+    """A measure, a metric key `suite/task/metric`, or one of `TRAINING_NUMBERS`."""
+    value: Literal["after", "delta"] = "after"
+    """On test items: the trained model's score, or that minus the base's."""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Quantity:
+        whole = len(self.metric.split("/")) == 3
+        if not whole and self.metric not in (*MEASURES, *TRAINING_NUMBERS):
+            raise ValueError(
+                f"metric is {self.metric!r}, but must be a measure ({', '.join(MEASURES)}), a key suite/task/metric, "
+                f"or one of {', '.join(TRAINING_NUMBERS)}"
+            )
+        if self.metric in TRAINING_NUMBERS and self.value != "after":
+            raise ValueError(f"value is {self.value!r}, but must be 'after' for {self.metric}: the base has none")
+        return self
+
+
+class Term(Quantity):
+    """The mean of a number under one condition, times a weight."""
+
+    at: Place
+    """The condition: every axis of the sweep that takes more than one value, and the value it has."""
+    weight: float = 1.0
+    arm: str | None = None
+    """Which arm; None where the sweep has one."""
+
+
+class Contrast(Model):
+    """A linear combination of condition means, paired by replicate and item."""
+
+    kind: Literal["contrast"] = "contrast"
+    terms: tuple[Term, ...] = Field(min_length=1)
+    expect: Literal["greater", "less", "equal"]
+    """`greater`, `less`: than 0. Supported when the whole 95 % interval is; contradicted when it lies wholly on the
+    other side or wholly within the margin. `equal`: supported when the interval lies within the margin, contradicted
+    when it lies wholly outside."""
+    margin: float = Field(ge=0.0)
+    """The smallest effect that matters, in the metric's unit."""
+
+    @model_validator(mode="after")
+    def _can_be_decided(self) -> Contrast:
+        if self.expect == "equal" and self.margin == 0:
+            raise ValueError("margin must be above 0 for expect 'equal': no interval has width 0")
+        if any(term.weight == 0 for term in self.terms):
+            raise ValueError("weight must not be 0: such a term says nothing")
+        return self
+
+
+class OptimumRatio(Quantity):
+    """How far apart the best values of one axis are between two levels of another."""
+
+    kind: Literal["optimum_ratio"] = "optimum_ratio"
+    axis: str
+    """A numeric axis, such as train.learning_rate; its absolute values are compared."""
+    between: str
+    numerator: Scalar
+    """Levels of `between`: the ratio is the best value at `numerator` over that at `denominator`."""
+    denominator: Scalar
+    low: float = Field(gt=0)
+    """Supported when the 95 % interval of the ratio lies within [low, high], contradicted when wholly outside."""
+    high: float = Field(gt=0)
+    at: Place = ()
+    arm: str | None = None
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> OptimumRatio:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low!r}, but must be below high {self.high!r}")
+        return self
+
+
+class Line(Model):
+    """Whether one number lies on a straight line against another, over conditions and replicates."""
+
+    kind: Literal["line"] = "line"
+    x: Quantity
+    y: Quantity
+    min_r2: float = Field(gt=0.0, lt=1.0)
+    """Supported when the lower bound of R^2 exceeds it and the slope has the expected sign; contradicted when the upper
+    bound is below it or the slope's interval has the other sign."""
+    slope: Literal["positive", "negative"]
+    at: Place = ()
+    """Only conditions with these axis values; empty is all."""
+    arm: str | None = None
+    """Only this arm; None where the sweep has one."""
+
+
+Part = Annotated[Contrast | OptimumRatio | Line, Field(discriminator="kind")]
+
+
+class Claim(Model):
+    """One claim: supported if every part is, contradicted if any part is, else undecided."""
+
+    id: Name
+    statement: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    published: str
+    """The published numbers, or that there are none."""
+    parts: tuple[Part, ...] = Field(min_length=1)
+
+
+def same_value(one: Scalar, other: Scalar) -> bool:
+    """Return whether two axis values are one: 1 is 1.0, but not True."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+# -- against the sweep ------------------------------------------------------------------------------------------------
+
+
+def problems(claim: Claim, axes: AxisValues, arms: tuple[str, ...], measures: tuple[str, ...]) -> Iterator[str]:
+    """Yield one sentence for each thing that a claim names and its sweep has not."""
+    for number, part in enumerate(claim.parts):
+        where = f"claims {claim.id} parts.{number}"
+        for quantity in _quantities(part):
+            if quantity.metric in MEASURES and quantity.metric not in measures:
+                yield f"{where} metric is {quantity.metric!r}, but must be among the sweep's measures"
+        for place in part.terms if isinstance(part, Contrast) else (part,):
+            if (len(arms) > 1 and place.arm is None) or place.arm not in (None, *arms):
+                yield f"{where} arm is {place.arm!r}, but must be one of {', '.join(arms)}"
+            yield from (f"{where} {problem}" for problem in _place_problems(place.at, axes))
+            if free := _free(part, place.at, axes):
+                yield f"{where} at names no value of {', '.join(free)}, but must: several conditions fit"
+        if isinstance(part, OptimumRatio):
+            yield from (f"{where} {problem}" for problem in _optimum_problems(part, axes))
+
+
+def _quantities(part: Part) -> tuple[Quantity, ...]:
+    match part:
+        case Contrast():
+            return part.terms
+        case OptimumRatio():
+            return (part,)
+        case Line():
+            return (part.x, part.y)
+
+
+def _place_problems(at: Place, axes: AxisValues) -> Iterator[str]:
+    if len({field for field, _ in at}) != len(at):
+        yield "at names an axis twice"
+    for field, value in at:
+        if field not in axes:
+            yield f"at names {field}, but must name axes of the sweep: {', '.join(axes)}"
+        elif (values := axes[field]) is not None and not any(same_value(value, known) for known in values):
+            yield f"at says {field} = {value!r}, but must be one of {', '.join(map(repr, values))}"
+
+
+def _free(part: Part, at: Place, axes: AxisValues) -> list[str]:
+    """Return the axes that leave open which condition is meant."""
+    if isinstance(part, Line):
+        return []
+    named = [field for field, _ in at] + ([part.axis, part.between] if isinstance(part, OptimumRatio) else [])
+    return [field for field, values in axes.items() if field not in named and (values is None or len(values) > 1)]
+
+
+def _optimum_problems(part: OptimumRatio, axes: AxisValues) -> Iterator[str]:
+    if part.axis not in axes:
+        yield f"axis is {part.axis!r}, but must be an axis of the sweep: {', '.join(axes)}"
+    if part.axis == part.between:
+        yield f"between is {part.between!r}, but must be another axis than axis"
+    for name in ("numerator", "denominator"):
+        yield from (f"{name}: {problem}" for problem in _place_problems(((part.between, getattr(part, name)),), axes))
+
+
+def metric_keys(claims: tuple[Claim, ...]) -> frozenset[str]:
+    """Return every metric key `suite/task/metric` that claims name, beside measures."""
+    quantities = (quantity for claim in claims for part in claim.parts for quantity in _quantities(part))
+    return frozenset(quantity.metric for quantity in quantities if "/" in quantity.metric)
