@@ -76,6 +76,7 @@ def sweep_frame(sweep: OpenedSweep) -> pd.DataFrame:
     for column in frame.columns:
         if column.startswith("axis."):
             frame[column] = _one_type(frame[column])
+    frame["world"] = frame["world"].astype("Int64")
     measure = (sweep.record.selection or {}).get("measure", "")
     lower_is_better = any(is_lower_better(key) for key in metrics.get(measure, ()))
     return mark_chosen(_flag_mixed_identity(frame, sweep), sweep.record, lower_is_better=lower_is_better)
@@ -141,6 +142,7 @@ def _plan_columns(trial: OpenedTrial) -> dict[str, Any]:
         "condition_id": planned.condition_id,
         "arm": planned.arm,
         "seed": planned.seed,
+        "world": planned.world,
         "state": trial.state,
         "cause": trial.cause,
     }

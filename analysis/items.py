@@ -21,7 +21,7 @@ from harness.errors import StoreError
 from harness.records.store import Store, read_lines
 
 ITEM_KEYS = ["suite", "task", "item_id", "split", "metric"]
-TRIAL_KEYS = ["trial_id", "condition", "condition_id", "arm", "seed"]
+TRIAL_KEYS = ["trial_id", "condition", "condition_id", "arm", "seed", "world"]
 
 
 def items_frame(sweep: OpenedSweep) -> pd.DataFrame:
@@ -44,6 +44,7 @@ def items_frame(sweep: OpenedSweep) -> pd.DataFrame:
         return pd.DataFrame(columns=[*TRIAL_KEYS, *ITEM_KEYS, *ITEM_VALUES])
     joined = pd.concat(parts, ignore_index=True)
     joined["delta"] = joined["after"] - joined["before"]
+    joined["world"] = joined["world"].astype("Int64")
     return joined[[*TRIAL_KEYS, *ITEM_KEYS, *ITEM_VALUES]]
 
 
@@ -68,11 +69,15 @@ def _join_items(trial: OpenedTrial, before: pd.DataFrame, after: pd.DataFrame) -
     ]
     joined = _merge(sides[0], sides[1])
     joined["cluster"] = joined["cluster_after"].fillna(joined["cluster_before"])
-    planned = trial.planned
-    keys = (planned.trial_id, trial.condition, planned.condition_id, planned.arm, planned.seed)
-    for column, value in zip(TRIAL_KEYS, keys, strict=True):
+    for column, value in _trial_keys(trial).items():
         joined[column] = value
     return joined
+
+
+def _trial_keys(trial: OpenedTrial) -> dict[str, Any]:
+    planned = trial.planned
+    keys = (planned.trial_id, trial.condition, planned.condition_id, planned.arm, planned.seed, planned.world)
+    return dict(zip(TRIAL_KEYS, keys, strict=True))
 
 
 def _with_full_precision(joined: pd.DataFrame, full: pd.DataFrame | None) -> pd.DataFrame:
@@ -107,9 +112,7 @@ def metrics_frame(sweep: OpenedSweep) -> pd.DataFrame:
 def _lines_frame(sweep: OpenedSweep, file: str, columns: list[str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for trial in sweep.trials:
-        planned = trial.planned
-        keys = (planned.trial_id, trial.condition, planned.condition_id, planned.arm, planned.seed)
-        marks = dict(zip(TRIAL_KEYS, keys, strict=True))
+        marks = _trial_keys(trial)
         rows += [marks | {name: _flat(value) for name, value in line.items()} for line in _lines(trial.folder / file)]
     return pd.DataFrame(rows, columns=None if rows else [*TRIAL_KEYS, *columns])
 

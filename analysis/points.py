@@ -118,7 +118,7 @@ def _means(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, meas
 
 
 def _dots(frame: pd.DataFrame, record: SweepRecord) -> pd.DataFrame:
-    table = frame[["condition", "arm", "seed", "trial_id"]].copy()
+    table = frame[["condition", "arm", "seed", "world", "trial_id"]].copy()
     for name in record.axis_fields:
         table[f"axis.{name}"] = frame[f"axis.{name}"]
     numeric = [name for name in record.axis_fields if pd.api.types.is_numeric_dtype(frame[f"axis.{name}"])]
@@ -310,13 +310,20 @@ def population(frame: pd.DataFrame, effects: pd.DataFrame) -> str:
 
 
 def seeds_sentence(frame: pd.DataFrame) -> str:
-    """Return one sentence with the number of seeds per condition, planned and complete."""
-    planned = frame.groupby("condition")["seed"].nunique()
-    complete = frame[frame["state"] == "COMPLETE"].groupby("condition")["seed"].nunique()
-    done = complete.reindex(planned.index, fill_value=0)
+    """Return one sentence with the number of seeds (and worlds) per condition, planned and complete."""
+    num_worlds = frame["world"].nunique()
+    planned = replicates_per_condition(frame)
+    done = replicates_per_condition(frame[frame["state"] == "COMPLETE"]).reindex(planned.index, fill_value=0)
     k = f"{planned.min()}" if planned.min() == planned.max() else f"{planned.min()} to {planned.max()}"
+    seeds = f"Seeds per condition: {k}" if num_worlds == 0 else f"Seeds x worlds per condition: {k}"
+    over = f", over {num_worlds} world{'' if num_worlds == 1 else 's'}" if num_worlds else ""
     short = int((done < planned).sum())
-    return f"Seeds per condition: {k}" + (f"; {short} of {len(planned)} conditions lack some." if short else ".")
+    return seeds + over + (f"; {short} of {len(planned)} conditions lack some." if short else ".")
+
+
+def replicates_per_condition(trials: pd.DataFrame) -> pd.Series:
+    """Return condition -> number of its replicates: seeds, or pairs of world and seed."""
+    return trials.drop_duplicates(["condition", "world", "seed"]).groupby("condition").size()
 
 
 def _file_name(text: str) -> str:

@@ -15,6 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import jinja2
+import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -90,7 +91,7 @@ def _environment(kind: str) -> jinja2.Environment:
 
 
 def _is_known(value: object) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
+    return value is not None and value is not pd.NA and not (isinstance(value, float) and math.isnan(value))
 
 
 _MARKS = {

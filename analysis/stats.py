@@ -11,10 +11,10 @@ distributions come from statsmodels and scipy. What does not live here: reading 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.stats
@@ -28,6 +28,7 @@ from statsmodels.stats.proportion import proportion_confint
 NAN = math.nan
 ALPHA = 0.05
 POWER = 0.8
+Z = float(scipy.stats.norm.ppf(1 - ALPHA / 2))
 FEW_DISCORDANT = 10
 """Below this many changed items a t interval for a binary metric is called approximate."""
 
@@ -35,6 +36,8 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 Labels = Sequence[str] | Codes
 Kind = Literal["seeds and items", "items only", "seeds only", "exact bound", "none"]
+WEAKEST_FIRST: tuple[Kind, ...] = ("none", "items only", "seeds only", "exact bound", "seeds and items")
+"""Of effects with different kinds of intervals, their mean has the kind that covers least."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,52 @@ def seeds_effect(differences: Sequence[float]) -> Effect:
     if math.isnan(sd):
         return replace(effect, note="one seed and no items: no interval")
     return replace(_t_interval(effect, [(sd**2 / len(values), len(values) - 1)]), kind="seeds only")
+
+
+def pooled_over_worlds(effects: Mapping[Any, Effect]) -> Effect:
+    """Return the mean of independent effects, one a world; worlds are fixed strata, a single one is returned as it is.
+
+    estimate = sum of estimate_w / W, SE^2 = sum of SE_w^2 / W^2, a t interval with Satterthwaite's degrees of freedom.
+    A world where every item moved alike has an exact bound in place of SE_w: it enters as bound / 1.96. A world without
+    an estimate is left out and noted; one without an interval leaves the mean without one.
+
+    Args:
+        effects: world -> its effect.
+    """
+    if len(effects) == 1:
+        return next(iter(effects.values()))
+    known = {world: effect for world, effect in effects.items() if not math.isnan(effect.estimate)}
+    notes = [f"world {world}: {effect.note}" for world, effect in effects.items() if effect.note]
+    if not known:
+        return unknown_effect("; ".join(notes) or "no known value")
+    parts = [(_se_of(effect), _df_of(effect)) for effect in known.values()]
+    mean = _sums_over_worlds(list(known.values()), "; ".join(notes))
+    if any(not se > 0 for se, _ in parts):  # nan, or no variation in a world, which is no certainty either
+        return replace(mean, kind="none")
+    return _t_interval(mean, [((se / len(known)) ** 2, df) for se, df in parts])
+
+
+def _se_of(effect: Effect) -> float:
+    return effect.mde / Z if effect.kind == "exact bound" else effect.se
+
+
+def _df_of(effect: Effect) -> float:
+    return max(effect.num_clusters - 1, 1) if effect.kind == "exact bound" else effect.df
+
+
+def _sums_over_worlds(effects: list[Effect], note: str) -> Effect:
+    """Return the mean estimate with everything but its interval."""
+    variances = [effect.seed_sd**2 for effect in effects]
+    kinds = {effect.kind for effect in effects}
+    return replace(
+        unknown_effect(note, float(np.mean([effect.estimate for effect in effects]))),
+        se_items=float(np.sqrt(np.sum([effect.se_items**2 for effect in effects]))) / len(effects),
+        seed_sd=float(np.sqrt(np.mean(variances))),
+        num_items=sum(effect.num_items for effect in effects),
+        num_clusters=sum(effect.num_clusters for effect in effects),
+        num_seeds=sum(effect.num_seeds for effect in effects),
+        kind=next(kind for kind in WEAKEST_FIRST if kind in kinds),
+    )
 
 
 def unpaired_effect(first: Sequence[float], second: Sequence[float], se_items: float) -> Effect:

@@ -10,21 +10,20 @@ items, so that delta = after - before. What does not live here: formulas (stats.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from analysis.matrices import Before, ItemMatrices, Matrix, World, by_world, on_common_items
 from analysis.stats import (
-    Codes,
     Effect,
     Floats,
     crossed_effect,
     flips,
     holm,
+    pooled_over_worlds,
     seeds_effect,
     unknown_effect,
     unpaired_effect,
@@ -35,7 +34,6 @@ NAN = math.nan
 AGREE_TO = 1e-6
 """Aggregates come from float32 sums in places; a larger gap to the items' mean means another weighting."""
 
-Before = Literal["before", "before_full_precision"]
 DELTA_OF: dict[Before, str] = {"before": "delta/", "before_full_precision": "delta_full_precision/"}
 
 HELD_QUANTITIES = (
@@ -71,86 +69,6 @@ def targets(metrics: dict[str, tuple[str, ...]], frame: pd.DataFrame) -> list[Ta
 
 
 # -- effects ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Test items of one metric key under one condition; unknown values are nan."""
-
-    items: Codes
-    """(n,) item numbers, equal for the same item anywhere in the sweep."""
-    clusters: Codes
-    """(n,) cluster numbers."""
-    seeds: Codes
-    """(k,) ascending."""
-    before: Floats
-    """(n, k)"""
-    after: Floats
-    """(n, k)"""
-
-    def cut(self, rows: NDArray[Any], seeds: NDArray[Any]) -> Matrix:
-        """Return the given rows and seeds, both as positions."""
-        return Matrix(
-            items=self.items[rows],
-            clusters=self.clusters[rows],
-            seeds=self.seeds[seeds],
-            before=self.before[np.ix_(rows, seeds)],
-            after=self.after[np.ix_(rows, seeds)],
-        )
-
-    def known(self, seeds: Codes) -> Matrix:
-        """Return the items known before and after under every one of these seeds, and only these seeds."""
-        places = np.flatnonzero(np.isin(self.seeds, seeds))
-        both = self.before[:, places] + self.after[:, places]
-        return self.cut(np.flatnonzero(~np.isnan(both).any(axis=1)), places)
-
-
-class ItemMatrices:
-    """Every item x seed matrix of a sweep, by condition and metric key; test items only."""
-
-    def __init__(self, items: pd.DataFrame, before: Before = "before") -> None:
-        test = items[items["split"] == "test"]
-        key = test["suite"].astype(str) + "/" + test["task"].astype(str) + "/" + test["metric"].astype(str)
-        conditions, condition_names = pd.factorize(test["condition"])
-        keys, key_names = pd.factorize(key)
-        columns = {
-            "items": pd.factorize(test["suite"].astype(str) + "\0" + test["task"].astype(str) + "\0" + test["item_id"])[
-                0
-            ],
-            # A cluster name means one thing within a suite; slices of a suite may share people.
-            "clusters": pd.factorize(test["suite"].astype(str) + "\0" + test["cluster"].astype(str))[0],
-            "seeds": test["seed"].to_numpy(),
-            "before": test[before].to_numpy(dtype=float),
-            "after": test["after"].to_numpy(dtype=float),
-        }
-        self._matrices: dict[tuple[str, str], Matrix] = {}
-        group = conditions * max(len(key_names), 1) + keys
-        order = np.argsort(group, kind="stable")
-        for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-            if len(rows):
-                name = str(condition_names[conditions[rows[0]]]), str(key_names[keys[rows[0]]])
-                self._matrices[name] = _matrix({column: values[rows] for column, values in columns.items()})
-
-    def find(self, condition: str, keys: tuple[str, ...], seeds: Codes) -> tuple[list[Matrix], int]:
-        """Return one complete matrix per key under these seeds, and how many items were left out to complete them.
-
-        No matrices at all where one of the keys has no complete row or lacks a seed: a mean over the rest would be
-        another quantity.
-        """
-        raw = [self._matrices.get((condition, key)) for key in keys]
-        found = [(whole, whole.known(seeds)) for whole in raw if whole is not None]
-        left_out = sum(len(whole.items) - len(part.items) for whole, part in found)
-        whole = len(found) == len(keys) and all(len(part.items) and len(part.seeds) == len(seeds) for _, part in found)
-        return ([part for _, part in found] if whole and len(seeds) else []), left_out
-
-
-def _matrix(columns: dict[str, Any]) -> Matrix:
-    items, first, rows = np.unique(columns["items"], return_index=True, return_inverse=True)
-    seeds, places = np.unique(columns["seeds"], return_inverse=True)
-    sides = {side: np.full((len(items), len(seeds)), NAN) for side in ("before", "after")}
-    for side, values in sides.items():
-        values[rows, places] = columns[side]
-    return Matrix(items, columns["clusters"][first], seeds, sides["before"], sides["after"])
 
 
 def effects_table(
@@ -193,31 +111,55 @@ def _comparisons(rows: pd.DataFrame) -> list[tuple[str, str]]:
 def _effect_row(
     trials: pd.DataFrame, matrices: ItemMatrices, condition: str, target: Target, against: Before
 ) -> dict[str, object]:
+    known = trials[trials[DELTA_OF[against] + target.name].notna()]
+    found = {w: _effect_in_world(part, matrices, condition, target, against, w) for w, part in by_world(known)}
+    effect = pooled_over_worlds({world: one.effect for world, one in found.items()})
+    return (
+        {
+            "target": target.name,
+            "level": target.level,
+            "lower_is_better": target.lower_is_better,
+            "before": float(np.mean([one.before for one in found.values()])),
+            "after": float(np.mean([one.after for one in found.values()])),
+            "delta": effect.estimate,
+        }
+        | _effect_columns(effect, [effect.note, *_world_notes(trials, known, found.values())])
+        | {"num_planned": len(trials)}
+    )
+
+
+@dataclass(frozen=True)
+class _InWorld:
+    """A condition's change in one world."""
+
+    before: float
+    after: float
+    effect: Effect
+    notes: tuple[str, ...]
+
+
+def _effect_in_world(
+    known: pd.DataFrame, matrices: ItemMatrices, condition: str, target: Target, against: Before, world: World
+) -> _InWorld:
     delta = DELTA_OF[against] + target.name
     # A slice whose aggregate is unknown stays unknown: the items that could still be scored would flatter the model.
-    known = trials[trials[delta].notna()]
-    slices, left_out = matrices.find(condition, target.keys, known["seed"].to_numpy())
+    slices, left_out = matrices.find(condition, target.keys, known["seed"].to_numpy(), world)
     if slices:
         effect = _paired([part.before for part in slices], [part.after for part in slices], slices)
         means = _mean_of_means([part.before for part in slices]), _mean_of_means([part.after for part in slices])
     else:
         effect = seeds_effect(known[delta].tolist())
         means = _mean(known[f"{against}/{target.name}"]), _mean(known[f"after/{target.name}"])
-    notes = [effect.note, _weighting_note(effect, known[delta])]
+    notes = [_weighting_note(effect, known[delta])]
     if slices and left_out:
         notes.append(f"{left_out} items not known on both sides for every seed are left out")
-    return (
-        {
-            "target": target.name,
-            "level": target.level,
-            "lower_is_better": target.lower_is_better,
-            "before": means[0],
-            "after": means[1],
-            "delta": effect.estimate,
-        }
-        | _effect_columns(effect, notes)
-        | {"num_planned": len(trials)}
-    )
+    return _InWorld(*means, effect, tuple(notes))
+
+
+def _world_notes(trials: pd.DataFrame, known: pd.DataFrame, found: Iterable[_InWorld]) -> list[str]:
+    absent = sorted({*trials["world"].dropna()} - {*known["world"].dropna()}) if len(known) else []
+    notes = [f"world {world} is left out: no known value" for world in absent]
+    return [*dict.fromkeys(note for one in found for note in one.notes), *notes]
 
 
 def _effect_columns(effect: Effect, notes: list[str]) -> dict[str, object]:
@@ -302,14 +244,23 @@ def _pairs(frame: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 
 
 def _contrast(frame: pd.DataFrame, matrices: ItemMatrices, pair: tuple[str, str], target: Target) -> Effect:
+    own = frame[frame["condition"].isin(pair)]
+    return pooled_over_worlds(
+        {world: _contrast_in_world(part, matrices, pair, target, world) for world, part in by_world(own)}
+    )
+
+
+def _contrast_in_world(
+    frame: pd.DataFrame, matrices: ItemMatrices, pair: tuple[str, str], target: Target, world: World
+) -> Effect:
     column = f"after/{target.name}"
     scores = [frame[frame["condition"] == name].set_index("seed")[column].dropna() for name in pair]
     common = scores[0].index.intersection(scores[1].index).to_numpy()
     own = [common, common] if len(common) else [side.index.to_numpy() for side in scores]
-    first, second = (matrices.find(name, target.keys, seeds)[0] for name, seeds in zip(pair, own, strict=True))
+    first, second = (matrices.find(name, target.keys, seeds, world)[0] for name, seeds in zip(pair, own, strict=True))
     if not first or not second:
         return seeds_effect((scores[1].loc[common] - scores[0].loc[common]).tolist())
-    shared = [_on_common_items(a, b) for a, b in zip(first, second, strict=True)]
+    shared = [on_common_items([a, b]) for a, b in zip(first, second, strict=True)]
     if any(not len(a.items) for a, _ in shared):
         return unknown_effect("no common items")
     parts, afters = [a for a, _ in shared], [[side.after for side in sides] for sides in zip(*shared, strict=True)]
@@ -317,11 +268,6 @@ def _contrast(frame: pd.DataFrame, matrices: ItemMatrices, pair: tuple[str, str]
         return _paired(afters[0], afters[1], parts)
     means = [[values.mean(axis=1, keepdims=True) for values in side] for side in afters]
     return unpaired_effect(scores[0].tolist(), scores[1].tolist(), _paired(means[0], means[1], parts).se_items)
-
-
-def _on_common_items(first: Matrix, second: Matrix) -> tuple[Matrix, Matrix]:
-    _, rows_a, rows_b = np.intersect1d(first.items, second.items, return_indices=True)
-    return first.cut(rows_a, np.arange(len(first.seeds))), second.cut(rows_b, np.arange(len(second.seeds)))
 
 
 # -- flips ------------------------------------------------------------------------------------------------------------
@@ -355,7 +301,7 @@ def flips_by_condition(trials: pd.DataFrame) -> pd.DataFrame:
     means = ["num_items", "kept", "lost", "gained", "net", "churn", "retention"]
     table = trials.groupby(["condition", "key"], sort=False)[means].mean()
     table["p_value"] = trials.groupby(["condition", "key"], sort=False)["p_value"].max()
-    table["num_seeds"] = trials.groupby(["condition", "key"], sort=False)["seed"].nunique()
+    table["num_seeds"] = trials.groupby(["condition", "key"], sort=False)["trial_id"].nunique()
     return table.reset_index()
 
 

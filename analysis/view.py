@@ -274,7 +274,8 @@ def _missing(
 
 
 def _seed_notes(frame: pd.DataFrame) -> list[str]:
-    complete = frame[frame["state"] == "COMPLETE"].groupby("condition")["seed"].nunique()
+    by_world = frame[frame["state"] == "COMPLETE"].groupby(["condition", "world"], dropna=False)["seed"].nunique()
+    complete = by_world.groupby("condition").min()
     notes: list[str] = []
     if single := int((complete == 1).sum()):
         notes.append(
@@ -362,7 +363,7 @@ def _samples(samples: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     found: list[dict[str, Any]] = []
     for condition, rows in samples.groupby("condition", sort=False):
-        own = rows[rows["seed"] == rows["seed"].iloc[0]]
+        own = rows[rows["trial_id"] == rows["trial_id"].iloc[0]]
         before, after = (
             own[own["phase"] == phase].groupby("prompt", sort=False).first() for phase in ("before", "after")
         )
@@ -381,11 +382,11 @@ def _answer(table: pd.DataFrame, prompt: Any) -> str | None:
 
 def _failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
     rows = frame[frame["state"] != "COMPLETE"]
-    return _records(rows[["trial_id", "condition", "seed", "state", "cause", "rerun"]])
+    return _records(rows[["trial_id", "condition", "seed", "world", "state", "cause", "rerun"]])
 
 
 def _trials(sweep: OpenedSweep, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = ["trial_id", "condition", "seed", "state", "chosen"]
+    columns = ["trial_id", "condition", "seed", "world", "state", "chosen"]
     columns += [f"delta/{measure}" for measure in sweep.record.measures]
     columns += ["val_loss", "steps", "num_loss_tokens", "trainable_share", "peak_memory_bytes", "seconds", "rerun"]
     return _records(frame[columns])
