@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis import escape, numbers
+from analysis import escape, numbers, verdicts
 from analysis.points import FigureData
 from analysis.view import Cell, View
 
@@ -84,6 +84,8 @@ def _environment(kind: str) -> jinja2.Environment:
         "md": escape.markdown,
         "tex": escape.latex,
         "known": _is_known,
+        "interval": verdicts.interval,
+        "by_world": verdicts.by_world,
     }
     environment.filters.update(filters)  # pyright: ignore[reportUnknownMemberType]
     environment.globals.update(interval=numbers.interval, glyph=_glyph, marks=_marks)  # pyright: ignore[reportUnknownMemberType]
@@ -156,7 +158,20 @@ def text_table(view: View, width: int = 120) -> str:
     with console.capture() as captured:
         console.print(table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join([_text_head(view), "", *lines, "", *_text_notes(view)])
+    return "\n".join([_text_head(view), "", *lines, "", *_text_claims(view), *_text_notes(view)])
+
+
+def _text_claims(view: View) -> list[str]:
+    lines: list[str] = []
+    for claim in view.claims:
+        lines.append(f"claim {escape.visible(f'{claim.claim}: {claim.statement}', single_line=True, limit=300)}")
+        lines.append(f"  {claim.label.upper()}; published: {escape.visible(claim.published, single_line=True)}")
+        for part in claim.parts:
+            about = f"{part.text}: {verdicts.interval(part)}, MDE {numbers.score(part.mde)}, seeds {part.replicates}"
+            lines.append(f"  - {escape.visible(f'{part.label}: {about}', single_line=True, limit=400)}")
+        if claim.note:
+            lines.append(f"  ! {escape.visible(claim.note, single_line=True, limit=600)}")
+    return [*lines, ""] if lines else []
 
 
 def _text_head(view: View) -> str:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import verdicts
 from analysis.opened import OpenedSweep, open_sweep
+from analysis.verdicts import Verdict
 from harness.errors import BadInputError, unknown_name
 from harness.records.store import Store, disk_errors, write_atomic
 
@@ -98,6 +100,24 @@ def write_figures(out: str | Path, sweep_folder: str, venue: str | None = None) 
     return Report(folder, shown, tuple(paths), table, rebuilt=True)
 
 
+def read_verdicts(out: str | Path, sweep_folder: str) -> tuple[Verdict, ...]:
+    """Return the verdicts of a sweep's claims: those of its report where that is up to date, else decided now.
+
+    Writes nothing; raises as `write_report`.
+    """
+    store = Store(Path(out))
+    sweep = open_sweep(store, sweep_folder)
+    if not sweep.record.claims:
+        return ()
+    standing = _read_stamp(store, sweep_folder)
+    if standing is not None and standing["inputs"] == _inputs_hash(sweep):
+        return verdicts.from_json(standing["verdicts"])
+    from analysis import claims, frames, items
+
+    metrics = frames.metrics_of(sweep)
+    return claims.decide(sweep.record.claims, frames.sweep_frame(sweep), items.items_frame(sweep), metrics)
+
+
 # -- freshness --------------------------------------------------------------------------------------------------------
 
 
@@ -167,11 +187,12 @@ class _Tables:
     contrasts: pd.DataFrame
     flips: pd.DataFrame
     """One row per trial and key."""
+    verdicts: tuple[Verdict, ...]
 
 
 def _tables(sweep: OpenedSweep) -> _Tables:
     # pandas, statsmodels and matplotlib cost two seconds that an unchanged report must not pay.
-    from analysis import frames, items, tables
+    from analysis import claims, frames, items, tables
 
     frame, joined = frames.sweep_frame(sweep), items.items_frame(sweep)
     metrics = frames.metrics_of(sweep)
@@ -184,6 +205,7 @@ def _tables(sweep: OpenedSweep) -> _Tables:
         full_precision=tables.full_precision_table(frame, joined, metrics),
         contrasts=tables.contrasts_table(frame, joined, metrics),
         flips=tables.flips_table(joined, [key for keys in metrics.values() for key in keys]),
+        verdicts=claims.decide(sweep.record.claims, frame, joined, metrics),
     )
 
 
@@ -204,7 +226,15 @@ def _write(sweep: OpenedSweep, inputs: str) -> Report:
     drawn, missing = _figure_data(sweep, tables)
     flips = flips_by_condition(tables.flips)
     view = build_view(
-        sweep, tables.trials, tables.effects, tables.full_precision, tables.contrasts, flips, tables.samples, missing
+        sweep,
+        tables.trials,
+        tables.effects,
+        tables.full_precision,
+        tables.contrasts,
+        flips,
+        tables.samples,
+        missing,
+        tables.verdicts,
     )
     folder = sweep.store.sweep(sweep.folder)
     with disk_errors(folder):
@@ -219,7 +249,8 @@ def _write(sweep: OpenedSweep, inputs: str) -> Report:
             write_atomic(folder / name, content())
     names = ["report.html", *(name for name in files if name != "report.html")]
     names += [str(path.relative_to(folder)) for path in images]
-    stamp = {"inputs": inputs, "files": names, "table": render.text_table(view)}
+    stamp: dict[str, Any] = {"inputs": inputs, "files": names, "table": render.text_table(view)}
+    stamp["verdicts"] = verdicts.to_json(tables.verdicts)
     write_atomic(folder / STAMP, json.dumps(stamp, indent=1).encode())
     return _report(sweep.store, sweep.folder, stamp, rebuilt=True)
 
@@ -227,6 +258,11 @@ def _write(sweep: OpenedSweep, inputs: str) -> Report:
 def _files(tables: _Tables) -> dict[str, Callable[[], bytes]]:
     from analysis import files
 
+    decided = verdicts.verdicts_frame(tables.verdicts)
+    of_claims: dict[str, Callable[[], bytes]] = {
+        "verdicts.parquet": lambda: files.parquet(decided),
+        "verdicts.csv": lambda: files.csv(decided),
+    }
     return {
         "trials.parquet": lambda: files.parquet(tables.trials),
         "trials.csv": lambda: files.csv(tables.trials),
@@ -235,4 +271,4 @@ def _files(tables: _Tables) -> dict[str, Callable[[], bytes]]:
         "flips.csv": lambda: files.csv(tables.flips),
         "items.parquet": lambda: files.parquet(tables.items),
         "samples.parquet": lambda: files.parquet(tables.samples),
-    }
+    } | (of_claims if tables.verdicts else {})

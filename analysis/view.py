@@ -22,6 +22,7 @@ from analysis.frames import why_missing
 from analysis.labels import format_value, short_fields
 from analysis.opened import STATES, OpenedSweep
 from analysis.points import seeds_sentence
+from analysis.verdicts import Verdict
 
 BINARY_METRICS = ("acc", "acc_norm", "exact_match", "end_of_turn")
 NUM_PROMPTS = 6
@@ -92,6 +93,7 @@ class View:
     failures: list[dict[str, Any]]
     trials: list[dict[str, Any]]
     selection: dict[str, str] | None
+    claims: tuple[Verdict, ...]
 
 
 def build_view(
@@ -103,6 +105,7 @@ def build_view(
     flips: pd.DataFrame,
     samples: pd.DataFrame,
     figures_missing: dict[str, str],
+    verdicts: tuple[Verdict, ...],
 ) -> View:
     """Return everything a report says about a sweep.
 
@@ -115,6 +118,7 @@ def build_view(
         flips: `tables.flips_by_condition`.
         samples: fixed-prompt answers.
         figures_missing: figure -> why it was not drawn.
+        verdicts: `claims.decide`.
     """
     record = sweep.record
     groups = _groups(sweep, frame, effects)
@@ -148,6 +152,7 @@ def build_view(
         failures=_failures(frame),
         trials=_trials(sweep, frame),
         selection=record.selection,
+        claims=verdicts,
     )
 
 

@@ -31,7 +31,7 @@ from harness.records.schema import (
     TrialResult,
 )
 from harness.records.store import Store, append_line, write_atomic
-from harness.spec import DataSpec, EvalSpec, EvalTask, FileData, FileItems, FolderBase, TrainSpec, TrialSpec
+from harness.spec import Claim, DataSpec, EvalSpec, EvalTask, FileData, FileItems, FolderBase, TrainSpec, TrialSpec
 
 SLICES = (
     ("people", "question", "generate", "learned", 240),
@@ -71,6 +71,11 @@ class Plan:
     scale: float = 1.0
     """Multiplies the number of items."""
     quantised: bool = False
+    claims: tuple[Claim, ...] = ()
+    worlds: Sequence[int] = ()
+    """Seeds of worlds that the sweep is repeated over; every world has items of its own."""
+    world_effects: dict[int, float] = field(default_factory=dict)
+    """world -> `effect` there, where it is another."""
 
 
 def spec_of(plan: Plan, arm: str, value: Any, seed: int) -> TrialSpec:
@@ -159,8 +164,10 @@ def build(root: Path, plan: Plan = Plan()) -> tuple[Store, str]:
     """Write a sweep folder and all its trials; return the store and the sweep's folder name."""
     store = Store(root)
     folder = f"{plan.name}@{plan.base}" + (f"-{plan.set_hash}" if plan.set_hash else "")
-    cells = [(arm, value, seed) for arm in plan.arms for value in plan.values for seed in plan.seeds]
-    planned = tuple(_planned(plan, *cell) for cell in cells)
+    worlds = plan.worlds or (None,)
+    all_cells = [(a, value, seed, w) for a in plan.arms for value in plan.values for w in worlds for seed in plan.seeds]
+    cells = [cell[:3] for cell in all_cells]
+    planned = tuple(_planned(plan, *cell) for cell in all_cells)
     write_atomic(store.sweep(folder) / "sweep.json", _sweep_record(plan, planned).model_dump_json(indent=1).encode())
     _write_before(store, plan)
     for cell, trial in zip(cells, planned, strict=True):
@@ -169,10 +176,18 @@ def build(root: Path, plan: Plan = Plan()) -> tuple[Store, str]:
     return store, folder
 
 
-def _planned(plan: Plan, arm: str, value: Any, seed: int) -> PlannedTrial:
-    spec = spec_of(plan, arm, value, seed)
+def _planned(plan: Plan, arm: str, value: Any, seed: int, world: int | None) -> PlannedTrial:
+    plain = spec_of(plan, arm, value, seed)
+    # This base names no world; another field stands for it in the fingerprint.
+    spec = plain if world is None else plain.replace({"evals.items_seed": 1000 + world})
     return PlannedTrial(
-        trial_id=trial_id(spec), condition_id=condition_id(spec), arm=arm, axes={plan.axis: value}, seed=seed, spec=spec
+        trial_id=trial_id(spec),
+        condition_id=condition_id(plain),
+        arm=arm,
+        axes={plan.axis: value},
+        seed=seed,
+        spec=spec,
+        world=world,
     )
 
 
@@ -193,16 +208,20 @@ def _sweep_record(plan: Plan, planned: tuple[PlannedTrial, ...]) -> SweepRecord:
         axis_fields=(plan.axis,),
         selection=plan.selection,
         trials=planned,
+        claims=plan.claims,
     )
 
 
-def items_of(plan: Plan, level: float, noise: np.random.Generator | None) -> pd.DataFrame:
+def items_of(plan: Plan, level: float, noise: np.random.Generator | None, world: int | None = None) -> pd.DataFrame:
     """Return per-item rows: of the base where `noise` is None, else of a model trained at a level in [0, 1]."""
     rows: list[dict[str, Any]] = []
     for position, (suite, name, kind, measure, count) in enumerate(SLICES):
-        latent = np.random.default_rng(position).uniform(size=(_num_items(plan, count), 2))
+        latent = np.random.default_rng(position if world is None else [world, position]).uniform(
+            size=(_num_items(plan, count), 2)
+        )
         seed_shift = 0.0 if noise is None else float(noise.normal(0, 0.02))
-        share = _right_share(measure, level if noise is not None else None, plan.effect) + seed_shift
+        effect = plan.effect if world is None else plan.world_effects.get(world, plan.effect)
+        share = _right_share(measure, level if noise is not None else None, effect) + seed_shift
         jitter = 0.0 if noise is None else noise.normal(0, 0.08, size=len(latent))
         right = (latent[:, 0] + jitter < share).astype(float)
         for index in range(len(latent)):
@@ -261,9 +280,14 @@ def scores_of(items: pd.DataFrame, key: str, items_file: str) -> EvalScores:
 
 def _write_before(store: Store, plan: Plan) -> None:
     for key in ("base", "base_full"):
-        folder = store.artefact("before", key)
-        folder.mkdir(parents=True, exist_ok=True)
-        items_of(plan, 0.0, None).to_parquet(folder / "items.parquet")
+        for world in plan.worlds or (None,):
+            folder = store.artefact("before", _before_key(key, world))
+            folder.mkdir(parents=True, exist_ok=True)
+            items_of(plan, 0.0, None, world).to_parquet(folder / "items.parquet")
+
+
+def _before_key(key: str, world: int | None) -> str:
+    return key if world is None else f"{key}-{world}"
 
 
 def _before(store: Store, key: str) -> EvalScores:
@@ -281,12 +305,13 @@ def _write_trial(store: Store, plan: Plan, cell: tuple[str, Any, int], trial: Pl
         _write_unfinished(folder, outcome)
         return
     level = (list(plan.values).index(cell[1]) + 1) / len(plan.values)
-    noise = np.random.default_rng([cell[2], int(level * 1000), len(cell[0])])
+    own = [] if trial.world is None else [trial.world + 1]
+    noise = np.random.default_rng([cell[2], int(level * 1000), len(cell[0]), *own])
     num_steps = 150 if cell[0] == "equal_steps" else max(3, round(level * 150))
     _write_logs(folder, plan, num_steps, noise, diverged=outcome == "DIVERGED")
     after = None
     if outcome != "DIVERGED":
-        items = items_of(plan, level, noise)
+        items = items_of(plan, level, noise, trial.world)
         items.to_parquet(folder / "items.parquet")
         after = scores_of(items, f"after-{trial.trial_id[:8]}", f"trials/{trial.trial_id}/items.parquet")
     commit(folder, _result(store, plan, trial, num_steps, after, level))
@@ -369,8 +394,8 @@ def _result(
             stopped_early=False,
             divergence=None if after else "training loss is nan at step 31, but must be finite",
         ),
-        before=_before(store, "base"),
-        before_full_precision=_before(store, "base_full") if quantised else None,
+        before=_before(store, _before_key("base", trial.world)),
+        before_full_precision=_before(store, _before_key("base_full", trial.world)) if quantised else None,
         after=after,
         provenance=_provenance(trial),
     )

@@ -1,0 +1,245 @@
+"""Claims about curves: where a metric is best along an axis, and whether two numbers lie on a line.
+
+Invariant: a best value at the edge of its grid is a bound, and is said to be one; a DIVERGED trial is no optimum and no
+point. What does not live here: contrasts (claims.py).
+"""
+
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import MIN_SEEDS, Replicate, column_of, keys_of, split_by_world, trials_at
+from analysis.labels import format_value
+from analysis.matrices import World
+from analysis.stats import ALPHA, Effect, Floats, pooled_over_worlds, seeds_effect
+from analysis.verdicts import Decision, PartVerdict, WorldEstimate, part_text
+from harness.records.measures import is_lower_better
+from harness.seeding import numpy_stream
+from harness.spec import Line, OptimumRatio, Scalar
+
+NUM_RESAMPLES = 4000
+MIN_RESAMPLED = 5
+"""Replicates that a bootstrap needs: of fewer there are too few distinct resamples for a 95 % interval."""
+
+
+# -- optimum ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best value of an axis under one replicate."""
+
+    log_x: float
+    bound: int
+    """0; +1 where the best is the largest value tried, so that the optimum is there or above; -1 for the smallest."""
+
+
+def optimum(x: Sequence[float], y: Sequence[float]) -> Optimum | None:
+    """Return where y is largest along log x, by the parabola through the best grid point and its neighbours.
+
+    Equal best values: the middle one is taken. Next to a trial that diverged (y is nan) the best grid point itself is
+    taken: what lies between is not known to be better. None where no y is known.
+
+    Args:
+        x: positive and ascending.
+        y: more is better; nan where the trial diverged.
+    """
+    logs, values = np.log(np.asarray(x, dtype=float)), np.asarray(y, dtype=float)
+    if np.isnan(values).all():
+        return None
+    ties = np.flatnonzero(values == np.nanmax(values))
+    best = int(ties[(len(ties) - 1) // 2])
+    if best in (0, len(values) - 1):
+        return Optimum(float(logs[best]), -1 if best == 0 else 1)
+    around = slice(best - 1, best + 2)
+    return Optimum(_vertex(logs[around], values[around]), 0)
+
+
+def _vertex(x: Floats, y: Floats) -> float:
+    """Return the vertex of the parabola through three points, between the outer two; the middle where there is none."""
+    left, right = (y[1] - y[0]) * (x[1] - x[2]), (y[1] - y[2]) * (x[1] - x[0])
+    if math.isnan(left) or math.isnan(right) or left == right:
+        return float(x[1])
+    shift = ((x[1] - x[0]) * right - (x[1] - x[2]) * left) / (2 * (right - left))
+    return float(np.clip(x[1] - shift, x[0], x[2]))
+
+
+def optimum_ratio(part: OptimumRatio, frame: pd.DataFrame, metrics: dict[str, tuple[str, ...]]) -> PartVerdict:
+    """Decide how far apart the best values of an axis are between two levels of another."""
+    undecided = PartVerdict(part_text(part), "optimum_ratio", "undecided")
+    column = column_of(part)
+    if column not in frame.columns or f"axis.{part.axis}" not in frame.columns:
+        return replace(undecided, note=f"{part.metric} or {part.axis} is not here")
+    tops, bottoms = (_optima(part, frame, metrics, level) for level in (part.numerator, part.denominator))
+    planned = tops.keys() | bottoms.keys()
+    known = {key: (top, bottom) for key in planned if (top := tops.get(key)) and (bottom := bottoms.get(key))}
+    kept, num_left_out = split_by_world(list(known), len(planned))
+    if not kept:
+        note = f"fewer than {MIN_SEEDS} replicates with every grid point known: {num_left_out} left out"
+        return replace(undecided, note=note, num_left_out=num_left_out)
+    pairs = {world: [known[(world, seed)] for seed in seeds] for world, seeds in kept.items()}
+    effects = {w: seeds_effect([top.log_x - bottom.log_x for top, bottom in own]) for w, own in pairs.items()}
+    pooled = pooled_over_worlds(effects)
+    bounds, censored = _censoring(part, [pair for own in pairs.values() for pair in own])
+    left_out = f"{num_left_out} replicates left out" if num_left_out else ""
+    low, high, estimate = (math.exp(value) for value in (pooled.low, pooled.high, pooled.estimate))
+    return replace(
+        undecided,
+        verdict=_ratio_decision(part, low, high, bounds),
+        note="; ".join(note for note in (censored, left_out, pooled.note) if note),
+        estimate=estimate,
+        low=low,
+        high=high,
+        mde=math.exp(pooled.mde),
+        num_replicates=pooled.num_seeds,
+        num_left_out=num_left_out,
+        worlds=tuple(_world_ratio(world, effect) for world, effect in effects.items()),
+    )
+
+
+def _optima(
+    part: OptimumRatio, frame: pd.DataFrame, metrics: dict[str, tuple[str, ...]], level: Scalar
+) -> dict[Replicate, Optimum | None]:
+    """Return the optimum of each planned replicate; None where a grid point has no result."""
+    keys = keys_of(part.metric, metrics)
+    lower = all(is_lower_better(key) for key in keys) if keys else True  # numbers of the training are losses
+    trials = trials_at(frame, (*part.at, (part.between, level)), part.arm)
+    found: dict[Replicate, Optimum | None] = {}
+    for (world, seed), grid in trials.groupby(["world", "seed"], dropna=False):
+        grid = grid.sort_values(f"axis.{part.axis}")
+        values = grid[column_of(part)].to_numpy(dtype=float) * (-1 if lower else 1)
+        is_open = np.isnan(values) & (grid["state"] != "DIVERGED").to_numpy()
+        key = (None if pd.isna(world) else int(world), int(seed))
+        found[key] = None if is_open.any() else optimum(grid[f"axis.{part.axis}"].tolist(), values.tolist())
+    return found
+
+
+def _censoring(part: OptimumRatio, pairs: Sequence[tuple[Optimum, Optimum]]) -> tuple[set[int], str]:
+    """Return which way the ratio is bounded (+1: it is at least this), and that in words."""
+    notes: list[str] = []
+    bounds: set[int] = set()
+    for side, level, sign in ((0, part.numerator, 1), (1, part.denominator, -1)):
+        for bound, edge in ((1, "largest"), (-1, "smallest")):
+            count = sum(pair[side].bound == bound for pair in pairs)
+            if count:
+                notes.append(f"{format_value(level)} is best at the {edge} value tried in {count} of {len(pairs)}")
+                bounds.add(sign * bound)
+    words = {frozenset({1}): "the ratio is at least this", frozenset({-1}): "the ratio is at most this"}
+    end = words.get(frozenset(bounds), "the ratio is not bounded")
+    return bounds, f"censored: {', '.join(notes)} replicates; {end}" if notes else ""
+
+
+def _ratio_decision(part: OptimumRatio, low: float, high: float, bounds: set[int]) -> Decision:
+    if part.low <= low and high <= part.high and not bounds:
+        return "supported"
+    if (low > part.high and bounds <= {1}) or (high < part.low and bounds <= {-1}):
+        return "contradicted"
+    return "undecided"
+
+
+def _world_ratio(world: World, effect: Effect) -> WorldEstimate:
+    ends = (math.exp(value) for value in (effect.estimate, effect.low, effect.high))
+    return WorldEstimate(world, *ends, effect.num_seeds)
+
+
+# -- line -------------------------------------------------------------------------------------------------------------
+
+
+def line(part: Line, frame: pd.DataFrame) -> PartVerdict:
+    """Decide whether one number lies on a straight line against another.
+
+    Points are conditions x replicates. One slope, an intercept for each world: x and y are taken from their means in
+    their world. R^2 is the squared correlation. The interval is that of a bootstrap over replicates within worlds.
+    """
+    undecided = PartVerdict(part_text(part), "line", "undecided")
+    x, y = column_of(part.x), column_of(part.y)
+    if not {x, y} <= set(frame.columns):
+        return replace(undecided, note=f"{part.x.metric} or {part.y.metric} is not here")
+    trials = trials_at(frame, part.at, part.arm)
+    stats, num_left_out, note = _sums(trials, x, y)
+    num_replicates = sum(map(len, stats.values()))
+    if num_replicates < MIN_RESAMPLED:
+        reason = f"{num_replicates} replicates are too few to resample: {MIN_RESAMPLED} are needed"
+        return replace(undecided, note="; ".join(filter(None, [reason, note])), num_left_out=num_left_out)
+    r2, slope = map(float, _fit(np.sum([_centred(own.sum(axis=0)) for own in stats.values()], axis=0)))
+    r2_ends, slope_ends = _bootstrap(list(stats.values()))
+    return replace(
+        undecided,
+        verdict=_line_decision(part, r2_ends, slope, slope_ends),
+        note=note if math.isfinite(r2) else "x or y does not vary",
+        estimate=r2,
+        low=r2_ends[0],
+        high=r2_ends[1],
+        num_replicates=num_replicates,
+        num_left_out=num_left_out,
+        slope=slope,
+        slope_low=slope_ends[0],
+        slope_high=slope_ends[1],
+        worlds=tuple(_world_line(world, own) for world, own in stats.items()),
+    )
+
+
+def _sums(trials: pd.DataFrame, x: str, y: str) -> tuple[dict[World, Floats], int, str]:
+    """Return world -> (replicates, 6) of n, sums of x, y, xx, yy, xy; replicates left out; a note."""
+    known = trials[[x, y]].notna().all(axis=1)
+    diverged = trials["state"] == "DIVERGED"
+    replicates = trials.assign(is_open=~known & ~diverged).groupby(["world", "seed"], dropna=False)["is_open"].any()
+    kept, num_left_out = split_by_world(replicates[~replicates].index, len(replicates))
+    found: dict[World, Floats] = {}
+    for world, seeds in kept.items():
+        here = trials[known & (trials["world"].isna() if world is None else trials["world"] == world)]
+        found[world] = np.array([_moments(here[here["seed"] == seed], x, y) for seed in seeds])
+    notes = [f"{int(diverged.sum())} trials DIVERGED and are no points"] if diverged.any() else []
+    notes += [f"{num_left_out} replicates left out"] if num_left_out else []
+    return found, num_left_out, "; ".join(notes)
+
+
+def _moments(points: pd.DataFrame, x: str, y: str) -> list[float]:
+    a, b = points[x].to_numpy(dtype=float), points[y].to_numpy(dtype=float)
+    return [len(a), a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()]
+
+
+def _centred(sums: Floats) -> Floats:
+    """Return (..., 3) sums of xx, yy, xy about the means, from (..., 6)."""
+    n, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
+    return np.stack([xx - x * x / n, yy - y * y / n, xy - x * y / n], axis=-1)
+
+
+def _fit(centred: Floats) -> tuple[Floats, Floats]:
+    """Return R^2 and slope; nan where x or y does not vary."""
+    xx, yy, xy = (np.asarray(centred[..., place]) for place in range(3))
+    varies = (xx > 1e-12) & (yy > 1e-12)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(varies, xy**2 / (xx * yy), np.nan), np.where(varies, xy / xx, np.nan)
+
+
+def _bootstrap(stats: Sequence[Floats]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the 95 % percentile intervals of R^2 and slope; nan where a resample has none."""
+    noise = numpy_stream(0, "analysis.claim_line")
+    total = np.zeros((NUM_RESAMPLES, 3))
+    for own in stats:
+        counts = noise.multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
+        total += _centred(counts @ own)
+    ends = 100 * np.array([ALPHA / 2, 1 - ALPHA / 2])
+    r2, slope = (tuple(float(end) for end in np.percentile(values, ends)) for values in _fit(total))
+    return r2, slope
+
+
+def _line_decision(part: Line, r2: tuple[float, float], slope: float, ends: tuple[float, float]) -> Decision:
+    sign = 1 if part.slope == "positive" else -1
+    if r2[1] < part.min_r2 or max(sign * end for end in ends) < 0:
+        return "contradicted"
+    return "supported" if r2[0] > part.min_r2 and sign * slope > 0 else "undecided"
+
+
+def _world_line(world: World, own: Floats) -> WorldEstimate:
+    r2, _ = _fit(_centred(own.sum(axis=0)))
+    return WorldEstimate(world, float(r2), math.nan, math.nan, len(own))
