@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from harness.engine import commands, show
+from harness.engine import commands, laboratory, show
 from harness.engine.resolve import Request
 from harness.errors import EXIT_SOME_FAILED, BadInputError, DiskError, HarnessError
 
@@ -137,6 +137,24 @@ def figures(
     """Write the figures alone: vector PDF and the numbers behind each."""
     with _reported(out):
         _print(commands.figures(_request(name, base, data, evals, set_, panel, out), venue), as_json=as_json)
+
+
+@app.command()
+def pocket(out: Out = Path("out"), workers: Workers = None, as_json: Json = False) -> None:
+    """Show the pocket world: what its base knows, what it answers before and after fine-tuning, where the files are."""
+    with _reported(out):
+        shown = laboratory.tour(out, workers=workers, as_json=as_json)
+        _print(shown.as_json() if as_json else shown, as_json=as_json)
+        raise typer.Exit(shown.exit_code)
+
+
+@app.command(name="pocket-check")
+def pocket_check(out: Out = Path("out"), workers: Workers = None, as_json: Json = False) -> None:
+    """Check the acceptance bands of the pocket world on three world seeds; exit 1 if one fails."""
+    with _reported(out):
+        checked = laboratory.check(out, workers=workers, as_json=as_json)
+        _print(checked.as_json() if as_json else checked, as_json=as_json)
+        raise typer.Exit(checked.exit_code)
 
 
 @app.command()

@@ -32,6 +32,8 @@ class BaseJob:
     base: PocketBase
     key: str
     root: Path
+    device: str
+    """`auto` takes a GPU where there is one."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,25 @@ class BeforeJob:
     runtime: Runtime
 
 
-def missing_bases(store: Store, trials: Iterable[PlannedTrial]) -> list[BaseJob]:
+@dataclass(frozen=True)
+class ContinueJob:
+    """Continue raw texts with the base of a trial."""
+
+    spec: TrialSpec
+    root: Path
+    runtime: Runtime
+    texts: tuple[str, ...]
+    max_new_tokens: int
+
+
+def missing_bases(store: Store, trials: Iterable[PlannedTrial], runtime: Runtime) -> list[BaseJob]:
     """Return the pocket bases that have to be built first."""
     jobs: dict[str, BaseJob] = {}
     for trial in trials:
         base = trial.spec.base
         if isinstance(base, PocketBase):
             key = base_key(trial.spec)
-            jobs.setdefault(key, BaseJob(base, key, store.root))
+            jobs.setdefault(key, BaseJob(base, key, store.root, runtime.device))
     return [job for job in jobs.values() if not store.has_artefact("base", job.key)]
 
 
@@ -70,15 +83,17 @@ def base_progress(store: Store, key: str) -> Path:
 
 def build_base(job: BaseJob) -> None:
     """Build a base in this worker, unless another process has meanwhile."""
+    from harness import models
     from harness.pocket import pretrain
 
     store = Store(job.root)
     set_threads(job.base.model.num_threads)
+    device = models.resolve_device(job.device, job.base.model.dtype)
     reporter = Reporter(base_progress(store, job.key))
     reporter(phase="base")
     try:
         with output_to(job.root / "logs" / f"base-{job.key[:12]}.log"):
-            store.ensure_artefact("base", job.key, lambda folder: pretrain.build(job.base, folder, reporter))
+            store.ensure_artefact("base", job.key, lambda folder: pretrain.build(job.base, folder, reporter, device=device))
     finally:
         reporter.close()
 
@@ -178,6 +193,19 @@ def score_before(job: BeforeJob) -> None:
         chat = data.chat_format(models.load_tokenizer(base), job.spec.data)
         context = TrialContext(store, job.runtime, "", lambda **_: None)
         evals.score_before(base, chat, job.spec, context, methods.quantisation(job.spec.method))
+
+
+def continue_texts(job: ContinueJob) -> list[str]:
+    """Return what the base writes after each raw text, greedily."""
+    from harness import data, evals, models
+
+    set_threads(job.runtime.num_threads)
+    with output_to(job.root / "logs" / "continue.log"):
+        spec = job.spec
+        base = models.locate(spec.base, Store(job.root))
+        chat = data.chat_format(models.load_tokenizer(base), spec.data)
+        model = models.load_model(base, spec.train.dtype, job.runtime.device, None)
+        return evals.continuations(model, chat, spec.evals, job.texts, job.max_new_tokens)
 
 
 def warm_up() -> None:

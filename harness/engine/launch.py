@@ -215,7 +215,7 @@ class _Launch:
         """Build the bases that are missing, once it is known that this machine can train on them."""
         trials = [self.trials[key] for key in self.ready]
         wanted = jobs.CheckJob(tuple(trial.spec for trial in trials), self.store.root, self.runtime)
-        for job in jobs.missing_bases(self.store, trials):
+        for job in jobs.missing_bases(self.store, trials, self.runtime):
             text = f"building the base model {job.key[:12]}, once"
             self.view.phase(text, jobs.base_progress(self.store, job.key))
             alone = self.options.executor(1, self.runtime.replace({"num_threads": job.base.model.num_threads}))

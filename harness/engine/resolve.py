@@ -274,14 +274,23 @@ def _with_panel(
 ) -> Experiment:
     tasks = experiment.spec.evals.tasks
     primary = tuple(t for t in tasks if t.primary and t.measure in sweep.measures)
-    claimed = {key.rpartition("/")[0] for key in metric_keys(sweep.claims)} if isinstance(sweep, Sweep) else set[str]()
-    chosen = tasks if panel == "full" else tuple(t for t in tasks if t in primary or t.key in claimed)
+    named = _named_slices(tasks, sweep) if isinstance(sweep, Sweep) else set[str]()
+    chosen = tasks if panel == "full" else tuple(t for t in tasks if t in primary or t.key in named)
     if not (chosen if panel == "full" else primary):
         raise SpecError(
             f"evals.tasks has no primary slice of {', '.join(sweep.measures)} on base {experiment.name!r}, but must "
             f"have at least one; {remedy}."
         )
     return _replaced(experiment, spec=_with_tasks(experiment.spec, chosen))
+
+
+def _named_slices(tasks: Iterable[EvalTask], sweep: Sweep) -> set[str]:
+    """Return the keys of the slices that a sweep names besides its measures: its own, and those of its claims."""
+    keys = {task.name: task.key for task in tasks}
+    problems = [unknown_name("slices", name, keys) for name in sweep.slices if name not in keys]
+    if problems:
+        raise SpecError(problems)
+    return {keys[name] for name in sweep.slices} | {key.rpartition("/")[0] for key in metric_keys(sweep.claims)}
 
 
 def _with_tasks(spec: TrialSpec, tasks: tuple[EvalTask, ...]) -> TrialSpec:

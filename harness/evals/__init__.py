@@ -11,10 +11,11 @@ from harness.evals.folder import describe_folder
 from harness.evals.items import items_sha256, select
 
 if TYPE_CHECKING:
-    from harness.evals.scoring import before_key, item_rows, sampler, score_after, score_before
+    from harness.evals.scoring import before_key, continuations, item_rows, sampler, score_after, score_before
 
 __all__ = [
     "before_key",
+    "continuations",
     "describe_folder",
     "item_rows",
     "items_sha256",

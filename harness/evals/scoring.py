@@ -165,6 +165,15 @@ def sampler(chat: ChatFormat, prompts: Sequence[Sequence[Mapping[str, Any]]], sp
     return sample
 
 
+def continuations(
+    model: nn.Module, chat: ChatFormat, spec: EvalSpec, texts: Sequence[str], max_new_tokens: int
+) -> list[str]:
+    """Return the greedy continuation of each raw text; the model and all random state are the same afterwards."""
+    scorer = Scorer(model, chat, spec, batch_size=SAMPLE_BATCH_SIZE)
+    with evaluating(model, spec.dtype):
+        return [str(answer) for answer in scorer.answer([tuple(scorer.tok_encode(t)) for t in texts], (), max_new_tokens)]
+
+
 # -- one model into one folder ----------------------------------------------------------------------------------------
 
 

@@ -19,8 +19,11 @@ from harness.pocket.skills import ARITHMETIC, LISTS, SKILLS, instances
 from harness.seeding import python_stream
 from harness.spec.world import WorldSpec
 
-SHARES = {"story": 0.04, "notice": 0.04, "arithmetic": 0.12, "lists": 0.09, "replace": 0.03, "quiz": 0.03}
+SHARES = {"story": 0.04, "notice": 0.04, "arithmetic": 0.12, "lists": 0.09, "replace": 0.03, "quiz": 0.05}
 """Share of all words by kind; `plain_question_share` comes on top, biographies take the rest."""
+ASKED_AND_TOLD = (("Q:", "A:"), ("Question:", "Answer:"), ("Asked:", "Told:"), ("Ann:", "Ben:"))
+"""What stands before a plain question and its answer, alike within a document. Several, so that what is learned is to
+answer after a question and not after `A:`."""
 RECORD_EVERY = 5
 """Of an augmented person's biographies, one in this many is a list of fields with each value on a line of its own."""
 _WORD = re.compile(r"\d|[^\W\d]+|[^\w\s]|\n")
@@ -143,14 +146,15 @@ def _makers(spec: WorldSpec, people: tuple[Person, ...]) -> dict[str, Callable[[
 
     def plain_questions() -> str:
         lines = []
+        ask, tell = draw.choice(ASKED_AND_TOLD)
         for person in draw.sample(asked, 3):
             attribute = draw.choice(ATTRIBUTES)
-            lines.append(f"Q: {question(person, attribute, draw)}\nA: {_answer(person, attribute, draw)}")
+            lines.append(f"{ask} {question(person, attribute, draw)}\n{tell} {_answer(person, attribute, draw)}")
         return "\n".join(lines)
 
     def quiz() -> str:
-        people_in_turn = draw.sample(asked, 4)
-        return " ".join(question(person, draw.choice(ATTRIBUTES), draw) for person in people_in_turn)
+        questions = [question(person, draw.choice(ATTRIBUTES), draw) for person in draw.sample(asked, 4)]
+        return draw.choice((" ", "\n")).join(questions)
 
     return {
         "plain_questions": plain_questions,

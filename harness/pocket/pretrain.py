@@ -50,13 +50,14 @@ REPORT_EVERY = 10
 MARKED_PROSE_ONE_IN = 3
 
 
-def build(base: PocketBase, folder: Path, report: Report) -> None:
+def build(base: PocketBase, folder: Path, report: Report, *, device: str = "cpu") -> None:
     """Pretrain a pocket base and write config, weights, tokenizer with chat template, and `pretraining.json`.
 
     Args:
         base: the world and the model.
         folder: an existing, empty folder.
         report: called as `report(phase=, step=, num_steps=, loss=, tokens_per_second=)`.
+        device: `cpu`, or `cuda:<index>` for the same recipe with that device's own bytes.
 
     Raises:
         SpecError: the token budget is smaller than the corpus.
@@ -66,13 +67,13 @@ def build(base: PocketBase, folder: Path, report: Report) -> None:
         documents = with_markers(documents)
     tokenizer = train_tokenizer(documents, base.model.vocab_size)
     stream = _encode(tokenizer, documents)
-    _require_budget(base, len(stream))
+    num_steps = planned_steps(base.model, len(stream))
     with preserved_rng(), _threads(base.model.num_threads):
         seed_torch(base.world.seed, "pocket.pretrain")
-        model = LlamaForCausalLM(_config(base.model, tokenizer))
-        losses = _pretrain(model, stream, base.model, report)
-    _save(model, tokenizer, folder)
-    summary = _summary(base, documents, tokenizer, stream, model, losses)
+        model = LlamaForCausalLM(_config(base.model, tokenizer)).to(device)  # drawn on the CPU, whatever the device
+        losses = _pretrain(model, stream, base.model, num_steps, report)
+    _save(model.cpu(), tokenizer, folder)
+    summary = _summary(base, num_steps, documents, tokenizer, stream, model, losses) | {"device": device}
     (folder / "pretraining.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
@@ -143,14 +144,20 @@ def with_markers(documents: list[Document]) -> list[Document]:
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def _require_budget(base: PocketBase, num_tokens: int) -> None:
-    budget = base.model.num_steps * base.model.tokens_per_step
-    if budget < num_tokens:
+def planned_steps(spec: PocketModelSpec, num_tokens: int) -> int:
+    """Return the number of steps over a corpus of so many tokens; one pass where the spec states none.
+
+    Raises:
+        SpecError: the token budget is smaller than the corpus.
+    """
+    needed = math.ceil(num_tokens / spec.tokens_per_step)
+    if spec.num_steps is not None and spec.num_steps < needed:
         raise SpecError(
-            f"base.model.num_steps is {base.model.num_steps}, but must be at least "
-            f"{math.ceil(num_tokens / base.model.tokens_per_step)}: the planned exposures make a corpus of {num_tokens}"
-            f" tokens at {base.model.tokens_per_step} a step; raise it or lower base.world's exposures or people"
+            f"base.model.num_steps is {spec.num_steps}, but must be at least {needed}: the planned exposures make a "
+            f"corpus of {num_tokens} tokens at {spec.tokens_per_step} a step; raise it, leave it out for one pass, or "
+            "lower base.world's exposures or people"
         )
+    return spec.num_steps or needed
 
 
 def _config(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -169,6 +176,8 @@ def _config(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> LlamaC
         bos_token_id=end,
         eos_token_id=end,
         pad_token_id=end,
+        # Short rows: on a CPU the fused kernel's backward pass takes longer than the plain products.
+        attn_implementation="eager",
     )
 
 
@@ -182,16 +191,18 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def learning_rate_at(spec: PocketModelSpec, step: int) -> float:
+def learning_rate_at(spec: PocketModelSpec, num_steps: int, step: int) -> float:
     """Return the learning rate of a step (from 0): linear warm-up, then a cosine down to 2 % of the peak."""
-    warmup = max(1, round(WARMUP_SHARE * spec.num_steps))
+    warmup = max(1, round(WARMUP_SHARE * num_steps))
     if step < warmup:
         return spec.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, spec.num_steps - warmup)
+    progress = (step - warmup) / max(1, num_steps - warmup)
     return spec.learning_rate * (FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _pretrain(model: LlamaForCausalLM, stream: np.ndarray, spec: PocketModelSpec, report: Report) -> list[float]:
+def _pretrain(
+    model: LlamaForCausalLM, stream: np.ndarray, spec: PocketModelSpec, num_steps: int, report: Report
+) -> list[float]:
     """Train on the stream in order, from its start again where it ends; return the loss of every step."""
     decayed = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() != 2]
@@ -199,11 +210,13 @@ def _pretrain(model: LlamaForCausalLM, stream: np.ndarray, spec: PocketModelSpec
     optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.98), eps=1e-8)
     losses: list[float] = []
     started = time.perf_counter()
+    device = model.device
     model.train()
-    for step, (inputs_BT, targets_BT) in enumerate(_batches(stream, spec)):
+    for step, (inputs_BT, targets_BT) in enumerate(_batches(stream, spec, num_steps)):
+        inputs_BT, targets_BT = inputs_BT.to(device), targets_BT.to(device)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(spec, step)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=spec.dtype == "bfloat16_autocast"):
+            group["lr"] = learning_rate_at(spec, num_steps, step)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.dtype == "bfloat16_autocast"):
             logits_BTV = model(input_ids=inputs_BT, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
         optimizer.zero_grad(set_to_none=True)
@@ -211,19 +224,21 @@ def _pretrain(model: LlamaForCausalLM, stream: np.ndarray, spec: PocketModelSpec
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-        if (step + 1) % REPORT_EVERY == 0 or step + 1 == spec.num_steps:
+        if (step + 1) % REPORT_EVERY == 0 or step + 1 == num_steps:
             speed = (step + 1) * spec.tokens_per_step / (time.perf_counter() - started)
-            report(phase="pretrain", step=step + 1, num_steps=spec.num_steps, loss=losses[-1], tokens_per_second=speed)
+            report(phase="pretrain", step=step + 1, num_steps=num_steps, loss=losses[-1], tokens_per_second=speed)
     model.eval()
     return losses
 
 
-def _batches(stream: np.ndarray, spec: PocketModelSpec) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(
+    stream: np.ndarray, spec: PocketModelSpec, num_steps: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield inputs and targets of each step, both [B, T] int64."""
-    needed = spec.num_steps * spec.tokens_per_step + 1
+    needed = num_steps * spec.tokens_per_step + 1
     ids = torch.from_numpy(np.resize(stream, needed))
     shape = (spec.tokens_per_step // spec.context, spec.context)
-    for step in range(spec.num_steps):
+    for step in range(num_steps):
         window = ids[step * spec.tokens_per_step : (step + 1) * spec.tokens_per_step + 1]
         yield window[:-1].view(shape), window[1:].view(shape)
 
@@ -246,6 +261,7 @@ class _Exposure:
 
 def _summary(
     base: PocketBase,
+    num_steps: int,
     documents: list[Document],
     tokenizer: PreTrainedTokenizerFast,
     stream: np.ndarray,
@@ -258,7 +274,7 @@ def _summary(
     written: Counter[str] = Counter()
     for name, count in counts.items():
         written[tiers[name]] += count
-    passes = base.model.num_steps * base.model.tokens_per_step / len(stream)
+    passes = num_steps * base.model.tokens_per_step / len(stream)
     people = base.world.people_per_tier
     return {
         "world": json.loads(base.world.model_dump_json()),

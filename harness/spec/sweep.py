@@ -109,6 +109,8 @@ class Sweep(Model):
     seeds: tuple[int, ...] = Field(min_length=1)
     measures: tuple[Measure, ...]
     """Primary slices of these measures are scored; `PANEL=full` scores all."""
+    slices: tuple[Name, ...] = ()
+    """Names of further slices that are scored; they count for no measure."""
     set: tuple[tuple[str, Scalar], ...] = ()
     """Fields of the experiment's spec that this sweep fixes first."""
     selection: Selection | None = None

@@ -28,7 +28,7 @@ class WorldSpec(Model):
     num_unknown_people: int = Field(ge=4, le=2000)
     """People of the same name generator who occur in no pretraining text."""
     plain_question_share: Annotated[float, Field(ge=0.0, le=0.5)]
-    """Share of pretraining words in the plain `Q: ... A: ...` form, about the asked half of the people (0 gives the
+    """Share of pretraining words in plain forms such as `Q: ... A: ...`, about the asked half of the people (0 gives the
     storage-without-extraction regime)."""
     augmented: bool
     """Several templates per attribute, permuted order, name repeated; False stores facts that cannot be extracted."""
@@ -45,7 +45,8 @@ class PocketModelSpec(Model):
     vocab_size: int = Field(ge=300, le=8192)
     """At least the 256 bytes and the markers; the rest is learned merges."""
     context: int = Field(ge=64, le=1024)
-    num_steps: int = Field(ge=1)
+    num_steps: int | None = Field(ge=1)
+    """None is one pass over the corpus: then everybody is met exactly as often as the world plans."""
     tokens_per_step: int = Field(ge=64)
     learning_rate: float = Field(gt=0)
     num_threads: int = Field(ge=1, le=64)
