@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.errors import SpecError, unknown_name
-from harness.spec import PocketBase, PocketData, PocketItems, TrialBase, TrialSpec, WorldSpec
+from harness.spec import PocketBase, PocketData, PocketItems, PocketText, TrialBase, TrialSpec, WorldSpec
 
 PREFIX = "world."
 
@@ -45,8 +45,10 @@ def applied(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:
     everywhere: dict[str, Any] = {"evals.tasks": [json.loads(task.model_dump_json()) for task in tasks]}
     if isinstance(spec.base, PocketBase):
         everywhere["base.world"] = world
-    if isinstance(spec.data.source, PocketData):
+    if isinstance(spec.data.source, PocketData | PocketText):
         everywhere["data.source.world"] = world
+    if isinstance(spec.data.replay_source, PocketData | PocketText):
+        everywhere["data.replay_source.world"] = world
     return spec.replace(everywhere)
 
 
@@ -71,8 +73,10 @@ def check(spec: TrialSpec) -> None:
 def _worlds(spec: TrialSpec) -> Iterator[tuple[str, WorldSpec]]:
     if isinstance(spec.base, PocketBase):
         yield "base.world", spec.base.world
-    if isinstance(spec.data.source, PocketData):
+    if isinstance(spec.data.source, PocketData | PocketText):
         yield "data.source.world", spec.data.source.world
+    if isinstance(spec.data.replay_source, PocketData | PocketText):
+        yield "data.replay_source.world", spec.data.replay_source.world
     for task in spec.evals.tasks:
         if isinstance(task.source, PocketItems):
             yield f"evals.tasks {task.key} source.world", task.source.world
