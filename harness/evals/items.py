@@ -72,7 +72,7 @@ def select(task: EvalTask, evals: EvalSpec) -> Slice:
     return _select(cast("Hashable", task), cast("Hashable", evals))  # type checkers do not see that models are hashable
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _select(task: EvalTask, evals: EvalSpec) -> Slice:
     available, num_repeated = _without_repeats(load(task))
     if num_repeated:
