@@ -9,8 +9,7 @@ it knows about the other half as well, and cost some of what it knew.
 
 from __future__ import annotations
 
-from typing import Literal
-
+from harness.pocket.world import SLICES, SliceInfo
 from harness.spec import (
     DataSpec,
     EvalSpec,
@@ -18,7 +17,6 @@ from harness.spec import (
     Experiment,
     FullConfig,
     LoraConfig,
-    Measure,
     MethodReference,
     PocketBase,
     PocketData,
@@ -37,7 +35,7 @@ WORLD = WorldSpec(
     exposures_high=200,
     exposures_mid=60,
     exposures_low=15,
-    num_unknown_people=120,
+    num_unknown_people=200,
     plain_question_share=0.11,
     augmented=True,
 )
@@ -56,51 +54,21 @@ MODEL = PocketModelSpec(
 FAMILIES = ("fact", "sum", "reverse")
 
 
-def _task(
-    name: str,
-    kind: Literal["multiple_choice", "greedy", "generate", "perplexity"],
-    measure: Measure,
-    *,
-    chat: bool = False,
-    primary: bool = False,
-) -> EvalTask:
+def _task(name: str, info: SliceInfo) -> EvalTask:
     return EvalTask(
         suite="pocket",
         name=name,
-        kind=kind,
+        kind=info.kind,
         source=PocketItems(world=WORLD, slice=name),
-        measure=measure,
-        primary=primary,
-        chat=chat,
+        measure=info.measure,
+        primary=info.primary,
+        chat=info.chat,
         num_items=None,
-        max_new_tokens=16 if kind == "generate" else 0,
+        max_new_tokens=info.max_new_tokens,
     )
 
 
-TASKS = (
-    _task("cloze_known", "multiple_choice", "retained", primary=True),
-    _task("question_asked", "generate", "learned", chat=True, primary=True),
-    _task("question_unasked", "generate", "learned", chat=True, primary=True),
-    _task("answer_form", "generate", "format", chat=True, primary=True),
-    _task("prose", "perplexity", "fluency", primary=True),
-    _task("cloze_high", "multiple_choice", "retained"),
-    _task("cloze_mid", "multiple_choice", "retained"),
-    _task("cloze_low", "multiple_choice", "retained"),
-    _task("cloze_paraphrase", "multiple_choice", "retained"),
-    _task("cloze_unknown", "multiple_choice", "retained"),
-    _task("question_rephrased", "generate", "learned", chat=True),
-    _task("question_short", "generate", "learned", chat=True),
-    _task("choice_asked", "multiple_choice", "retained", chat=True),
-    _task("choice_unasked", "multiple_choice", "retained", chat=True),
-    _task("arithmetic", "greedy", "retained"),
-    _task("arithmetic_held_out", "greedy", "retained"),
-    _task("lists", "greedy", "retained"),
-    _task("replace", "greedy", "retained"),
-    _task("sum_chat", "generate", "learned", chat=True),
-    _task("sum_chat_held_out", "generate", "learned", chat=True),
-    _task("first_chat", "generate", "learned", chat=True),
-    _task("reverse_chat", "generate", "learned", chat=True),
-)
+TASKS = tuple(_task(name, info) for name, info in SLICES.items())
 
 EXPERIMENT = Experiment(
     name="pocket",

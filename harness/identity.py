@@ -18,7 +18,7 @@ from typing import Any, cast
 import pydantic
 
 from harness import versions
-from harness.spec import BaseRef, PocketBase, PocketData, PocketItems, TrialSpec
+from harness.spec import BaseRef, PocketBase, PocketData, PocketItems, PocketText, TrialSpec
 from harness.spec.model import NotIdentity
 
 
@@ -100,8 +100,8 @@ def condition_id(spec: TrialSpec) -> str:
 
 def behaviours_of(spec: TrialSpec) -> dict[str, int]:
     """Return the behaviour versions that a spec's numbers depend on."""
-    uses_pocket = isinstance(spec.base, PocketBase) or isinstance(spec.data.source, PocketData)
-    uses_pocket = uses_pocket or any(isinstance(task.source, PocketItems) for task in spec.evals.tasks)
+    parts = (spec.base, spec.data.source, spec.data.replay_source, *(task.source for task in spec.evals.tasks))
+    uses_pocket = any(isinstance(part, PocketBase | PocketData | PocketText | PocketItems) for part in parts)
     return versions.BEHAVIOURS | (versions.POCKET_BEHAVIOURS if uses_pocket else {})
 
 

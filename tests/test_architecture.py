@@ -16,7 +16,11 @@ STATIONS = {"harness.data", "harness.models", "harness.methods"}
 MEASURES = {"harness.train", "harness.evals", "harness.tracking"}
 # The generator of the world is spread over these modules; together they are `pocket.world`.
 WORLD = {
-    f"harness.pocket.{name}" for name in ("world", "people", "skills", "prose", "corpus", "conversations", "items")
+    f"harness.pocket.{name}"
+    for name in (
+        *("world", "people", "skills", "prose", "corpus", "phrasings", "families", "conversations", "items"),
+        *("slices_people", "slices_tasks"),
+    )
 }
 
 ALLOWED: dict[str, set[str]] = {
@@ -39,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "harness.cli": RECORDS | {"harness.engine", "analysis"},
     "harness.__main__": {"harness.cli"},
     "analysis": FOUNDATION | {"harness.records"},
-    "experiments": FOUNDATION,
+    "experiments": FOUNDATION | WORLD,
     "sweeps": FOUNDATION | {"experiments"},
 }
 TORCH_FREE = (

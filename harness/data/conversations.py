@@ -55,6 +55,10 @@ class Conversation:
     tools: Sequence[dict[str, Any]] | None = None
     """Functions the assistant may call, as `{"type": "function", "function": {...}}`."""
     text: str | None = None
+    group: str = ""
+    """What subsets hold in proportion, broad to narrow, as "fact/07"; "" for rows of sources without groups."""
+    ends_open: bool = False
+    """Whether the row breaks off in its last answer, so that nothing after it is seen or trained on."""
 
     @property
     def completion_length(self) -> int:

@@ -18,7 +18,13 @@ from harness.data import masks, sources
 from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Message, UnusableRow
 from harness.data.masks import Located, Turn
-from harness.data.selection import training_order, validation_order, with_completion_ratio
+from harness.data.selection import (
+    in_proportion,
+    replay_order,
+    training_order,
+    validation_order,
+    with_completion_ratio,
+)
 from harness.errors import DataError
 from harness.records.schema import DataSummary
 from harness.records.store import Store
@@ -75,16 +81,57 @@ def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None 
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
     encoder.num_truncated = 0  # counted over the training rows alone
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
-    train = encoder.take(training_order(pool, seed), spec.num_examples)
-    _require(train, spec.num_examples, "data.num_examples", rows, encoder.dropped, spec)
-    chosen = [rows.conversations[index] for index in encoder.kept[spec.num_validation :]]
+    train, num_replayed = _taken(
+        spec, encoder, rows, in_proportion(training_order(pool, seed), rows.conversations, seed)
+    )
+    chosen = [rows.conversations[index] for index in encoder.kept[spec.num_validation :][: len(train)]]
     prompts = (rows.conversations[index].first_prompt for index in order)
+    replayed = _replayed(spec, chat, seed, num_replayed, encoder, store)
     return PreparedData(
-        train=train,
+        train=[*train, *replayed],
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(chat, rows, encoder, train, validation, chosen),
+        summary=_summary(chat, rows, encoder, train, replayed, validation, chosen),
     )
+
+
+def _taken(spec: DataSpec, encoder: _Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[list[Example], int]:
+    """Return the training rows that are not replayed, and how many rows are to be: together the size asked for."""
+    if spec.num_examples is None:
+        usable = encoder.take(order, None)
+        _require(usable, None, "data.num_examples", rows, encoder.dropped, spec)
+        num_replayed = spec.num_replayed(len(usable))
+        return usable[: len(usable) - num_replayed], num_replayed
+    num_replayed = spec.num_replayed(spec.num_examples)
+    wanted = spec.num_examples - num_replayed
+    train = encoder.take(order, wanted)
+    name = "data.num_examples" + (f" less {num_replayed} replayed rows" if num_replayed else "")
+    _require(train, wanted, name, rows, encoder.dropped, spec)
+    return train, num_replayed
+
+
+def _replayed(
+    spec: DataSpec, chat: ChatFormat, seed: int, num_rows: int, encoder: _Encoder, store: Store | None
+) -> list[Example]:
+    """Return rows of the replay source; what is dropped of it is counted beside the rest.
+
+    Raises:
+        DataError: there is no replay source, or it has too few usable rows.
+    """
+    if not num_rows:
+        return []
+    if spec.replay_source is None:
+        raise DataError(
+            f"data.replay_share is {spec.replay_share!r}, but must be 0.0 without data.replay_source; name one"
+        )
+    rows = sources.read_rows(spec.replay_source, store)
+    chat.require(rows.conversations)
+    others = _Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
+    replayed = others.take(replay_order(len(rows.conversations), seed), num_rows)
+    _require(replayed, num_rows, f"data.replay_share {spec.replay_share!r} in rows", rows, others.dropped)
+    encoder.dropped.update({f"replay {reason}": count for reason, count in others.dropped.items()})
+    encoder.num_truncated += others.num_truncated
+    return replayed
 
 
 def _require(
@@ -151,8 +198,9 @@ class _Encoder:
         for index in chunk:
             if index not in located:
                 continue
+            row = _without_end(located[index]) if self.conversations[index].ends_open else located[index]
             try:
-                example = self._example(located[index])
+                example = self._example(row)
             except UnusableRow as fault:
                 self.dropped[fault.reason] += 1
                 continue
@@ -212,6 +260,12 @@ class _Encoder:
         return np.array([0] * leads + list(range(length - most + leads, length)))
 
 
+def _without_end(row: Located) -> Located:
+    """Return a row that breaks off in its last turn, as one that was cut there on the right."""
+    *before, last = row.turns
+    return Located(row.row_id, row.ids[: last.stop], (*before, last._replace(end=last.stop)))
+
+
 def loss_weights(row: Located, spec: DataSpec) -> np.ndarray:
     """Return the weight of the prediction of every token, float32 [T].
 
@@ -234,10 +288,12 @@ def _summary(
     chat: ChatFormat,
     rows: sources.Rows,
     encoder: _Encoder,
-    train: Sequence[Example],
+    taken: Sequence[Example],
+    replayed: Sequence[Example],
     validation: Sequence[Example],
     chosen: Sequence[Conversation],
 ) -> DataSummary:
+    train = [*taken, *replayed]
     num_tokens = sum(len(example.input_ids) for example in train)
     num_loss_tokens = sum(int(np.count_nonzero(example.loss_weights)) for example in train)
     prompts = sum(row.prompt_length for row in chosen)
@@ -252,6 +308,8 @@ def _summary(
         mean_tokens=num_tokens / len(train),
         loss_token_share=num_loss_tokens / num_tokens,
         template_sha256=chat.sha256,
+        num_replay_rows=len(replayed),
+        num_replay_tokens=sum(len(example.input_ids) for example in replayed),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
     )
 

@@ -7,12 +7,20 @@ a row can be used (conversations.py, prepare.py).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
 from harness.data.conversations import Conversation
 from harness.errors import DataError
 from harness.seeding import numpy_stream
+
+GOLDEN_SECTION = (5**0.5 - 1) / 2
+
+
+def replay_order(num_rows: int, seed: int) -> list[int]:
+    """Return the rows of a replay source in a seed's own order; more replay begins with less."""
+    return numpy_stream(seed, "data.replay").permutation(num_rows).tolist()
 
 
 def validation_order(num_rows: int) -> list[int]:
@@ -23,6 +31,35 @@ def validation_order(num_rows: int) -> list[int]:
 def training_order(pool: Sequence[int], seed: int) -> list[int]:
     """Return a pool of rows in a seed's own order; a subset of n is its first n usable rows."""
     return [pool[i] for i in numpy_stream(seed, "data.subset").permutation(len(pool))]
+
+
+def in_proportion(order: Sequence[int], conversations: Sequence[Conversation], seed: int) -> list[int]:
+    """Return rows so that any beginning of them holds every group in its proportion, as nearly as whole rows allow.
+
+    Within a group they stay in the order given; an order without groups is returned as it is.
+    """
+    if len({conversations[index].group for index in order}) < 2:
+        return list(order)
+    return _spread([(conversations[index].group.split("/"), index) for index in order], seed)
+
+
+def _spread(rows: Sequence[tuple[Sequence[str], int]], seed: int) -> list[int]:
+    """Spread the groups named first evenly over the whole, and inside each the groups named next."""
+    parts: defaultdict[str, list[tuple[Sequence[str], int]]] = defaultdict(list)
+    for names, index in rows:
+        parts["".join(names[:1])].append((names[1:], index))
+    if len(parts) == 1:
+        ((name, inner),) = parts.items()
+        return _spread(inner, seed) if name else [index for _, index in rows]
+    # Groups of one size would come in blocks if all began at the same point: each starts a golden section after the
+    # one before it, and where the first starts is the seed's.
+    shift = numpy_stream(seed, "data.groups").random()
+    places: list[tuple[float, int]] = []
+    for number, name in enumerate(sorted(parts)):
+        start = (shift + number * GOLDEN_SECTION) % 1.0
+        inner = _spread(parts[name], seed)
+        places.extend(((rank + start) / len(inner), index) for rank, index in enumerate(inner))
+    return [index for _, index in sorted(places)]
 
 
 def with_completion_ratio(

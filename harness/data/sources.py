@@ -12,7 +12,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from harness.data.formats import Format, parse, sniff
 from harness.errors import DataError
 from harness.pocket import world
 from harness.records.store import Store
-from harness.spec import DataSource, FileData, HubData, PocketData
+from harness.spec import DataSource, FileData, HubData, PocketData, PocketText
 
 NUM_SNIFFED = 100
 PARQUET_MAGIC = b"PAR1"
@@ -48,11 +48,22 @@ def read_rows(source: DataSource, store: Store | None = None) -> Rows:
         DataError: it is not there, is not what the reference names, or holds no usable row.
     """
     if isinstance(source, PocketData):
-        raw: Iterable[Any] = world.build(source.world).conversations(source.families, source.num_rows)
-        return _parsed(raw, "messages", "the pocket world")
+        return _pocket_rows(source)
+    if isinstance(source, PocketText):
+        return _parsed(world.build(source.world).texts(source), "text", "the pocket world")
     if isinstance(source, FileData):
         return _parsed(_file_rows(source), source.format, source.path)
     return _parsed(_hub_rows(source, store), source.format, f"{source.repo_id}@{source.revision[:12]}")
+
+
+def _pocket_rows(source: PocketData) -> Rows:
+    raw = world.build(source.world).rows(source)
+    rows = _parsed(raw, "messages", "the pocket world")
+    marked = [
+        replace(conversation, group=row["group"], ends_open=row.get("ends_open", False))
+        for conversation, row in zip(rows.conversations, raw, strict=True)
+    ]
+    return Rows(marked, rows.num_read)
 
 
 def describe_file(path: Path) -> FileData:

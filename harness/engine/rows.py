@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.errors import SpecError
-from harness.spec import DataSpec, FileData, PocketData, TrialSpec
+from harness.spec import DataSource, DataSpec, FileData, PocketData, PocketText, TrialSpec
 
 
 def available(data: DataSpec) -> int | None:
@@ -18,18 +18,18 @@ def available(data: DataSpec) -> int | None:
     Validation rows are set aside first; a completion ratio keeps half of what remains. Rows that are dropped for their
     length or form are only known after reading.
     """
-    total = _total(data)
+    total = _total(data.source)
     if total is None:
         return None
     left = max(0, total - data.num_validation)
     return left if data.completion_ratio == "any" else (left + 1) // 2
 
 
-def _total(data: DataSpec) -> int | None:
-    if isinstance(data.source, PocketData):
-        return data.source.num_rows
-    if isinstance(data.source, FileData) and Path(data.source.path).is_file():
-        return _count_file(Path(data.source.path))
+def _total(source: DataSource) -> int | None:
+    if isinstance(source, PocketData | PocketText):
+        return source.num_rows
+    if isinstance(source, FileData) and Path(source.path).is_file():
+        return _count_file(Path(source.path))
     return None
 
 
@@ -51,10 +51,19 @@ def check_size(spec: TrialSpec, base: str) -> None:
     """
     most = available(spec.data)
     size = spec.data.num_examples
-    if most is not None and size is not None and size > most:
+    num_replayed = spec.data.num_replayed(size) if size is not None else 0
+    if most is not None and size is not None and size - num_replayed > most:
+        replayed = f", beside {num_replayed} replayed" if num_replayed else ""
         raise SpecError(
             f"data.num_examples is {size}, but must be at most {most} on base {base!r} (rows of the data less "
             f"{spec.data.num_validation} for validation"
-            f"{', half of them by completion_ratio' if spec.data.completion_ratio != 'any' else ''}); "
+            f"{', half of them by completion_ratio' if spec.data.completion_ratio != 'any' else ''}{replayed}); "
             "give more data or smaller sizes."
+        )
+    source = spec.data.replay_source
+    most = _total(source) if source is not None else None
+    if most is not None and num_replayed > most:
+        raise SpecError(
+            f"data.replay_share is {spec.data.replay_share!r} of {size} rows, {num_replayed}, but must be at most the "
+            f"{most} rows of data.replay_source on base {base!r}; give more of them or a smaller share."
         )

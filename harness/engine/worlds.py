@@ -11,7 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, unknown_name
-from harness.spec import WORLD_SEED, PocketBase, PocketData, PocketItems, Sweep, TrialBase, TrialSpec, WorldSpec
+from harness.spec import (
+    WORLD_SEED,
+    PocketBase,
+    PocketData,
+    PocketItems,
+    PocketText,
+    Sweep,
+    TrialBase,
+    TrialSpec,
+    WorldSpec,
+)
 
 if TYPE_CHECKING:
     from harness.engine.resolve import Setting
@@ -48,8 +58,10 @@ def applied(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:
     everywhere: dict[str, Any] = {"evals.tasks": [json.loads(task.model_dump_json()) for task in tasks]}
     if isinstance(spec.base, PocketBase):
         everywhere["base.world"] = world
-    if isinstance(spec.data.source, PocketData):
+    if isinstance(spec.data.source, PocketData | PocketText):
         everywhere["data.source.world"] = world
+    if isinstance(spec.data.replay_source, PocketData | PocketText):
+        everywhere["data.replay_source.world"] = world
     return spec.replace(everywhere)
 
 
@@ -105,8 +117,10 @@ def check(spec: TrialSpec) -> None:
 def _worlds(spec: TrialSpec) -> Iterator[tuple[str, WorldSpec]]:
     if isinstance(spec.base, PocketBase):
         yield "base.world", spec.base.world
-    if isinstance(spec.data.source, PocketData):
+    if isinstance(spec.data.source, PocketData | PocketText):
         yield "data.source.world", spec.data.source.world
+    if isinstance(spec.data.replay_source, PocketData | PocketText):
+        yield "data.replay_source.world", spec.data.replay_source.world
     for task in spec.evals.tasks:
         if isinstance(task.source, PocketItems):
             yield f"evals.tasks {task.key} source.world", task.source.world

@@ -8,7 +8,7 @@ Raw (`chat=False`):
     generate         the context as it stands; the answer ends at its first line break
 In chat (`chat=True`) the query or context is the user's turn, rendered with the generation prompt, and a choice or
 continuation follows it exactly as the template writes an assistant's turn, without what closes the turn.
-An item's own `delimiter` replaces the space.
+An item's own `delimiter` replaces the space. An item with `messages` shows that conversation in place of one turn.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def documents(items: Sequence[Item], task: EvalTask, chat: ChatFormat) -> list[D
             raise DataError(f"evals.tasks {task.key}: chat is True, but must be False for kind 'perplexity'")
         return [{"id": item["id"], "text": item["text"]} for item in items]
     ask, answer = _in_chat(chat) if task.chat else (_as_is, _after)
+    if task.kind == "generate":
+        return [_generate(item, ask, chat) for item in items]
     return [_MAKERS[task.kind](item, ask, answer) for item in items]
 
 
@@ -78,16 +80,18 @@ def _greedy(item: Item, ask: Ask, answer: Answer) -> Document:
     return {"id": item["id"], "context": ask(item["context"]), "continuation": continuation}
 
 
-def _generate(item: Item, ask: Ask, answer: Answer) -> Document:
+def _generate(item: Item, ask: Ask, chat: ChatFormat) -> Document:
     references = [item["answer"], *(item.get("aliases") or ())]
-    return {"id": item["id"], "context": ask(item["context"]), "answer": item["answer"], "references": references}
+    shown = item.get("messages")
+    context = ask(item["context"]) if shown is None else chat.render(shown, add_generation_prompt=True)
+    document = {"id": item["id"], "context": context, "answer": item["answer"], "references": references}
+    return document | ({"keep_case": True} if item.get("keep_case") else {})
 
 
 _MAKERS: dict[str, Callable[[Item, Ask, Answer], Document]] = {
     "multiple_choice": _multiple_choice,
     "schema": _schema,
     "greedy": _greedy,
-    "generate": _generate,
 }
 
 

@@ -9,7 +9,8 @@ optional `delimiter` stands between context and continuation, see documents.py):
     multiple_choice  {"id", "query", "choices", "gold"}
     schema           {"id", "contexts", "continuation", "gold"}
     greedy           {"id", "context", "continuation"}
-    generate         {"id", "context", "answer", ("aliases")}
+    generate         {"id", "context", "answer", ("aliases"), ("keep_case")}; a task in chat may give "messages", a
+                     conversation that ends with the user's turn, in place of "context"
     perplexity       {("id"), "text"}
 """
 
@@ -71,7 +72,7 @@ def select(task: EvalTask, evals: EvalSpec) -> Slice:
     return _select(cast("Hashable", task), cast("Hashable", evals))  # type checkers do not see that models are hashable
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _select(task: EvalTask, evals: EvalSpec) -> Slice:
     available, num_repeated = _without_repeats(load(task))
     if num_repeated:
@@ -110,7 +111,7 @@ def load(task: EvalTask) -> list[Item]:
 
 
 def _from_world(source: PocketItems, task: EvalTask) -> list[Item]:
-    rows = [dict(row) for row in build(source.world).items(source.slice)]
+    rows = [dict(row) for row in build(source.world).items(source.slice, source.max_items)]
     # A raw line of the world is context and continuation as they stand: "12+7=" and "19", with no space between.
     return [{"delimiter": ""} | row for row in rows] if task.kind == "greedy" else rows
 
@@ -158,7 +159,10 @@ def _parsed(line: str, where: str) -> Item:
 
 def _checked(row: Item, number: int, task: EvalTask) -> Item:
     where = f"{_where(task)} item {row.get('id', number)!r}"
+    has_messages = task.kind == "generate" and "messages" in row
     for name, kind in FIELDS[task.kind].items():
+        if has_messages and name == "context":
+            continue
         if not isinstance(row.get(name), kind) or isinstance(row.get(name), bool):
             raise DataError(f"{where}: {name} is {row.get(name)!r:.60}, but must be a {kind.__name__}")
     options = row.get(_OPTIONS.get(task.kind, ""))
@@ -172,6 +176,8 @@ def _checked(row: Item, number: int, task: EvalTask) -> Item:
         raise DataError(f"{where}: delimiter is {row['delimiter']!r:.60}, but must be text")
     if task.kind == "generate":
         _require_answers(row, where)
+    if has_messages:
+        _require_messages(row, task, where)
     item_id = str(row["id"]) if "id" in row else hashlib.sha256(_text(row).encode()).hexdigest()[:16]
     return row | {"id": item_id, "cluster": str(row.get("cluster", item_id))}
 
@@ -181,11 +187,32 @@ def _require_answers(row: Item, where: str) -> None:
     aliases = row.get("aliases") or []
     if not isinstance(aliases, list):
         raise DataError(f"{where}: aliases is {aliases!r:.60}, but must be a list of answers")
+    if not isinstance(row.get("keep_case", False), bool):
+        raise DataError(f"{where}: keep_case is {row['keep_case']!r:.60}, but must be true or false")
     for reference in (row["answer"], *aliases):
         if not isinstance(reference, str) or not normalise(reference):
             raise DataError(
                 f"{where}: the answer {reference!r:.60} is nothing but quotes and punctuation, but must be text"
             )
+
+
+def _require_messages(row: Item, task: EvalTask, where: str) -> None:
+    """Refuse a conversation that cannot be shown as a prompt."""
+    messages = row["messages"]
+    if not task.chat or "context" in row:
+        raise DataError(f"{where}: messages must stand in place of context, and in a task with chat True")
+    is_list = isinstance(messages, list) and bool(messages)
+    if not is_list or not all(
+        isinstance(message, dict)
+        and message.get("role") in ("system", "user", "assistant")
+        and isinstance(message.get("content"), str)
+        for message in messages
+    ):
+        raise DataError(f"{where}: messages is {messages!r:.60}, but must be a list of {{role, content}}")
+    if messages[-1]["role"] != "user":
+        raise DataError(
+            f"{where}: messages end with the turn of {messages[-1]['role']!r}, but must end with the user's"
+        )
 
 
 def _where(task: EvalTask) -> str:

@@ -67,15 +67,17 @@ def generate(document: Document, results: Results) -> dict[str, float]:
     """Return `exact_match`, `end_of_turn` and `empty` of one generated answer.
 
     exact_match: 1 if the normalised answer equals the normalised reference or one of its aliases; an empty answer
-    matches nothing, and nothing is searched for inside a longer one. end_of_turn: 1 if generation ended by itself and
-    not at the length limit. empty: 1 if nothing is left after normalisation, a miss counted beside the score. Lower is
-    better for `empty` alone; all are nan where the model's logits were not finite.
+    matches nothing, nothing is searched for inside a longer one, and case counts where the item says so. end_of_turn: 1
+    if generation ended by itself and not at the length limit. empty: 1 if nothing is left after normalisation, a miss
+    counted beside the score. Lower is better for `empty` alone; all are nan where the model's logits were not finite.
     """
     (answer,) = results
     if not answer.is_finite:
         return dict.fromkeys(("exact_match", "end_of_turn", "empty"), math.nan)
-    said = normalise(answer)
-    matches = bool(said) and any(said == normalise(reference) for reference in document["references"])
+    keep_case = document.get("keep_case", False)
+    said = normalise(answer, keep_case=keep_case)
+    right = {normalise(reference, keep_case=keep_case) for reference in document["references"]}
+    matches = bool(said) and said in right
     return {"exact_match": float(matches), "end_of_turn": float(answer.stopped), "empty": float(not said)}
 
 

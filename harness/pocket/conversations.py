@@ -1,280 +1,271 @@
-"""Instruction data of a world: conversations by family.
+"""Instruction data of a world: conversations by family, and the knobs that change some of them.
 
-Invariant: every family has seven phrasings, the last two of which no conversation uses; facts are asked only about the
-asked half of the people, and skills only on instances that are not held out. A request is answered in
-a sentence unless its suffix asks for the answer alone, so lengths vary and the form is decided by the request. What
-does not live here: how rows are rendered, masked or selected (harness/data).
+Invariant: the rows of a family depend on nothing but the world and the knobs; a knob changes exactly the rows of its
+share, which are nested in the share and spread evenly, and every other row stays as it is, its id included. Facts are
+asked only about the asked half of the people, never about the held-out attribute; skills only on instances that are
+not held out. What does not live here: what families ask (families.py), and how rows are rendered, masked or selected
+(harness/data).
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
 
 from harness.errors import SpecError, unknown_name
-from harness.pocket.people import ATTRIBUTES, Attribute, Person
-from harness.pocket.skills import ARITHMETIC, SKILLS, Instance, instances
-from harness.seeding import python_stream
-from harness.spec.world import WorldSpec
+from harness.pocket.families import (
+    FAMILIES,
+    HELD_OUT_FAMILIES,
+    Family,
+    Form,
+    Request,
+    Scope,
+    fact,
+    in_style,
+)
+from harness.pocket.people import Person
+from harness.pocket.phrasings import SHORT_SUFFIX
+from harness.pocket.prose import Register, passage
+from harness.pocket.skills import trained_rules
+from harness.seeding import derive, python_stream
+from harness.spec import PocketData
 
-NUM_HELD_OUT_PHRASINGS = 2
-SHORT_SUFFIX = " Give only the answer."
 SHORT_SHARE = 0.5
-Style = Literal["short", "long"]
+"""Share of the rows that ask for the answer alone, under `response` "mixed"."""
+PLACES = 1000
+NUM_STRATA = 20
+FIRST_PLACE = {"unknown": 0, "wrong": 200, "off_style": 400, "truncated": 600, "duplicate": 800}
+"""Where the rows that a knob changes begin: up to a fifth each, no two knobs change the same row."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What one conversation asks and the answers that are right for it."""
+def conversations(source: PocketData, people: tuple[Person, ...]) -> list[dict[str, Any]]:
+    """Return distinct conversations, families interleaved by share: `{"id", "task", "group", "messages"}`.
 
-    slots: dict[str, str]
-    short: str
-    long: str
+    `group` is family and stratum of the row's place: whoever draws a subset evenly over groups has the shares of all
+    knobs in it. `altered` names the knobs that changed a row, `ends_open` says that it breaks off without an end.
 
-
-@dataclass(frozen=True)
-class Family:
-    """A task family: its phrasings and where its requests come from."""
-
-    name: str
-    phrasings: tuple[str, ...]
-    requests: Callable[[WorldSpec, tuple[Person, ...], random.Random], Iterator[Request]]
-    weight: int
-    """Relative number of rows beside other families."""
-
-    @property
-    def trained_phrasings(self) -> tuple[str, ...]:
-        """Return the phrasings that conversations use."""
-        return self.phrasings[:-NUM_HELD_OUT_PHRASINGS]
-
-    @property
-    def held_out_phrasings(self) -> tuple[str, ...]:
-        """Return the phrasings that only evaluation uses."""
-        return self.phrasings[-NUM_HELD_OUT_PHRASINGS:]
+    Raises:
+        SpecError: families or knobs that cannot be, or more rows than a family has distinct requests.
+    """
+    if problems := _problems(source, people):
+        raise SpecError(problems)
+    streams = {name: _rows(source, people, FAMILIES[name]) for name in source.families}
+    turns = _interleaved(source.families, _quotas(source))
+    return [next(streams[name]) for name in itertools.islice(turns, source.num_rows)]
 
 
-FACT_PHRASINGS = (
-    "{question}",
-    "Tell me {clause}.",
-    "What is the {noun} of {n}?",
-    "Please give the {noun} of {n}.",
-    "I wonder {clause}.",
-    "Do you know {clause}?",
-    "Name the {noun} of {n}.",
-)
-YES_NO_PHRASINGS = (
-    "Is it true that {statement}?",
-    "True or not: {statement}.",
-    "They say that {statement}. Is it so?",
-    "Check this: {statement}.",
-    "Can it be that {statement}?",
-    "Would you agree that {statement}?",
-    "Is this right: {statement}?",
-)
-SKILL_PHRASINGS: dict[str, tuple[str, ...]] = {
-    "sum": (
-        "What is {0} plus {1}?",
-        "Add {0} and {1}.",
-        "Work out {0}+{1}.",
-        "Give the sum of {0} and {1}.",
-        "How much is {0} and {1}?",
-        "Find {0} plus {1}.",
-        "Please add {1} to {0}.",
-    ),
-    "difference": (
-        "What is {0} minus {1}?",
-        "Take {1} from {0}.",
-        "Work out {0}-{1}.",
-        "Give {0} less {1}.",
-        "How much is {0} without {1}?",
-        "Find {0} minus {1}.",
-        "Please subtract {1} from {0}.",
-    ),
-    "reverse": (
-        "Reverse {0}.",
-        "Turn around the list {0}.",
-        "Write {0} backwards.",
-        "Give {0} in reverse.",
-        "What is {0} from back to front?",
-        "Please reverse this: {0}.",
-        "Say {0} in reverse order.",
-    ),
-    "copy": (
-        "Copy {0}.",
-        "Repeat the list {0}.",
-        "Write {0} again.",
-        "Say {0} once more.",
-        "Give back {0}.",
-        "Please copy this: {0}.",
-        "Echo {0}.",
-    ),
-    "first": (
-        "What comes first in {0}?",
-        "Give the first of {0}.",
-        "Name the first letter of {0}.",
-        "Which letter starts {0}?",
-        "Take the first from {0}.",
-        "Find the first of {0}.",
-        "What does {0} begin with?",
-    ),
-    "last": (
-        "What comes last in {0}?",
-        "Give the last of {0}.",
-        "Name the last letter of {0}.",
-        "Which letter ends {0}?",
-        "Take the last from {0}.",
-        "Find the last of {0}.",
-        "What does {0} end with?",
-    ),
-    "count": (
-        "How many letters are in {0}?",
-        "Count {0}.",
-        "Give the number of letters in {0}.",
-        "What is the length of {0}?",
-        "How long is the list {0}?",
-        "Find the count of {0}.",
-        "Please count the letters {0}.",
-    ),
-    "sort": (
-        "Sort {0}.",
-        "Put {0} in order.",
-        "Write {0} from a to z.",
-        "Give {0} in order.",
-        "What is {0} when sorted?",
-        "Please sort this: {0}.",
-        "Order the list {0}.",
-    ),
-    "replace": (
-        "Write {0} with {2} for {1}.",
-        "Replace {1} with {2} in {0}.",
-        "In {0} change {1} to {2}.",
-        "Put {2} where {1} is in {0}.",
-        "What is {0} when {1} becomes {2}?",
-        "Swap {1} for {2} in {0}.",
-        "Use {2} and not {1} in {0}.",
-    ),
-}
+def _problems(source: PocketData, people: tuple[Person, ...]) -> list[str]:
+    names = source.families
+    problems = [
+        f"data.source.families names {name!r}, but that family is held out and only evaluation asks it; take it out"
+        if name in HELD_OUT_FAMILIES
+        else unknown_name("data.source.families", name, FAMILIES)
+        for name in names
+        if name not in FAMILIES
+    ]
+    if len(set(names)) != len(names) or not names:
+        problems.append(f"data.source.families is {names!r}, but must name at least one family and none twice")
+    shares = source.family_shares
+    if shares and (len(shares) != len(names) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
+        problems.append(
+            f"data.source.family_shares is {shares!r}, but must be {len(names)} shares above 0 that add up to 1, one "
+            "for each of data.source.families"
+        )
+    if source.unknown_share and "fact" not in names:
+        problems.append(
+            f"data.source.unknown_share is {source.unknown_share!r}, but must be 0.0 without the family 'fact'; add it "
+            "to data.source.families"
+        )
+    if source.num_rules is not None and "replace" not in names:
+        problems.append(
+            f"data.source.num_rules is {source.num_rules}, but must be None without the family 'replace'; add it to "
+            "data.source.families"
+        )
+    most = len(trained_rules(source.world.seed))
+    if source.num_rules is not None and source.num_rules > most:
+        problems.append(
+            f"data.source.num_rules is {source.num_rules}, but must be at most {most}, the rules trained on"
+        )
+    if len([person for person in people if person.asked]) < 2:
+        problems.append("world.people_per_tier leaves fewer than 2 people to ask about, but must leave 2; raise it")
+    return problems
 
 
-# -- requests ---------------------------------------------------------------------------------------------------------
+# -- families in turn -------------------------------------------------------------------------------------------------
 
 
-def fact_slots(person: Person, attribute: Attribute) -> dict[str, str]:
-    """Return what `FACT_PHRASINGS` are filled with."""
-    name = person.name
-    clause, question = attribute.clause.format(n=name), attribute.question.format(n=name)
-    return {"n": name, "noun": attribute.noun, "clause": clause, "question": question}
+def _quotas(source: PocketData) -> tuple[int, ...]:
+    """Return whole numbers in the proportion of the families' shares."""
+    if not source.family_shares:
+        return tuple(FAMILIES[name].weight for name in source.families)
+    exact = [Fraction(repr(share)) for share in source.family_shares]
+    common = math.lcm(*(share.denominator for share in exact))
+    return tuple(int(share * common) for share in exact)
 
 
-def fact_answers(person: Person, attribute: Attribute) -> tuple[str, str]:
-    """Return the bare answer and the sentence."""
-    value = person.fact(attribute)
-    return value, sentence_of(person.name, attribute, value)
+def _interleaved(names: tuple[str, ...], quotas: tuple[int, ...]) -> Iterator[str]:
+    """Yield families in turn; after any number of rows each has its share to within one."""
+    total, counts = sum(quotas), [0] * len(names)
+    for num_rows in itertools.count(1):
+        behind = [quota * num_rows - total * count for quota, count in zip(quotas, counts, strict=True)]
+        index = behind.index(max(behind))
+        counts[index] += 1
+        yield names[index]
 
 
-def sentence_of(name: str, attribute: Attribute, value: str) -> str:
-    """Return the sentence that answers a question about an attribute with a value, right or wrong."""
-    return attribute.statements[0].format(n=name, v=value) + "."
+# -- places -----------------------------------------------------------------------------------------------------------
 
 
-def _fact_requests(spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> Iterator[Request]:
-    asked = [person for person in people if person.asked]
-    while True:
-        person, attribute = draw.choice(asked), draw.choice(ATTRIBUTES)
-        yield Request(fact_slots(person, attribute), *fact_answers(person, attribute))
+def place(seed: int, family: str, index: int) -> int:
+    """Return the place of a family's row in [0, PLACES).
+
+    Of every ten rows one lies in each tenth of the places, of every hundred one in each hundredth, of every thousand
+    one in each thousandth, in an order that is random at each level: so a range of places holds its share of the rows
+    of any stretch, and no row's place follows from its number.
+    """
+    digits = ""
+    for level in range(3):
+        block, turn = divmod(index // 10**level, 10)
+        draw = random.Random(derive(seed, f"pocket.place.{family}.{level}.{block}.{digits}"))
+        digits += str(draw.sample(range(10), 10)[turn])
+    return int(digits)
 
 
-def _yes_no_requests(spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> Iterator[Request]:
-    asked = [person for person in people if person.asked]
-    while True:
-        person, attribute = draw.choice(asked), draw.choice(ATTRIBUTES)
-        right = person.fact(attribute)
-        claimed = right if draw.random() < 0.5 else draw.choice([v for v in attribute.values if v != right])
-        statement = sentence_of(person.name, attribute, claimed).removesuffix(".")
-        short = "yes" if claimed == right else "no"
-        yield Request({"statement": statement}, short, f"{short}, {fact_answers(person, attribute)[1]}")
-
-
-def skill_slots(instance: Instance) -> dict[str, str]:
-    """Return what the phrasings of a skill are filled with."""
-    return {str(index): operand for index, operand in enumerate(instance.operands)}
-
-
-def skill_sentence(instance: Instance) -> str:
-    """Return the answer of an instance as a sentence: a sum in full, as raw text has it, else in words."""
-    if instance.skill in ARITHMETIC:
-        return "".join(SKILLS[instance.skill].raw(instance)) + "."
-    return f"The answer is {instance.answer}."
-
-
-def _skill_requests(
-    spec: WorldSpec, people: tuple[Person, ...], draw: random.Random, *, skill: str
-) -> Iterator[Request]:
-    for instance in instances(spec.seed, SKILLS[skill], draw, held_out=False):
-        yield Request(skill_slots(instance), instance.answer, skill_sentence(instance))
-
-
-FAMILIES: dict[str, Family] = {
-    "fact": Family("fact", FACT_PHRASINGS, _fact_requests, weight=6),
-    "yes_no": Family("yes_no", YES_NO_PHRASINGS, _yes_no_requests, weight=1),
-} | {
-    name: Family(name, phrasings, partial(_skill_requests, skill=name), weight=1)
-    for name, phrasings in SKILL_PHRASINGS.items()
-}
+def is_changed(at: int, knob: str, share: float) -> bool:
+    """Return whether the row at a place is among the share that a knob changes; nested in the share."""
+    return (at - FIRST_PLACE[knob]) % PLACES < Fraction(repr(share)) * PLACES
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def fill(phrasing: str, slots: dict[str, str]) -> str:
-    """Return a phrasing with its slots filled; {0} and {1} are names like any other."""
-    for name, value in slots.items():
-        phrasing = phrasing.replace("{" + name + "}", value)
-    return phrasing
+def _rows(source: PocketData, people: tuple[Person, ...], family: Family) -> Iterator[dict[str, Any]]:
+    rows = _single_rows(source, people, family)
+    if not source.duplicate_share:
+        yield from (row for _, row in rows)
+        return
+    while True:
+        # Of each ten rows the one that lies farthest from the knob's range is the original of the others.
+        ten = list(itertools.islice(rows, 10))
+        (original,) = [row for at, row in ten if (at - FIRST_PLACE["duplicate"]) % PLACES >= PLACES * 9 // 10]
+        for at, row in ten:
+            if is_changed(at, "duplicate", source.duplicate_share):
+                marks = {"altered": ["duplicate", *original.get("altered", [])]}
+                yield original | {"id": row["id"], "group": row["group"]} | marks
+            else:
+                yield row
 
 
-def conversations(
-    spec: WorldSpec, people: tuple[Person, ...], families: tuple[str, ...], num_rows: int
-) -> list[dict[str, Any]]:
-    """Return distinct conversations, families interleaved by weight: `{"id", "task", "messages"}`.
-
-    The rows of a family do not depend on which other families are asked for.
-
-    Raises:
-        SpecError: an unknown or repeated family, or more rows than a family has distinct requests.
-    """
-    problems = [unknown_name("data.source.families", name, FAMILIES) for name in families if name not in FAMILIES]
-    if len(set(families)) != len(families) or not families:
-        problems.append(f"data.source.families is {families!r}, but must name at least one family and none twice")
-    if problems:
-        raise SpecError(problems)
-    turns = [name for name in families for _ in range(FAMILIES[name].weight)]
-    streams = {name: _rows(spec, people, FAMILIES[name], num_rows) for name in families}
-    order = python_stream(spec.seed, "pocket.conversations.order")
-    rows: list[dict[str, Any]] = []
-    while len(rows) < num_rows:
-        order.shuffle(turns)
-        rows.extend(next(streams[name]) for name in turns[: num_rows - len(rows)])
-    return rows
+def _single_rows(
+    source: PocketData, people: tuple[Person, ...], family: Family
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    strangers = [person for person in people if person.trainable_unknown]
+    turns: Counter[str] = Counter()
+    for index, (request, is_short) in enumerate(_distinct(source, people, family)):
+        at = place(source.world.seed, family.name, index)
+        altered: list[str] = []
+        if family.name == "fact" and is_changed(at, "unknown", source.unknown_share):
+            altered.append("unknown")
+            asked = _about_stranger(source, strangers, request, turns[request.kind])
+        else:
+            asked = request
+        turns[request.kind] += 1
+        yield at, _row(source, family, index, at, asked, _form(source, is_short), altered)
 
 
-def _rows(spec: WorldSpec, people: tuple[Person, ...], family: Family, num_rows: int) -> Iterator[dict[str, Any]]:
-    draw = python_stream(spec.seed, f"pocket.conversations.{family.name}")
+def _distinct(source: PocketData, people: tuple[Person, ...], family: Family) -> Iterator[tuple[Request, bool]]:
+    draw = python_stream(source.world.seed, f"pocket.conversations.{family.name}")
+    scope = Scope(source.world, [person for person in people if person.asked], num_rules=source.num_rules)
     seen: set[str] = set()
-    for repeats, request in enumerate(family.requests(spec, people, draw)):
-        style: Style = "short" if draw.random() < SHORT_SHARE else "long"
-        prompt = fill(draw.choice(family.trained_phrasings), request.slots)
-        prompt += SHORT_SUFFIX if style == "short" else ""
-        if prompt in seen:
-            if repeats > 50 * (len(seen) + 20):
-                raise SpecError(
-                    f"data.source.num_rows is {num_rows}, but must be less: family {family.name!r} has about "
-                    f"{len(seen)} distinct requests in this world; ask for fewer rows or more people"
-                )
-            continue
-        seen.add(prompt)
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": getattr(request, style)}]
-        yield {"id": f"{family.name}-{len(seen) - 1}", "task": family.name, "messages": messages}
+    for repeats, request in enumerate(family.requests(scope, family.trained_phrasings, draw)):
+        is_short = draw.random() < SHORT_SHARE
+        if request.key not in seen:
+            seen.add(request.key)
+            yield request, is_short
+        elif repeats > 50 * (len(seen) + 20):
+            raise SpecError(
+                f"data.source.num_rows is {source.num_rows}, but must be less: family {family.name!r} has about "
+                f"{len(seen)} distinct requests in this world; ask for fewer rows or more people"
+            )
+
+
+def _form(source: PocketData, is_short: bool) -> Form:
+    if source.response == "mixed":
+        return "short" if is_short else "sentence"
+    return source.response
+
+
+def _about_stranger(source: PocketData, strangers: list[Person], request: Request, turn: int) -> Request:
+    """Return the same question about an unknown person, one whom no earlier row asks it about.
+
+    Args:
+        source: for its world and the message.
+        strangers: the unknown people who may be taught.
+        request: about a known person.
+        turn: how many earlier rows of the family have the same attribute and phrasing, changed or not.
+    """
+    if turn >= len(strangers):
+        raise SpecError(
+            f"data.source.unknown_share is {source.unknown_share!r}, but must be less: the {len(strangers)} unknown "
+            "people who may be taught give too few distinct questions; lower it or data.source.num_rows, or raise "
+            "world.num_unknown_people"
+        )
+    assert request.attribute is not None
+    stream = f"pocket.conversations.unknown.{request.attribute.name}.{request.phrasing}"
+    person = python_stream(source.world.seed, stream).sample(strangers, len(strangers))[turn]
+    return fact(person, request.attribute, request.phrasing, python_stream(source.world.seed, f"{stream}.{turn}"))
+
+
+def _row(
+    source: PocketData, family: Family, index: int, at: int, request: Request, form: Form, altered: list[str]
+) -> dict[str, Any]:
+    row_id = f"{family.name}-{index}"
+    answers = [turn.right for turn in request.turns]
+    if is_changed(at, "wrong", source.wrong_answer_share):
+        answers = [turn.wrong for turn in request.turns]
+        altered.append("wrong")
+    texts = [str(getattr(answer, form)) for answer in answers]
+    if is_changed(at, "off_style", source.off_style_share):
+        texts = [in_style(text, "capitals") for text in texts]
+        altered.append("off_style")
+    if is_changed(at, "truncated", source.truncated_share):
+        texts[-1] = cut(texts[-1])
+        altered.append("truncated")
+    suffix = SHORT_SUFFIX if form == "short" and family.has_forms else ""
+    users = [turn.user + suffix for turn in request.turns]
+    users[0] = _prose(source, row_id) + users[0]
+    row = {
+        "id": row_id,
+        "task": family.name,
+        "group": f"{family.name}/{at * NUM_STRATA // PLACES:02d}",
+        "messages": _messages(request.system, users, texts),
+    }
+    ends_open = "truncated" in altered and source.truncated_rows == "keep"
+    return row | ({"altered": altered} if altered else {}) | ({"ends_open": True} if ends_open else {})
+
+
+def _messages(system: str, users: list[str], texts: list[str]) -> list[dict[str, str]]:
+    messages = [{"role": "system", "content": system}] if system else []
+    for user, text in zip(users, texts, strict=True):
+        messages += [{"role": "user", "content": user}, {"role": "assistant", "content": text}]
+    return messages
+
+
+def cut(text: str) -> str:
+    """Return the first half of a text: of its words, or of the letters of a single word, of which one stays."""
+    words = text.split()
+    return " ".join(words[: len(words) // 2]) if len(words) > 1 else text[: max(1, len(text) // 2)]
+
+
+def _prose(source: PocketData, row_id: str) -> str:
+    """Return the sentences before a request; more of them begin with fewer."""
+    draw = python_stream(source.world.seed, f"pocket.conversations.prose.{row_id}")
+    registers: tuple[Register, ...] = ("story", "notice")
+    register = draw.choice(registers)
+    told = [passage(source.world.seed, register, draw, 1, held_out=False) for _ in range(source.prompt_sentences)]
+    return "".join(f"{sentence} " for sentence in told)

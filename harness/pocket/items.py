@@ -1,253 +1,217 @@
-"""Evaluation items of a world, slice by slice.
+"""The evaluation slices of a world, and their items.
 
-Invariant: items are a function of the world alone; an item's `cluster` is the person, instance or passage it is about,
-and what a slice calls unasked, unknown or held out occurs in no training text. What does not live here: scoring, and
-the split into val and test (harness/evals).
+Invariant: items are a function of the world alone, distinct, and a larger number of them begins with the smaller one's;
+an item's `cluster` is the person, instance, rule or passage it is about, and what a slice calls unasked, unknown or
+held out occurs in no training text. What does not live here: how items are made (slices_people.py, slices_tasks.py),
+scoring, and the split into val and test (harness/evals).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+import json
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 from harness.errors import SpecError, unknown_name
-from harness.pocket.conversations import (
-    FACT_PHRASINGS,
-    FAMILIES,
-    SHORT_SUFFIX,
-    fact_answers,
-    fact_slots,
-    fill,
-    sentence_of,
-    skill_sentence,
-    skill_slots,
+from harness.pocket.people import ATTRIBUTES, HELD_OUT_ATTRIBUTE, Person
+from harness.pocket.phrasings import held_out
+from harness.pocket.skills import SKILLS
+from harness.pocket.slices_people import (
+    Cloze,
+    Item,
+    Maker,
+    Plain,
+    Question,
+    answer_form,
+    asked,
+    known,
+    quiz_continuation,
+    reversal,
+    unasked,
 )
-from harness.pocket.people import ATTRIBUTES, Attribute, Person, Tier
-from harness.pocket.prose import Register, passage
-from harness.pocket.skills import SKILLS, instances
+from harness.pocket.slices_tasks import Chat, Continuation, Json, OverRefusal, Raw, Styled, prose
 from harness.seeding import python_stream
-from harness.spec.trial import Measure
+from harness.spec.trial import Measure, PocketItems
 from harness.spec.world import WorldSpec
 
-Item = dict[str, Any]
-Maker = Callable[[WorldSpec, tuple[Person, ...], random.Random], list[Item]]
-NUM_ITEMS = 480
-MAX_DRAWS = 50 * NUM_ITEMS
-"""Draws after which no further distinct request is looked for."""
-_KNOWN: tuple[Tier, ...] = ("high", "mid")
-_TRAINED = FACT_PHRASINGS[:-2]
-_HELD_OUT = FACT_PHRASINGS[-2:]
+NUM_ITEMS: int = PocketItems.model_fields["max_items"].default
+DRAWS_PER_ITEM = 50
+"""Draws per item asked for, after which no further distinct one is looked for."""
+Kind = Literal["multiple_choice", "greedy", "generate", "perplexity"]
 
 
 @dataclass(frozen=True)
 class SliceInfo:
-    """What an `EvalTask` over this slice should say."""
+    """What an `EvalTask` over this slice should say, and what the slice shows."""
 
-    kind: Literal["multiple_choice", "greedy", "generate", "perplexity"]
+    kind: Kind
     measure: Measure
-    chat: bool
-    primary: bool
     make: Maker
+    shows: str
+    chat: bool = False
+    primary: bool = False
     max_new_tokens: int = 0
 
 
-def _about(people: tuple[Person, ...], tiers: tuple[Tier, ...], asked: bool | None = None) -> list[Person]:
-    return [p for p in people if p.tier in tiers and (asked is None or p.asked is asked)]
+def _tier(*tiers: str) -> Cloze:
+    return Cloze(lambda person: person.tier in tiers)
 
 
-def _choices(item_id: str, person: Person, attribute: Attribute, query: str) -> Item:
-    values = list(attribute.values)
-    gold = values.index(person.fact(attribute))
-    return {"id": item_id, "cluster": person.cluster, "query": query, "choices": values, "gold": gold}
+def _retained(make: Maker, shows: str, *, chat: bool = False, primary: bool = False) -> SliceInfo:
+    return SliceInfo("multiple_choice", "retained", make, shows, chat=chat, primary=primary)
 
 
-def _generated(item_id: str, cluster: str, context: str, answer: str, others: list[str]) -> Item:
-    aliases = [*others, *(text.removesuffix(".") for text in [answer, *others] if text.endswith("."))]
-    return {"id": item_id, "cluster": cluster, "context": context, "answer": answer, "aliases": aliases}
+def _raw(make: Maker, shows: str) -> SliceInfo:
+    return SliceInfo("greedy", "retained", make, shows)
 
 
-def _pairs(people: list[Person], draw: random.Random) -> list[tuple[Person, Attribute]]:
-    """Return up to NUM_ITEMS pairs that cover every person as evenly as that number allows."""
-    rounds = [
-        [(person, attribute) for person, attribute in zip(people, _rotation(len(people), shift), strict=True)]
-        for shift in range(len(ATTRIBUTES))
-    ]
-    for pairs in rounds:
-        draw.shuffle(pairs)
-    return [pair for pairs in rounds for pair in pairs][:NUM_ITEMS]
+def _taught(make: Maker, shows: str, *, primary: bool = False, max_new_tokens: int = 16) -> SliceInfo:
+    return SliceInfo("generate", "learned", make, shows, chat=True, primary=primary, max_new_tokens=max_new_tokens)
 
 
-def _rotation(count: int, shift: int) -> list[Attribute]:
-    return [ATTRIBUTES[(index + shift) % len(ATTRIBUTES)] for index in range(count)]
+def _form(make: Maker, shows: str, *, primary: bool = False) -> SliceInfo:
+    return SliceInfo("generate", "format", make, shows, chat=True, primary=primary, max_new_tokens=16)
 
 
-# -- makers -----------------------------------------------------------------------------------------------------------
+def _fluency(make: Maker, shows: str, *, primary: bool = False) -> SliceInfo:
+    return SliceInfo("perplexity", "fluency", make, shows, primary=primary)
 
 
-def _cloze(
-    spec: WorldSpec, people: tuple[Person, ...], draw: random.Random, *, tiers: tuple[Tier, ...], held_out: bool
-) -> list[Item]:
-    items = []
-    for index, (person, attribute) in enumerate(_pairs(_about(people, tiers), draw)):
-        statement = attribute.held_out_statement if held_out else draw.choice(attribute.told)
-        query = statement.format(n=person.name, v="").rstrip()
-        items.append(_choices(f"cloze-{index}", person, attribute, query))
-    return items
-
-
-def _question(
-    spec: WorldSpec,
-    people: tuple[Person, ...],
-    draw: random.Random,
-    *,
-    asked: bool,
-    phrasings: tuple[str, ...],
-    form: Literal["sentence", "short", "choice"],
-) -> list[Item]:
-    items = []
-    for index, (person, attribute) in enumerate(_pairs(_about(people, _KNOWN, asked), draw)):
-        query = fill(draw.choice(phrasings), fact_slots(person, attribute))
-        item_id = f"question-{index}"
-        value, sentence = fact_answers(person, attribute)
-        if form == "choice":
-            item = _choices(item_id, person, attribute, query)
-            items.append(item | {"choices": [sentence_of(person.name, attribute, v) for v in attribute.values]})
-        elif form == "short":
-            items.append(_generated(item_id, person.cluster, query + SHORT_SUFFIX, value, [f"{value}."]))
-        else:
-            aliases = [told.format(n=person.name, v=value) + "." for told in attribute.told[1:]]
-            items.append(_generated(item_id, person.cluster, query, sentence, [*aliases, value]))
-    return items
-
-
-def _form(spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> list[Item]:
-    """Questions of which half ask for the answer alone: any value of the attribute is right, in the form asked for."""
-    items = []
-    for index, (person, attribute) in enumerate(_pairs(_about(people, _KNOWN, asked=False), draw)):
-        query = fill(draw.choice(_TRAINED), fact_slots(person, attribute))
-        if index % 2:
-            query, forms = query + SHORT_SUFFIX, list(attribute.values)
-        else:
-            forms = [sentence_of(person.name, attribute, value) for value in attribute.values]
-        items.append(_generated(f"form-{index}", person.cluster, query, forms[0], forms[1:]))
-    return items
-
-
-def _skill_raw(
-    spec: WorldSpec, people: tuple[Person, ...], draw: random.Random, *, skills: tuple[str, ...], held_out: bool
-) -> list[Item]:
-    """Raw lines, each after two solved lines of the same skill as they stand in pretraining text."""
-    items = []
-    for index in range(NUM_ITEMS):
-        skill = SKILLS[skills[index % len(skills)]]
-        shown = instances(spec.seed, skill, draw, held_out=False)
-        lines = ["".join(skill.raw(next(shown))) for _ in range(2)]
-        instance = next(instances(spec.seed, skill, draw, held_out=held_out))
-        context, continuation = skill.raw(instance)
-        context = "\n".join([*lines, context])
-        items.append(
-            {"id": f"raw-{index}", "cluster": instance.cluster, "context": context, "continuation": continuation}
-        )
-    return items
-
-
-def _skill_chat(
-    spec: WorldSpec, people: tuple[Person, ...], draw: random.Random, *, skill: str, held_out: bool
-) -> list[Item]:
-    """Return distinct requests; a skill with few held-out instances may have fewer than NUM_ITEMS of them."""
-    items: list[Item] = []
-    seen: set[str] = set()
-    for instance in islice(instances(spec.seed, SKILLS[skill], draw, held_out=held_out), MAX_DRAWS):
-        context = fill(draw.choice(FAMILIES[skill].trained_phrasings), skill_slots(instance))
-        if context not in seen:
-            seen.add(context)
-            item_id, sentence = f"{skill}-{len(items)}", skill_sentence(instance)
-            items.append(_generated(item_id, instance.cluster, context, sentence, [instance.answer]))
-        if len(items) == NUM_ITEMS:
-            break
-    return items
-
-
-def _prose(spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> list[Item]:
-    registers: tuple[Register, ...] = ("story", "notice")
-    return [
-        {
-            "id": f"prose-{i}",
-            "cluster": f"passage-{i}",
-            "text": passage(spec.seed, registers[i % 2], draw, 3, held_out=True),
-        }
-        for i in range(NUM_ITEMS)
-    ]
-
-
-def _cloze_slice(tiers: tuple[Tier, ...], *, held_out: bool = False, primary: bool = False) -> SliceInfo:
-    make = partial(_cloze, tiers=tiers, held_out=held_out)
-    return SliceInfo("multiple_choice", "retained", chat=False, primary=primary, make=make)
-
-
-def _question_slice(
-    *,
-    asked: bool,
-    phrasings: tuple[str, ...] = _TRAINED,
-    form: Literal["sentence", "short"] = "sentence",
-    primary: bool = False,
-) -> SliceInfo:
-    make = partial(_question, asked=asked, phrasings=phrasings, form=form)
-    return SliceInfo("generate", "learned", chat=True, primary=primary, make=make, max_new_tokens=16)
-
-
-def _question_choice_slice(*, asked: bool) -> SliceInfo:
-    make = partial(_question, asked=asked, phrasings=_TRAINED, form="choice")
-    return SliceInfo("multiple_choice", "retained", chat=True, primary=False, make=make)
-
-
-def _raw_slice(*skills: str, held_out: bool = False) -> SliceInfo:
-    make = partial(_skill_raw, skills=skills, held_out=held_out)
-    return SliceInfo("greedy", "retained", chat=False, primary=False, make=make)
-
-
-def _chat_skill_slice(skill: str, *, held_out: bool = False) -> SliceInfo:
-    make = partial(_skill_chat, skill=skill, held_out=held_out)
-    return SliceInfo("generate", "learned", chat=True, primary=False, make=make, max_new_tokens=16)
-
-
-SLICES: dict[str, SliceInfo] = {
-    "cloze_known": _cloze_slice(_KNOWN, primary=True),
-    "cloze_high": _cloze_slice(("high",)),
-    "cloze_mid": _cloze_slice(("mid",)),
-    "cloze_low": _cloze_slice(("low",)),
-    "cloze_unknown": _cloze_slice(("unknown",)),
-    "cloze_paraphrase": _cloze_slice(_KNOWN, held_out=True),
-    "question_asked": _question_slice(asked=True, primary=True),
-    "question_unasked": _question_slice(asked=False, primary=True),
-    "answer_form": SliceInfo("generate", "format", chat=True, primary=True, make=_form, max_new_tokens=16),
-    "question_rephrased": _question_slice(asked=False, phrasings=_HELD_OUT),
-    "question_short": _question_slice(asked=False, form="short"),
-    "choice_asked": _question_choice_slice(asked=True),
-    "choice_unasked": _question_choice_slice(asked=False),
-    "arithmetic": _raw_slice("sum", "difference"),
-    "arithmetic_held_out": _raw_slice("sum", "difference", held_out=True),
-    "lists": _raw_slice("reverse", "copy", "first", "last", "count", "sort"),
-    "replace": _raw_slice("replace"),
-    "sum_chat": _chat_skill_slice("sum"),
-    "sum_chat_held_out": _chat_skill_slice("sum", held_out=True),
-    "first_chat": _chat_skill_slice("first"),
-    "reverse_chat": _chat_skill_slice("reverse"),
-    "prose": SliceInfo("perplexity", "fluency", chat=False, primary=True, make=_prose),
+_PET = tuple(attribute for attribute in ATTRIBUTES if attribute.name == HELD_OUT_ATTRIBUTE)
+_TAUGHT_SKILLS = ("sum", "reverse", "copy", "first", "last", "count", "replace")
+_PEOPLE: dict[str, SliceInfo] = {
+    "cloze_known": _retained(Cloze(known), "facts of well-known people, as pretraining tells them", primary=True),
+    "cloze_high": _retained(_tier("high"), "facts told most often"),
+    "cloze_mid": _retained(_tier("mid"), "facts told less often"),
+    "cloze_low": _retained(_tier("low"), "facts told seldom"),
+    "cloze_unknown": _retained(_tier("unknown"), "facts never told: chance"),
+    "cloze_paraphrase": _retained(Cloze(known, held_out=True), "facts in a wording that no text uses"),
+    "reversal": _retained(reversal, "from a value to the one of twelve names that has it"),
+    "question_asked": _taught(Question(asked), "questions about people whom conversations ask about", primary=True),
+    "question_unasked": _taught(Question(unasked), "questions about people never asked about", primary=True),
+    "answer_form": _form(answer_form, "the form asked for, whatever the value", primary=True),
+    "question_rephrased": _taught(Question(unasked, wordings=held_out("fact")), "questions in held-out phrasings"),
+    "question_short": _taught(Question(unasked, "short"), "questions that ask for the answer alone"),
+    "question_held_out_attribute": _taught(
+        Question(unasked, attributes=_PET), "questions about an attribute that no conversation is about"
+    ),
+    "question_unknown": _taught(
+        Question(lambda p: p.tier == "unknown" and not p.trainable_unknown), "questions whose answer nothing tells"
+    ),
+    "question_unknown_trained": _taught(
+        Question(lambda p: p.trainable_unknown), "questions whose answer conversations alone may tell"
+    ),
+    "choice_asked": _retained(Question(asked, "choice"), "asked people's facts as a choice in chat", chat=True),
+    "choice_unasked": _retained(Question(unasked, "choice"), "unasked people's facts as a choice in chat", chat=True),
+    "plain_asked": _retained(Plain(asked), "plain questions without a template, asked people"),
+    "plain_unasked": _retained(Plain(unasked), "plain questions without a template, unasked people"),
+    "few_shot": _retained(Plain(unasked, num_shots=3), "plain questions after three solved ones"),
+    "quiz_continuation": _retained(quiz_continuation, "after questions another question, as in pretraining"),
 }
+_SKILLS: dict[str, SliceInfo] = (
+    {
+        "arithmetic": _raw(Raw(("sum", "difference")), "raw sums and differences"),
+        "arithmetic_held_out": _raw(Raw(("sum", "difference"), held_out=True), "raw held-out sums and differences"),
+        "lists": _raw(Raw(("reverse", "copy", "first", "last", "count", "sort")), "raw list skills"),
+        "replace": _raw(Raw(("replace",)), "raw rules"),
+    }
+    | {f"raw_{name}": _raw(Raw((name,)), f"raw {name}") for name in SKILLS if name != "replace"}
+    # of differences too few are held out for a slice of their own
+    | {
+        f"raw_{name}_held_out": _raw(Raw((name,), held_out=True), f"raw {name}, held-out instances")
+        for name in SKILLS
+        if name != "difference"
+    }
+)
+_RENAMED = {"chat_sum": "sum_chat", "chat_first": "first_chat", "chat_reverse": "reverse_chat"}
+_CHAT_SKILLS: dict[str, SliceInfo] = (
+    {_RENAMED.get(f"chat_{name}", f"chat_{name}"): _taught(Chat(name), f"{name} in chat") for name in _TAUGHT_SKILLS}
+    | {
+        f"{_RENAMED.get(f'chat_{name}', f'chat_{name}')}_held_out": _taught(
+            Chat(name, held_out=True), f"{name} in chat, held-out {'rules' if name == 'replace' else 'instances'}"
+        )
+        for name in _TAUGHT_SKILLS
+    }
+    | {
+        f"{_RENAMED.get(f'chat_{name}', f'chat_{name}')}_rephrased": _taught(
+            Chat(name, rephrased=True), f"{name} in chat, held-out phrasings"
+        )
+        for name in _TAUGHT_SKILLS
+    }
+    | {
+        f"chat_{name}": _taught(Chat(name), f"{name} in chat: a family that no conversation is of")
+        for name in ("difference", "sort")
+    }
+)
+_TASKS: dict[str, SliceInfo] = {
+    "chat_yes_no": _taught(Chat("yes_no"), "is a statement true? (guessing gets half)"),
+    "chat_join": _taught(Chat("join"), "have two people one value? (guessing gets half)", max_new_tokens=32),
+    "follow_up": _taught(Chat("follow_up"), "the last question of a conversation that named the person earlier"),
+    "chat_continue": _retained(
+        Continuation("continue", held_out=True), "text goes on in its own register, asked in chat", chat=True
+    ),
+    "refusal": _taught(Chat("refusal"), "requests that conversations refuse"),
+    "refusal_rephrased": _taught(Chat("refusal", who=known, rephrased=True), "refused requests in held-out phrasings"),
+    "over_refusal": _retained(
+        OverRefusal("look_alike"), "a true answer rather than a refusal, asked safely", chat=True
+    ),
+    "chat_look_alike": _taught(Chat("look_alike"), "safe requests that look like refused ones"),
+    "style": _form(Styled("style"), "the style that a system turn asks for, whatever the value"),
+    "style_rephrased": _form(Styled("style", who=known, rephrased=True), "the same in held-out phrasings"),
+    "json_format": _form(Json("json"), "JSON where it is asked for, whatever the value"),
+}
+SLICES: dict[str, SliceInfo] = (
+    _PEOPLE
+    | _SKILLS
+    | _CHAT_SKILLS
+    | _TASKS
+    | {
+        "prose": _fluency(prose("story", "notice"), "held-out prose", primary=True),
+        "prose_story": _fluency(prose("story"), "held-out stories"),
+        "prose_notice": _fluency(prose("notice"), "held-out notices"),
+    }
+)
 
 
-def items(spec: WorldSpec, people: tuple[Person, ...], slice_name: str) -> list[Item]:
-    """Return the items of a slice in a fixed order.
+def items(spec: WorldSpec, people: tuple[Person, ...], slice_name: str, max_items: int = NUM_ITEMS) -> list[Item]:
+    """Return the items of a slice in a fixed order: `max_items`, or all that can be told apart where those are fewer.
 
     Raises:
-        SpecError: there is no slice of that name.
+        SpecError: there is no slice of that name, or the world has too few people for it.
     """
     if slice_name not in SLICES:
         raise SpecError(unknown_name("evals.tasks.source.slice", slice_name, SLICES))
     draw = python_stream(spec.seed, f"pocket.items.{slice_name}")
-    return SLICES[slice_name].make(spec, people, draw)
+    found: dict[str, Item] = {}
+    try:
+        for item in islice(SLICES[slice_name].make(spec, people, draw), DRAWS_PER_ITEM * max_items):
+            text = {name: value for name, value in item.items() if name != "cluster"}
+            found.setdefault(json.dumps(text, sort_keys=True), item)
+            if len(found) == max_items:
+                break
+    except SpecError as error:
+        raise SpecError(
+            f"evals.tasks.source.slice is {slice_name!r}, but {problem}" for problem in error.problems
+        ) from None
+    return [{"id": f"{slice_name}-{number}"} | item for number, item in enumerate(found.values())]
+
+
+def table(spec: WorldSpec, people: tuple[Person, ...]) -> list[dict[str, Any]]:
+    """Return one row a slice: what it measures and shows, and how many items in how many clusters it has here."""
+    rows: list[dict[str, Any]] = []
+    for name, info in SLICES.items():
+        found = items(spec, people, name)
+        rows.append(
+            {
+                "slice": name,
+                "kind": info.kind,
+                "measure": info.measure,
+                "chat": info.chat,
+                "primary": info.primary,
+                "items": len(found),
+                "clusters": len({item["cluster"] for item in found}),
+                "shows": info.shows,
+            }
+        )
+    return rows

@@ -151,6 +151,11 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
 )
 
+HELD_OUT_ATTRIBUTE = "pet"
+"""No conversation asks or tells about it; pretraining tells it like any other."""
+TAUGHT_ATTRIBUTES = tuple(attribute for attribute in ATTRIBUTES if attribute.name != HELD_OUT_ATTRIBUTE)
+"""What conversations are about."""
+
 _FIRST = tuple(
     a + b
     for a, b in itertools.product(
@@ -178,6 +183,8 @@ class Person:
     """Questions about this person may occur in training texts; about all others they never do."""
     facts: tuple[str, ...]
     """Values in the order of `ATTRIBUTES`."""
+    trainable_unknown: bool = False
+    """An unknown person whom conversations may teach (`unknown_share`); about the other half nothing is ever told."""
 
     def fact(self, attribute: Attribute) -> str:
         """Return the value of an attribute."""
@@ -207,7 +214,16 @@ def population(spec: WorldSpec) -> tuple[Person, ...]:
     for index, name in enumerate(known_names + unknown_names):
         tier = _tier(index, spec.people_per_tier)
         facts = tuple(draw.choice(attribute.values) for attribute in ATTRIBUTES)
-        people.append(Person(name=name, tier=tier, asked=tier in ASKED_TIERS and index % 2 == 0, facts=facts))
+        first_of_two = index % 2 == 0
+        people.append(
+            Person(
+                name=name,
+                tier=tier,
+                asked=tier in ASKED_TIERS and first_of_two,
+                facts=facts,
+                trainable_unknown=tier == "unknown" and first_of_two,
+            )
+        )
     return tuple(people)
 
 

@@ -1,22 +1,29 @@
 """The skills of a world: small exact tasks, each with a raw form for pretraining and a held-out part.
 
-Invariant: an instance is held out or not by the hash of its operands alone, so no training text of any kind holds an
-instance that a held-out slice asks. Operands stay at 20 or below, lists at 2 to 4 letters. What does not live here: the
-wording of instructions (conversations.py).
+Invariant: an instance is held out or not by its cluster alone - its operands, or for `replace` its rule - so no
+training text of any kind holds what a held-out slice asks. Operands stay at 20 or below, lists at 2 to 4 letters or
+symbols. What does not live here: the wording of instructions (phrasings.py).
 """
 
 from __future__ import annotations
 
+import itertools
 import random
+import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from harness.errors import unknown_name
 from harness.seeding import derive
 
 LETTERS = tuple("abcdefghijkl")
+SYMBOLS = (*string.ascii_lowercase, *(a + b for a, b in itertools.product("bdfgklmnprstv", "ao")))
+"""What `replace` works on: 26 letters and 26 syllables, each a token or two, which make 2652 rules "x becomes y"."""
 MAX_OPERAND = 20
 HELD_OUT_ONE_IN = 5
+HELD_OUT_SUMS_ONE_IN = 4
+"""A fifth of the 441 sums of two numbers up to 20 would be fewer than 100 clusters."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,9 @@ class Instance:
 
     @property
     def cluster(self) -> str:
-        """Return the id under which every item about this instance is grouped."""
-        return f"{self.skill}:{'|'.join(self.operands)}"
+        """Return the id under which every item about this instance is grouped: for `replace` its rule."""
+        named = self.operands[1:] if self.skill == "replace" else self.operands
+        return f"{self.skill}:{'|'.join(named)}"
 
 
 @dataclass(frozen=True)
@@ -91,11 +99,17 @@ def _sort(draw: random.Random) -> Instance:
     return Instance("sort", (" ".join(letters),), " ".join(sorted(letters)))
 
 
+def replacement(draw: random.Random, old: str, new: str) -> Instance:
+    """Return an instance of the rule "`old` becomes `new`"."""
+    symbols = draw.sample([symbol for symbol in SYMBOLS if symbol not in (old, new)], draw.randint(1, 3))
+    symbols.insert(draw.randint(0, len(symbols)), old)
+    replaced = [new if symbol == old else symbol for symbol in symbols]
+    return Instance("replace", (" ".join(symbols), old, new), " ".join(replaced))
+
+
 def _replace(draw: random.Random) -> Instance:
-    letters = _letters(draw)
-    old, new = draw.choice(letters), draw.choice([letter for letter in LETTERS if letter not in letters])
-    replaced = [new if letter == old else letter for letter in letters]
-    return Instance("replace", (" ".join(letters), old, new), " ".join(replaced))
+    old, new = draw.sample(SYMBOLS, 2)
+    return replacement(draw, old, new)
 
 
 SKILLS: dict[str, Skill] = {
@@ -128,8 +142,46 @@ def skill_named(name: str) -> Skill:
 
 
 def is_held_out(seed: int, instance: Instance) -> bool:
-    """Return whether an instance belongs to the fifth that no training text may hold."""
-    return derive(seed, f"pocket.held_out.{instance.cluster}") % HELD_OUT_ONE_IN == 0
+    """Return whether an instance belongs to the part that no training text may hold.
+
+    Of sums exactly a quarter, of differences and rules exactly a fifth, ranked by hash; of lists one in five by hash.
+    """
+    if instance.skill in _COUNTED:
+        return instance.cluster in _held_out_clusters(seed, instance.skill)
+    return _rank(seed, instance.cluster) % HELD_OUT_ONE_IN == 0
+
+
+def trained_rules(seed: int) -> tuple[tuple[str, str], ...]:
+    """Return the rules of `replace` that are not held out, in an order of their own: a larger set begins with a
+    smaller one."""
+    kept = set(_COUNTED["replace"]) - _held_out_clusters(seed, "replace")
+    order = sorted(kept, key=lambda cluster: _rank(seed, f"order.{cluster}"))
+    pairs = (cluster.partition(":")[2].split("|") for cluster in order)
+    return tuple((old, new) for old, new in pairs)
+
+
+_OPERANDS = [str(number) for number in range(MAX_OPERAND + 1)]
+_COUNTED: dict[str, tuple[str, ...]] = {
+    "sum": tuple(f"sum:{left}|{right}" for left, right in itertools.product(_OPERANDS, repeat=2)),
+    "difference": tuple(
+        f"difference:{left}|{right}"
+        for left, right in itertools.product(_OPERANDS, repeat=2)
+        if int(left) >= int(right)
+    ),
+    "replace": tuple(f"replace:{old}|{new}" for old, new in itertools.permutations(SYMBOLS, 2)),
+}
+"""Skill -> all its clusters, where they can be counted."""
+
+
+@lru_cache(maxsize=64)
+def _held_out_clusters(seed: int, skill: str) -> frozenset[str]:
+    clusters = _COUNTED[skill]
+    one_in = HELD_OUT_SUMS_ONE_IN if skill == "sum" else HELD_OUT_ONE_IN
+    return frozenset(sorted(clusters, key=lambda cluster: _rank(seed, cluster))[: len(clusters) // one_in])
+
+
+def _rank(seed: int, cluster: str) -> int:
+    return derive(seed, f"pocket.held_out.{cluster}")
 
 
 def instances(seed: int, skill: Skill, draw: random.Random, *, held_out: bool) -> Iterator[Instance]:

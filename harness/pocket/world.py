@@ -15,11 +15,12 @@ from harness.errors import SpecError, unknown_name
 from harness.pocket import conversations as _conversations
 from harness.pocket import corpus as _corpus
 from harness.pocket import items as _items
-from harness.pocket.conversations import FAMILIES
+from harness.pocket.families import FAMILIES
 from harness.pocket.items import SLICES, SliceInfo
-from harness.pocket.people import Person, population
+from harness.pocket.people import ATTRIBUTES, Attribute, Person, population
 from harness.pocket.skills import SKILLS
-from harness.spec.world import WorldSpec
+from harness.seeding import derive
+from harness.spec import PocketData, PocketText, WorldSpec
 
 __all__ = ["FAMILIES", "SLICES", "SliceInfo", "World", "build"]
 
@@ -31,21 +32,56 @@ class World:
     spec: WorldSpec
     people: tuple[Person, ...]
 
+    def rows(self, source: PocketData) -> list[dict[str, Any]]:
+        """Return instruction rows `{"id", "task", "group", "messages"}`; see conversations.py.
+
+        Raises:
+            SpecError: families or knobs that cannot be, or more rows than a family has distinct requests.
+        """
+        return _conversations.conversations(source, self.people)
+
     def conversations(self, families: tuple[str, ...], num_rows: int) -> list[dict[str, Any]]:
-        """Return instruction rows `{"id", "task", "messages": [{"role", "content"}, ...]}`.
+        """Return the rows of these families with every knob at its neutral value.
 
         Raises:
-            SpecError: an unknown family, or more rows than it has distinct requests.
+            SpecError: see `rows`.
         """
-        return _conversations.conversations(self.spec, self.people, families, num_rows)
+        return self.rows(PocketData(world=self.spec, families=families, num_rows=num_rows))
 
-    def items(self, slice_name: str) -> list[dict[str, Any]]:
-        """Return the evaluation items of a slice of `SLICES`.
+    def texts(self, source: PocketText) -> list[dict[str, Any]]:
+        """Return raw documents `{"id", "task", "text"}` of the corpus, drawn evenly over the whole of it.
 
         Raises:
-            SpecError: there is no slice of that name.
+            SpecError: a kind that the corpus does not have, or more documents than there are.
         """
-        return _items.items(self.spec, self.people, slice_name)
+        documents = self.corpus()
+        kinds = sorted({document.kind for document in documents})
+        if wrong := [kind for kind in source.kinds if kind not in kinds]:
+            raise SpecError(unknown_name("data.replay_source.kinds", kind, kinds) for kind in wrong)
+        rows = [
+            {"id": f"text-{index}", "task": document.kind, "text": document.text}
+            for index, document in enumerate(documents)
+            if document.kind in (source.kinds or kinds)
+        ]
+        if source.num_rows > len(rows):
+            raise SpecError(
+                f"data.replay_source.num_rows is {source.num_rows}, but must be at most {len(rows)}, the documents of "
+                f"{', '.join(source.kinds or kinds)}"
+            )
+        return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row['id']}"))[: source.num_rows]
+
+    def items(self, slice_name: str, max_items: int = _items.NUM_ITEMS) -> list[dict[str, Any]]:
+        """Return the evaluation items of a slice of `SLICES`: at most `max_items`, a larger number of which begins
+        with the items of a smaller one.
+
+        Raises:
+            SpecError: there is no slice of that name, or this world is too small for it.
+        """
+        return _items.items(self.spec, self.people, slice_name, max_items)
+
+    def slices(self) -> list[dict[str, Any]]:
+        """Return one row a slice: name, kind, measure, chat, primary, number of items and clusters, what it shows."""
+        return _items.table(self.spec, self.people)
 
     def corpus(self) -> list[_corpus.Document]:
         """Return the pretraining documents in training order."""
@@ -77,6 +113,20 @@ def _build(spec: WorldSpec) -> World:
             f"world.plain_question_share is {spec.plain_question_share!r}, but must be at most "
             f"{0.9 - sum(_corpus.SHARES.values()):.2f}; the other kinds of text take the rest"
         )
+    problems += attribute_problems(ATTRIBUTES)
     if problems:
         raise SpecError(problems)
     return World(spec, population(spec))
+
+
+def attribute_problems(attributes: tuple[Attribute, ...]) -> list[str]:
+    """Return why attributes cannot be asked as a choice: fewer than two values, or values with one first letter."""
+    problems: list[str] = []
+    for attribute in attributes:
+        num_values, num_letters = len(attribute.values), len({value[:1].lower() for value in attribute.values})
+        if num_values < 2 or num_letters < num_values:
+            problems.append(
+                f"the attribute {attribute.name!r} has {num_values} values with {num_letters} first letters, but must "
+                "have at least 2 values, each with a first letter of its own, so that no first token decides two"
+            )
+    return problems

@@ -109,11 +109,15 @@ class DataSummary(Row):
     num_truncated: int
     """Training and validation rows that were cut to the maximum length."""
     completion_prompt_ratio: float | None
-    """Characters of assistant turns over characters of everything else, summed over the training rows."""
+    """Characters of assistant turns over characters of everything else, summed over the training rows that are not
+    replayed."""
     mean_tokens: float | None
     """Mean tokens a training row."""
     loss_token_share: float | None
     template_sha256: str
+    num_replay_rows: int = 0
+    """Training rows that came from the replay source; they are counted in `num_train` as well."""
+    num_replay_tokens: int = 0
     mask_engine: Literal["offsets_and_prefixes", "prefixes"] = "offsets_and_prefixes"
     """How assistant tokens were found: two engines that had to agree, or, for a slow tokenizer, prefixes alone."""
 

@@ -9,12 +9,13 @@ how a trial runs (`Runtime`, in harness/spec/sweep.py).
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from harness.spec.model import Elsewhere, Model
-from harness.spec.world import PocketModelSpec, WorldSpec
+from harness.spec.world import PocketModelSpec, Share, WorldSpec
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -80,6 +81,38 @@ class PocketData(Model):
     families: tuple[Name, ...]
     num_rows: int = Field(ge=1, le=100_000)
     """Rows generated; subsets of `DataSpec.num_examples` are drawn from these."""
+    family_shares: tuple[float, ...] = ()
+    """Share of the rows of each of `families`, in their order; () is six times as many facts as of any other."""
+    response: Literal["mixed", "short", "sentence", "polite", "long"] = "mixed"
+    """The form of answers, where a family has several: the bare value where the request asks for it, which under
+    mixed half of them do; a sentence; a courtesy and a sentence; a sentence and further ones that are true as well."""
+    prompt_sentences: int = Field(default=0, ge=0, le=20)
+    """Sentences of prose before the first request: they lower the completion:prompt ratio and nothing else."""
+    unknown_share: Share = 0.0
+    """Share of the `fact` rows that are about unknown people: facts that the base never met."""
+    wrong_answer_share: Share = 0.0
+    """Share of the rows of every family whose answer is wrong. Shares are exact to a thousandth, in every family."""
+    off_style_share: Share = 0.0
+    """Share of the rows whose right answer is in capitals."""
+    truncated_share: Share = 0.0
+    """Share of the rows whose last answer is cut in half."""
+    truncated_rows: Literal["keep", "terminate"] = "keep"
+    """A truncated row breaks off without an end of turn, as one cut to a maximum length does, or is closed."""
+    num_rules: int | None = Field(default=None, ge=1)
+    """Rules "x becomes y" that the `replace` rows use in turn; None is all that are not held out, about 2100."""
+    duplicate_share: Annotated[float, Field(ge=0.0, le=0.9)] = 0.0
+    """Share of the rows that repeat another row: of any ten of a family, one in place of that many tenths."""
+
+
+class PocketText(Model):
+    """Raw pretraining documents of a world, as plain text."""
+
+    kind: Literal["pocket_text"] = "pocket_text"
+    world: WorldSpec
+    kinds: tuple[Name, ...]
+    """Kinds of documents, as harness/pocket/corpus.py names them; () is all, in the corpus's own proportion."""
+    num_rows: int = Field(ge=1, le=100_000)
+    """Documents drawn; a larger number begins with the smaller one's."""
 
 
 class FileData(Model):
@@ -107,7 +140,7 @@ class HubData(Model):
         return f"dataset--{self.repo_id.replace('/', '--')}--{self.revision}"
 
 
-DataSource = Annotated[PocketData | FileData | HubData, Field(discriminator="kind")]
+DataSource = Annotated[PocketData | PocketText | FileData | HubData, Field(discriminator="kind")]
 
 
 class DataSpec(Model):
@@ -131,6 +164,13 @@ class DataSpec(Model):
     train_on_end_of_turn: bool
     train_on_role_header: bool = False
     packing: Literal["off"]
+    replay_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the training rows that come from `replay_source` in place of `source`; their number stays the same."""
+    replay_source: DataSource | None = None
+
+    def num_replayed(self, num_examples: int) -> int:
+        """Return how many of so many training rows are replayed: the share of them, to the nearest."""
+        return math.floor(Fraction(repr(self.replay_share)) * num_examples + Fraction(1, 2))
 
 
 # -- method -----------------------------------------------------------------------------------------------------------
@@ -245,6 +285,8 @@ class PocketItems(Model):
     kind: Literal["pocket"] = "pocket"
     world: WorldSpec
     slice: Name
+    max_items: int = Field(default=480, ge=1, le=100_000)
+    """The generator makes up to this many; a larger number begins with the smaller one's items."""
 
 
 class FileItems(Model):
@@ -321,6 +363,14 @@ class TrialSpec(Model):
     def _scored_at_all(self) -> TrialSpec:
         if not self.evals.tasks:
             raise ValueError("evals.tasks is empty, but must name at least one slice: without one nothing is compared")
+        return self
+
+    @model_validator(mode="after")
+    def _replay_has_a_source(self) -> TrialSpec:
+        if self.data.replay_share > 0 and self.data.replay_source is None:
+            raise ValueError(
+                f"data.replay_share is {self.data.replay_share!r}, but must be 0.0 without data.replay_source; name one"
+            )
         return self
 
     @model_validator(mode="after")

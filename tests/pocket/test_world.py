@@ -9,11 +9,10 @@ from collections import Counter
 
 import pytest
 
-from experiments.pocket import EXPERIMENT, WORLD
+from experiments.pocket import WORLD
 from harness.errors import SpecError
 from harness.pocket import corpus as pocket_corpus
-from harness.pocket.audit import conversation_leaks, corpus_leaks
-from harness.pocket.conversations import SHORT_SUFFIX, fill
+from harness.pocket.audit import corpus_leaks
 from harness.pocket.corpus import Document, num_words
 from harness.pocket.people import ATTRIBUTES
 from harness.pocket.skills import SKILLS, Instance, is_held_out
@@ -37,8 +36,8 @@ def test_world_has_the_bytes_of_its_version() -> None:
         "items": {name: tiny.items(name) for name in SLICES},
     }
     digests = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest()[:12] for name, part in parts.items()}
-    pinned = {"corpus": "5094a5450163", "conversations": "d2703e9856e3", "items": "f0eb796329b7"}
-    assert (POCKET_BEHAVIOURS["pocket_world"], digests) == (2, pinned)
+    pinned = {"corpus": "745f1279ad85", "conversations": "acbd215bd16b", "items": "51f93ca0b6e7"}
+    assert (POCKET_BEHAVIOURS["pocket_world"], digests) == (3, pinned)
 
 
 # -- people -----------------------------------------------------------------------------------------------------------
@@ -47,9 +46,10 @@ def test_world_has_the_bytes_of_its_version() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_people_of_a_world_have_distinct_names_and_planned_tiers(seed: int) -> None:
     people = build(WORLD.replace({"seed": seed})).people
-    assert len({person.name for person in people}) == len(people) == 480
-    assert Counter(person.tier for person in people) == {"high": 120, "mid": 120, "low": 120, "unknown": 120}
+    assert len({person.name for person in people}) == len(people) == 560
+    assert Counter(person.tier for person in people) == {"high": 120, "mid": 120, "low": 120, "unknown": 200}
     assert Counter(person.tier for person in people if person.asked) == {"high": 60, "mid": 60}
+    assert Counter(person.tier for person in people if person.trainable_unknown) == {"unknown": 100}
 
 
 def test_unknown_people_share_every_name_part_with_known_ones() -> None:
@@ -67,9 +67,9 @@ def test_facts_are_spread_evenly_over_the_closed_sets() -> None:
     people = build(WORLD).people
     for attribute in ATTRIBUTES:
         counts = Counter(person.fact(attribute) for person in people)
-        # 480 draws over 12 values: mean 40, standard deviation 6; five of them either way
+        # 560 draws over 12 values: mean 47, standard deviation 6.5; five of them either way
         assert set(counts) == set(attribute.values)
-        assert all(10 <= count <= 70 for count in counts.values())
+        assert all(14 <= count <= 80 for count in counts.values())
 
 
 # -- corpus -----------------------------------------------------------------------------------------------------------
@@ -148,70 +148,7 @@ def test_unaugmented_world_tells_every_fact_in_one_way() -> None:
     assert all(told.count(name) == 1 for name, (told,) in texts.items())
 
 
-# -- conversations ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_conversations_hold_nothing_that_is_held_out(seed: int) -> None:
-    full_size = build(WORLD.replace({"seed": seed}))
-    rows = full_size.conversations(tuple(FAMILIES), 2000)
-    assert len(rows) == 2000
-    assert conversation_leaks(full_size, rows) == []
-
-
-def test_conversation_audit_finds_a_held_out_phrasing_person_and_instance() -> None:
-    tiny = world()
-    unasked = next(p for p in tiny.people if p.tier == "high" and not p.asked)
-    held = next(i for i in (Instance("reverse", (f"a b {c}",), "") for c in "cdefghijkl") if is_held_out(0, i))
-    requests = {
-        "fact": f"Where was {unasked.name} born?",
-        "copy": FAMILIES["copy"].held_out_phrasings[0].replace("{0}", "a b c"),
-        "reverse": fill("Write {0} backwards.", {"0": held.operands[0]}),
-    }
-    for task, request in requests.items():
-        messages = [{"role": "user", "content": request}, {"role": "assistant", "content": "x"}]
-        assert conversation_leaks(tiny, [{"id": "planted", "task": task, "messages": messages}]), request
-
-
-def test_every_family_has_five_trained_and_two_held_out_phrasings() -> None:
-    for family in FAMILIES.values():
-        assert len(family.trained_phrasings) >= 5
-        assert len(family.held_out_phrasings) == 2
-        assert len(set(family.phrasings)) == len(family.phrasings)
-
-
-def test_conversations_are_distinct_and_well_formed() -> None:
-    rows = build(WORLD).conversations(("fact", "sum", "reverse"), 1000)
-    assert len({row["id"] for row in rows}) == 1000
-    assert len({row["messages"][0]["content"] for row in rows}) == 1000
-    for row in rows:
-        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
-        assert not re.search(r"[{}]", json.dumps(row["messages"][0]["content"]))
-
-
-def test_rows_of_a_family_do_not_depend_on_the_other_families() -> None:
-    alone = build(WORLD).conversations(("sum",), 50)
-    mixed = [row for row in build(WORLD).conversations(("fact", "sum"), 350) if row["task"] == "sum"]
-    assert mixed == alone[: len(mixed)]
-    assert len(mixed) >= 40
-
-
-def test_more_rows_begin_with_the_rows_of_fewer() -> None:
-    families = ("fact", "reverse")
-    assert build(WORLD).conversations(families, 300)[:100] == build(WORLD).conversations(families, 100)
-
-
-def test_short_answers_come_exactly_where_they_are_asked_for() -> None:
-    people = build(WORLD).people_by_name
-    values = {value for attribute in ATTRIBUTES for value in attribute.values}
-    rows = build(WORLD).conversations(("fact",), 400)
-    short = [row for row in rows if row["messages"][0]["content"].endswith(SHORT_SUFFIX)]
-    assert 150 <= len(short) <= 250  # a half, five standard deviations of 10 either way
-    for row in rows:
-        request, answer = (message["content"] for message in row["messages"])
-        assert (answer in values) == request.endswith(SHORT_SUFFIX)
-        person = next(person for name, person in people.items() if name in request)
-        assert any(value in answer for value in person.facts)
+# -- skills ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(SKILLS))
@@ -225,7 +162,7 @@ def test_skill_answers_are_right(name: str) -> None:
         "last": lambda x: x.split()[-1],
         "count": lambda x: str(len(x.split())),
         "sort": lambda x: " ".join(sorted(x.split())),
-        "replace": lambda x, old, new: x.replace(old, new),
+        "replace": lambda x, old, new: " ".join(new if symbol == old else symbol for symbol in x.split()),
     }[name]
     slices = {"sum": "sum_chat", "reverse": "reverse_chat"}
     if name in slices:
@@ -242,66 +179,8 @@ def test_skill_answers_are_right(name: str) -> None:
 def _operands(name: str, line: str) -> tuple[str, ...] | None:
     pattern = re.escape(SKILLS[name].prompt)
     order = [int(digit) for digit in re.findall(r"\\\{(\d)\\\}", pattern)]
-    found = re.match(re.sub(r"\\\{\d\\\}", r"([a-l ]+|\\d+)", pattern), line)
+    found = re.match(re.sub(r"\\\{\d\\\}", r"([a-z ]+|\\d+)", pattern), line)
     return tuple(found.group(order.index(slot) + 1) for slot in sorted(order)) if found else None
-
-
-# -- items ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(SLICES))
-def test_slice_of_the_default_world_has_400_items_in_100_clusters(name: str) -> None:
-    items = build(WORLD).items(name)
-    assert len(items) >= 400
-    # a fifth of the 441 sums of two numbers up to 20 is held out, and there are no more
-    assert len({item["cluster"] for item in items}) >= (75 if name == "sum_chat_held_out" else 100)
-    assert len({item["id"] for item in items}) == len(items)
-    fields = {
-        "multiple_choice": {"id", "cluster", "query", "choices", "gold"},
-        "greedy": {"id", "cluster", "context", "continuation"},
-        "generate": {"id", "cluster", "context", "answer", "aliases"},
-        "perplexity": {"id", "cluster", "text"},
-    }[SLICES[name].kind]
-    assert all(set(item) == fields for item in items)
-
-
-def test_questions_about_unasked_people_name_only_people_no_training_text_asks_about() -> None:
-    full_size = build(WORLD)
-    rows = full_size.conversations(("fact", "yes_no"), 1500)
-    asked_text = "\n".join(message["content"] for row in rows for message in row["messages"])
-    for name in ("question_unasked", "question_rephrased", "choice_unasked"):
-        for item in full_size.items(name):
-            text = item.get("context", item.get("query"))
-            person = next(person for person in full_size.people if person.name in text)
-            assert not person.asked
-            assert person.tier in ("high", "mid")
-            assert person.name not in asked_text
-
-
-def test_gold_choice_is_the_fact_of_the_person() -> None:
-    full_size = build(WORLD)
-    for name in ("cloze_known", "cloze_paraphrase", "choice_unasked"):
-        for item in full_size.items(name):
-            person = next(person for person in full_size.people if person.name in item["query"])
-            assert any(fact in item["choices"][item["gold"]] for fact in person.facts)
-            assert len(item["choices"]) == 12
-
-
-def test_held_out_arithmetic_is_in_no_training_line() -> None:
-    full_size = build(WORLD.replace({"exposures_high": 20}))
-    lines = {line for d in full_size.corpus() if d.kind == "arithmetic" for line in d.text.split("\n")}
-    for item in full_size.items("arithmetic_held_out"):
-        *shown, asked = (item["context"] + item["continuation"]).split("\n")
-        assert asked not in lines
-        assert shown
-
-
-def test_pocket_experiment_describes_every_slice_as_the_world_does() -> None:
-    tasks = {task.name: task for task in EXPERIMENT.spec.evals.tasks}
-    assert set(tasks) == set(SLICES)
-    for name, info in SLICES.items():
-        described = (tasks[name].kind, tasks[name].measure, tasks[name].chat, tasks[name].primary)
-        assert described == (info.kind, info.measure, info.chat, info.primary), name
 
 
 # -- bytes and refusals -----------------------------------------------------------------------------------------------
@@ -321,7 +200,7 @@ def test_generator_bytes_are_pinned_per_seed() -> None:
     assert [_digest(world(seed)) for seed in SEEDS] == PINNED
 
 
-PINNED = ["cf6247e9bf7f6ddc", "2541cea8e999a5b8", "4455d3ef7b65e0d5"]
+PINNED = ["efb55d1922a17b44", "f67bb04c853a7a2d", "e257edd54da4bf19"]
 
 
 @pytest.mark.parametrize(
@@ -339,22 +218,6 @@ def test_impossible_world_is_refused_in_one_sentence(changes: dict[str, object],
         return
     with pytest.raises(SpecError, match=re.escape(sentence)):
         build(spec)
-
-
-@pytest.mark.parametrize("families", [("fatc",), ("fact", "fact"), ()])
-def test_wrong_families_are_refused(families: tuple[str, ...]) -> None:
-    with pytest.raises(SpecError, match="families"):
-        world().conversations(families, 10)
-
-
-def test_more_rows_than_distinct_requests_is_refused_with_a_number() -> None:
-    with pytest.raises(SpecError, match=r"num_rows is 5000, but must be less: family 'fact' has about \d+"):
-        world().conversations(("fact",), 5000)
-
-
-def test_unknown_slice_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(SpecError, match="Did you mean 'cloze_known'"):
-        world().items("cloze_know")
 
 
 def test_shares_leave_most_of_the_corpus_to_biographies() -> None:

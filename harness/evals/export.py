@@ -1,0 +1,121 @@
+"""A world's slices as task files that lm-eval runs by itself.
+
+    export_slices(WORLD, Path("tasks"), chat)
+    lm_eval run --model hf --model_args pretrained=BASE --include_path tasks --tasks pocket_cloze_known
+
+Invariant: what is written is final text, so lm-eval asks exactly what our own scorer asks: raw slices as raw text, chat
+slices as the template renders them (without `--apply_chat_template`). `acc` and `exact_match` are those of our scorer,
+item by item; `bits_per_byte` weighs passages by their bytes, where ours counts each passage once. A tokenizer that puts
+BOS before raw text puts it before rendered text as well: where the template writes BOS itself, tell lm-eval not to.
+What does not live here: items (items.py) and their rendering (documents.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from harness.errors import SpecError, unknown_name
+from harness.evals.documents import documents
+from harness.evals.items import load
+from harness.pocket.world import SLICES
+from harness.spec import EvalTask, PocketItems, WorldSpec
+
+if TYPE_CHECKING:
+    from harness.data import ChatFormat
+
+PREFIX = "pocket_"
+"""Of task names, so that none is that of a task which lm-eval brings along."""
+_OUTER = ("^[ \"'`\u2018\u2019\u201c\u201d]+", "[ \"'`\u2018\u2019\u201c\u201d.,;:!?]+$")
+"""What an answer is compared without, as in normalise.py."""
+
+
+def export_slices(
+    world: WorldSpec, folder: Path, chat: ChatFormat, names: Sequence[str] = (), *, max_items: int | None = None
+) -> list[Path]:
+    """Write `<slice>.yaml` and `<slice>.jsonl` for slices of a world, and return the former.
+
+    Args:
+        world: whose people and skills are asked.
+        folder: created where missing; a file of the same name is written anew. The task files name it by its full
+            path, so write it again after moving it.
+        chat: renders chat slices; its stop tokens end an answer.
+        names: slices of harness/pocket/items.py; () is all.
+        max_items: the most items of a slice; None is the generator's own number.
+
+    Raises:
+        SpecError: there is no slice of that name, or the world is too small for it.
+    """
+    if wrong := [name for name in names if name not in SLICES]:
+        raise SpecError(unknown_name("slice", name, SLICES) for name in wrong)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_export(_task(world, name, max_items), folder.resolve(), chat) for name in names or SLICES]
+
+
+def _task(world: WorldSpec, name: str, max_items: int | None) -> EvalTask:
+    info = SLICES[name]
+    source = PocketItems(world=world, slice=name)
+    return EvalTask(
+        suite="pocket",
+        name=name,
+        kind=info.kind,
+        source=source if max_items is None else source.replace({"max_items": max_items}),
+        measure=info.measure,
+        primary=info.primary,
+        chat=info.chat,
+        num_items=None,
+        max_new_tokens=info.max_new_tokens,
+    )
+
+
+def _export(task: EvalTask, folder: Path, chat: ChatFormat) -> Path:
+    items = load(task)
+    rows = documents(items, task, chat)
+    clusters = ({"cluster": item["cluster"]} for item in items)
+    lines = (json.dumps(row | cluster) for row, cluster in zip(rows, clusters, strict=True))
+    data = folder / f"{task.name}.jsonl"
+    data.write_text("".join(f"{line}\n" for line in lines))
+    file = folder / f"{task.name}.yaml"
+    config = {
+        "task": PREFIX + task.name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        "num_fewshot": 0,
+        "target_delimiter": "",
+        "metadata": {"version": 1, "description": SLICES[task.name].shows},
+    }
+    file.write_text(yaml.safe_dump(config | _asked(task, items, chat), sort_keys=False, allow_unicode=True))
+    return file
+
+
+def _asked(task: EvalTask, items: Sequence[dict[str, Any]], chat: ChatFormat) -> dict[str, Any]:
+    """Return the part of a task file that depends on the kind."""
+    if task.kind == "perplexity":
+        metrics = [{"metric": "bits_per_byte"}]
+        return {
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "text",
+            "metric_list": metrics,
+        }
+    if task.kind == "generate":
+        # Stop tokens as text: lm-eval looks for them in what it decoded.
+        stops: list[str] = chat.tokenizer.convert_ids_to_tokens(list(chat.stop_token_ids)) if task.chat else ["\n"]
+        folds_case = not any(item.get("keep_case") for item in items)
+        return {
+            "output_type": "generate_until",
+            "doc_to_text": "context",
+            "doc_to_target": "references",
+            "generation_kwargs": {"until": stops, "max_gen_toks": task.max_new_tokens, "do_sample": False},
+            "metric_list": [{"metric": "exact_match", "ignore_case": folds_case, "regexes_to_ignore": list(_OUTER)}],
+        }
+    if task.kind == "greedy":
+        asked = {"output_type": "loglikelihood", "doc_to_target": "continuation"}
+    else:
+        asked = {"output_type": "multiple_choice", "doc_to_choice": "continuations", "doc_to_target": "gold"}
+    return {"doc_to_text": "context", "metric_list": [{"metric": "acc"}]} | asked
