@@ -76,7 +76,7 @@ budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup check test fetch plan sweep status report figures study dashboard bench clean
+.PHONY: help setup check test fetch plan sweep status report figures study dashboard pocket pocket-check bench clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -133,6 +133,12 @@ figures: $(VENV)/.ready ## Write the figures of NAME
 
 dashboard: $(VENV)/.ready ## Open optuna-dashboard on a study, on this machine only
 	@$(harness) dashboard "$${NAME:-tune}" $(options)
+
+pocket: $(VENV)/.ready ## Show the pocket world: what its base knows and answers, before and after fine-tuning
+	@$(harness) pocket $${OUT:+--out "$$OUT"} $(workers)
+
+pocket-check: $(VENV)/.ready ## Check the acceptance bands of the pocket world on three world seeds
+	@$(harness) pocket-check $${OUT:+--out "$$OUT"} $(workers)
 
 bench: $(VENV)/.ready-dev ## Compare with a loop of separate training and evaluation commands
 	@$(PYTHON) -m benchmarks.shell_loop

@@ -12,11 +12,11 @@ BEHAVIOURS: dict[str, int] = {
     "data": 1,  # selection, templates, masks, truncation
     "methods": 1,  # how adapters are built and initialised
     "train": 2,  # loop, losses, schedules
-    "evals": 2,  # item sampling, scoring, answer extraction
+    "evals": 3,  # item sampling, scoring, answer extraction
 }
 
 # Only trials on the embedded world depend on these.
 POCKET_BEHAVIOURS: dict[str, int] = {
     "pocket_world": 3,
-    "pocket_pretrain": 1,
+    "pocket_pretrain": 2,
 }

@@ -73,6 +73,12 @@ class ChatFormat:
         """Return the closing text that a model has to write to end its turn."""
         return self.closing.rstrip()
 
+    @property
+    def turn_token_ids(self) -> tuple[int, ...]:
+        """Return the stop tokens that end a turn, not a document; none where the end of turn is plain text."""
+        written = set(self.encode(self.end_of_turn)) if self.end_of_turn else set[int]()
+        return tuple(token for token in self.stop_token_ids if token in written)
+
     def render(
         self,
         messages: Sequence[Message] | Sequence[Mapping[str, Any]],

@@ -24,6 +24,8 @@ class Decoded:
     tokens: list[int]
     stopped: bool
     """Whether it ended by itself; False where the length limit ended it."""
+    stop_id: int | None
+    """The stop token that ended it; None where its text or the length limit did."""
     is_finite: bool
     """False where the model's logits were not, so that the tokens mean nothing."""
 
@@ -68,7 +70,7 @@ def _decode_batch(
     device = next(model.parameters()).device
     ids_BT, mask_BT = (tensor.to(device) for tensor in _left_padded(prompts))
     positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-    answers = [Decoded([], stopped=False, is_finite=True) for _ in prompts]
+    answers = [Decoded([], stopped=False, stop_id=None, is_finite=True) for _ in prompts]
     rows = answers  # those that are still in the batch
     cache = None
     for _ in range(max_new_tokens):
@@ -99,7 +101,9 @@ def _extend(
         return
     row.is_finite &= is_finite
     row.stopped = token in stop_ids
-    if not row.stopped:
+    if row.stopped:
+        row.stop_id = token
+    else:
         row.tokens.append(token)
         row.stopped = has_ended is not None and has_ended(row.tokens)
 

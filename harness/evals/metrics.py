@@ -23,7 +23,7 @@ class Generation(str):
     """A generated answer, and how it came about."""
 
     stopped: bool
-    """Whether it ended by itself: a stop token, or for raw prompts a line break."""
+    """Whether it ended by itself: in chat by the end of a turn, for raw prompts by a line break or stop token."""
     is_finite: bool
     """Whether the model's logits were."""
 
@@ -68,8 +68,9 @@ def generate(document: Document, results: Results) -> dict[str, float]:
 
     exact_match: 1 if the normalised answer equals the normalised reference or one of its aliases; an empty answer
     matches nothing, nothing is searched for inside a longer one, and case counts where the item says so. end_of_turn: 1
-    if generation ended by itself and not at the length limit. empty: 1 if nothing is left after normalisation, a miss
-    counted beside the score. Lower is better for `empty` alone; all are nan where the model's logits were not finite.
+    if generation ended by itself - in chat as a turn ends - and neither at the length limit nor as a document ends.
+    empty: 1 if nothing is left after normalisation, a miss counted beside the score. Lower is better for `empty` alone;
+    all are nan where the model's logits were not finite.
     """
     (answer,) = results
     if not answer.is_finite:

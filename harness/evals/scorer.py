@@ -139,14 +139,18 @@ class Scorer(TemplateLM):
             prompts = self._encode_chat(texts) if is_chat else self._encode_raw(texts)
             for number, prompt in zip(numbers, prompts, strict=True):
                 self._note_length(requests[number], len(prompt) - 1, max_new_tokens)
-            for number, answer in zip(numbers, self.answer(prompts, until, max_new_tokens), strict=True):
+            decoded = self.answer(prompts, until, max_new_tokens, is_chat=is_chat)
+            for number, answer in zip(numbers, decoded, strict=True):
                 answers[number] = answer
         return answers
 
-    def answer(self, prompts: Sequence[Tokens], until: Sequence[str], max_new_tokens: int) -> list[Generation]:
+    def answer(
+        self, prompts: Sequence[Tokens], until: Sequence[str], max_new_tokens: int, *, is_chat: bool
+    ) -> list[Generation]:
         """Return the greedy answer to each prompt, cut before the first of the strings `until`.
 
-        A prompt is cut on the left where it leaves no room for the answer.
+        A prompt is cut on the left where it leaves no room for the answer. In chat an answer counts as stopped only
+        by what ends a turn: a base that ends its document there has not taken a turn.
 
         Raises:
             DataError: the context has no room for any prompt.
@@ -171,8 +175,13 @@ class Scorer(TemplateLM):
             batch_size=self.batch_size,
         )
         texts = [self.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in decoded]
+        ends = self.chat.turn_token_ids if is_chat else self.chat.stop_token_ids
         return [
-            Generation(_before(text, until), stopped=answer.stopped, is_finite=answer.is_finite)
+            Generation(
+                _before(text, until),
+                stopped=answer.stopped and (answer.stop_id is None or answer.stop_id in ends),
+                is_finite=answer.is_finite,
+            )
             for text, answer in zip(texts, decoded, strict=True)
         ]
 

@@ -156,7 +156,7 @@ def sampler(chat: ChatFormat, prompts: Sequence[Sequence[Mapping[str, Any]]], sp
         scorer = Scorer(model, chat, spec, batch_size=SAMPLE_BATCH_SIZE)
         with evaluating(model, spec.dtype):
             questions = [tuple(encoded.ids) for encoded in chat.encode_batch(rendered)]
-            answers = scorer.answer(questions, scorer.turn_ends, max_new_tokens)
+            answers = scorer.answer(questions, scorer.turn_ends, max_new_tokens, is_chat=True)
         return [
             {"phase": phase, "prompt": text, "answer": str(answer), "stopped": answer.stopped}
             for text, answer in zip(rendered, answers, strict=True)
@@ -171,7 +171,8 @@ def continuations(
     """Return the greedy continuation of each raw text; the model and all random state are the same afterwards."""
     scorer = Scorer(model, chat, spec, batch_size=SAMPLE_BATCH_SIZE)
     with evaluating(model, spec.dtype):
-        return [str(answer) for answer in scorer.answer([tuple(scorer.tok_encode(t)) for t in texts], (), max_new_tokens)]
+        prompts = [tuple(scorer.tok_encode(text)) for text in texts]
+        return [str(answer) for answer in scorer.answer(prompts, (), max_new_tokens, is_chat=False)]
 
 
 # -- one model into one folder ----------------------------------------------------------------------------------------

@@ -19,7 +19,14 @@ from harness.pocket.skills import ARITHMETIC, LISTS, SKILLS, instances
 from harness.seeding import python_stream
 from harness.spec.world import WorldSpec
 
-SHARES = {"story": 0.04, "notice": 0.04, "arithmetic": 0.12, "lists": 0.09, "replace": 0.03, "quiz": 0.05}
+SHARES = {
+    "story": 0.035,
+    "notice": 0.035,
+    "arithmetic": 0.11,
+    "lists": 0.11,
+    "replace": 0.06,
+    "quiz": 0.05,
+}
 """Share of all words by kind; `plain_question_share` comes on top, biographies take the rest."""
 ASKED_AND_TOLD = (("Q:", "A:"), ("Question:", "Answer:"), ("Asked:", "Told:"), ("Ann:", "Ben:"))
 """What stands before a plain question and its answer, alike within a document. Several, so that what is learned is to

@@ -109,9 +109,9 @@ def test_turn_end_without_a_token_of_its_own_still_ends_an_answer(monkeypatch: p
     prompt = tuple(chat.encode(chat.render([{"role": "user", "content": "x"}], add_generation_prompt=True)))
     prompt_length = len(prompt)
     monkeypatch.setattr(generation, "selected_logits", scripted)
-    (answer,) = scorer.answer([prompt], scorer.turn_ends, len(script))
+    (answer,) = scorer.answer([prompt], scorer.turn_ends, len(script), is_chat=True)
     assert (str(answer), answer.stopped) == ("a dog", True)
-    (answer,) = scorer.answer([prompt], (), len(script))
+    (answer,) = scorer.answer([prompt], (), len(script), is_chat=True)
     assert (str(answer), answer.stopped) == ("a dog<|end|> and the sea", False)
 
 
