@@ -13,7 +13,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "WORKERS", "OUT", "SET", "PANEL", "PROBE", "BUDGET", "RETRY", "VENUE")
+VARIABLES = (
+    "NAME",
+    "BASE",
+    "DATA",
+    "EVALS",
+    "WORKERS",
+    "OUT",
+    "SET",
+    "PANEL",
+    "PROBE",
+    "BUDGET",
+    "RETRY",
+    "VENUE",
+    "FAST",
+)
 EXECUTING = ("$(shell touch hit)", "`touch hit`", "$$(touch hit)", "${shell touch hit}", "$(eval $(shell touch hit))")
 BREAKING = ("a;touch hit", "a && touch hit", "a|touch hit", 'a" ; touch hit ; "', "a' ; touch hit ; '", "a\ntouch hit")
 ARGUMENTS = "#!/bin/sh\nfor word; do printf '[%s]' \"$word\"; done\necho\n"

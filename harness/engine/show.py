@@ -13,7 +13,9 @@ from rich.text import Text
 
 from analysis.report import Report
 from harness.engine import rerun
-from harness.engine.answers import Done, PlanView, StatusView
+from harness.engine.answers import Done, PlanView, Refused, StatusView
+from harness.engine.claims_run import Started
+from harness.engine.claims_view import ClaimsView
 from harness.engine.plan import Plan, kept_less
 from harness.engine.view import duration, label
 
@@ -126,6 +128,40 @@ def _(value: Done, console: Console) -> None:
         _line(console, note)
     if summary.message:
         _line(console, summary.message)
+
+
+@show.register
+def _(value: Refused, console: Console) -> None:
+    _line(console, f"sweep {value.name} was not run: {value.problem}")
+
+
+@show.register
+def _(value: Started, console: Console) -> None:
+    root = value.log.parents[1]
+    _line(console, f"claims-run {'started' if value.is_new else 'is running already'}: process {value.pid}")
+    _line(console, f"  log:  tail -f {value.log}")
+    _line(console, f"  look: python -m harness claims --out {root}   (make: claims; status for each sweep)")
+    _line(console, f"  stop: kill {value.pid}   (the same command goes on where it stopped)")
+
+
+@show.register
+def _(value: ClaimsView, console: Console) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in ("claim", "statement", "verdict", "estimate, 95 % interval", "seeds", "published", "command"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("claim", "seeds"), ratio=_RATIOS.get(name))
+    for row in value.rows:
+        about = row.label + (f"\n{row.note}" if row.note else "")
+        cells = (row.claim.id, row.claim.statement, about, "\n".join(row.estimates), "\n".join(row.replicates))
+        table.add_row(*map(Text, (*cells, row.claim.published, row.command)), end_section=True)
+    if value.rows:
+        console.print(table)
+    else:
+        _line(console, "no sweep declares a claim")
+    if value.running:
+        _line(console, f"claims-run is at {value.running}")
+
+
+_RATIOS = {"statement": 3, "verdict": 2, "estimate, 95 % interval": 3, "published": 2, "command": 3}
 
 
 def _line(console: Console, text: str) -> None:
