@@ -50,11 +50,10 @@ class ClaimRow:
     @property
     def note(self) -> str:
         """What a reader must not overlook."""
-        return self.verdict.note if self._is_decided else ""
+        return "" if (verdict := self._decided()) is None else verdict.note
 
-    @property
-    def _is_decided(self) -> bool:
-        return self.verdict is not None and not self.verdict.num_open
+    def _decided(self) -> Verdict | None:
+        return None if self.verdict is None or self.verdict.num_open else self.verdict
 
     @property
     def estimates(self) -> list[str]:
@@ -67,7 +66,7 @@ class ClaimRow:
         return [part.replicates for part in self._parts()]
 
     def _parts(self) -> tuple[verdicts.PartVerdict, ...]:
-        return self.verdict.parts if self.verdict is not None and self._is_decided else ()
+        return () if (verdict := self._decided()) is None else verdict.parts
 
     def as_json(self) -> dict[str, Any]:
         """Return what a machine wants to know."""
