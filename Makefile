@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
 
-override USER_VARIABLES := NAME BASE DATA EVALS WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE
+override USER_VARIABLES := NAME BASE DATA EVALS WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
 
 # make expands a command-line variable when it exports it, whether a recipe names it or not. `value` takes the text as it
 # is; `:=` makes it final. This must stay the first thing that touches a variable.
@@ -22,7 +22,8 @@ override PROBE := $(value PROBE)
 override BUDGET := $(value BUDGET)
 override RETRY := $(value RETRY)
 override VENUE := $(value VENUE)
-export NAME BASE DATA EVALS WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE
+override FAST := $(value FAST)
+export NAME BASE DATA EVALS WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
 
 # A variable that this file does not know is refused: make would expand it on export, too. $(foreach) sees names only.
 override v :=
@@ -56,6 +57,7 @@ $(call guard,VENUE,$(words),a name: letters$(comma) digits$(comma) _ and -)
 $(call guard,WORKERS,$(digits),a number)
 $(call guard,PROBE,0 1,0 or 1)
 $(call guard,RETRY,0 1,0 or 1)
+$(call guard,FAST,0 1,0 or 1)
 $(call guard,BUDGET,$(digits) . s m h,a time such as 2h$(comma) 90m or 45s)
 $(call guard,BASE,$(paths),the name of a base (see experiments/)$(comma) a path or trial:<id>$(comma) without white space)
 $(call guard,DATA,$(paths),a path without white space or quotes)
@@ -76,14 +78,15 @@ budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup check test fetch plan sweep status report figures study dashboard pocket pocket-check bench clean
+.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard pocket pocket-check bench clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 	@echo
 	@echo 'Variables: NAME a sweep; BASE an experiment, a model folder or trial:<id>; DATA a file; EVALS a folder; OUT where'
 	@echo 'records go; WORKERS trials at a time; SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first;'
-	@echo 'BUDGET=2h stop after (plan: how far it reaches); RETRY=1 run failed trials again; VENUE whose page figures fit.'
+	@echo 'BUDGET=2h stop after (plan: how far it reaches); RETRY=1 run failed trials again; FAST=1 fewer seeds of each'
+	@echo 'claim sweep; VENUE whose page figures fit.'
 
 setup: $(VENV)/.ready ## Make the environment (the other targets do so by themselves)
 
@@ -130,6 +133,12 @@ report: $(VENV)/.ready ## Write the report of NAME
 figures: $(VENV)/.ready ## Write the figures of NAME
 	$(need_name)
 	@$(harness) figures "$$NAME" $(options) $${VENUE:+--venue "$$VENUE"}
+
+claims: $(VENV)/.ready ## Print the verdict of every claim, and the command that makes it
+	@$(harness) claims $${OUT:+--out "$$OUT"}
+
+claims-run: $(VENV)/.ready ## Run every sweep that declares claims: detached, resumable; FAST=1 a subset in minutes
+	@$(harness) claims-run $${OUT:+--out "$$OUT"} $(workers) $$(test "$$FAST" != 1 || echo --fast)
 
 dashboard: $(VENV)/.ready ## Open optuna-dashboard on a study, on this machine only
 	@$(harness) dashboard "$${NAME:-tune}" $(options)

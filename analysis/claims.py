@@ -91,7 +91,7 @@ def contrast(part: Contrast, frame: pd.DataFrame, matrices: ItemMatrices, metric
         return replace(undecided, note=note, num_left_out=num_left_out)
     effects = {world: _effect(terms, matrices, metrics, world, seeds) for world, seeds in kept.items()}
     pooled = pooled_over_worlds(effects)
-    verdict, why = _decision(part, pooled, list(effects.values()))
+    verdict, why = decision(part, pooled, list(effects.values()))
     left_out = f"{num_left_out} replicates left out" if num_left_out else ""
     return replace(
         undecided,
@@ -199,7 +199,7 @@ def _over_strata(strata: Sequence[_Stratum], *, is_one_metric: bool) -> Effect:
 # -- decision ---------------------------------------------------------------------------------------------------------
 
 
-def _decision(part: Contrast, pooled: Effect, by_world: Sequence[Effect]) -> tuple[Decision, str]:
+def decision(part: Contrast, pooled: Effect, by_world: Sequence[Effect]) -> tuple[Decision, str]:
     """Return the verdict, and why where that is not plain from the interval."""
     if math.isnan(pooled.low):
         return "undecided", "there is no interval"

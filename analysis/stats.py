@@ -223,14 +223,20 @@ def pooled_over_worlds(effects: Mapping[Any, Effect]) -> Effect:
     if len(effects) == 1:
         return next(iter(effects.values()))
     known = {world: effect for world, effect in effects.items() if not math.isnan(effect.estimate)}
-    notes = [f"world {world}: {effect.note}" for world, effect in effects.items() if effect.note]
+    note = _notes_of_worlds({world: effect.note for world, effect in effects.items()})
     if not known:
-        return unknown_effect("; ".join(notes) or "no known value")
+        return unknown_effect(note or "no known value")
     parts = [(_se_of(effect), _df_of(effect)) for effect in known.values()]
-    mean = _sums_over_worlds(list(known.values()), "; ".join(notes))
+    mean = _sums_over_worlds(list(known.values()), note)
     if any(not se > 0 for se, _ in parts):  # nan, or no variation in a world, which is no certainty either
         return replace(mean, kind="none")
     return _t_interval(mean, [((se / len(known)) ** 2, df) for se, df in parts])
+
+
+def _notes_of_worlds(notes: Mapping[Any, str]) -> str:
+    if len(set(notes.values())) == 1:
+        return next(iter(notes.values()))
+    return "; ".join(f"world {world}: {note}" for world, note in notes.items() if note)
 
 
 def _se_of(effect: Effect) -> float:

@@ -158,6 +158,41 @@ def pocket_check(out: Out = Path("out"), workers: Workers = None, as_json: Json 
 
 
 @app.command()
+def claims(
+    out: Out = Path("out"),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table, to paste.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the verdict of every claim, with the command that makes it. Writes nothing."""
+    with _reported(out):
+        found = commands.claims(out)
+        if markdown:
+            print(found.markdown())
+        else:
+            _print(found.as_json() if as_json else found, as_json=as_json)
+
+
+@app.command(name="claims-run")
+def claims_run(
+    out: Out = Path("out"),
+    workers: Workers = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Two seeds and one world of each sweep.")] = False,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Run here, and end with it.")] = False,
+) -> None:
+    """Run every sweep that declares claims, detached from this terminal; after a kill the same command goes on."""
+    with _reported(out):
+        if not foreground:
+            _print(commands.start_claims(out, fast=fast, workers=workers), as_json=False)
+            return
+        code = 0
+        for done in commands.run_claims(out, fast=fast, workers=workers):
+            _print(done, as_json=False)
+            code = max(code, done.exit_code)
+        _print(commands.claims(out), as_json=False)
+        raise typer.Exit(code)
+
+
+@app.command()
 def fetch(base: Base, out: Out = Path("out"), as_json: Json = False) -> None:
     """Fetch and pin the weights of a base: the one command that uses the network."""
     with _reported(out):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "WORKERS", "OUT", "SET", "PANEL", "PROBE", "BUDGET", "RETRY", "VENUE")
+NUMBERS = ("WORKERS", "PROBE", "BUDGET", "RETRY", "FAST")
+VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "OUT", "SET", "PANEL", "VENUE", *NUMBERS)
 EXECUTING = ("$(shell touch hit)", "`touch hit`", "$$(touch hit)", "${shell touch hit}", "$(eval $(shell touch hit))")
 BREAKING = ("a;touch hit", "a && touch hit", "a|touch hit", 'a" ; touch hit ; "', "a' ; touch hit ; '", "a\ntouch hit")
 ARGUMENTS = "#!/bin/sh\nfor word; do printf '[%s]' \"$word\"; done\necho\n"
@@ -128,3 +129,24 @@ def test_make_detector_sees_a_makefile_without_guards(checkout: Path) -> None:
     (checkout / "Makefile").write_text("sweep:\n\t@echo ran\n")
     make(checkout, "sweep", "NAME=$(shell touch hit)")
     assert (checkout / "hit").exists()
+
+
+def test_make_claims_run_passes_what_it_is_given(checkout: Path) -> None:
+    done = make(checkout, "claims-run", "FAST=1", "OUT=o/x", "WORKERS=2")
+    assert done.stdout == "[-m][harness][claims-run][--out][o/x][--workers][2][--fast]\n"
+    assert make(checkout, "claims-run", "FAST=0").stdout == "[-m][harness][claims-run]\n"
+    assert make(checkout, "claims").stdout == "[-m][harness][claims]\n"
+
+
+@pytest.mark.parametrize("value", ["2", "yes", "-1"])
+def test_make_fast_is_0_or_1(checkout: Path, value: str) -> None:
+    done = make(checkout, "claims-run", f"FAST={value}")
+    assert done.returncode == 2
+    assert "FAST is not allowed as given, but must be 0 or 1" in done.stderr
+
+
+def test_make_help_lists_every_target_with_its_text(checkout: Path) -> None:
+    listed = make(checkout, "help").stdout
+    for line in (checkout / "Makefile").read_text().splitlines():
+        if "## " in line and not line.startswith((" ", "\t", "#", "$")):
+            assert f"make {line.partition(':')[0]} " in listed

@@ -13,6 +13,7 @@ from typing import Any
 from analysis.report import Report
 from harness.engine import launch, states
 from harness.engine.plan import Outlook, Plan, kept_less
+from harness.errors import EXIT_BAD_INPUT
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
 
@@ -113,3 +114,12 @@ class Done:
             "notes": [note] if (note := kept_less(self.plan)) else [],
             "report": [str(path) for path in self.report.files] if self.report else [],
         }
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A sweep of several that could not be run as asked."""
+
+    name: str
+    problem: str
+    exit_code: int = EXIT_BAD_INPUT

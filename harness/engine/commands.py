@@ -1,4 +1,4 @@
-"""One function a verb of the command line: plan, sweep, status, report, figures, fetch, dashboard, run-trial, mirror.
+"""One function a verb of the command line: plan, sweep, status, report, figures, claims, fetch, dashboard, ...
 
 Invariant: each returns a value that show.py prints and `--json` serialises; none prints by itself, save the progress of
 a launch. Heavy packages load inside the verbs that need them. What does not live here: parsing (cli.py).
@@ -6,6 +6,7 @@ a launch. Heavy packages load inside the verbs that need them. What does not liv
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import shutil
@@ -17,13 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis.report import Report
-from harness.engine import executor, hooks, launch, proposals, rerun, study, view
+from harness.engine import claims_run, claims_view, executor, hooks, launch, proposals, rerun, study, view
 from harness.engine import plan as plans
-from harness.engine.answers import Done, PlanView, StatusView
+from harness.engine.answers import Done, PlanView, Refused, StatusView
+from harness.engine.claims_run import Started
+from harness.engine.claims_view import ClaimsView
 from harness.engine.launch import Options
 from harness.engine.plan import Plan
 from harness.engine.resolve import Request
-from harness.errors import DataError, DiskError, HarnessError, SpecError
+from harness.errors import EXIT_DONE, EXIT_SOME_FAILED, BadInputError, DataError, DiskError, HarnessError, SpecError
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
 from harness.spec import Study
@@ -55,10 +58,14 @@ def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: 
     """
     check_workers(workers)
     made = plans.make_plan(request)
-    plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
-    runtime = made.setting.experiment.runtime
-    num_workers = workers or executor.default_workers(runtime)
+    num_workers = workers or executor.default_workers(made.setting.experiment.runtime)
     options = Options(num_workers, retry_failed, parse_budget(budget), at_last=hooks.load_report)
+    return run_plan(made, options, as_json=as_json)
+
+
+def run_plan(made: Plan, options: Options, *, as_json: bool) -> Done:
+    """Run a plan and write its report; raises as `sweep`."""
+    plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
     check_writable(made.store.root)
     if isinstance(made.setting.sweep, Study):
         made, summary = study.run(made, options, lambda: view.choose(made.store, as_json=as_json), hooks.mirrored)
@@ -163,6 +170,59 @@ def _launched(request: Request) -> Plan:
     if not (made.folder / "sweep.json").is_file():
         raise SpecError(f"{made.folder} does not exist, but must before there is a report; run: {made.record.command}")
     return made
+
+
+# -- claims -----------------------------------------------------------------------------------------------------------
+
+
+def claims(out: Path) -> ClaimsView:
+    """Return the verdicts of every claim sweep in an output folder."""
+    return claims_view.collect(out)
+
+
+def start_claims(out: Path, *, fast: bool, workers: int | None) -> Started:
+    """Start all claim sweeps in a process that outlives this one.
+
+    Raises:
+        HarnessError: it ended at once.
+        DiskError: the output folder cannot be written.
+    """
+    check_workers(workers)
+    check_writable(out)
+    words = [sys.executable, "-m", "harness", "claims-run", "--foreground", "--out", str(out)]
+    words += ["--fast"] if fast else []
+    return claims_run.start(words + ([] if workers is None else ["--workers", str(workers)]), out)
+
+
+def run_claims(out: Path, *, fast: bool, workers: int | None, base: str = claims_view.BASE) -> Iterator[Done | Refused]:
+    """Run all claim sweeps one after the other and yield how each ended; stops after one that was interrupted.
+
+    Raises:
+        BusyError: another process runs them in this folder.
+        DiskError: the output folder cannot be written.
+    """
+    check_workers(workers)
+    check_writable(out)
+    requests = claims_run.requests(out, base, fast=fast)
+    with contextlib.ExitStack() as stack:
+        report_progress = stack.enter_context(claims_run.only_run(out))
+        kept: executor.Kept | None = None
+        for number, request in enumerate(requests, start=1):
+            report_progress(phase=request.name, step=number, num_steps=len(requests))
+            try:
+                made = plans.make_plan(request)
+                runtime = made.setting.experiment.runtime
+                if kept is None:  # workers keep what they imported from sweep to sweep
+                    kept = executor.Kept(executor.local, runtime)
+                    stack.callback(kept.close)
+                num_workers = workers or executor.default_workers(runtime)
+                done = run_plan(made, Options(num_workers, executor=kept, at_last=hooks.load_report), as_json=False)
+            except BadInputError as error:
+                yield Refused(request.name, str(error))
+                continue
+            yield done
+            if done.exit_code not in (EXIT_DONE, EXIT_SOME_FAILED):
+                return
 
 
 def fetch(base: str, out: Path) -> list[str]:

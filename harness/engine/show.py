@@ -5,23 +5,20 @@ Invariant: text of trials is shown as text, never as markup. What does not live 
 
 from __future__ import annotations
 
-import math
 from functools import singledispatch
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.bands import NUM_ATTRIBUTES, NUM_VALUES, Band
 from analysis.report import Report
-from harness.engine import rerun
-from harness.engine.answers import Done, PlanView, StatusView
+from harness.engine import rerun, show_pocket
+from harness.engine.answers import Done, PlanView, Refused, StatusView
+from harness.engine.claims_run import Started
+from harness.engine.claims_view import ClaimsView
 from harness.engine.laboratory import Checked, Tour
 from harness.engine.plan import Plan, kept_less
 from harness.engine.view import duration, label
-from harness.records.schema import Score
-
-FULL_BITS = NUM_ATTRIBUTES * math.log2(NUM_VALUES)
 
 
 @singledispatch
@@ -134,71 +131,48 @@ def _(value: Done, console: Console) -> None:
         _line(console, summary.message)
 
 
-# -- the pocket world -------------------------------------------------------------------------------------------------
-
-
 @show.register
 def _(value: Checked, console: Console) -> None:
-    lab = value.laboratory
-    for facts in lab.worlds:
-        exposures = ", ".join(f"{tier} {count:.0f}" for tier, count in facts.exposures.items())
-        bits = ", ".join(f"{tier} {count:.2f}" for tier, count in facts.bits_per_person.items())
-        _line(console, f"world {facts.world}: {facts.num_parameters:,} parameters, {facts.num_corpus_tokens:,} tokens")
-        _line(console, f"  exposures a person: {exposures}; knowledge bits a person: {bits} of {FULL_BITS:.2f}")
-    table = Table(box=None, pad_edge=False)
-    for name in ("band", "range", "mean", "95 % over worlds", "by world", ""):
-        table.add_column(name, justify="left" if name in ("band", "") else "right", no_wrap=True)
-    for band in lab.bands:
-        by_world = " ".join(f"{value:.3f}" for value in band.by_world.values())
-        interval = f"{band.interval[0]:.3f} to {band.interval[1]:.3f}"
-        cells = (band.name, _range(band), f"{band.value:.3f}", interval, by_world, "pass" if band.passed else "FAIL")
-        table.add_row(*map(Text, cells))
-    console.print(table)
-    failed = sum(not band.passed for band in lab.bands)
-    _line(console, f"{len(lab.bands) - failed} of {len(lab.bands)} bands hold; {lab.num_trials} trials planned")
-    if lab.num_missing:
-        _line(console, f"{lab.num_missing} trials have no result: a band that needs one of them fails")
-
-
-def _range(band: Band) -> str:
-    if math.isinf(band.high):
-        return f"at least {band.low:.2f}"
-    if math.isinf(band.low):
-        return f"at most {band.high:.2f}"
-    return f"{band.low:.3g} to {band.high:.3g}"
+    show_pocket.bands(value, console)
 
 
 @show.register
 def _(value: Tour, console: Console) -> None:
-    world, built = value.base.world, value.built
-    _line(
-        console,
-        f"The pocket world of seed {world.seed}: {3 * world.people_per_tier} known people in three tiers, told about "
-        f"{world.exposures_high}, {world.exposures_mid} and {world.exposures_low} times, and "
-        f"{world.num_unknown_people} whom no text names. A Llama of {built['num_parameters']:,} parameters read "
-        f"{built['num_corpus_tokens']:,} tokens of it. Then it was fine-tuned twice on conversations: at the "
-        "experiment's own setting, and harshly.",
-    )
+    show_pocket.tour(value, console)
+
+
+@show.register
+def _(value: Refused, console: Console) -> None:
+    _line(console, f"sweep {value.name} was not run: {value.problem}")
+
+
+@show.register
+def _(value: Started, console: Console) -> None:
+    root = value.log.parents[1]
+    _line(console, f"claims-run {'started' if value.is_new else 'is running already'}: process {value.pid}")
+    _line(console, f"  log:  tail -f {value.log}")
+    _line(console, f"  look: python -m harness claims --out {root}   (make: claims; status for each sweep)")
+    _line(console, f"  stop: kill {value.pid}   (the same command goes on where it stopped)")
+
+
+@show.register
+def _(value: ClaimsView, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("slice", "base", "fine-tuned", "harshly", "items"):
-        table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
-    for key, scores in value.scores.items():
-        items = str(scores[0].num_items) if scores[0] else "unknown"
-        table.add_row(*map(Text, (key.removeprefix("pocket/"), *map(_score, scores), items)))
-    console.print(table)
-    for answers in value.answers:
-        _line(console, f"asked: {answers.question}")
-        for name, said in (("base, bare", answers.raw), ("base, in chat", answers.before), ("tuned", answers.after)):
-            _line(console, f"  {name + ':':15}{said!r}")
-    for name, path in value.files.items():
-        _line(console, f"{name}: {path}")
-    if value.done.report is not None:
-        for path in value.done.report.paths:
-            _line(console, f"report: {path}")
+    for name in ("claim", "statement", "verdict", "estimate, 95 % interval", "seeds", "published", "command"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("claim", "seeds"), ratio=_RATIOS.get(name))
+    for row in value.rows:
+        about = row.label + (f"\n{row.note}" if row.note else "")
+        cells = (row.claim.id, row.claim.statement, about, "\n".join(row.estimates), "\n".join(row.replicates))
+        table.add_row(*map(Text, (*cells, row.claim.published, row.command)), end_section=True)
+    if value.rows:
+        console.print(table)
+    else:
+        _line(console, "no sweep declares a claim")
+    if value.running:
+        _line(console, f"claims-run is at {value.running}")
 
 
-def _score(score: Score | None) -> str:
-    return "unknown" if score is None or score.value is None else f"{score.value:.3f}"
+_RATIOS = {"statement": 3, "verdict": 2, "estimate, 95 % interval": 3, "published": 2, "command": 3}
 
 
 def _line(console: Console, text: str) -> None:
