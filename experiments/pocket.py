@@ -22,6 +22,7 @@ from harness.spec import (
     PocketData,
     PocketItems,
     PocketModelSpec,
+    PocketText,
     QLoraConfig,
     Runtime,
     TrainSpec,
@@ -48,7 +49,7 @@ MODEL = PocketModelSpec(
     num_steps=None,
     tokens_per_step=1024,
     learning_rate=2e-3,
-    num_threads=1,
+    num_threads=2,
     marker_embeddings="untrained",
 )
 FAMILIES = ("fact", "sum", "reverse")
@@ -84,11 +85,12 @@ EXPERIMENT = Experiment(
             prompt_loss_weight=0.0,
             train_on_end_of_turn=True,
             packing="off",
+            replay_source=PocketText(world=WORLD, kinds=(), num_rows=1000),
         ),
         method=FullConfig(),
         train=TrainSpec(
-            num_epochs=3.0,
-            batch_size=16,
+            num_epochs=6.0,
+            batch_size=8,
             learning_rate=5e-4,
             schedule="cosine",
             warmup_ratio=0.1,

@@ -93,7 +93,9 @@ def build_base(job: BaseJob) -> None:
     reporter(phase="base")
     try:
         with output_to(job.root / "logs" / f"base-{job.key[:12]}.log"):
-            store.ensure_artefact("base", job.key, lambda folder: pretrain.build(job.base, folder, reporter, device=device))
+            store.ensure_artefact(
+                "base", job.key, lambda folder: pretrain.build(job.base, folder, reporter, device=device)
+            )
     finally:
         reporter.close()
 

@@ -147,7 +147,9 @@ def _opened(done: Done) -> OpenedSweep:
 def _only_result(done: Done, arm: str) -> TrialResult:
     trial = next(trial for trial in _opened(done).trials if trial.planned.arm == arm)
     if trial.result is None:
-        raise HarnessError(f"the {arm} trial {trial.planned.trial_id[:12]} is {trial.state} ({trial.cause}); see status")
+        raise HarnessError(
+            f"the {arm} trial {trial.planned.trial_id[:12]} is {trial.state} ({trial.cause}); see status"
+        )
     return trial.result
 
 

@@ -33,16 +33,21 @@ ASKED_AND_TOLD = (("Q:", "A:"), ("Question:", "Answer:"), ("Asked:", "Told:"), (
 answer after a question and not after `A:`."""
 RECORD_EVERY = 5
 """Of an augmented person's biographies, one in this many is a list of fields with each value on a line of its own."""
+SCATTERED_EVERY = 2
+"""Of an augmented person's exposures, one in this many is written as single statements, each a document of its own: there
+a name is read once before its fact is told, as a cloze asks it. Where all facts stand in biographies, some worlds learn
+to tell a fact only after the name has come twice."""
 _WORD = re.compile(r"\d|[^\W\d]+|[^\w\s]|\n")
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document; `about` names the person whom a biography describes."""
+    """One document; `about` names the person whom it describes, with so many facts."""
 
     kind: str
     text: str
     about: str | None = None
+    num_facts: int = 0
 
 
 def num_words(text: str) -> int:
@@ -101,13 +106,21 @@ def _biographies(spec: WorldSpec, people: tuple[Person, ...]) -> Iterator[Docume
     draw = python_stream(spec.seed, "pocket.corpus.biographies")
     for person in people:
         for index in range(exposures(spec, person)):
-            if not spec.augmented:
-                text = _fixed_biography(person)
-            elif index % RECORD_EVERY == RECORD_EVERY - 1:
-                text = _record(person, draw)
-            else:
-                text = _biography(person, draw)
-            yield Document("biographies", text, about=person.name)
+            for text, num_facts in _exposure(spec, person, index, draw):
+                yield Document("biographies", text, about=person.name, num_facts=num_facts)
+
+
+def _exposure(spec: WorldSpec, person: Person, index: int, draw: random.Random) -> Iterator[tuple[str, int]]:
+    """Yield texts that together state every attribute of a person once, and the number of facts in each."""
+    if not spec.augmented:
+        yield _fixed_biography(person), len(ATTRIBUTES)
+    elif index % SCATTERED_EVERY == SCATTERED_EVERY - 1:
+        for attribute in ATTRIBUTES:
+            yield _statement(person, attribute, draw.choice(attribute.told)), 1
+    elif index % (SCATTERED_EVERY * RECORD_EVERY) == 0:
+        yield _record(person, draw), len(ATTRIBUTES)
+    else:
+        yield _biography(person, draw), len(ATTRIBUTES)
 
 
 def _biography(person: Person, draw: random.Random) -> str:

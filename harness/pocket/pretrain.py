@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from harness.errors import HarnessError, SpecError
 from harness.pocket import world as pocket_world
 from harness.pocket.audit import corpus_leaks
 from harness.pocket.corpus import Document
+from harness.pocket.people import ATTRIBUTES
 from harness.pocket.world import World
 from harness.seeding import derive, preserved_rng, seed_torch
 from harness.spec import PocketBase, PocketModelSpec
@@ -231,9 +231,7 @@ def _pretrain(
     return losses
 
 
-def _batches(
-    stream: np.ndarray, spec: PocketModelSpec, num_steps: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(stream: np.ndarray, spec: PocketModelSpec, num_steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield inputs and targets of each step, both [B, T] int64."""
     needed = num_steps * spec.tokens_per_step + 1
     ids = torch.from_numpy(np.resize(stream, needed))
@@ -253,12 +251,6 @@ def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: P
     tokenizer.save_pretrained(folder)
 
 
-@dataclass(frozen=True)
-class _Exposure:
-    people: int
-    biographies: int
-
-
 def _summary(
     base: PocketBase,
     num_steps: int,
@@ -269,11 +261,11 @@ def _summary(
     losses: list[float],
 ) -> dict[str, Any]:
     """Return what the base was built from: deterministic, so it may lie beside the weights."""
-    counts = Counter(document.about for document in documents if document.about)
     tiers = {person.name: person.tier for person in pocket_world.build(base.world).people}
-    written: Counter[str] = Counter()
-    for name, count in counts.items():
-        written[tiers[name]] += count
+    facts: Counter[str] = Counter()
+    for document in documents:
+        if document.about:
+            facts[tiers[document.about]] += document.num_facts
     passes = num_steps * base.model.tokens_per_step / len(stream)
     people = base.world.people_per_tier
     return {
@@ -283,7 +275,9 @@ def _summary(
         "num_corpus_tokens": len(stream),
         "num_documents": dict(Counter(document.kind for document in documents)),
         "passes": passes,
-        "exposures_per_person": {tier: count / people * passes for tier, count in sorted(written.items())},
+        "exposures_per_person": {
+            tier: count / len(ATTRIBUTES) / people * passes for tier, count in sorted(facts.items())
+        },
         "vocabulary": len(tokenizer),
         "init_seed": derive(base.world.seed, "pocket.pretrain"),
         "losses": [round(loss, 6) for loss in losses[::10]],

@@ -28,8 +28,8 @@ class WorldSpec(Model):
     num_unknown_people: int = Field(ge=4, le=2000)
     """People of the same name generator who occur in no pretraining text."""
     plain_question_share: Annotated[float, Field(ge=0.0, le=0.5)]
-    """Share of pretraining words in plain forms such as `Q: ... A: ...`, about the asked half of the people (0 gives the
-    storage-without-extraction regime)."""
+    """Share of pretraining words in plain forms such as `Q: ... A: ...`, about the asked half of the people (0 gives
+    the storage-without-extraction regime)."""
     augmented: bool
     """Several templates per attribute, permuted order, name repeated; False stores facts that cannot be extracted."""
     left_out_skills: tuple[str, ...] = ()

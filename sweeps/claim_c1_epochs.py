@@ -1,0 +1,48 @@
+"""Does the target peak while forgetting keeps growing?
+
+Claim C1: over more and more epochs the target score peaks, and what the base knew keeps declining.
+Refuted if: the target still rises from 8 to 16 epochs, or what is retained does not fall from 4 to 16.
+Source: Biderman et al. (arXiv:2405.09673), tables S5 and S6: full fine-tuning on code, HumanEval .302 .464 .470 .497
+    .416 and the forgetting average .595 .579 .512 .446 .414 over 1, 2, 4, 8, 16 epochs.
+Command: make sweep NAME=claim_c1_epochs
+Design: each number of epochs is a run of its own with its whole learning-rate decay.
+Cost: 5 lengths x 5 seeds x 2 worlds = 50 trials.
+"""
+
+from __future__ import annotations
+
+from harness.spec import Axis, Claim, Contrast, Sweep, Term
+
+EPOCHS = "train.num_epochs"
+
+
+def _change(metric: str, first: float, last: float) -> tuple[Term, ...]:
+    return (
+        Term(metric=metric, at=((EPOCHS, last),), weight=1.0),
+        Term(metric=metric, at=((EPOCHS, first),), weight=-1.0),
+    )
+
+
+SWEEP = Sweep(
+    name="claim_c1_epochs",
+    hypothesis="Over more and more epochs the target peaks, and what the base knew keeps declining.",
+    refuted_if="The target still rises from 8 to 16 epochs, or retained scores do not fall from 4 to 16.",
+    source="Biderman et al., arXiv:2405.09673, tables S5 and S6",
+    axes=(Axis(field=EPOCHS, values=(1.0, 2.0, 4.0, 8.0, 16.0)),),
+    seeds=(0, 1, 2, 3, 4),
+    worlds=(0, 1),
+    measures=("learned", "retained"),
+    claims=(
+        Claim(
+            id="C1",
+            statement="The target rises to 8 epochs and not beyond; what is retained falls from 4 to 16.",
+            source="Biderman et al., arXiv:2405.09673, tables S5 and S6",
+            published="HumanEval .302 .464 .470 .497 .416; forgetting average .595 .579 .512 .446 .414",
+            parts=(
+                Contrast(terms=_change("learned", 1.0, 8.0), expect="greater", margin=0.03),
+                Contrast(terms=_change("learned", 8.0, 16.0), expect="less", margin=0.01),
+                Contrast(terms=_change("retained", 4.0, 16.0), expect="less", margin=0.03),
+            ),
+        ),
+    ),
+)

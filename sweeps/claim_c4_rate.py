@@ -1,0 +1,118 @@
+"""Is the learning rate the knob of forgetting, and is LoRA another trade or the same one a decade higher?
+
+Claim C4: a learning rate at a third of the reference forgets less at a comparable target, and past the reference
+    forgetting rises faster than learning.
+Claim C5: forgetting lies on a straight line against the fine-tuning loss.
+Claim D1: LoRA learns less and forgets less, each method at its own reference rate.
+Claim D3: LoRA's best learning rate is about ten times full fine-tuning's.
+Refuted if: C4: nothing is gained by the lower rate, or it costs as much of the target. C5: R^2 below .8. D1: LoRA
+    learns as much or forgets as much. D3: the ratio's interval lies outside 5 to 20.
+Source: Lin et al. (arXiv:2509.20758); Kalajdzievski (arXiv:2401.05605): L_f = -1.73 L_ft + 2.05, R^2 .945 and .974;
+    Biderman et al. (arXiv:2405.09673); Schulman et al., LoRA Without Regret (2025): ratio 9.8 over 14 models.
+Command: make sweep NAME=claim_c4_rate
+Design: both methods over two decades around the reference that the experiment states for each. Forgetting: what is lost
+    of the cloze score of well-known people; fine-tuning loss: on validation rows.
+Cost: 2 methods x 5 rates x 5 seeds x 2 worlds = 100 trials.
+"""
+
+from __future__ import annotations
+
+from harness.spec import Axis, Claim, Contrast, Line, OptimumRatio, Quantity, Sweep, Term
+
+METHOD, RATE = "method", "train.learning_rate"
+
+
+def _term(metric: str, rate: float, weight: float, method: str = "full") -> Term:
+    return Term(metric=metric, at=((METHOD, method), (RATE, rate)), weight=weight)
+
+
+SWEEP = Sweep(
+    name="claim_c4_rate",
+    hypothesis="The learning rate sets what is forgotten, along a line with the loss; LoRA's lies a decade higher.",
+    refuted_if="A lower rate forgets as much, forgetting leaves the line, or both methods share their best rate.",
+    source=(
+        "Lin et al., arXiv:2509.20758; Kalajdzievski, arXiv:2401.05605; Biderman et al., arXiv:2405.09673; Schulman et "
+        "al., LoRA Without Regret (2025)"
+    ),
+    axes=(
+        Axis(field=METHOD, values=("full", "lora")),
+        Axis(field=RATE, values=(0.1, 0.3, 1.0, 3.0, 10.0), relative_to="reference_learning_rate"),
+    ),
+    seeds=(0, 1, 2, 3, 4),
+    worlds=(0, 1),
+    measures=("learned", "retained"),
+    claims=(
+        Claim(
+            id="C4",
+            statement="A third of the rate forgets less at a comparable target; above it, forgetting outruns learning.",
+            source="Lin et al., arXiv:2509.20758",
+            published="a smaller rate substantially mitigates forgetting at a comparable target",
+            parts=(
+                Contrast(
+                    terms=(_term("retained", 0.3, 1.0), _term("retained", 3.0, -1.0)), expect="greater", margin=0.03
+                ),
+                Contrast(terms=(_term("learned", 0.3, 1.0), _term("learned", 1.0, -1.0)), expect="equal", margin=0.10),
+                Contrast(
+                    terms=(
+                        _term("retained", 1.0, 1.0),
+                        _term("retained", 3.0, -1.0),
+                        _term("learned", 1.0, 1.0),
+                        _term("learned", 3.0, -1.0),
+                    ),
+                    expect="greater",
+                    margin=0.03,
+                ),
+            ),
+        ),
+        Claim(
+            id="C5",
+            statement="What is retained lies on a rising line against the fine-tuning loss, for full fine-tuning.",
+            source="Kalajdzievski, arXiv:2401.05605",
+            published="L_f = -1.73 L_ft + 2.05 (R^2 .945), -1.06 L_ft + 3.13 (.974)",
+            parts=(
+                Line(
+                    x=Quantity(metric="val_loss"),
+                    y=Quantity(metric="retained"),
+                    min_r2=0.8,
+                    slope="positive",
+                    at=((METHOD, "full"),),
+                ),
+            ),
+        ),
+        Claim(
+            id="D1",
+            statement="LoRA learns less and forgets less, each method at its reference rate.",
+            source="Biderman et al., arXiv:2405.09673",
+            published="HumanEval .498 against .497 with a forgetting average of .631 against .446",
+            parts=(
+                Contrast(
+                    terms=(_term("learned", 1.0, 1.0), _term("learned", 1.0, -1.0, "lora")),
+                    expect="greater",
+                    margin=0.03,
+                ),
+                Contrast(
+                    terms=(_term("retained", 1.0, 1.0, "lora"), _term("retained", 1.0, -1.0)),
+                    expect="greater",
+                    margin=0.01,
+                ),
+            ),
+        ),
+        Claim(
+            id="D3",
+            statement="LoRA's best learning rate is about ten times full fine-tuning's.",
+            source="Schulman et al., LoRA Without Regret (2025)",
+            published="9.8 over 14 models; about 15 below 100 steps",
+            parts=(
+                OptimumRatio(
+                    metric="learned",
+                    axis=RATE,
+                    between=METHOD,
+                    numerator="lora",
+                    denominator="full",
+                    low=5.0,
+                    high=20.0,
+                ),
+            ),
+        ),
+    ),
+)
