@@ -11,6 +11,7 @@ import pytest
 
 from harness.errors import DataError
 from harness.evals import describe_folder, items_sha256, select
+from harness.evals.documents import documents
 from harness.evals.items import Item, parse_lines
 from harness.spec import EvalTask, PocketItems
 from tests.evals import small
@@ -123,6 +124,43 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("kind", "item", "sentence"), BAD)
 def test_item_that_cannot_be_asked_is_refused_by_name(kind: str, item: Item, sentence: str, tmp_path: Path) -> None:
     task = small.task(kind, small.write_items(tmp_path / "a.jsonl", [item]))
+    with pytest.raises(DataError, match=sentence):
+        select(task, small.evals(task))
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Where is Ann?"},
+    {"role": "assistant", "content": "In Rome."},
+    {"role": "user", "content": "And Bob?"},
+]
+
+
+def test_item_may_show_a_conversation_in_place_of_one_question(tmp_path: Path) -> None:
+    item = {"id": "a", "messages": CONVERSATION, "answer": "Paris"}
+    task = small.task("generate", small.write_items(tmp_path / "a.jsonl", [item]))
+    chat = small.chat()
+    (document,) = documents(select(task, small.evals(task)).items, task, chat)
+    assert document["context"] == chat.render(CONVERSATION, add_generation_prompt=True)
+    assert document["references"] == ["Paris"]
+    assert "keep_case" not in document
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes", "sentence"),
+    [
+        ({"messages": []}, {}, "must be a list of"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, {}, "must be a list of"),
+        ({"messages": CONVERSATION[:3]}, {}, "must end with the user's"),
+        ({"messages": CONVERSATION, "context": "x"}, {}, "in place of context"),
+        ({"messages": CONVERSATION}, {"chat": False}, "in a task with chat True"),
+        ({"context": "x", "keep_case": "yes"}, {}, "must be true or false"),
+    ],
+)
+def test_conversation_that_cannot_be_asked_is_refused(
+    fields: dict[str, Any], changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    task = small.task("generate", small.write_items(tmp_path / "a.jsonl", [{"answer": "x", **fields}]), **changes)
     with pytest.raises(DataError, match=sentence):
         select(task, small.evals(task))
 
