@@ -221,6 +221,13 @@ def test_folder_takes_a_kind_from_the_first_row_and_leaves_folders_named_like_fi
     assert (task.name, task.kind) == ("a", "perplexity")
 
 
+def test_folder_knows_questions_that_show_a_conversation(tmp_path: Path) -> None:
+    small.write_items(tmp_path / "a.jsonl", [{"messages": CONVERSATION, "answer": "Paris"}])
+    (task,) = describe_folder(tmp_path, num_items=None)
+    assert (task.kind, task.chat) == ("generate", True)
+    assert len(select(task, small.evals(task)).items) == 1
+
+
 @pytest.mark.parametrize("make", [False, True])
 def test_folder_without_items_is_refused(make: bool, tmp_path: Path) -> None:
     folder = tmp_path / "evals"
