@@ -95,7 +95,7 @@ class PocketData(Model):
     off_style_share: Share = 0.0
     """Share of the rows whose right answer is in capitals."""
     truncated_share: Share = 0.0
-    """Share of the rows whose last answer is cut in half."""
+    """Share of the rows whose last answer is cut in half; of one letter nothing is cut."""
     truncated_rows: Literal["keep", "terminate"] = "keep"
     """A truncated row breaks off without an end of turn, as one cut to a maximum length does, or is closed."""
     num_rules: int | None = Field(default=None, ge=1)
