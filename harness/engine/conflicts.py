@@ -76,7 +76,8 @@ def _twice(changes: Mapping[str, Any]) -> Iterator[str]:
         if parts and whole != "method":  # the method is applied first, its fields after it
             yield f"SET names {whole} and {parts[0]}, but must name one of them."
     if any(name.startswith(PREFIX) for name in changes):
-        own = [name for name in changes if name.startswith(("base.world", "data.source.world"))]
+        worlds = ("base.world", "data.source.world", "data.replay_source.world")
+        own = [name for name in changes if name.startswith(worlds)]
         if own:
             yield f"SET names {PREFIX}* and {own[0]}, but must name one of them."
 

@@ -50,6 +50,8 @@ def shape(spec: TrialSpec) -> str:
         "max_length": spec.data.max_length,
         "evals": canonical(spec.evals),
     }
+    if spec.data.replay_share > 0:  # replayed texts are longer than conversations
+        parts["replay"] = [spec.data.replay_share, canonical(spec.data.replay_source)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

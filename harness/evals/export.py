@@ -105,13 +105,17 @@ def _asked(task: EvalTask, items: Sequence[dict[str, Any]], chat: ChatFormat) ->
         }
     if task.kind == "generate":
         # Stop tokens as text: lm-eval looks for them in what it decoded.
-        stops: list[str] = chat.tokenizer.convert_ids_to_tokens(list(chat.stop_token_ids)) if task.chat else ["\n"]
+        stops = [str(chat.tokenizer.convert_ids_to_tokens(token)) for token in chat.stop_token_ids]
         folds_case = not any(item.get("keep_case") for item in items)
         return {
             "output_type": "generate_until",
             "doc_to_text": "context",
             "doc_to_target": "references",
-            "generation_kwargs": {"until": stops, "max_gen_toks": task.max_new_tokens, "do_sample": False},
+            "generation_kwargs": {
+                "until": stops if task.chat else ["\n"],
+                "max_gen_toks": task.max_new_tokens,
+                "do_sample": False,
+            },
             "metric_list": [{"metric": "exact_match", "ignore_case": folds_case, "regexes_to_ignore": list(_OUTER)}],
         }
     if task.kind == "greedy":

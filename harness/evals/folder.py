@@ -86,7 +86,9 @@ def _task(file: Path, root: Path, num_items: int | None, max_new_tokens: int) ->
 def _kind(content: bytes, name: str) -> Kind | None:
     first = next((line for line in content.splitlines() if line.removeprefix(codecs.BOM_UTF8).strip()), b"")
     rows = parse_lines(first, name)
-    return next((kind for kind in _KINDS if rows and all(field in rows[0] for field in FIELDS[kind])), None)
+    fields = {field for row in rows for field in row}
+    fields |= {"context"} if "messages" in fields else set()  # a conversation in place of one question
+    return next((kind for kind in _KINDS if rows and fields.issuperset(FIELDS[kind])), None)
 
 
 def _name(text: str) -> str:

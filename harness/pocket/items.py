@@ -26,6 +26,7 @@ from harness.pocket.slices_people import (
     answer_form,
     asked,
     known,
+    never_told,
     quiz_continuation,
     reversal,
     unasked,
@@ -85,7 +86,7 @@ _PEOPLE: dict[str, SliceInfo] = {
     "cloze_high": _retained(_tier("high"), "facts told most often"),
     "cloze_mid": _retained(_tier("mid"), "facts told less often"),
     "cloze_low": _retained(_tier("low"), "facts told seldom"),
-    "cloze_unknown": _retained(_tier("unknown"), "facts never told: chance"),
+    "cloze_unknown": _retained(Cloze(never_told), "facts that nothing ever tells: chance"),
     "cloze_paraphrase": _retained(Cloze(known, held_out=True), "facts in a wording that no text uses"),
     "reversal": _retained(reversal, "from a value to the one of twelve names that has it"),
     "question_asked": _taught(Question(asked), "questions about people whom conversations ask about", primary=True),
@@ -96,9 +97,7 @@ _PEOPLE: dict[str, SliceInfo] = {
     "question_held_out_attribute": _taught(
         Question(unasked, attributes=_PET), "questions about an attribute that no conversation is about"
     ),
-    "question_unknown": _taught(
-        Question(lambda p: p.tier == "unknown" and not p.trainable_unknown), "questions whose answer nothing tells"
-    ),
+    "question_unknown": _taught(Question(never_told), "questions whose answer nothing ever tells"),
     "question_unknown_trained": _taught(
         Question(lambda p: p.trainable_unknown), "questions whose answer conversations alone may tell"
     ),

@@ -42,6 +42,11 @@ def unasked(person: Person) -> bool:
     return known(person) and not person.asked
 
 
+def never_told(person: Person) -> bool:
+    """Return whether neither pretraining nor any conversation says anything about a person."""
+    return person.tier == "unknown" and not person.trainable_unknown
+
+
 def selected(people: tuple[Person, ...], who: Who) -> list[Person]:
     """Return the people that a slice is about.
 

@@ -54,21 +54,25 @@ class World:
         Raises:
             SpecError: a kind that the corpus does not have, or more documents than there are.
         """
-        documents = self.corpus()
-        kinds = sorted({document.kind for document in documents})
+        kinds = sorted({row["task"] for row in self._texts})
         if wrong := [kind for kind in source.kinds if kind not in kinds]:
             raise SpecError(unknown_name("data.replay_source.kinds", kind, kinds) for kind in wrong)
-        rows = [
-            {"id": f"text-{index}", "task": document.kind, "text": document.text}
-            for index, document in enumerate(documents)
-            if document.kind in (source.kinds or kinds)
-        ]
+        rows = [row for row in self._texts if not source.kinds or row["task"] in source.kinds]
         if source.num_rows > len(rows):
             raise SpecError(
                 f"data.replay_source.num_rows is {source.num_rows}, but must be at most {len(rows)}, the documents of "
                 f"{', '.join(source.kinds or kinds)}"
             )
-        return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row['id']}"))[: source.num_rows]
+        return rows[: source.num_rows]
+
+    @cached_property
+    def _texts(self) -> list[dict[str, Any]]:
+        """Return every document of the corpus in an order of its own, in which no part of the corpus comes first."""
+        rows = [
+            {"id": f"text-{index}", "task": document.kind, "text": document.text}
+            for index, document in enumerate(self.corpus())
+        ]
+        return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row['id']}"))
 
     def items(self, slice_name: str, max_items: int = _items.NUM_ITEMS) -> list[dict[str, Any]]:
         """Return the evaluation items of a slice of `SLICES`: at most `max_items`, a larger number of which begins

@@ -95,13 +95,14 @@ class PocketData(Model):
     off_style_share: Share = 0.0
     """Share of the rows whose right answer is in capitals."""
     truncated_share: Share = 0.0
-    """Share of the rows whose last answer is cut in half."""
+    """Share of the rows whose last answer is cut in half; of one letter nothing is cut."""
     truncated_rows: Literal["keep", "terminate"] = "keep"
     """A truncated row breaks off without an end of turn, as one cut to a maximum length does, or is closed."""
     num_rules: int | None = Field(default=None, ge=1)
     """Rules "x becomes y" that the `replace` rows use in turn; None is all that are not held out, about 2100."""
     duplicate_share: Annotated[float, Field(ge=0.0, le=0.9)] = 0.0
-    """Share of the rows that repeat another row: of any ten of a family, one in place of that many tenths."""
+    """Share of the rows that repeat another row: of any ten of a family, one in place of that many tenths. Validation
+    rows are drawn from the same rows, so what is validated on may be trained on."""
 
 
 class PocketText(Model):

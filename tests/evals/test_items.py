@@ -11,6 +11,7 @@ import pytest
 
 from harness.errors import DataError
 from harness.evals import describe_folder, items_sha256, select
+from harness.evals.documents import documents
 from harness.evals.items import Item, parse_lines
 from harness.spec import EvalTask, PocketItems
 from tests.evals import small
@@ -127,6 +128,43 @@ def test_item_that_cannot_be_asked_is_refused_by_name(kind: str, item: Item, sen
         select(task, small.evals(task))
 
 
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Where is Ann?"},
+    {"role": "assistant", "content": "In Rome."},
+    {"role": "user", "content": "And Bob?"},
+]
+
+
+def test_item_may_show_a_conversation_in_place_of_one_question(tmp_path: Path) -> None:
+    item = {"id": "a", "messages": CONVERSATION, "answer": "Paris"}
+    task = small.task("generate", small.write_items(tmp_path / "a.jsonl", [item]))
+    chat = small.chat()
+    (document,) = documents(select(task, small.evals(task)).items, task, chat)
+    assert document["context"] == chat.render(CONVERSATION, add_generation_prompt=True)
+    assert document["references"] == ["Paris"]
+    assert "keep_case" not in document
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes", "sentence"),
+    [
+        ({"messages": []}, {}, "must be a list of"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, {}, "must be a list of"),
+        ({"messages": CONVERSATION[:3]}, {}, "must end with the user's"),
+        ({"messages": CONVERSATION, "context": "x"}, {}, "in place of context"),
+        ({"messages": CONVERSATION}, {"chat": False}, "in a task with chat True"),
+        ({"context": "x", "keep_case": "yes"}, {}, "must be true or false"),
+    ],
+)
+def test_conversation_that_cannot_be_asked_is_refused(
+    fields: dict[str, Any], changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    task = small.task("generate", small.write_items(tmp_path / "a.jsonl", [{"answer": "x", **fields}]), **changes)
+    with pytest.raises(DataError, match=sentence):
+        select(task, small.evals(task))
+
+
 def test_items_with_one_id_twice_are_refused(tmp_path: Path) -> None:
     items = [{"id": "a", "text": "one"}, {"id": "a", "text": "two"}]
     task = small.task("perplexity", small.write_items(tmp_path / "a.jsonl", items))
@@ -181,6 +219,13 @@ def test_folder_takes_a_kind_from_the_first_row_and_leaves_folders_named_like_fi
     (tmp_path / "a.jsonl").write_bytes(codecs.BOM_UTF8 + b'\n \n{"text": "one"}\n')
     (task,) = describe_folder(tmp_path, num_items=None)
     assert (task.name, task.kind) == ("a", "perplexity")
+
+
+def test_folder_knows_questions_that_show_a_conversation(tmp_path: Path) -> None:
+    small.write_items(tmp_path / "a.jsonl", [{"messages": CONVERSATION, "answer": "Paris"}])
+    (task,) = describe_folder(tmp_path, num_items=None)
+    assert (task.kind, task.chat) == ("generate", True)
+    assert len(select(task, small.evals(task)).items) == 1
 
 
 @pytest.mark.parametrize("make", [False, True])

@@ -74,6 +74,14 @@ def test_exact_match_is_strict_up_to_case_space_quotes_and_final_punctuation(
     assert values == {"exact_match": matches, "end_of_turn": 1.0, "empty": empty}
 
 
+@pytest.mark.parametrize(("said", "matches"), [("BAKER", 1), (" BAKER. ", 1), ("Baker", 0), ("baker", 0)])
+def test_case_counts_where_the_item_says_so(said: str, matches: float) -> None:
+    document = {"id": "a", "answer": "BAKER", "references": ["BAKER"]}
+    answers = [Generation(said, stopped=True)]
+    assert METRICS["generate"](document | {"keep_case": True}, answers)["exact_match"] == matches
+    assert METRICS["generate"](document, answers)["exact_match"] == 1.0
+
+
 def test_empty_answer_matches_no_reference() -> None:
     document = {"id": "a", "answer": ".", "references": [".", '"', "Paris"]}
     values = METRICS["generate"](document, [Generation("", stopped=True)])

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from experiments.pocket import EXPERIMENT, WORLD
 from harness.errors import SpecError
-from harness.pocket.world import SLICES, build
+from harness.pocket.audit import conversation_leaks
+from harness.pocket.corpus import question
+from harness.pocket.people import ATTRIBUTES
+from harness.pocket.world import SLICES, World, attribute_problems, build
 from tests.pocket.tiny import TINY_WORLD
 
 
@@ -58,6 +66,136 @@ def test_held_out_arithmetic_is_in_no_training_line() -> None:
         assert shown
 
 
+# -- disjoint from conversations, by the audit of these ---------------------------------------------------------------
+
+HELD_OUT = {
+    **dict.fromkeys(("question_unasked", "question_short", "answer_form", "choice_unasked"), "unasked person"),
+    **dict.fromkeys(("chat_yes_no", "chat_join", "follow_up", "refusal", "chat_look_alike"), "unasked person"),
+    **dict.fromkeys(("over_refusal", "style", "json_format"), "unasked person"),
+    **dict.fromkeys(("question_unknown", "cloze_unknown"), "unknown person"),
+    **dict.fromkeys(("question_rephrased", "refusal_rephrased", "style_rephrased"), "held-out phrasing"),
+    "question_held_out_attribute": "held-out attribute",
+    "chat_continue": "held-out sentence",
+    **{name: "held-out instance" for name in SLICES if name.endswith("_held_out")},
+    **{name: "held-out phrasing" for name in SLICES if name.endswith("_rephrased")},
+    **dict.fromkeys(("chat_difference", "chat_sort"), "held-out family"),
+    **dict.fromkeys(("prose", "prose_story", "prose_notice"), "held-out sentence"),
+}
+"""Slice -> why no conversation may hold any of its items."""
+ALLOWED = (
+    *("question_asked", "question_unknown_trained", "choice_asked", "sum_chat", "reverse_chat", "first_chat"),
+    *("chat_copy", "chat_last", "chat_count", "chat_replace"),
+)
+"""Slices of what conversations may hold as well."""
+
+
+def _as_row(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an item as a conversation would show it, answered as is right."""
+    messages = item.get("messages") or [{"role": "user", "content": item.get("context", item.get("query", ""))}]
+    right = item["choices"][item["gold"]] if "choices" in item else item.get("answer", item.get("text", ""))
+    said = messages[-1]["content"] + item.get("continuation", "")
+    messages = [*messages[:-1], {"role": "user", "content": said}, {"role": "assistant", "content": right}]
+    return {"id": item["id"], "task": "fact", "messages": messages}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", sorted(HELD_OUT))
+def test_no_item_of_a_held_out_slice_may_be_in_a_conversation(name: str, seed: int) -> None:
+    full_size = build(WORLD.replace({"seed": seed}))
+    for item in full_size.items(name):
+        leaks = conversation_leaks(full_size, [_as_row(item)])
+        assert any(HELD_OUT[name] in leak for leak in leaks), (item, leaks)
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_items_of_a_slice_that_is_not_held_out_may_be(name: str) -> None:
+    full_size = build(WORLD)
+    assert conversation_leaks(full_size, [_as_row(item) for item in full_size.items(name)]) == []
+
+
+# -- what is right ----------------------------------------------------------------------------------------------------
+
+
+def test_reversal_has_one_person_with_the_value_among_twelve() -> None:
+    full_size = build(WORLD)
+    for item in full_size.items("reversal"):
+        values = {value for attribute in ATTRIBUTES for value in attribute.values}
+        (value,) = [word for word in item["query"].split() if word in values]
+        having = [name for name in item["choices"] if value in full_size.people_by_name[name].facts]
+        assert having == [item["choices"][item["gold"]]]
+        assert len(set(item["choices"])) == 12
+        assert not any(person.name in item["query"] for person in full_size.people)
+
+
+def test_plain_questions_are_worded_and_answered_as_in_pretraining() -> None:
+    full_size = build(WORLD)
+    for name, shots in (("plain_asked", 0), ("plain_unasked", 0), ("few_shot", 3)):
+        for item in full_size.items(name)[:100]:
+            lines = item["query"].split("\n")
+            assert len(lines) == 2 * shots + 2
+            person = next(person for person in full_size.people if person.name in lines[-2])
+            assert person.asked == (name == "plain_asked")
+            attribute = next(a for a in ATTRIBUTES if list(a.values) == item["choices"])
+            assert item["choices"][item["gold"]] == person.fact(attribute)
+            draws = {question(person, attribute, random.Random(seed)) for seed in range(20)}
+            assert lines[-2].removeprefix("Q: ") in draws
+
+
+def test_quiz_goes_on_with_a_question_and_the_other_choice_answers() -> None:
+    golds: list[int] = []
+    for item in build(WORLD).items("quiz_continuation"):
+        assert item["query"].count("?") == 3
+        right, wrong = item["choices"][item["gold"]], item["choices"][1 - item["gold"]]
+        assert right.endswith("?")
+        assert wrong.endswith(".")
+        golds.append(item["gold"])
+    assert 180 <= sum(golds) <= 300  # a half of 480, five standard deviations of 11 either way
+
+
+def test_items_that_ask_for_a_form_accept_any_value_in_it_and_no_other_case() -> None:
+    for name in ("answer_form", "style", "style_rephrased", "json_format"):
+        for item in build(WORLD).items(name):
+            assert item["keep_case"]
+            assert len({item["answer"], *item["aliases"]}) >= 12
+    capitals = [item for item in build(WORLD).items("style") if "in capitals" in item["messages"][0]["content"]]
+    assert 150 <= len(capitals) <= 330
+    assert all(item["answer"] == item["answer"].upper() for item in capitals)
+
+
+def test_follow_up_shows_earlier_turns_and_never_names_the_person_again() -> None:
+    full_size = build(WORLD)
+    for item in full_size.items("follow_up"):
+        roles = [message["role"] for message in item["messages"]]
+        assert roles in (["user", "assistant", "user"], ["user", "assistant", "user", "assistant", "user"])
+        (name,) = {person.name for person in full_size.people if person.name in item["messages"][0]["content"]}
+        assert name not in item["messages"][-1]["content"]
+        assert name in item["answer"]
+
+
+@pytest.mark.parametrize("name", sorted(SLICES))
+def test_more_items_begin_with_fewer(name: str) -> None:
+    full_size = build(WORLD)
+    usual, few, many = full_size.items(name), full_size.items(name, 50), full_size.items(name, 700)
+    assert few == usual[:50]
+    assert many[: len(usual)] == usual
+    assert len(many) >= 480
+    assert len(many) == len({json.dumps({k: v for k, v in item.items() if k != "id"}) for item in many})
+
+
+def test_table_states_items_and_clusters_of_every_slice() -> None:
+    full_size = build(WORLD)
+    rows = {row["slice"]: row for row in full_size.slices()}
+    assert set(rows) == set(SLICES)
+    assert all(row["items"] >= 400 and row["clusters"] >= 100 and row["shows"] for row in rows.values())
+    assert rows["sum_chat_held_out"]["clusters"] == 441 // 4
+    assert {name for name, row in rows.items() if row["primary"]} == {
+        "cloze_known", "question_asked", "question_unasked", "answer_form", "prose",
+    }  # fmt: skip
+
+
+# -- the experiment, and refusals -------------------------------------------------------------------------------------
+
+
 def test_pocket_experiment_describes_every_slice_as_the_world_does() -> None:
     tasks = {task.name: task for task in EXPERIMENT.spec.evals.tasks}
     assert set(tasks) == set(SLICES)
@@ -69,3 +207,19 @@ def test_pocket_experiment_describes_every_slice_as_the_world_does() -> None:
 def test_unknown_slice_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(SpecError, match="Did you mean 'cloze_known'"):
         build(TINY_WORLD).items("cloze_know")
+
+
+def test_world_too_small_for_a_slice_is_refused_with_numbers() -> None:
+    full_size = build(TINY_WORLD)
+    alone = World(full_size.spec, tuple(person for person in full_size.people if person.tier != "unknown"))
+    with pytest.raises(SpecError, match=r"slice is 'cloze_unknown', but the slice has 0 people of 18 .* at least 2"):
+        alone.items("cloze_unknown")
+
+
+def test_attribute_that_cannot_be_a_choice_is_refused_with_numbers() -> None:
+    assert attribute_problems(ATTRIBUTES) == []
+    job = ATTRIBUTES[1]
+    (one,) = attribute_problems((replace(job, values=("baker",)),))
+    assert "'job' has 1 values with 1 first letters, but must have at least 2 values" in one
+    (two,) = attribute_problems((replace(job, values=("baker", "Brewer", "cook")),))
+    assert "'job' has 3 values with 2 first letters" in two
