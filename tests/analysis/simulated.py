@@ -99,17 +99,22 @@ def verdict_of(parts: tuple[Part, ...], frame: pd.DataFrame, items: pd.DataFrame
 
 
 def noisy(
-    effect: float, noise: np.random.Generator, worlds: Sequence[int | None] = (0, 1), seeds: int = 5, items: int = 120
+    effect: float,
+    noise: np.random.Generator,
+    worlds: Sequence[int | None] = (0, 1),
+    seeds: int = 5,
+    items: int = 120,
+    seed_sd: float = 0.03,
 ) -> dict[Cell, NDArray[Any]]:
     """Return binary item values of two conditions whose chance to be right differs by `effect`.
 
-    An item's difficulty is common to all trials of its world; each trial has a shift of its own (sd 0.03), as seeds do.
+    An item's difficulty is common to all trials of its world; each trial has a shift of its own, as seeds do.
     """
     cells: dict[Cell, NDArray[Any]] = {}
     for world in worlds:
         difficulty = noise.normal(0, 0.25, size=items)
         for rate, extra in ((1.0, 0.0), (2.0, effect)):
             for seed in range(seeds):
-                chance = np.clip(0.5 + extra + difficulty + noise.normal(0, 0.03), 0.02, 0.98)
+                chance = np.clip(0.5 + extra + difficulty + noise.normal(0, seed_sd), 0.02, 0.98)
                 cells[(rate, world, seed)] = (noise.uniform(size=items) < chance).astype(float)
     return cells
