@@ -33,9 +33,9 @@ from harness.spec import (
 WORLD = WorldSpec(
     seed=0,
     people_per_tier=120,
-    exposures_high=230,
-    exposures_mid=65,
-    exposures_low=17,
+    exposures_high=280,
+    exposures_mid=20,
+    exposures_low=6,
     num_unknown_people=200,
     plain_question_share=0.11,
     augmented=True,
@@ -89,7 +89,7 @@ EXPERIMENT = Experiment(
         ),
         method=FullConfig(),
         train=TrainSpec(
-            num_epochs=6.0,
+            num_epochs=4.0,
             batch_size=8,
             learning_rate=5e-4,
             schedule="cosine",

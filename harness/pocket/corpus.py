@@ -22,9 +22,9 @@ from harness.spec.world import WorldSpec
 SHARES = {
     "story": 0.035,
     "notice": 0.035,
-    "arithmetic": 0.11,
-    "lists": 0.11,
-    "replace": 0.06,
+    "arithmetic": 0.13,
+    "lists": 0.12,
+    "replace": 0.07,
     "quiz": 0.05,
 }
 """Share of all words by kind; `plain_question_share` comes on top, biographies take the rest."""
@@ -34,9 +34,9 @@ answer after a question and not after `A:`."""
 RECORD_EVERY = 5
 """Of an augmented person's biographies, one in this many is a list of fields with each value on a line of its own."""
 SCATTERED_EVERY = 2
-"""Of an augmented person's exposures, one in this many is written as single statements, each a document of its own: there
-a name is read once before its fact is told, as a cloze asks it. Where all facts stand in biographies, some worlds learn
-to tell a fact only after the name has come twice."""
+"""Of an augmented person's exposures, one in this many is written as single statements, each a document of its own.
+There a name is read once before its fact is told, as a cloze asks it; where all facts stand in biographies, some worlds
+learn to tell a fact only after the name has come twice."""
 _WORD = re.compile(r"\d|[^\W\d]+|[^\w\s]|\n")
 
 

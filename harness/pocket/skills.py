@@ -18,8 +18,10 @@ from harness.errors import unknown_name
 from harness.seeding import derive
 
 LETTERS = tuple("abcdefghijkl")
+RAW_SYMBOLS = tuple(string.ascii_lowercase)
+"""What `replace` works on in pretraining and in evaluation: 650 rules "x becomes y", which the budget suffices for."""
 SYMBOLS = (*string.ascii_lowercase, *(a + b for a, b in itertools.product("bdfgklmnprstv", "ao")))
-"""What `replace` works on: 26 letters and 26 syllables, each a token or two, which make 2652 rules "x becomes y"."""
+"""What `replace` works on in conversations: these and 26 syllables, each a token or two, which make 2652 rules."""
 MAX_OPERAND = 20
 HELD_OUT_ONE_IN = 5
 HELD_OUT_SUMS_ONE_IN = 4
@@ -99,17 +101,17 @@ def _sort(draw: random.Random) -> Instance:
     return Instance("sort", (" ".join(letters),), " ".join(sorted(letters)))
 
 
-def replacement(draw: random.Random, old: str, new: str) -> Instance:
-    """Return an instance of the rule "`old` becomes `new`"."""
-    symbols = draw.sample([symbol for symbol in SYMBOLS if symbol not in (old, new)], draw.randint(1, 3))
+def replacement(draw: random.Random, old: str, new: str, among: tuple[str, ...] = SYMBOLS) -> Instance:
+    """Return an instance of the rule "`old` becomes `new`", with other symbols from `among` around it."""
+    symbols = draw.sample([symbol for symbol in among if symbol not in (old, new)], draw.randint(1, 3))
     symbols.insert(draw.randint(0, len(symbols)), old)
     replaced = [new if symbol == old else symbol for symbol in symbols]
     return Instance("replace", (" ".join(symbols), old, new), " ".join(replaced))
 
 
 def _replace(draw: random.Random) -> Instance:
-    old, new = draw.sample(SYMBOLS, 2)
-    return replacement(draw, old, new)
+    old, new = draw.sample(RAW_SYMBOLS, 2)
+    return replacement(draw, old, new, RAW_SYMBOLS)
 
 
 SKILLS: dict[str, Skill] = {

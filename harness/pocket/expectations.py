@@ -1,0 +1,91 @@
+"""What can be said of a world and its model before anything is trained: which slices cannot show much, and why.
+
+Invariant: torch-free, and nothing here refuses; what cannot work at all is refused by world.py and pretrain.py. The
+numbers come from three worlds of the size that ships, measured on 2026-11-21. What does not live here: scores.
+"""
+
+from __future__ import annotations
+
+import math
+
+from harness.pocket.people import ATTRIBUTES
+from harness.spec import PocketModelSpec, WorldSpec
+
+FLOOR_EXPOSURES = 4
+"""Below this many exposures a fact is answered about as often as by chance."""
+CEILING_EXPOSURES = 40
+"""From this many on nearly every fact is known: .99 on two worlds at 45, .63 and .73 at 10."""
+MIN_CLUSTERS = 100
+BITS_PER_PARAMETER = 1.0
+"""What about 100 exposures of a fact store; 1000 store twice as much (Allen-Zhu and Li, arXiv:2404.05405)."""
+
+
+def flags(world: WorldSpec, model: PocketModelSpec | None = None) -> list[str]:
+    """Return one sentence for each slice that will be at its floor or ceiling, or is too small; none for a sound world.
+
+    Args:
+        world: the world.
+        model: its base, for what it can store; None says nothing about that.
+    """
+    return [*_floors(world), *_ceilings(world), *_clusters(world), *(_capacity(world, model) if model else ())]
+
+
+def num_parameters(model: PocketModelSpec) -> int:
+    """Return the parameters of the Llama that a spec describes, embeddings tied."""
+    width = model.hidden_size
+    layer = 4 * width**2 + 3 * width * 3 * width + 2 * width
+    return model.vocab_size * width + model.num_layers * layer + width
+
+
+def bits(world: WorldSpec) -> float:
+    """Return the bits that the facts of all known people hold."""
+    return 3 * world.people_per_tier * sum(math.log2(len(attribute.values)) for attribute in ATTRIBUTES)
+
+
+def _exposures(world: WorldSpec) -> dict[str, int]:
+    return {"high": world.exposures_high, "mid": world.exposures_mid, "low": world.exposures_low}
+
+
+def _floors(world: WorldSpec) -> list[str]:
+    return [
+        f"world.exposures_{tier} is {count}: cloze_{tier} will be at its floor of {1 / len(ATTRIBUTES[0].values):.3f}, "
+        f"chance, and can show no forgetting; from {FLOOR_EXPOSURES} exposures on it can"
+        for tier, count in _exposures(world).items()
+        if count < FLOOR_EXPOSURES
+    ]
+
+
+def _ceilings(world: WorldSpec) -> list[str]:
+    counts = _exposures(world)
+    if min(counts.values()) < CEILING_EXPOSURES:
+        return []
+    return [
+        f"world.exposures_low is {counts['low']}: facts of every tier will be at their ceiling, and knowledge is not "
+        f"graded; below {CEILING_EXPOSURES} exposures it is"
+    ]
+
+
+def _clusters(world: WorldSpec) -> list[str]:
+    found = []
+    if world.people_per_tier < MIN_CLUSTERS:
+        found.append(
+            f"world.people_per_tier is {world.people_per_tier}: slices about a tier have as many clusters, fewer than "
+            f"the {MIN_CLUSTERS} that their intervals are made for"
+        )
+    if world.num_unknown_people < MIN_CLUSTERS:
+        found.append(
+            f"world.num_unknown_people is {world.num_unknown_people}: cloze_unknown has as many clusters, fewer than "
+            f"the {MIN_CLUSTERS} that its interval is made for"
+        )
+    return found
+
+
+def _capacity(world: WorldSpec, model: PocketModelSpec) -> list[str]:
+    load, capacity = bits(world), BITS_PER_PARAMETER * num_parameters(model)
+    if load <= capacity:
+        return []
+    return [
+        f"world.people_per_tier is {world.people_per_tier}: {load:,.0f} bits of facts are more than the "
+        f"{capacity:,.0f} that a base of {num_parameters(model):,} parameters stores at about 100 exposures, so the low "
+        "tiers will be at their floor"
+    ]
