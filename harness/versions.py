@@ -12,7 +12,7 @@ BEHAVIOURS: dict[str, int] = {
     "data": 1,  # selection, templates, masks, truncation
     "methods": 1,  # how adapters are built and initialised
     "train": 2,  # loop, losses, schedules
-    "evals": 2,  # item sampling, scoring, answer extraction
+    "evals": 3,  # item sampling, scoring, answer extraction
 }
 
 # Only trials on the embedded world depend on these.
