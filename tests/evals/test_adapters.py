@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from harness.data import TEMPLATES
 from harness.errors import ModelError
 from harness.evals import adapters, item_rows, item_rows_of_adapters
 from harness.evals.scorer import Scorer
@@ -16,6 +18,7 @@ from harness.evals.table import ItemRow
 from harness.seeding import preserved_rng
 from harness.spec import EvalSpec
 from tests.evals import small
+from tests.models import tiny
 
 NAMES = ("red", "blue")
 
@@ -76,6 +79,24 @@ def test_adapters_of_a_build_that_does_not_switch_are_noticed(
     rows = _rows(model, spec)
     missed = "blue" if broken == "set_adapter" else None
     assert rows[missed] != _alone(folders, missed, spec)
+
+
+def test_adapters_on_disk_are_scored_by_the_lines_in_the_docs(
+    folders: dict[str, Path], spec: EvalSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "docs/researcher.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    base = tiny.write_folder(tmp_path / "my_base", max_position_embeddings=512)
+    (base / "chat_template.jinja").write_text(TEMPLATES["chatml_lite"])
+    (tmp_path / "adapters").symlink_to(folders["red"].parent)
+    (tmp_path / "my_items").mkdir()
+    small.every_kind(tmp_path / "my_items")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert list(names["rows"]) == [None, "red", "blue"]
+    scores = [[row.value for row in found] for found in names["rows"].values()]
+    assert scores[0] != scores[1] != scores[2]
 
 
 def _do_nothing(*_: Any, **__: Any) -> None: ...
