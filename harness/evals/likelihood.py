@@ -174,8 +174,10 @@ def _batches(rows: list[_Row], batch_size: int, device_type: str, vocabulary: in
     num_logits = 0
     for row in rows:
         needed = len(row.columns) * vocabulary
-        is_full = len(batch) >= min(batch_size, max_tokens // len(batch[0].tokens)) if batch else False
-        if batch and (is_full or num_logits + needed > max_logits):
+        width = len(batch[0].tokens) if batch else 0
+        is_full = batch and len(batch) >= min(batch_size, max_tokens // width)
+        is_narrow = 8 * len(row.tokens) < 7 * width  # padding costs as much as tokens
+        if batch and (is_full or is_narrow or num_logits + needed > max_logits):
             yield batch
             batch, num_logits = [], 0
         batch.append(row)

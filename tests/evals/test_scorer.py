@@ -227,6 +227,16 @@ def test_row_grows_beyond_its_width_for_a_long_beginning_only() -> None:
     assert [len(row.tokens) for row in likelihood._rows(apart, 512, limit)] == [239] * 4
 
 
+def test_batches_hold_little_padding() -> None:
+    rows = [row for length in (150, 149, 120, 60, 59, 9) for row in likelihood._rows([_long(length)], 256, 0)]
+    batches = likelihood._batches(rows, 8, "cpu", 97)
+    assert [[len(row.tokens) for row in batch] for batch in batches] == [[150, 149], [120], [60, 59], [9]]
+
+
+def _long(num_tokens: int) -> Request:
+    return Request(_ids(num_tokens, 5, 0), _ids(1, 5, 0))
+
+
 def test_separate_rows_equal_a_plain_forward_pass() -> None:
     """The reference for all of the above, in a dozen lines of torch."""
     model = _random_model("llama")
