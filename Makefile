@@ -78,10 +78,10 @@ budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard pocket pocket-check bench clean
+.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard pocket pocket-check bench bench-scorer clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 	@echo
 	@echo 'Variables: NAME a sweep; BASE an experiment, a model folder or trial:<id>; DATA a file; EVALS a folder; OUT where'
 	@echo 'records go; WORKERS trials at a time; SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first;'
@@ -151,6 +151,9 @@ pocket-check: $(VENV)/.ready ## Check the acceptance bands of the pocket world o
 
 bench: $(VENV)/.ready-dev ## Compare with a loop of separate training and evaluation commands
 	@$(PYTHON) -m benchmarks.shell_loop
+
+bench-scorer: $(VENV)/.ready-dev ## Compare the scorer with lm-eval's own, on the bases that are here
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.scorer
 
 clean: ## Remove caches and build files; results under OUT stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

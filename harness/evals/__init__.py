@@ -11,6 +11,7 @@ from harness.evals.folder import describe_folder
 from harness.evals.items import items_sha256, select
 
 if TYPE_CHECKING:
+    from harness.evals.adapters import item_rows_of_adapters
     from harness.evals.scoring import before_key, continuations, item_rows, sampler, score_after, score_before
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "continuations",
     "describe_folder",
     "item_rows",
+    "item_rows_of_adapters",
     "items_sha256",
     "sampler",
     "score_after",
@@ -29,6 +31,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from harness.evals import scoring
+    from harness.evals import adapters, scoring
 
-    return getattr(scoring, name)
+    return getattr(adapters if name == "item_rows_of_adapters" else scoring, name)

@@ -2,7 +2,7 @@
 
 Sequences that begin alike share a row as the branches of a tree, written depth first; a token sees its ancestors and
 itself, and its position is its depth, so it gets the logits that it would get alone. Choices share their context so,
-minimal pairs and schemas the part before they differ.
+minimal pairs and schemas the part before they differ; rows are filled up with trees that have nothing in common.
 
     sequences   c c c a a x | c c c a b y        (the last token of a continuation is predicted, never read)
     row         c c c a a b
@@ -32,8 +32,14 @@ SHARING_MODELS = frozenset(
 )
 """Model types whose rows may be shared: each is tested against separate rows."""
 
-MAX_SHARED_TOKENS = 256
-"""Length of a shared row: attention over it costs its square."""
+ROW_TOKENS = 192
+"""Length up to which a row is filled with sequences, whether they begin alike or not: hardly any padding is left."""
+
+MAX_SHARED_TOKENS = 512
+"""Length up to which a row grows while the beginnings it saves are worth the wider attention."""
+
+PAIRS_PER_TOKEN = 400
+"""Pairs of positions whose attention costs as much as everything else about a token, in the smallest bases."""
 
 MAX_TOKENS = {"cpu": 2**10, "cuda": 2**17}
 """Device -> padded tokens computed together, where `batch_size` allows more; on a CPU what its cache holds."""
@@ -66,7 +72,7 @@ OPEN = 2**30
 
 @dataclass
 class _Row:
-    """A tree of sequences, and what is read off it."""
+    """Trees of sequences, and what is read off them."""
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -153,10 +159,11 @@ def _rows(requests: Sequence[Request], max_length: int, share_limit: int) -> lis
 
 
 def _fits(row: _Row, sequence: tuple[int, ...], share_limit: int) -> bool:
-    common = row.common_length(sequence)
-    num_new = len(sequence) - common
-    # A shorter common beginning saves less than the wider attention costs.
-    return num_new == 0 or (2 * common > num_new and len(row.tokens) + num_new <= share_limit)
+    common, old = row.common_length(sequence), len(row.tokens)
+    new = len(sequence) - common
+    # Apart, the common beginning is computed again; together, old and new tokens see more of each other's columns.
+    is_worth = common * (PAIRS_PER_TOKEN + common + 2 * new) > 2 * old * new
+    return new == 0 or old + new <= (share_limit if is_worth else min(share_limit, ROW_TOKENS))
 
 
 def _batches(rows: list[_Row], batch_size: int, device_type: str, vocabulary: int) -> Iterator[list[_Row]]:
@@ -167,8 +174,10 @@ def _batches(rows: list[_Row], batch_size: int, device_type: str, vocabulary: in
     num_logits = 0
     for row in rows:
         needed = len(row.columns) * vocabulary
-        is_full = len(batch) >= min(batch_size, max_tokens // len(batch[0].tokens)) if batch else False
-        if batch and (is_full or num_logits + needed > max_logits):
+        width = len(batch[0].tokens) if batch else 0
+        is_full = batch and len(batch) >= min(batch_size, max_tokens // width)
+        is_narrow = 8 * len(row.tokens) < 7 * width  # padding costs as much as tokens
+        if batch and (is_full or is_narrow or num_logits + needed > max_logits):
             yield batch
             batch, num_logits = [], 0
         batch.append(row)
@@ -189,8 +198,10 @@ def _score(model: nn.Module, batch: list[_Row]) -> Iterator[tuple[int, Likelihoo
 
     sources, tokens = _flat_targets(batch)
     tokens_K, sources_K = torch.tensor(tokens, device=device), torch.tensor(sources, device=device)
-    logprobs_K = logits_NV[sources_K, tokens_K] - logits_NV.logsumexp(-1)[sources_K]
-    greedy_K = logits_NV.argmax(-1)[sources_K] == tokens_K
+    # Not logsumexp: that is slower than the matrix product before it, and lm-eval's own rounding is this kernel's.
+    logprobs_NV = logits_NV.log_softmax(-1)
+    logprobs_K = logprobs_NV[sources_K, tokens_K]
+    greedy_K = logprobs_NV.argmax(-1)[sources_K] == tokens_K
     yield from _per_request(batch, logprobs_K.double().cpu().numpy(), greedy_K.cpu().numpy())
 
 

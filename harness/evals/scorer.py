@@ -70,6 +70,7 @@ class Scorer(TemplateLM):
         """(task, document number) with a continuation that the context cannot hold: not measured."""
         self.cut: set[tuple[str | None, int | None]] = set()
         """(task, document number) whose context was cut on the left."""
+        self._tokens: dict[tuple[str, str], Tokens] = {}
 
     @property
     def eot_token_id(self) -> int:
@@ -196,20 +197,29 @@ class Scorer(TemplateLM):
     def _is_chat(self, request: Instance) -> bool:
         return request.task_name in self.chat_tasks
 
+    def _once(self, kind: str, texts: Sequence[str], encode: Callable[[list[str]], list[Tokens]]) -> list[Tokens]:
+        """Return the tokens of each text; what this scorer has encoded before is not encoded again."""
+        new = [text for text in dict.fromkeys(texts) if (kind, text) not in self._tokens]
+        if new:
+            self._tokens.update(zip(((kind, text) for text in new), encode(new), strict=True))
+        return [self._tokens[kind, text] for text in texts]
+
     def _encode_chat(self, texts: Sequence[str]) -> list[Tokens]:
-        return [tuple(encoded.ids) for encoded in self.chat.encode_batch(texts)]
+        return self._once("chat", texts, lambda new: [tuple(encoded.ids) for encoded in self.chat.encode_batch(new)])
 
     def _encode_raw(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[Tokens]:
-        if not texts:
-            return []
+        kind = "raw" if add_special_tokens else "bare"
+        return self._once(kind, texts, lambda new: self._tokenised(new, add_special_tokens=add_special_tokens))
+
+    def _tokenised(self, texts: list[str], *, add_special_tokens: bool) -> list[Tokens]:
         # verbose: long documents are cut into windows below, so a warning about their length would be wrong.
-        bare = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        bare = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         bare = [tuple(tokens) for tokens in bare]
         if not add_special_tokens:
             return bare
         # As lm-eval: text that spells out the prefix token does not get another one.
         spelled = self.tokenizer.decode([self.prefix_token_id])
-        whole = [tuple(tokens) for tokens in self.tokenizer(list(texts), verbose=False)["input_ids"]]
+        whole = [tuple(tokens) for tokens in self.tokenizer(texts, verbose=False)["input_ids"]]
         chosen = [b if text.startswith(spelled) else w for text, b, w in zip(texts, bare, whole, strict=True)]
         return [self._led(tokens) for tokens in chosen]
 
@@ -237,11 +247,11 @@ class Scorer(TemplateLM):
 
     def _pairs_in_chat(self, texts: Sequence[tuple[str, str]]) -> list[tuple[Tokens, Tokens]]:
         """Split the tokens of the whole text where they leave those of the prompt: training saw the whole's tokens."""
-        prompts = _once(self._encode_chat, [context for context, _ in texts])
+        prompts = self._encode_chat([context for context, _ in texts])
         wholes = self._encode_chat([context + continuation for context, continuation in texts])
         pairs = []
-        for (context, _), whole in zip(texts, wholes, strict=True):
-            shared = _common_length(prompts[context], whole)
+        for prompt, whole in zip(prompts, wholes, strict=True):
+            shared = _common_length(prompt, whole)
             pairs.append((whole[:shared], whole[shared:]))
         return pairs
 
@@ -257,13 +267,9 @@ class Scorer(TemplateLM):
 
         Source: `TemplateLM._encode_pair` of lm-eval 0.4.13, here for all requests in one call of the tokenizer.
         """
-        stripped = [context.rstrip() for context, _ in texts]
-        contexts = _once(self._encode_raw, stripped)
+        contexts = self._encode_raw([context.rstrip() for context, _ in texts])
         wholes = self._encode_raw([context + continuation for context, continuation in texts])
-        return [
-            (contexts[context], whole[len(contexts[context]) :])
-            for context, whole in zip(stripped, wholes, strict=True)
-        ]
+        return [(context, whole[len(context) :]) for context, whole in zip(contexts, wholes, strict=True)]
 
     # -- model --------------------------------------------------------------------------------------------------------
 
@@ -281,11 +287,6 @@ class Scorer(TemplateLM):
 def _context_of(model: nn.Module) -> int:
     config: Any = getattr(model, "config", None)
     return int(getattr(config, "max_position_embeddings", None) or 2**31)
-
-
-def _once(encode: Callable[[Sequence[str]], list[Tokens]], texts: Sequence[str]) -> dict[str, Tokens]:
-    distinct = list(dict.fromkeys(texts))
-    return dict(zip(distinct, encode(distinct), strict=True))
 
 
 def _common_length(first: Tokens, second: Tokens) -> int:

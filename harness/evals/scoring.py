@@ -123,12 +123,27 @@ def item_rows(model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size:
     Raises:
         DataError: items that are missing or cannot be asked.
     """
+    return ask(scorer_of(model, chat, spec, batch_size), spec)
+
+
+def scorer_of(model: nn.Module, chat: ChatFormat, spec: EvalSpec, batch_size: int) -> Scorer:
+    """Return what asks the tasks of a spec."""
+    return Scorer(model, chat, spec, batch_size=batch_size, chat_tasks=[task.key for task in spec.tasks if task.chat])
+
+
+def ask(scorer: Scorer, spec: EvalSpec) -> list[ItemRow]:
+    """Return the rows of `item_rows`; asked again, with other weights behind the scorer, nothing is encoded again.
+
+    Raises:
+        DataError: items that are missing or cannot be asked.
+    """
     slices = {task.key: select(task, spec) for task in spec.tasks}
     if not slices:
         return []
-    scorer = Scorer(model, chat, spec, batch_size=batch_size, chat_tasks=[task.key for task in spec.tasks if task.chat])
-    with evaluating(model, spec.dtype), _quiet_lm_eval():
-        tasks: Any = {task.key: build_task(task, documents(slices[task.key].items, task, chat)) for task in spec.tasks}
+    with evaluating(scorer.model, spec.dtype), _quiet_lm_eval():
+        tasks: Any = {
+            task.key: build_task(task, documents(slices[task.key].items, task, scorer.chat)) for task in spec.tasks
+        }
         results: Any = evaluate(scorer, {"tasks": tasks}, bootstrap_iters=0, log_samples=True)
     return [
         row

@@ -86,6 +86,6 @@ def _capacity(world: WorldSpec, model: PocketModelSpec) -> list[str]:
         return []
     return [
         f"world.people_per_tier is {world.people_per_tier}: {load:,.0f} bits of facts are more than the "
-        f"{capacity:,.0f} that a base of {num_parameters(model):,} parameters stores at about 100 exposures, so the low "
-        "tiers will be at their floor"
+        f"{capacity:,.0f} that a base of {num_parameters(model):,} parameters stores at about 100 exposures, so the "
+        "low tiers will be at their floor"
     ]

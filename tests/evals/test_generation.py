@@ -120,13 +120,21 @@ real = pytest.mark.skipif(not small.REAL.is_dir(), reason="needs the real models
 
 @real
 @pytest.mark.real
-def test_real_base_writes_what_it_writes_under_hflm() -> None:
-    model, tokenizer = small.real_model("stories260K")
-    beginnings = [row["text"][: 40 + 9 * n] for n, row in enumerate(small.real_rows("lm/tinystories.test.jsonl", 12))]
-    # Both of its stop tokens: lm-eval itself knows only one.
-    hflm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, device="cpu")
-    theirs = hflm.generate_until(small.questions(beginnings, 40, ["\n", "<s>", "</s>"]), disable_tqdm=True)
-    scorer = Scorer(model, small.chat(tokenizer, "plain"), small.evals(), batch_size=5)
+@pytest.mark.parametrize(("name", "stops"), [
+    ("stories260K", ["<s>", "</s>"]), ("stories15M", ["<s>", "</s>"]), ("minimind2-small", ["<|im_end|>"]),
+])  # fmt: skip
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_real_base_writes_what_it_writes_under_hflm(name: str, stops: list[str], batch_size: int) -> None:
+    model, tokenizer = small.real_model(name)
+    chat = small.chat(tokenizer, "tokenizer" if tokenizer.chat_template else "plain")
+    prompts = [row["text"][: 40 + 9 * n] for n, row in enumerate(small.real_rows("lm/tinystories.test.jsonl", 12))]
+    if tokenizer.chat_template:  # outside its template this base answers nothing
+        prompts = [chat.render([{"role": "user", "content": text}], add_generation_prompt=True) for text in prompts]
+    # All of its stop tokens: lm-eval itself knows only one.
+    hflm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device="cpu")
+    theirs = hflm.generate_until(small.questions(prompts, 40, ["\n", *stops]), disable_tqdm=True)
+    scorer = Scorer(model, chat, small.evals(), batch_size=5)
     with evaluating(model, "float32"):
-        ours = scorer.generate_until(small.questions(beginnings, 40, ["\n"]))
+        ours = scorer.generate_until(small.questions(prompts, 40, ["\n"]))
     assert ours == theirs
+    assert len(set(ours)) > 6
