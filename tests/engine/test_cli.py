@@ -166,6 +166,8 @@ def test_cli_help_names_every_verb() -> None:
     printed = run("--help")
     for verb in ("plan", "sweep", "study", "status", "report", "figures", "fetch", "dashboard", "run-trial", "mirror"):
         assert verb in printed
+    assert "claims" in printed
+    assert "claims-run" in printed
 
 
 def test_cli_default_workers_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
