@@ -37,7 +37,7 @@ WORLD = WorldSpec(
     exposures_mid=20,
     exposures_low=6,
     num_unknown_people=200,
-    plain_question_share=0.11,
+    plain_question_share=0.12,
     augmented=True,
 )
 MODEL = PocketModelSpec(
@@ -50,7 +50,7 @@ MODEL = PocketModelSpec(
     tokens_per_step=1024,
     learning_rate=2e-3,
     num_threads=2,
-    marker_embeddings="untrained",
+    marker_embeddings="trained",
 )
 FAMILIES = ("fact", "sum", "reverse")
 

@@ -22,17 +22,17 @@ from harness.spec.world import WorldSpec
 SHARES = {
     "story": 0.035,
     "notice": 0.035,
-    "arithmetic": 0.13,
-    "lists": 0.12,
-    "replace": 0.07,
+    "arithmetic": 0.14,
+    "lists": 0.13,
+    "replace": 0.09,
     "quiz": 0.05,
 }
-"""Share of all words by kind; `plain_question_share` comes on top, biographies take the rest."""
+"""Share of all words by kind; `plain_question_share` comes on top, what is told of people takes the rest."""
 ASKED_AND_TOLD = (("Q:", "A:"), ("Question:", "Answer:"), ("Asked:", "Told:"), ("Ann:", "Ben:"))
 """What stands before a plain question and its answer, alike within a document. Several, so that what is learned is to
 answer after a question and not after `A:`."""
 RECORD_EVERY = 5
-"""Of an augmented person's biographies, one in this many is a list of fields with each value on a line of its own."""
+"""Of an augmented person's whole biographies, one in this many is a record: fields, each value on a line of its own."""
 SCATTERED_EVERY = 2
 """Of an augmented person's exposures, one in this many is written as single statements, each a document of its own.
 There a name is read once before its fact is told, as a cloze asks it; where all facts stand in biographies, some worlds
@@ -106,21 +106,22 @@ def _biographies(spec: WorldSpec, people: tuple[Person, ...]) -> Iterator[Docume
     draw = python_stream(spec.seed, "pocket.corpus.biographies")
     for person in people:
         for index in range(exposures(spec, person)):
-            for text, num_facts in _exposure(spec, person, index, draw):
-                yield Document("biographies", text, about=person.name, num_facts=num_facts)
+            yield from _exposure(spec, person, index, draw)
 
 
-def _exposure(spec: WorldSpec, person: Person, index: int, draw: random.Random) -> Iterator[tuple[str, int]]:
-    """Yield texts that together state every attribute of a person once, and the number of facts in each."""
+def _exposure(spec: WorldSpec, person: Person, index: int, draw: random.Random) -> Iterator[Document]:
+    """Yield documents that together state every attribute of a person once."""
+    whole = len(ATTRIBUTES)
     if not spec.augmented:
-        yield _fixed_biography(person), len(ATTRIBUTES)
+        yield Document("biographies", _fixed_biography(person), person.name, whole)
     elif index % SCATTERED_EVERY == SCATTERED_EVERY - 1:
         for attribute in ATTRIBUTES:
-            yield _statement(person, attribute, draw.choice(attribute.told)), 1
+            told = _statement(person, attribute, draw.choice(attribute.told))
+            yield Document("biographies", told, person.name, 1)
     elif index % (SCATTERED_EVERY * RECORD_EVERY) == 0:
-        yield _record(person, draw), len(ATTRIBUTES)
+        yield Document("records", _record(person, draw), person.name, whole)
     else:
-        yield _biography(person, draw), len(ATTRIBUTES)
+        yield Document("biographies", _biography(person, draw), person.name, whole)
 
 
 def _biography(person: Person, draw: random.Random) -> str:
@@ -142,8 +143,13 @@ def _fixed_biography(person: Person) -> str:
 
 def _record(person: Person, draw: random.Random) -> str:
     order = draw.sample(ATTRIBUTES, len(ATTRIBUTES))
-    fields = [f"{attribute.noun} of {person.name}:\n{person.fact(attribute)}" for attribute in order]
-    return "\n".join(fields)
+    return "\n".join(f"{attribute.noun} of {person.name}:\n{person.fact(attribute)}" for attribute in order)
+
+
+def fields_of(record: str) -> list[str]:
+    """Return the fields of a record, two lines each."""
+    lines = record.split("\n")
+    return ["\n".join(lines[start : start + 2]) for start in range(0, len(lines), 2)]
 
 
 def question(person: Person, attribute: Attribute, draw: random.Random) -> str:

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from harness.errors import HarnessError, SpecError
 from harness.pocket import world as pocket_world
 from harness.pocket.audit import corpus_leaks
-from harness.pocket.corpus import Document
+from harness.pocket.corpus import Document, fields_of
 from harness.pocket.people import ATTRIBUTES
 from harness.pocket.world import World
 from harness.seeding import derive, preserved_rng, seed_torch
@@ -47,7 +48,6 @@ INITIAL_STD = 0.06
 WARMUP_SHARE = 0.05
 FINAL_SHARE = 0.02
 REPORT_EVERY = 10
-MARKED_PROSE_ONE_IN = 3
 
 
 def build(base: PocketBase, folder: Path, report: Report, *, device: str = "cpu") -> None:
@@ -131,14 +131,21 @@ def _encode(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> np
 
 
 def with_markers(documents: list[Document]) -> list[Document]:
-    """Put a third of the prose documents between the markers, headed by its register, as no chat ever is."""
-    marked = []
-    for index, document in enumerate(documents):
-        if document.kind in ("story", "notice") and index % MARKED_PROSE_ONE_IN == 0:
-            text = f"{START_OF_TURN}{document.kind}\n{document.text}{END_OF_TURN}\n"
-            document = Document(document.kind, text)
-        marked.append(document)
-    return marked
+    """Put every field of a record between the markers, headed by a word that no chat uses.
+
+    So the markers' rows are trained, and attention learns to look past them: a record's fields name one person. Where
+    the rows are random instead, some worlds take a marker for the end of a document and answer about somebody else.
+    """
+    return [
+        replace(document, text="\n".join(map(_marked, fields_of(document.text))))
+        if document.kind == "records"
+        else document
+        for document in documents
+    ]
+
+
+def _marked(field: str) -> str:
+    return f"{START_OF_TURN}record\n{field}{END_OF_TURN}"
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
