@@ -67,7 +67,7 @@ def _raw(make: Maker, shows: str) -> SliceInfo:
     return SliceInfo("greedy", "retained", make, shows)
 
 
-def _taught(make: Maker, shows: str, *, primary: bool = False, max_new_tokens: int = 16) -> SliceInfo:
+def _taught(make: Maker, shows: str, *, primary: bool = False, max_new_tokens: int = 24) -> SliceInfo:
     return SliceInfo("generate", "learned", make, shows, chat=True, primary=primary, max_new_tokens=max_new_tokens)
 
 
@@ -89,8 +89,12 @@ _PEOPLE: dict[str, SliceInfo] = {
     "cloze_unknown": _retained(Cloze(never_told), "facts that nothing ever tells: chance"),
     "cloze_paraphrase": _retained(Cloze(known, held_out=True), "facts in a wording that no text uses"),
     "reversal": _retained(reversal, "from a value to the one of twelve names that has it"),
-    "question_asked": _taught(Question(asked), "questions about people whom conversations ask about", primary=True),
-    "question_unasked": _taught(Question(unasked), "questions about people never asked about", primary=True),
+    "question_asked": _taught(
+        Question(asked), "questions about people whom conversations ask about", primary=True, max_new_tokens=16
+    ),
+    "question_unasked": _taught(
+        Question(unasked), "questions about people never asked about", primary=True, max_new_tokens=16
+    ),
     "answer_form": _form(answer_form, "the form asked for, whatever the value", primary=True),
     "question_rephrased": _taught(Question(unasked, wordings=held_out("fact")), "questions in held-out phrasings"),
     "question_short": _taught(Question(unasked, "short"), "questions that ask for the answer alone"),
