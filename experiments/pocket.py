@@ -91,7 +91,7 @@ EXPERIMENT = Experiment(
         train=TrainSpec(
             num_epochs=4.0,
             batch_size=8,
-            learning_rate=5e-4,
+            learning_rate=3e-4,
             schedule="cosine",
             warmup_ratio=0.1,
             weight_decay=0.0,
@@ -107,7 +107,7 @@ EXPERIMENT = Experiment(
     ),
     runtime=Runtime(num_threads=1, micro_batch_size=16, eval_batch_size=128),
     methods=(
-        MethodReference(method=FullConfig(), learning_rate=5e-4),
+        MethodReference(method=FullConfig(), learning_rate=3e-4),
         MethodReference(method=LoraConfig(rank=8, alpha=16.0, target_modules="all_linear"), learning_rate=3e-3),
         MethodReference(method=QLoraConfig(rank=8, alpha=16.0, target_modules="all_linear"), learning_rate=3e-3),
     ),

@@ -30,7 +30,7 @@ SWEEP = Sweep(
     seeds=(0, 1, 2, 3, 4),
     worlds=(0, 1),
     measures=("learned", "retained"),
-    set=(("train.learning_rate", 1.5e-3),),
+    set=(("train.learning_rate", 1e-3),),
     claims=(
         Claim(
             id="E2",

@@ -29,7 +29,7 @@ SWEEP = Sweep(
         Arm(
             name="harsh",
             hold="epochs",
-            set=(("data.num_examples", 100), ("train.num_epochs", 10.0), ("train.learning_rate", 5e-3)),
+            set=(("data.num_examples", 100), ("train.num_epochs", 10.0), ("train.learning_rate", 3e-3)),
         ),
     ),
     seeds=(0, 1, 2),

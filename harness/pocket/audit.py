@@ -125,8 +125,7 @@ def _held_out_statements() -> re.Pattern[str]:
 
 
 def _sentences(text: str) -> list[str]:
-    plain = re.sub(r"<\|[a-z_]+\|>(story\n|notice\n)?", "", text)
-    return [sentence.strip() + "." for sentence in plain.split(".") if sentence.strip()]
+    return [sentence.strip() + "." for sentence in text.split(".") if sentence.strip()]
 
 
 def _held_prose(world: World, sentence: str) -> bool:

@@ -125,7 +125,7 @@ def test_markers_occur_in_pretraining_exactly_when_they_are_trained(rows: str) -
         documents = pretrain.with_markers(documents)
     marked = [document for document in documents if pretrain.END_OF_TURN in document.text]
     assert bool(marked) == (rows == "trained")
-    assert all(document.kind in ("story", "notice") for document in marked)
+    assert all(document.kind == "records" for document in marked)
     assert all("assistant" not in document.text and "user" not in document.text for document in marked)
 
 

@@ -239,7 +239,8 @@ PINNED = ["65c2c679c50aee4b", "b28ae417d25661e4", "042ceb38427168b6"]
     [
         ({"people_per_tier": 700}, "at most 2048 people"),
         ({"left_out_skills": ["revers"]}, "Did you mean 'reverse'?"),
-        ({"plain_question_share": 0.5, "exposures_high": 1}, None),
+        ({"plain_question_share": 0.5}, "but must be at most 0.42"),
+        ({"plain_question_share": 0.4, "exposures_high": 1}, None),
     ],
 )
 def test_impossible_world_is_refused_in_one_sentence(changes: dict[str, object], sentence: str | None) -> None:
@@ -251,5 +252,13 @@ def test_impossible_world_is_refused_in_one_sentence(changes: dict[str, object],
         build(spec)
 
 
-def test_shares_leave_most_of_the_corpus_to_biographies() -> None:
-    assert sum(pocket_corpus.SHARES.values()) + WORLD.plain_question_share <= 0.5
+def test_shares_leave_the_largest_part_of_the_corpus_to_what_is_told_of_people() -> None:
+    rest = 1 - sum(pocket_corpus.SHARES.values()) - WORLD.plain_question_share
+    assert rest > 2 * max(*pocket_corpus.SHARES.values(), WORLD.plain_question_share)
+
+
+def test_scattered_and_whole_exposures_are_about_equally_many() -> None:
+    documents = [document for document in build(WORLD).corpus() if document.about]
+    told = Counter("scattered" if document.num_facts == 1 else document.kind for document in documents)
+    assert told["scattered"] / 4 == told["biographies"] + told["records"]
+    assert told["records"] / (told["biographies"] + told["records"]) == pytest.approx(0.2, abs=0.03)
