@@ -4,9 +4,9 @@
                                 [--out FILE.json]
 
 Both sides score the same ARC-easy, HellaSwag and BLiMP items and answer the same questions, in float32. HFLM first runs
-once at every batch size; those within `NEAR` of the least CPU time then take turns with ours, and the one with the smallest
-median counts. Timed is what a user waits for: tokenisation and forward passes, not loading. Checked before any ratio is
-printed: every choice's log-probability, its greedy flag, every generated text, against HFLM at every batch size.
+once at every batch size; those within `NEAR` of the least CPU time then take turns with ours, and the one with the
+smallest median counts. Timed is what a user waits for: tokenisation and forward passes, not loading. Checked before any
+ratio is printed: every choice's log-probability, its greedy flag, every generated text, at every batch size of HFLM.
 
 Printed beside each ratio: how many positions (padding included) each side sends through the layers and through the
 output layer. BLiMP has no context, but most pairs, and many sentences of different pairs, begin alike; the ratio on
