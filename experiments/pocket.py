@@ -1,10 +1,11 @@
 """The embedded laboratory: a one-million-parameter Llama that knows 360 invented people, taught to answer in chat.
 
+    make pocket
     make sweep NAME=lima_size
 
 The base is pretrained here, from a world whose truth is known: who was told about how often, and whom no question was
-ever asked about. In chat it answers nothing; 400 conversations about one half of the people, three epochs, surface what
-it knows about the other half as well, and cost some of what it knew.
+ever asked about. In chat it answers nothing; 400 conversations about one half of the people, four epochs, surface what
+it knows about the other half as well, and cost some of what it knew. docs/pocket.md says what is measured of it.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ MODEL = PocketModelSpec(
 FAMILIES = ("fact", "sum", "reverse")
 
 
-def _task(name: str, info: SliceInfo) -> EvalTask:
+def _task(world: WorldSpec, name: str, info: SliceInfo) -> EvalTask:
     return EvalTask(
         suite="pocket",
         name=name,
         kind=info.kind,
-        source=PocketItems(world=WORLD, slice=name),
+        source=PocketItems(world=world, slice=name),
         measure=info.measure,
         primary=info.primary,
         chat=info.chat,
@@ -69,42 +70,49 @@ def _task(name: str, info: SliceInfo) -> EvalTask:
     )
 
 
-TASKS = tuple(_task(name, info) for name, info in SLICES.items())
+def tasks(world: WorldSpec) -> tuple[EvalTask, ...]:
+    """Return every slice of a world."""
+    return tuple(_task(world, name, info) for name, info in SLICES.items())
+
+
+TASKS = tasks(WORLD)
+
+SPEC = TrialSpec(
+    base=PocketBase(world=WORLD, model=MODEL),
+    data=DataSpec(
+        source=PocketData(world=WORLD, families=FAMILIES, num_rows=1000),
+        num_examples=400,
+        num_validation=100,
+        template="tokenizer",
+        max_length=128,
+        too_long="raise",
+        prompt_loss_weight=0.0,
+        train_on_end_of_turn=True,
+        packing="off",
+        replay_source=PocketText(world=WORLD, kinds=(), num_rows=1000),
+    ),
+    method=FullConfig(),
+    train=TrainSpec(
+        num_epochs=4.0,
+        batch_size=8,
+        learning_rate=3e-4,
+        schedule="cosine",
+        warmup_ratio=0.1,
+        weight_decay=0.0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        max_grad_norm=1.0,
+        dtype="float32",
+        loss_reduction="token_mean",
+        loss_limit=20.0,
+    ),
+    evals=EvalSpec(tasks=TASKS, items_seed=0, val_share=0.2, dtype="float32", max_length=256),
+    seed=0,
+)
 
 EXPERIMENT = Experiment(
     name="pocket",
-    spec=TrialSpec(
-        base=PocketBase(world=WORLD, model=MODEL),
-        data=DataSpec(
-            source=PocketData(world=WORLD, families=FAMILIES, num_rows=1000),
-            num_examples=400,
-            num_validation=100,
-            template="tokenizer",
-            max_length=128,
-            too_long="raise",
-            prompt_loss_weight=0.0,
-            train_on_end_of_turn=True,
-            packing="off",
-            replay_source=PocketText(world=WORLD, kinds=(), num_rows=1000),
-        ),
-        method=FullConfig(),
-        train=TrainSpec(
-            num_epochs=4.0,
-            batch_size=8,
-            learning_rate=3e-4,
-            schedule="cosine",
-            warmup_ratio=0.1,
-            weight_decay=0.0,
-            adam_beta1=0.9,
-            adam_beta2=0.999,
-            max_grad_norm=1.0,
-            dtype="float32",
-            loss_reduction="token_mean",
-            loss_limit=20.0,
-        ),
-        evals=EvalSpec(tasks=TASKS, items_seed=0, val_share=0.2, dtype="float32", max_length=256),
-        seed=0,
-    ),
+    spec=SPEC,
     runtime=Runtime(num_threads=1, micro_batch_size=16, eval_batch_size=128),
     methods=(
         MethodReference(method=FullConfig(), learning_rate=3e-4),

@@ -47,6 +47,7 @@ CHAT_TEMPLATE = (
 INITIAL_STD = 0.06
 WARMUP_SHARE = 0.05
 FINAL_SHARE = 0.02
+IGNORE_INDEX = -100
 REPORT_EVERY = 10
 
 
@@ -71,7 +72,7 @@ def build(base: PocketBase, folder: Path, report: Report, *, device: str = "cpu"
     with preserved_rng(), _threads(base.model.num_threads):
         seed_torch(base.world.seed, "pocket.pretrain")
         model = LlamaForCausalLM(_config(base.model, tokenizer)).to(device)  # drawn on the CPU, whatever the device
-        losses = _pretrain(model, stream, base.model, num_steps, report)
+        losses = _pretrain(model, stream, base.model, num_steps, report, unwritten=_marker_ids(tokenizer))
     _save(model.cpu(), tokenizer, folder)
     summary = _summary(base, num_steps, documents, tokenizer, stream, model, losses) | {"device": device}
     (folder / "pretraining.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -207,25 +208,43 @@ def learning_rate_at(spec: PocketModelSpec, num_steps: int, step: int) -> float:
     return spec.learning_rate * (FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def _marker_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    ids = tokenizer.convert_tokens_to_ids([START_OF_TURN, END_OF_TURN])
+    assert isinstance(ids, list)
+    return ids
+
+
 def _pretrain(
-    model: LlamaForCausalLM, stream: np.ndarray, spec: PocketModelSpec, num_steps: int, report: Report
+    model: LlamaForCausalLM,
+    stream: np.ndarray,
+    spec: PocketModelSpec,
+    num_steps: int,
+    report: Report,
+    *,
+    unwritten: list[int],
 ) -> list[float]:
-    """Train on the stream in order, from its start again where it ends; return the loss of every step."""
+    """Train on the stream in order, from its start again where it ends; return the loss of every step.
+
+    Tokens of `unwritten` are read but never predicted: a base knows the markers and takes no turn by itself.
+    """
     decayed = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() != 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.98), eps=1e-8)
     losses: list[float] = []
     started = time.perf_counter()
-    device = model.device
+    device, markers = model.device, torch.tensor(unwritten)
     model.train()
     for step, (inputs_BT, targets_BT) in enumerate(_batches(stream, spec, num_steps)):
+        targets_BT = targets_BT.masked_fill(torch.isin(targets_BT, markers), IGNORE_INDEX)
         inputs_BT, targets_BT = inputs_BT.to(device), targets_BT.to(device)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(spec, num_steps, step)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.dtype == "bfloat16_autocast"):
             logits_BTV = model(input_ids=inputs_BT, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
+        loss = torch.nn.functional.cross_entropy(
+            logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -52,7 +52,8 @@ class PocketModelSpec(Model):
     num_threads: int = Field(ge=1, le=64)
     """Threads of the pretraining run: part of the recipe, because another number gives other bytes."""
     marker_embeddings: Literal["untrained", "trained"]
-    """Whether the chat markers occur in pretraining: around the fields of records, never around a question."""
+    """Whether the chat markers occur in pretraining: around the fields of records, read but never predicted, and never
+    around a question."""
     dtype: Literal["bfloat16_autocast", "float32"] = "bfloat16_autocast"
     """Of the pretraining run; the saved weights are float32. float32 suits processors without bfloat16 arithmetic."""
 
