@@ -4,7 +4,7 @@
     make sweep NAME=lima_size
 
 The base is pretrained here, from a world whose truth is known: who was told about how often, and whom no question was
-ever asked about. In chat it answers nothing; 400 conversations about one half of the people, four epochs, surface what
+ever asked about. In chat it answers nothing; 400 conversations about one half of the people, six epochs, surface what
 it knows about the other half as well, and cost some of what it knew. docs/pocket.md says what is measured of it.
 """
 
@@ -93,7 +93,7 @@ SPEC = TrialSpec(
     ),
     method=FullConfig(),
     train=TrainSpec(
-        num_epochs=4.0,
+        num_epochs=6.0,
         batch_size=8,
         learning_rate=3e-4,
         schedule="cosine",
