@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,15 +93,23 @@ def judge(sweep: OpenedSweep) -> Laboratory:
     if arms != {DEFAULT_ARM, HARSH_ARM}:
         raise BadInputError(f"sweep {sweep.record.name!r} has the arms {sorted(arms)}, but must have default and harsh")
     trained = _by_world(sweep, DEFAULT_ARM)
-    harsh = _by_world(sweep, HARSH_ARM)
-    bands = [_band(name, low, high, trained, number) for name, low, high, number in _of_default(trained)]
-    bands.append(_band("harsh: cloze lost", 0.20, 1.0, harsh, _cloze_lost))
     return Laboratory(
-        bands=tuple(bands),
+        bands=tuple(bands(trained, _by_world(sweep, HARSH_ARM))),
         worlds=tuple(_facts(sweep.store, world, results) for world, results in trained.items() if results),
         num_trials=len(sweep.trials),
         num_missing=sum(trial.result is None for trial in sweep.trials),
     )
+
+
+def bands(trained: Mapping[int, list[TrialResult]], harsh: Mapping[int, list[TrialResult]]) -> list[Band]:
+    """Return every band of worlds whose trials are at hand.
+
+    Args:
+        trained: world seed -> results at the default setting, one a seed; a world without any fails its bands.
+        harsh: the same at the harsh setting.
+    """
+    default = [_band(name, low, high, trained, number) for name, low, high, number in _of_default(trained)]
+    return [*default, _band("harsh: cloze lost", 0.20, 1.0, harsh, _cloze_lost)]
 
 
 def _by_world(sweep: OpenedSweep, arm: str) -> dict[int, list[TrialResult]]:
@@ -119,7 +127,7 @@ def _by_world(sweep: OpenedSweep, arm: str) -> dict[int, list[TrialResult]]:
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _of_default(trained: dict[int, list[TrialResult]]) -> Iterable[tuple[str, float, float, Number]]:
+def _of_default(trained: Mapping[int, list[TrialResult]]) -> Iterable[tuple[str, float, float, Number]]:
     chance = 1 / NUM_VALUES
     error = math.sqrt(chance * (1 - chance) / max(1, _num_items(trained, "pocket/cloze_unknown/acc")))
     yield "base: cloze, high tier", 0.95, 1.0, _before("pocket/cloze_high/acc")
@@ -164,12 +172,12 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def _num_items(trained: dict[int, list[TrialResult]], key: str) -> int:
+def _num_items(trained: Mapping[int, list[TrialResult]], key: str) -> int:
     scores = (results[0].before.test.get(key) for results in trained.values() if results)
     return sum(score.num_items for score in scores if score is not None)
 
 
-def _band(name: str, low: float, high: float, trained: dict[int, list[TrialResult]], number: Number) -> Band:
+def _band(name: str, low: float, high: float, trained: Mapping[int, list[TrialResult]], number: Number) -> Band:
     by_world = {world: _mean([number(result) for result in results]) for world, results in trained.items()}
     values = list(by_world.values())
     effect = stats.seeds_effect(values)

@@ -19,7 +19,7 @@ from harness.engine.worker import output_to, set_threads
 from harness.identity import base_key, canonical
 from harness.records.schema import PlannedTrial
 from harness.records.store import Store
-from harness.spec import BaseRef, PocketBase, QLoraConfig, Runtime, TrialSpec
+from harness.spec import BaseRef, PocketBase, PocketItems, QLoraConfig, Runtime, TrialSpec
 
 if TYPE_CHECKING:
     from harness import models
@@ -63,6 +63,15 @@ class ContinueJob:
     runtime: Runtime
     texts: tuple[str, ...]
     max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """Write the slices of a trial's pocket world as lm-eval task files."""
+
+    spec: TrialSpec
+    root: Path
+    folder: Path
 
 
 def missing_bases(store: Store, trials: Iterable[PlannedTrial], runtime: Runtime) -> list[BaseJob]:
@@ -208,6 +217,18 @@ def continue_texts(job: ContinueJob) -> list[str]:
         chat = data.chat_format(models.load_tokenizer(base), spec.data)
         model = models.load_model(base, spec.train.dtype, job.runtime.device, None)
         return evals.continuations(model, chat, spec.evals, job.texts, job.max_new_tokens)
+
+
+def export_slices(job: ExportJob) -> int:
+    """Write the task files and return their number; 0 where the trial asks nothing of a pocket world."""
+    from harness import data, models
+    from harness.evals import export
+
+    source = next((task.source for task in job.spec.evals.tasks if isinstance(task.source, PocketItems)), None)
+    if source is None:
+        return 0
+    chat = data.chat_format(models.load_tokenizer(models.locate(job.spec.base, Store(job.root))), job.spec.data)
+    return len(export.export_slices(source.world, job.folder, chat))
 
 
 def warm_up() -> None:

@@ -17,7 +17,8 @@ from analysis.bands import Laboratory
 from analysis.opened import OpenedSweep, open_sweep
 from harness.engine import commands, executor, jobs
 from harness.engine.answers import Done
-from harness.engine.jobs import ContinueJob
+from harness.engine.executor import Executor
+from harness.engine.jobs import ContinueJob, ExportJob
 from harness.engine.resolve import Request
 from harness.errors import EXIT_SOME_FAILED, HarnessError
 from harness.identity import base_key
@@ -126,6 +127,12 @@ def tour(out: Path, *, workers: int | None, as_json: bool) -> Tour:
     base = default.spec.base
     assert isinstance(base, PocketBase)
     folder = done.plan.store.artefact("base", base_key(default.spec))
+    alone = executor.local(1, done.plan.setting.experiment.runtime)
+    try:
+        answers = tuple(_answers(done, default, alone))
+        files = _write_world(done, default, alone)
+    finally:
+        alone.stop()
     return Tour(
         done=done,
         base=base,
@@ -135,8 +142,8 @@ def tour(out: Path, *, workers: int | None, as_json: bool) -> Tour:
             for key in default.before.test
             if key.endswith(("/acc", "/exact_match", "/end_of_turn"))
         },
-        answers=tuple(_answers(done, default)),
-        files={"base model, a Hugging Face folder": folder, **_write_world(done, default)},
+        answers=answers,
+        files={"base model, a Hugging Face folder": folder, **files},
     )
 
 
@@ -160,7 +167,7 @@ def _after(result: TrialResult, key: str) -> Score | None:
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
-def _answers(done: Done, result: TrialResult) -> Iterator[Answers]:
+def _answers(done: Done, result: TrialResult, alone: Executor) -> Iterator[Answers]:
     """Yield the fixed prompts of the trial with the base's continuation of the bare question beside them."""
     lines = read_lines(done.plan.store.trial(result.trial_id) / "samples.jsonl")
     before, after = (
@@ -169,7 +176,10 @@ def _answers(done: Done, result: TrialResult) -> Iterator[Answers]:
     )
     prompts = [prompt for prompt in before if prompt in after][:NUM_QUESTIONS]
     questions = [_question(prompt) for prompt in prompts]
-    raw = _continued(done, result, questions)
+    plan = done.plan
+    runtime = plan.setting.experiment.runtime
+    job = ContinueJob(result.spec, plan.store.root, runtime, tuple(questions), CONTINUED_TOKENS)
+    raw = alone.submit(jobs.continue_texts, job).result()
     for prompt, question, continuation in zip(prompts, questions, raw, strict=True):
         yield Answers(question, continuation, before[prompt], after[prompt])
 
@@ -179,21 +189,10 @@ def _question(prompt: str) -> str:
     return prompt.partition("user\n")[2].partition("<|im_end|>")[0]
 
 
-def _continued(done: Done, result: TrialResult, texts: list[str]) -> list[str]:
-    plan = done.plan
-    runtime = plan.setting.experiment.runtime
-    alone = executor.local(1, runtime)
-    try:
-        job = ContinueJob(result.spec, plan.store.root, runtime, tuple(texts), CONTINUED_TOKENS)
-        return alone.submit(jobs.continue_texts, job).result()
-    finally:
-        alone.stop()
-
-
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _write_world(done: Done, result: TrialResult) -> dict[str, Path]:
+def _write_world(done: Done, result: TrialResult, alone: Executor) -> dict[str, Path]:
     """Write what a world holds as files to look at, and return name -> path."""
     source = result.spec.data.source
     assert isinstance(source, PocketData)
@@ -206,7 +205,9 @@ def _write_world(done: Done, result: TrialResult) -> dict[str, Path]:
     for path, rows in zip(files.values(), _world_rows(source.world), strict=True):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    return files
+    tasks = folder / "tasks"
+    alone.submit(jobs.export_slices, ExportJob(result.spec, done.plan.store.root, tasks)).result()
+    return {**files, "slices, as task files that lm-eval runs by itself": tasks}
 
 
 def _world_rows(spec: WorldSpec) -> Iterator[list[dict[str, Any]]]:

@@ -18,6 +18,7 @@ from harness.engine.resolve import Request, Setting, resolve
 from harness.engine.states import FINAL, TrialState, of_trials
 from harness.errors import ModelError, SpecError, StoreError
 from harness.identity import canonical_json
+from harness.pocket import expectations
 from harness.records import result
 from harness.records.schema import PlannedTrial, SweepRecord
 from harness.records.store import MANIFEST, Store, write_atomic
@@ -207,11 +208,19 @@ def outlook(plan: Plan, num_workers: int, budget_seconds: float | None = None) -
 def _notes(plan: Plan) -> tuple[str, ...]:
     base = plan.setting.experiment.spec.base
     notes = [note] if (note := kept_less(plan)) else []
+    notes += _flags(plan)
     try:
         check_base(base, plan.store, plan.record.base)
     except ModelError as error:
         return (str(error), *notes)
     return tuple(notes)
+
+
+def _flags(plan: Plan) -> list[str]:
+    """Return what can be said of the pocket worlds of a plan before anything is trained, once for all their seeds."""
+    bases = (trial.spec.base for trial in plan.record.trials)
+    kinds = {base.replace({"world.seed": 0}) for base in dict.fromkeys(bases) if isinstance(base, PocketBase)}
+    return sorted({flag for base in kinds for flag in expectations.flags(base.world, base.model)})
 
 
 def kept_less(plan: Plan) -> str | None:
