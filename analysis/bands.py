@@ -5,6 +5,8 @@ means, because another world is what a reader would draw next. A number that is 
 live here: running the trials that the numbers come from (harness/engine/laboratory.py), any claim.
 """
 
+# pyright: basic
+# pyarrow has no annotations: what strict checking says of it is noise.
 from __future__ import annotations
 
 import json

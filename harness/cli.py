@@ -176,7 +176,9 @@ def claims(
 def claims_run(
     out: Out = Path("out"),
     workers: Workers = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Two seeds and one world of each sweep.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Two seeds and one world of the sweeps of few conditions.")
+    ] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Run here, and end with it.")] = False,
 ) -> None:
     """Run every sweep that declares claims, detached from this terminal; after a kill the same command goes on."""

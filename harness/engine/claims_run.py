@@ -11,6 +11,7 @@ command, because every sweep is. What does not live here: running a sweep (comma
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ from harness.spec import WORLD_SEED, Sweep
 
 FAST_SEEDS = 2
 FAST_WORLDS = 1
+FAST_TRIALS = 12
+"""The most trials that a sweep may have left of it to be run under `fast`."""
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
@@ -55,11 +58,16 @@ def requests(out: Path, base: str, *, fast: bool) -> list[Request]:
     Args:
         out: the output folder.
         base: the base.
-        fast: only the first seeds and worlds of each sweep; their trials are among those of the whole.
+        fast: only the first seeds and worlds of each sweep, and only sweeps of few conditions; their trials are among
+            those of the whole.
     """
-    return [
-        Request(name=sweep.name, base=base, set=_subset(sweep) if fast else None, out=out) for sweep in claim_sweeps()
-    ]
+    sweeps = [sweep for sweep in claim_sweeps() if not fast or _num_fast_trials(sweep) <= FAST_TRIALS]
+    return [Request(name=sweep.name, base=base, set=_subset(sweep) if fast else None, out=out) for sweep in sweeps]
+
+
+def _num_fast_trials(sweep: Sweep) -> int:
+    conditions = len(sweep.arms) * math.prod(len(axis.values) for axis in sweep.axes)
+    return conditions * min(FAST_SEEDS, len(sweep.seeds)) * FAST_WORLDS
 
 
 def _subset(sweep: Sweep) -> str | None:

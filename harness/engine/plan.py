@@ -218,9 +218,9 @@ def _notes(plan: Plan) -> tuple[str, ...]:
 
 def _flags(plan: Plan) -> list[str]:
     """Return what can be said of the pocket worlds of a plan before anything is trained, once for all their seeds."""
-    bases = (trial.spec.base for trial in plan.record.trials)
-    kinds = {base.replace({"world.seed": 0}) for base in dict.fromkeys(bases) if isinstance(base, PocketBase)}
-    return sorted({flag for base in kinds for flag in expectations.flags(base.world, base.model)})
+    bases = dict.fromkeys(trial.spec.base for trial in plan.record.trials)
+    found = (expectations.flags(base.world, base.model) for base in bases if isinstance(base, PocketBase))
+    return sorted({flag for flags in found for flag in flags})
 
 
 def kept_less(plan: Plan) -> str | None:

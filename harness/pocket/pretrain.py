@@ -71,7 +71,8 @@ def build(base: PocketBase, folder: Path, report: Report, *, device: str = "cpu"
     num_steps = planned_steps(base.model, len(stream))
     with preserved_rng(), _threads(base.model.num_threads):
         seed_torch(base.world.seed, "pocket.pretrain")
-        model = LlamaForCausalLM(_config(base.model, tokenizer)).to(device)  # drawn on the CPU, whatever the device
+        model = LlamaForCausalLM(_config(base.model, tokenizer))  # drawn on the CPU, whatever the device
+        torch.nn.Module.to(model, device)
         losses = _pretrain(model, stream, base.model, num_steps, report, unwritten=_marker_ids(tokenizer))
     _save(model.cpu(), tokenizer, folder)
     summary = _summary(base, num_steps, documents, tokenizer, stream, model, losses) | {"device": device}
@@ -185,7 +186,7 @@ def _config(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> LlamaC
         eos_token_id=end,
         pad_token_id=end,
         # Short rows: on a CPU the fused kernel's backward pass takes longer than the plain products.
-        attn_implementation="eager",
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue] - taken by the parent class
     )
 
 
