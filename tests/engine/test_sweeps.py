@@ -22,15 +22,30 @@ from tests.engine.test_plan import with_qlora
 from tests.pocket.tiny import tiny_experiment
 
 TWO_STEPS = {"seed": [0], "train.num_steps": 2, "train.batch_size": 4, "evals.num_items": 6}
+ONE_WORLD = {"world.seed": [0]}
+SHORT = {"seed": [0], "train.num_epochs": [0.5, 1], "data.num_examples": 8, "evals.num_items": 6}
+SIZES = {"seed": [0], "train.num_epochs": 1, "data.num_examples": [8, 16], "evals.num_items": 6}
 # The axis of these is the duration, an arm sets it, or there are more levels than a test needs.
 SETS = {
-    "epochs": {"seed": [0], "train.num_epochs": [0.5, 1], "data.num_examples": 8, "evals.num_items": 6},
-    "lima_size": {"seed": [0], "train.num_epochs": 1, "data.num_examples": [8, 16], "evals.num_items": 6},
+    "epochs": SHORT,
+    "lima_size": SIZES,
     "learning_rate": TWO_STEPS | {"train.learning_rate": [0.001, 0.01]},
     "method": TWO_STEPS | {"train.learning_rate": [0.001, 0.01]},
     "lora_rank": TWO_STEPS | {"method.rank": [1, 4]},
+    "aa_control": TWO_STEPS | ONE_WORLD,
+    "planted_effect": TWO_STEPS | ONE_WORLD,
+    "claim_a1_mask": SIZES | ONE_WORLD,
+    "claim_a4_end_of_turn": TWO_STEPS | ONE_WORLD,
+    "claim_b15_unknown": SHORT | ONE_WORLD,
+    "claim_b4_size": SIZES | ONE_WORLD,
+    "claim_c1_epochs": SHORT | ONE_WORLD,
+    "claim_c4_rate": TWO_STEPS | ONE_WORLD | {"train.learning_rate": [0.001, 0.01]},
+    "claim_e2_replay": TWO_STEPS | ONE_WORLD | {"data.replay_share": [0.0, 0.5]},
     "tune": {"seed": [0], "train.batch_size": 4, "evals.num_items": 6, "data.num_examples": 8},
 }
+
+OWN_TESTS = ("tune", "pocket_bands")
+"""A study is run below; an arm of `pocket_bands` states its length, so test_laboratory.py runs it."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +74,7 @@ def results(made: Plan) -> list[TrialResult]:
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("name", [name for name in catalog.sweep_names() if name != "tune"])
+@pytest.mark.parametrize("name", [name for name in catalog.sweep_names() if name not in OWN_TESTS])
 def test_sweep_that_ships_runs_at_two_steps(name: str, root: Path) -> None:
     made = planned(name, root)
     runtime = made.setting.experiment.runtime

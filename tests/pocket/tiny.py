@@ -48,6 +48,14 @@ TINY_MODEL = PocketModelSpec(
 )
 
 
+PRIMARY = ("cloze_known", "question_unasked", "prose", "lists", "answer_form")
+NAMED = (
+    *("cloze_high", "cloze_mid", "cloze_low", "cloze_unknown", "arithmetic", "arithmetic_held_out", "replace"),
+    *("question_asked", "question_unknown_trained"),
+)
+"""Slices that sweeps ask for by name."""
+
+
 def tiny_base() -> PocketBase:
     """Return the base that most tests pretrain: 60 steps, about two seconds."""
     return PocketBase(world=TINY_WORLD, model=TINY_MODEL)
@@ -86,7 +94,7 @@ def tiny_experiment() -> Experiment:
                 loss_limit=100.0,
             ),
             evals=EvalSpec(
-                tasks=tuple(_task(name) for name in ("cloze_known", "question_unasked", "prose", "lists")),
+                tasks=tuple(_task(name) for name in (*PRIMARY, *NAMED)),
                 items_seed=0,
                 val_share=0.25,
                 dtype="float32",
