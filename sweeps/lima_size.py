@@ -11,11 +11,11 @@ Command: make sweep NAME=lima_size
 Design: the subsets are nested within a seed. Two arms: `equal_epochs` passes every subset as often as the
     experiment says (more examples, more steps); `equal_steps` takes the same steps at every size. The experiment's
     own size is the same trial in both arms and runs once.
-Cost: 6 sizes x 2 arms x 3 seeds, 33 distinct trials; on the pocket world 4 to 7 minutes on 2 cores, with the base.
+Cost: 6 sizes x 2 arms x 3 seeds, 33 distinct trials; on the pocket world 4 to 5 minutes on 2 cores after the base.
 Measured on the pocket world (2026-11-21, full fine-tuning): at equal epochs, from 25 to 800 examples, learned scores
-    are .08 .08 .28 .58 .91 .97 and retained ones move by -.00 -.01 -.01 -.03 -.06 -.07; at equal steps retained ones
-    move by -.05 to -.07 at every size. The last doubling still adds .051: close to saturation, not past it. The half
-    about retention holds.
+    are .01 .02 .02 .47 .84 .91 and retained ones move by -.01 -.02 -.02 -.02 -.03 -.04; at equal steps learned scores
+    are .18 .28 .47 .66 .84 .87 and retained ones move by -.03 to -.05. The last doubling adds .07 at equal epochs and
+    .03 at equal steps: close to saturation, not past it. At equal steps small sets forget a little more, not less.
 """
 
 from __future__ import annotations
