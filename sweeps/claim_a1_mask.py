@@ -1,7 +1,7 @@
 """Does masking the prompt help, and does that depend on how long the answers are?
 
-Claim A1: loss over the instruction as well (mask off) helps where answers are short beside their prompts, and more
-    with few examples.
+Hypothesis: claim A1: loss over the instruction as well (mask off) helps where answers are short beside their prompts,
+    and more with few examples.
 Refuted if: mask off is no better than mask on for short answers to long prompts, or as good for long answers.
 Source: Shi et al., Instruction Modelling (arXiv:2405.14394), tables 1 and 5: +0.8 points on LIMA (completion:prompt
     ratio of instruction to output .09), +5.4 on AlpacaEval for MMLU-Chat (26.3), more with few examples.

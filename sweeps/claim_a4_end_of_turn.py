@@ -1,7 +1,7 @@
 """If the end of turn is not supervised, does the model never stop?
 
-Claim A4: without loss on the end of turn the rate of answers that end falls from about 1 to about 0; rows that were
-    truncated and kept lower it by about their share, rows that were truncated and closed do not.
+Hypothesis: claim A4: without loss on the end of turn the rate of answers that end falls from about 1 to about 0; rows
+    that were truncated and kept lower it by about their share, rows that were truncated and closed do not.
 Refuted if: answers still end without supervision, or kept truncated rows cost less than a fifth of the rate.
 Source: teaching material and open-instruct's notes on truncation; no published numbers.
 Command: make sweep NAME=claim_a4_end_of_turn

@@ -1,7 +1,7 @@
 """Does fitting facts that the base does not know cost facts that it does, and can they be fitted at all?
 
-Claim B15: training on unknown people's facts raises errors on known ones, late in training and not early.
-Claim X9: fine-tuning adds no knowledge: what the base did not know it does not know afterwards.
+Hypothesis: claim B15: training on unknown people's facts raises errors on known ones, late in training and not early.
+    Claim X9: fine-tuning adds no knowledge: what the base did not know it does not know afterwards.
 Refuted if: B15: the cost is within the margin, or as large early as late. X9: questions about the taught unknown
     people are answered more often than without being taught.
 Source: Gekhman et al. (arXiv:2405.05904): accuracy = 36.9 + 7.3 N_known/D - 8.3 N_unknown/D; unknown facts are fitted

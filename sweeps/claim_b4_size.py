@@ -1,7 +1,7 @@
 """Is the format learned from about a hundred examples, and what keeps rising after that?
 
-Claim B1: with homogeneous prompts quality rises and then stays: the last doubling of examples adds nothing.
-Claim B4: the format saturates at about a hundred examples, right answers keep rising.
+Hypothesis: claim B1: with homogeneous prompts quality rises and then stays: the last doubling of examples adds nothing.
+    Claim B4: the format saturates at about a hundred examples, right answers keep rising.
 Refuted if: B1: the last doubling adds more than the margin. B4: the format still gains more than the margin from 100
     examples on, or right answers gain less than that.
 Source: Zhou et al., LIMA (arXiv:2305.11206), section 5: flat from 2 000 to 32 000; Raghavendra et al.

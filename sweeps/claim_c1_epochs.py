@@ -1,6 +1,6 @@
 """Does the target peak while forgetting keeps growing?
 
-Claim C1: over more and more epochs the target score peaks, and what the base knew keeps declining.
+Hypothesis: claim C1: over more and more epochs the target score peaks, and what the base knew keeps declining.
 Refuted if: the target still rises from 8 to 16 epochs, or what is retained does not fall from 4 to 16.
 Source: Biderman et al. (arXiv:2405.09673), tables S5 and S6: full fine-tuning on code, HumanEval .302 .464 .470 .497
     .416 and the forgetting average .595 .579 .512 .446 .414 over 1, 2, 4, 8, 16 epochs.

@@ -1,10 +1,10 @@
 """Is the learning rate the knob of forgetting, and is LoRA another trade or the same one a decade higher?
 
-Claim C4: a learning rate at a third of the reference forgets less at a comparable target, and past the reference
-    forgetting rises faster than learning.
-Claim C5: forgetting lies on a straight line against the fine-tuning loss.
-Claim D1: LoRA learns less and forgets less, each method at its own reference rate.
-Claim D3: LoRA's best learning rate is about ten times full fine-tuning's.
+Hypothesis: claim C4: a learning rate at a third of the reference forgets less at a comparable target, and past the
+    reference forgetting rises faster than learning.
+    Claim C5: forgetting lies on a straight line against the fine-tuning loss.
+    Claim D1: LoRA learns less and forgets less, each method at its own reference rate.
+    Claim D3: LoRA's best learning rate is about ten times full fine-tuning's.
 Refuted if: C4: nothing is gained by the lower rate, or it costs as much of the target. C5: R^2 below .8. D1: LoRA
     learns as much or forgets as much. D3: the ratio's interval lies outside 5 to 20.
 Source: Lin et al. (arXiv:2509.20758); Kalajdzievski (arXiv:2401.05605): L_f = -1.73 L_ft + 2.05, R^2 .945 and .974;

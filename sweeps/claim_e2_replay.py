@@ -1,6 +1,7 @@
 """Does a little replay go a long way?
 
-Claim E2: replaying pretraining text has a steep early return: a few percent of the rows keep most of what is forgotten.
+Hypothesis: claim E2: replaying pretraining text has a steep early return: a few percent of the rows keep most of what
+    is forgotten.
 Refuted if: 5 % of replay keeps nothing, or the return from 5 to 20 % is as large as from 0 to 5 %.
 Source: Bethune et al. (arXiv:2502.06042): 1 % of pretraining data injected shields; teaching material: 10 to 20 %.
 Command: make sweep NAME=claim_e2_replay

@@ -6,7 +6,7 @@ Hypothesis: at the experiment's own setting, questions about people whom no trai
 Refuted if: a band of `make pocket-check` fails.
 Source: Zheng et al. (arXiv:2501.13453) and Allen-Zhu and Li (arXiv:2309.14316): what pretraining stores with
     augmentation can be asked for after fine-tuning on other people.
-Command: make pocket-check
+Command: make pocket-check (its trials alone: make sweep NAME=pocket_bands)
 Design: two arms, the experiment's own setting and the harsh one, on three worlds with three seeds each.
 Cost: 2 arms x 3 seeds x 3 worlds = 18 trials after three base models.
 """

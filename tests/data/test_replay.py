@@ -98,7 +98,7 @@ def test_documents_are_drawn_from_the_whole_corpus_and_nested() -> None:
 
 
 def test_replay_without_a_source_is_refused_in_one_sentence() -> None:
-    trial = EXPERIMENT.spec
+    trial = EXPERIMENT.spec.replace({"data.replay_source": None})
     with pytest.raises(
         SpecError, match=r"data\.replay_share is 0\.1, but must be 0\.0 without data\.replay_source"
     ) as e:

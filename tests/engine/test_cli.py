@@ -66,7 +66,9 @@ def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
     assert "runtime.keep is 'all', but 3 finished trials were run with less" in again["notes"][0]
     assert (again["num_ran"], again["why"], set(again["states"].values())) == (0, "done", {"COMPLETE"})
     planned = json.loads(run("plan", "lima_size", *out, "--json"))
-    assert (planned["num_done"], planned["seconds_left"], planned["notes"]) == (3, 0.0, [])
+    assert (planned["num_done"], planned["seconds_left"]) == (3, 0.0)
+    # of a world as small as this one the plan says what it cannot show
+    assert any("cloze_low will be at its floor" in note for note in planned["notes"])
     assert all(trial["seconds"] > 0 and trial["num_tokens"] > 0 for trial in planned["trials"])
     written = json.loads(run("report", "lima_size", *out, "--json"))
     assert all(Path(path).exists() for path in written["paths"])

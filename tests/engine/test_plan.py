@@ -94,7 +94,13 @@ def sole(planned: Plan) -> PlannedTrial:
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("name", catalog.sweep_names())
 def test_plan_every_shipped_sweep_on_every_base(name: str, base: str, tmp_path: Path) -> None:
-    planned = plan.make_plan(Request(name=name, base=base, panel="full", out=tmp_path))
+    request = Request(name=name, base=base, panel="full", out=tmp_path)
+    if name == "claim_e2_replay" and base != "pocket":
+        # of what a real model was pretrained on nothing is at hand: SET data.replay_source names something
+        with pytest.raises(SpecError, match=r"without data\.replay_source; name one"):
+            plan.make_plan(request)
+        return
+    planned = plan.make_plan(request)
     sweep = planned.setting.sweep
     if isinstance(sweep, Sweep):
         assert len({trial.seed for trial in planned.record.trials}) >= 3
@@ -462,8 +468,8 @@ def test_plan_slices_of_set_are_those_that_the_report_asks_for(planner: Planner)
 
 
 def test_plan_without_any_slice_to_score_is_refused(planner: Planner, offering: Callable[[Sweep], None]) -> None:
-    offering(sweep_of(Axis(field="train.num_epochs", values=(1.0,)), measures=("format",)))
-    with pytest.raises(SpecError, match=r"evals\.tasks has no primary slice of format on base 'tiny'"):
+    offering(sweep_of(Axis(field="train.num_epochs", values=(1.0,)), measures=()))
+    with pytest.raises(SpecError, match=r"evals\.tasks has no primary slice of .*on base 'tiny'"):
         planner()
 
 

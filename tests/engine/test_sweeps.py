@@ -36,7 +36,7 @@ SETS = {
     "planted_effect": TWO_STEPS | ONE_WORLD,
     "claim_a1_mask": SIZES | ONE_WORLD,
     "claim_a4_end_of_turn": TWO_STEPS | ONE_WORLD,
-    "claim_b15_unknown": SHORT | ONE_WORLD,
+    "claim_b15_unknown": SHORT | ONE_WORLD | {"data.source.num_rows": 30},
     "claim_b4_size": SIZES | ONE_WORLD,
     "claim_c1_epochs": SHORT | ONE_WORLD,
     "claim_c4_rate": TWO_STEPS | ONE_WORLD | {"train.learning_rate": [0.001, 0.01]},

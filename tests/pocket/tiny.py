@@ -18,6 +18,7 @@ from harness.spec import (
     PocketData,
     PocketItems,
     PocketModelSpec,
+    PocketText,
     Runtime,
     TrainSpec,
     TrialSpec,
@@ -77,6 +78,7 @@ def tiny_experiment() -> Experiment:
                 prompt_loss_weight=0.0,
                 train_on_end_of_turn=True,
                 packing="off",
+                replay_source=PocketText(world=TINY_WORLD, kinds=(), num_rows=60),
             ),
             method=FullConfig(),
             train=TrainSpec(
