@@ -31,7 +31,7 @@ SWEEP = "pocket_bands"
 ONE_OF_EACH = '{"seed": [0], "world.seed": [0]}'
 NUM_QUESTIONS = 3
 CONTINUED_TOKENS = 40
-NUM_CONVERSATIONS = 50
+NUM_CONVERSATIONS = 20
 """Conversations of every family written out for a reader."""
 
 

@@ -396,7 +396,7 @@ def test_plan_world_can_be_an_axis(planner: Planner, offering: Callable[[Sweep],
         ),
         (
             {"base.world.seed": 1, "data.source.world.seed": 1},
-            r"^evals\.tasks .* source\.world\.seed is 0, but must be 1",
+            r"^data\.replay_source\.world\.seed is 0, but must be 1",
         ),
         ({"world.seed": 1, "base.world.seed": 1}, r"SET names world\.\* and base\.world\.seed"),
         ({"world.sed": 1}, r"Did you mean 'world\.seed'"),
