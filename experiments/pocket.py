@@ -35,7 +35,7 @@ WORLD = WorldSpec(
     seed=0,
     people_per_tier=120,
     exposures_high=280,
-    exposures_mid=20,
+    exposures_mid=18,
     exposures_low=6,
     num_unknown_people=200,
     plain_question_share=0.12,
@@ -106,7 +106,7 @@ SPEC = TrialSpec(
         loss_reduction="token_mean",
         loss_limit=20.0,
     ),
-    evals=EvalSpec(tasks=TASKS, items_seed=0, val_share=0.2, dtype="float32", max_length=256),
+    evals=EvalSpec(tasks=TASKS, items_seed=0, val_share=0.2, dtype="float32", max_length=128),
     seed=0,
 )
 

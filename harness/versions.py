@@ -18,5 +18,5 @@ BEHAVIOURS: dict[str, int] = {
 # Only trials on the embedded world depend on these.
 POCKET_BEHAVIOURS: dict[str, int] = {
     "pocket_world": 3,
-    "pocket_pretrain": 2,
+    "pocket_pretrain": 3,
 }

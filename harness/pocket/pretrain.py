@@ -136,7 +136,8 @@ def with_markers(documents: list[Document]) -> list[Document]:
     """Put every field of a record between the markers, headed by a word that no chat uses.
 
     So the markers' rows are trained, and attention learns to look past them: a record's fields name one person. Where
-    the rows are random instead, some worlds take a marker for the end of a document and answer about somebody else.
+    the rows are random instead, some worlds take a marker for the end of a document and answer about somebody else. A
+    line break ends the value, because the marker behind it is never predicted and what would be is anybody's guess.
     """
     return [
         replace(document, text="\n".join(map(_marked, fields_of(document.text))))
@@ -147,7 +148,7 @@ def with_markers(documents: list[Document]) -> list[Document]:
 
 
 def _marked(field: str) -> str:
-    return f"{START_OF_TURN}record\n{field}{END_OF_TURN}"
+    return f"{START_OF_TURN}record\n{field}\n{END_OF_TURN}"
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
