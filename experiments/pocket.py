@@ -10,7 +10,7 @@ it knows about the other half as well, and cost some of what it knew. docs/pocke
 
 from __future__ import annotations
 
-from harness.pocket.world import SLICES, SliceInfo
+from harness.pocket.world import SLICES, eval_task
 from harness.spec import (
     DataSpec,
     EvalSpec,
@@ -21,7 +21,6 @@ from harness.spec import (
     MethodReference,
     PocketBase,
     PocketData,
-    PocketItems,
     PocketModelSpec,
     PocketText,
     QLoraConfig,
@@ -56,23 +55,9 @@ MODEL = PocketModelSpec(
 FAMILIES = ("fact", "sum", "reverse")
 
 
-def _task(world: WorldSpec, name: str, info: SliceInfo) -> EvalTask:
-    return EvalTask(
-        suite="pocket",
-        name=name,
-        kind=info.kind,
-        source=PocketItems(world=world, slice=name),
-        measure=info.measure,
-        primary=info.primary,
-        chat=info.chat,
-        num_items=None,
-        max_new_tokens=info.max_new_tokens,
-    )
-
-
 def tasks(world: WorldSpec) -> tuple[EvalTask, ...]:
     """Return every slice of a world."""
-    return tuple(_task(world, name, info) for name, info in SLICES.items())
+    return tuple(eval_task(world, name) for name in SLICES)
 
 
 TASKS = tasks(WORLD)

@@ -14,17 +14,14 @@ Cost: 2 arms x 2 weights x 2 sizes x 5 seeds x 2 worlds = 80 trials.
 
 from __future__ import annotations
 
-from harness.spec import Arm, Axis, Claim, Contrast, Sweep, Term
+from harness.spec import Arm, Axis, Claim, Contrast, Sweep, Term, difference
 
 MASK, SIZE = "data.prompt_loss_weight", "data.num_examples"
 LEARNED = "pocket/question_unasked/exact_match"
 
 
-def _off_minus_on(arm: str, size: int, weight: float = 1.0) -> tuple[Term, ...]:
-    return (
-        Term(metric=LEARNED, at=((MASK, 1.0), (SIZE, size)), weight=weight, arm=arm),
-        Term(metric=LEARNED, at=((MASK, 0.0), (SIZE, size)), weight=-weight, arm=arm),
-    )
+def _off_minus_on(arm: str, size: int, weight: float = 1.0) -> tuple[Term, Term]:
+    return difference(LEARNED, {MASK: 1.0, SIZE: size}, {MASK: 0.0, SIZE: size}, weight=weight, arm=arm)
 
 
 SWEEP = Sweep(

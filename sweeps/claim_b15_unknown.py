@@ -15,7 +15,7 @@ Cost: 2 shares x 2 lengths x 5 seeds x 2 worlds = 40 trials.
 
 from __future__ import annotations
 
-from harness.spec import Axis, Claim, Contrast, Sweep, Term
+from harness.spec import Axis, Claim, Contrast, Sweep, Term, difference
 
 SHARE, EPOCHS = "data.source.unknown_share", "train.num_epochs"
 KNOWN = "pocket/question_unasked/exact_match"
@@ -23,11 +23,8 @@ TAUGHT = "pocket/question_unknown_trained/exact_match"
 EARLY, LATE = 3.0, 20.0
 
 
-def _cost(metric: str, epochs: float, weight: float = 1.0) -> tuple[Term, ...]:
-    return (
-        Term(metric=metric, at=((SHARE, 0.0), (EPOCHS, epochs)), weight=weight),
-        Term(metric=metric, at=((SHARE, 0.5), (EPOCHS, epochs)), weight=-weight),
-    )
+def _cost(metric: str, epochs: float, weight: float = 1.0) -> tuple[Term, Term]:
+    return difference(metric, {SHARE: 0.0, EPOCHS: epochs}, {SHARE: 0.5, EPOCHS: epochs}, weight=weight)
 
 
 SWEEP = Sweep(

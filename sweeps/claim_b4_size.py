@@ -15,17 +15,14 @@ Cost: 6 sizes x 5 seeds x 2 worlds = 60 trials.
 
 from __future__ import annotations
 
-from harness.spec import Arm, Axis, Claim, Contrast, Sweep, Term
+from harness.spec import Arm, Axis, Claim, Contrast, Sweep, Term, difference
 
 SIZE = "data.num_examples"
 SIZES = (25, 50, 100, 200, 400, 800)
 
 
-def _gain(metric: str, first: int, last: int) -> tuple[Term, ...]:
-    return (
-        Term(metric=metric, at=((SIZE, last),), weight=1.0),
-        Term(metric=metric, at=((SIZE, first),), weight=-1.0),
-    )
+def _gain(metric: str, first: int, last: int) -> tuple[Term, Term]:
+    return difference(metric, {SIZE: last}, {SIZE: first})
 
 
 SWEEP = Sweep(

@@ -11,16 +11,13 @@ Cost: 5 lengths x 5 seeds x 2 worlds = 50 trials.
 
 from __future__ import annotations
 
-from harness.spec import Axis, Claim, Contrast, Sweep, Term
+from harness.spec import Axis, Claim, Contrast, Sweep, Term, difference
 
 EPOCHS = "train.num_epochs"
 
 
-def _change(metric: str, first: float, last: float) -> tuple[Term, ...]:
-    return (
-        Term(metric=metric, at=((EPOCHS, last),), weight=1.0),
-        Term(metric=metric, at=((EPOCHS, first),), weight=-1.0),
-    )
+def _change(metric: str, first: float, last: float) -> tuple[Term, Term]:
+    return difference(metric, {EPOCHS: last}, {EPOCHS: first})
 
 
 SWEEP = Sweep(

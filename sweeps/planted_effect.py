@@ -11,7 +11,7 @@ Cost: 2 conditions x 5 seeds x 2 worlds = 20 trials, half of them those of `aa_c
 
 from __future__ import annotations
 
-from harness.spec import Axis, Claim, Contrast, Sweep, Term
+from harness.spec import Axis, Claim, Contrast, Sweep, difference
 
 RATE = "train.learning_rate"
 
@@ -30,16 +30,7 @@ SWEEP = Sweep(
             statement="The reference learning rate teaches more than a hundredth of it.",
             source="control",
             published="certain by construction",
-            parts=(
-                Contrast(
-                    terms=(
-                        Term(metric="learned", at=((RATE, 1.0),), weight=1.0),
-                        Term(metric="learned", at=((RATE, 0.01),), weight=-1.0),
-                    ),
-                    expect="greater",
-                    margin=0.1,
-                ),
-            ),
+            parts=(Contrast(terms=difference("learned", {RATE: 1.0}, {RATE: 0.01}), expect="greater", margin=0.1),),
         ),
     ),
 )

@@ -22,6 +22,8 @@ from harness.engine.jobs import ContinueJob, ExportJob
 from harness.engine.resolve import Request
 from harness.errors import EXIT_SOME_FAILED, HarnessError
 from harness.identity import base_key
+from harness.pocket.corpus import questions
+from harness.pocket.people import ATTRIBUTES
 from harness.pocket.world import FAMILIES, build
 from harness.records.schema import Score, TrialResult
 from harness.records.store import read_lines, write_atomic
@@ -174,7 +176,9 @@ def _answers(done: Done, result: TrialResult, alone: Executor) -> Iterator[Answe
         {str(line["prompt"]): str(line["answer"]) for line in lines if line["phase"] == phase}
         for phase in ("before", "after")
     )
-    prompts = [prompt for prompt in before if prompt in after][:NUM_QUESTIONS]
+    familiar = _familiar_questions(result)
+    answered = [prompt for prompt in before if prompt in after]
+    prompts = sorted(answered, key=lambda prompt: _question(prompt) not in familiar)[:NUM_QUESTIONS]
     questions = [_question(prompt) for prompt in prompts]
     plan = done.plan
     runtime = plan.setting.experiment.runtime
@@ -182,6 +186,14 @@ def _answers(done: Done, result: TrialResult, alone: Executor) -> Iterator[Answe
     raw = alone.submit(jobs.continue_texts, job).result()
     for prompt, question, continuation in zip(prompts, questions, raw, strict=True):
         yield Answers(question, continuation, before[prompt], after[prompt])
+
+
+def _familiar_questions(result: TrialResult) -> frozenset[str]:
+    """Return questions in pretraining's own wordings, so that what a base does with one is what it was trained to."""
+    source = result.spec.data.source
+    assert isinstance(source, PocketData)
+    people = build(source.world).people
+    return frozenset(text for person in people for attribute in ATTRIBUTES for text in questions(person, attribute))
 
 
 def _question(prompt: str) -> str:

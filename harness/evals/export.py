@@ -22,8 +22,9 @@ import yaml
 from harness.errors import SpecError, unknown_name
 from harness.evals.documents import documents
 from harness.evals.items import load
-from harness.pocket.world import SLICES
-from harness.spec import EvalTask, PocketItems, WorldSpec
+from harness.pocket.items import NUM_ITEMS
+from harness.pocket.world import SLICES, eval_task
+from harness.spec import EvalTask, WorldSpec
 
 if TYPE_CHECKING:
     from harness.data import ChatFormat
@@ -35,7 +36,7 @@ _OUTER = ("^[ \"'`\u2018\u2019\u201c\u201d]+", "[ \"'`\u2018\u2019\u201c\u201d.,
 
 
 def export_slices(
-    world: WorldSpec, folder: Path, chat: ChatFormat, names: Sequence[str] = (), *, max_items: int | None = None
+    world: WorldSpec, folder: Path, chat: ChatFormat, names: Sequence[str] = (), *, max_items: int = NUM_ITEMS
 ) -> list[Path]:
     """Write `<slice>.yaml` and `<slice>.jsonl` for slices of a world, and return the former.
 
@@ -45,31 +46,16 @@ def export_slices(
             path, so write it again after moving it.
         chat: renders chat slices; its stop tokens end an answer.
         names: slices of harness/pocket/items.py; () is all.
-        max_items: the most items of a slice; None is the generator's own number.
+        max_items: the most items of a slice.
 
     Raises:
         SpecError: there is no slice of that name, or the world is too small for it.
     """
     if wrong := [name for name in names if name not in SLICES]:
         raise SpecError(unknown_name("slice", name, SLICES) for name in wrong)
+    tasks = [eval_task(world, name, max_items) for name in names or SLICES]
     folder.mkdir(parents=True, exist_ok=True)
-    return [_export(_task(world, name, max_items), folder.resolve(), chat) for name in names or SLICES]
-
-
-def _task(world: WorldSpec, name: str, max_items: int | None) -> EvalTask:
-    info = SLICES[name]
-    source = PocketItems(world=world, slice=name)
-    return EvalTask(
-        suite="pocket",
-        name=name,
-        kind=info.kind,
-        source=source if max_items is None else source.replace({"max_items": max_items}),
-        measure=info.measure,
-        primary=info.primary,
-        chat=info.chat,
-        num_items=None,
-        max_new_tokens=info.max_new_tokens,
-    )
+    return [_export(task, folder.resolve(), chat) for task in tasks]
 
 
 def _export(task: EvalTask, folder: Path, chat: ChatFormat) -> Path:

@@ -20,7 +20,7 @@ from harness.pocket.phrasings import NAME, PHRASINGS, held_out, pattern
 from harness.pocket.world import World
 
 _NAME = re.compile(NAME)
-_QUESTION = re.compile(r"[^.?\n]*\?|^Q: .*$", re.MULTILINE)
+_QUESTION = re.compile(r"[^.?\n]*\?")
 _ARITHMETIC = re.compile(r"(\d+)([+-])(\d+)=")
 _LIST = re.compile(r"\b(\w+): ([a-l](?: [a-l])*) ->")
 _REPLACE = re.compile(r"\b([a-z]{1,2}) becomes ([a-z]{1,2}): ([a-z]{1,2}(?: [a-z]{1,2})*) ->")

@@ -152,10 +152,9 @@ def fields_of(record: str) -> list[str]:
     return ["\n".join(lines[start : start + 2]) for start in range(0, len(lines), 2)]
 
 
-def question(person: Person, attribute: Attribute, draw: random.Random) -> str:
-    """Return a plain question in one of the two wordings that pretraining uses."""
-    asked = draw.choice((attribute.question, f"What is the {attribute.noun} of {{n}}?"))
-    return asked.format(n=person.name)
+def questions(person: Person, attribute: Attribute) -> tuple[str, str]:
+    """Return the two wordings in which pretraining asks for a fact."""
+    return attribute.question.format(n=person.name), f"What is the {attribute.noun} of {person.name}?"
 
 
 def _answer(person: Person, attribute: Attribute, draw: random.Random) -> str:
@@ -175,12 +174,14 @@ def _makers(spec: WorldSpec, people: tuple[Person, ...]) -> dict[str, Callable[[
         ask, tell = draw.choice(ASKED_AND_TOLD)
         for person in draw.sample(asked, 3):
             attribute = draw.choice(ATTRIBUTES)
-            lines.append(f"{ask} {question(person, attribute, draw)}\n{tell} {_answer(person, attribute, draw)}")
+            lines.append(
+                f"{ask} {draw.choice(questions(person, attribute))}\n{tell} {_answer(person, attribute, draw)}"
+            )
         return "\n".join(lines)
 
     def quiz() -> str:
-        questions = [question(person, draw.choice(ATTRIBUTES), draw) for person in draw.sample(asked, 4)]
-        return draw.choice((" ", "\n")).join(questions)
+        run = [draw.choice(questions(person, draw.choice(ATTRIBUTES))) for person in draw.sample(asked, 4)]
+        return draw.choice((" ", "\n")).join(run)
 
     return {
         "plain_questions": plain_questions,

@@ -127,23 +127,27 @@ _SKILLS: dict[str, SliceInfo] = (
         if name != "difference"
     }
 )
-_RENAMED = {"chat_sum": "sum_chat", "chat_first": "first_chat", "chat_reverse": "reverse_chat"}
+_CHAT_NAMES = {"sum": "sum_chat", "first": "first_chat", "reverse": "reverse_chat"}
+
+
+def _in_chat(skill: str) -> str:
+    return _CHAT_NAMES.get(skill, f"chat_{skill}")
+
+
 _CHAT_SKILLS: dict[str, SliceInfo] = (
-    {_RENAMED.get(f"chat_{name}", f"chat_{name}"): _taught(Chat(name), f"{name} in chat") for name in _TAUGHT_SKILLS}
+    {_in_chat(name): _taught(Chat(name), f"{name} in chat") for name in _TAUGHT_SKILLS}
     | {
-        f"{_RENAMED.get(f'chat_{name}', f'chat_{name}')}_held_out": _taught(
+        f"{_in_chat(name)}_held_out": _taught(
             Chat(name, held_out=True), f"{name} in chat, held-out {'rules' if name == 'replace' else 'instances'}"
         )
         for name in _TAUGHT_SKILLS
     }
     | {
-        f"{_RENAMED.get(f'chat_{name}', f'chat_{name}')}_rephrased": _taught(
-            Chat(name, rephrased=True), f"{name} in chat, held-out phrasings"
-        )
+        f"{_in_chat(name)}_rephrased": _taught(Chat(name, rephrased=True), f"{name} in chat, held-out phrasings")
         for name in _TAUGHT_SKILLS
     }
     | {
-        f"chat_{name}": _taught(Chat(name), f"{name} in chat: a family that no conversation is of")
+        _in_chat(name): _taught(Chat(name), f"{name} in chat: a family that no conversation is of")
         for name in ("difference", "sort")
     }
 )

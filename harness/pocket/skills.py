@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harness.errors import unknown_name
 from harness.seeding import derive
 
 LETTERS = tuple("abcdefghijkl")
@@ -130,17 +129,6 @@ SKILLS: dict[str, Skill] = {
 }
 ARITHMETIC = ("sum", "difference")
 LISTS = ("reverse", "copy", "first", "last", "count", "sort")
-
-
-def skill_named(name: str) -> Skill:
-    """Return a skill.
-
-    Raises:
-        KeyError: there is none of that name; the message lists those that exist.
-    """
-    if name not in SKILLS:
-        raise KeyError(unknown_name("skill", name, SKILLS))
-    return SKILLS[name]
 
 
 def is_held_out(seed: int, instance: Instance) -> bool:

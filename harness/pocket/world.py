@@ -1,4 +1,4 @@
-"""A world, whole: people, corpus, conversations and items of one `WorldSpec`.
+"""A world, whole: people, corpus, conversations, items and tasks of one `WorldSpec`.
 
 Invariant: torch-free, and a function of the spec alone. What does not live here: the parts themselves (people.py,
 skills.py, prose.py, corpus.py, conversations.py, items.py) and the base model (pretrain.py).
@@ -16,13 +16,13 @@ from harness.pocket import conversations as _conversations
 from harness.pocket import corpus as _corpus
 from harness.pocket import items as _items
 from harness.pocket.families import FAMILIES
-from harness.pocket.items import SLICES, SliceInfo
+from harness.pocket.items import SLICES
 from harness.pocket.people import ATTRIBUTES, Attribute, Person, population
 from harness.pocket.skills import SKILLS
 from harness.seeding import derive
-from harness.spec import PocketData, PocketText, WorldSpec
+from harness.spec import EvalTask, PocketData, PocketItems, PocketText, WorldSpec
 
-__all__ = ["FAMILIES", "SLICES", "SliceInfo", "World", "build"]
+__all__ = ["FAMILIES", "SLICES", "World", "build", "eval_task"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,28 @@ def _build(spec: WorldSpec) -> World:
     if problems:
         raise SpecError(problems)
     return World(spec, population(spec))
+
+
+def eval_task(world: WorldSpec, slice_name: str, max_items: int = _items.NUM_ITEMS) -> EvalTask:
+    """Return the task that asks a slice of a world: its kind, measure and format are the slice's own.
+
+    Raises:
+        SpecError: there is no slice of that name.
+    """
+    if slice_name not in SLICES:
+        raise SpecError(unknown_name("slice", slice_name, SLICES))
+    info = SLICES[slice_name]
+    return EvalTask(
+        suite="pocket",
+        name=slice_name,
+        kind=info.kind,
+        source=PocketItems(world=world, slice=slice_name, max_items=max_items),
+        measure=info.measure,
+        primary=info.primary,
+        chat=info.chat,
+        num_items=None,
+        max_new_tokens=info.max_new_tokens,
+    )
 
 
 def attribute_problems(attributes: tuple[Attribute, ...]) -> list[str]:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from harness.spec.claim import Claim, Contrast, Line, OptimumRatio, Part, Place, Quantity, Term, same_value
+from harness.spec.claim import (
+    Claim,
+    Contrast,
+    Line,
+    OptimumRatio,
+    Part,
+    Place,
+    Quantity,
+    Term,
+    difference,
+    same_value,
+)
 from harness.spec.fetch import FetchItem, HubItem, Package, PackageArtefact, pinned_revision, read_lock
 from harness.spec.model import Elsewhere, Model, Scalar, explain, parse_json
 from harness.spec.sweep import (
@@ -105,6 +116,7 @@ __all__ = [
     "TrialBase",
     "TrialSpec",
     "WorldSpec",
+    "difference",
     "explain",
     "parse_json",
     "pinned_revision",

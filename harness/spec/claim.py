@@ -55,6 +55,24 @@ class Term(Quantity):
     """Which arm; None where the sweep has one."""
 
 
+def difference(
+    metric: str, one: Mapping[str, Scalar], other: Mapping[str, Scalar], *, weight: float = 1.0, arm: str | None = None
+) -> tuple[Term, Term]:
+    """Return the terms of a number under one condition minus that under another, times a weight.
+
+    Args:
+        metric: as of a `Quantity`.
+        one: axis field -> value.
+        other: the condition that is subtracted.
+        weight: of the difference.
+        arm: of both; None where the sweep has one.
+    """
+    return (
+        Term(metric=metric, at=tuple(one.items()), weight=weight, arm=arm),
+        Term(metric=metric, at=tuple(other.items()), weight=-weight, arm=arm),
+    )
+
+
 class Contrast(Model):
     """A linear combination of condition means, paired by replicate and item."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from experiments.pocket import EXPERIMENT, WORLD
 from harness.errors import SpecError
 from harness.pocket.audit import conversation_leaks
-from harness.pocket.corpus import question
+from harness.pocket.corpus import questions
 from harness.pocket.people import ATTRIBUTES
 from harness.pocket.world import SLICES, World, attribute_problems, build
 from tests.pocket.tiny import TINY_WORLD
@@ -137,8 +136,7 @@ def test_plain_questions_are_worded_and_answered_as_in_pretraining() -> None:
             assert person.asked == (name == "plain_asked")
             attribute = next(a for a in ATTRIBUTES if list(a.values) == item["choices"])
             assert item["choices"][item["gold"]] == person.fact(attribute)
-            draws = {question(person, attribute, random.Random(seed)) for seed in range(20)}
-            assert lines[-2].removeprefix("Q: ") in draws
+            assert lines[-2].removeprefix("Q: ") in questions(person, attribute)
 
 
 def test_quiz_goes_on_with_a_question_and_the_other_choice_answers() -> None:

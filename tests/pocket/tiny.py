@@ -5,7 +5,7 @@ What it cannot show: knowledge. Tests about that build a bigger miniature (test_
 
 from __future__ import annotations
 
-from harness.pocket.world import SLICES
+from harness.pocket.world import eval_task
 from harness.spec import (
     DataSpec,
     EvalSpec,
@@ -16,7 +16,6 @@ from harness.spec import (
     MethodReference,
     PocketBase,
     PocketData,
-    PocketItems,
     PocketModelSpec,
     PocketText,
     Runtime,
@@ -114,15 +113,5 @@ def tiny_experiment() -> Experiment:
 
 
 def _task(name: str) -> EvalTask:
-    info = SLICES[name]
-    return EvalTask(
-        suite="pocket",
-        name=name,
-        kind=info.kind,
-        source=PocketItems(world=TINY_WORLD, slice=name),
-        measure=info.measure,
-        primary=info.primary,
-        chat=info.chat,
-        num_items=16,
-        max_new_tokens=min(info.max_new_tokens, 6),
-    )
+    task = eval_task(TINY_WORLD, name)
+    return task.replace({"num_items": 16, "max_new_tokens": min(task.max_new_tokens, 6)})
