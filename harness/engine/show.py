@@ -36,7 +36,7 @@ def _(value: list, console: Console) -> None:
 @show.register
 def _(value: PlanView, console: Console) -> None:
     record, outlook = value.plan.record, value.outlook
-    line(console, f"{record.kind} {record.name} on {record.base}: {record.hypothesis}")
+    _line(console, f"{record.kind} {record.name} on {record.base}: {record.hypothesis}")
     table = _table("trial", "arm", "condition", "state", "steps", "tokens", "time", "disk")
     for trial in record.trials:
         cost = outlook.costs[trial.trial_id]
@@ -48,14 +48,14 @@ def _(value: PlanView, console: Console) -> None:
         console.print(table)
     if record.kind == "study":
         num_so_far = len({trial.condition_id for trial in record.trials})
-        line(
+        _line(
             console,
             f"{_study_conditions(value.plan)} conditions are proposed while it runs, {num_so_far} so far, dimensions: "
             f"{', '.join(record.axis_fields)}",
         )
     for note in outlook.notes:
-        line(console, note)
-    line(
+        _line(console, note)
+    _line(
         console,
         f"{len(value.plan.trials)} trials, {outlook.num_done} done; with WORKERS={value.num_workers} the rest takes "
         f"{duration(outlook.seconds_left)} and {size(outlook.disk_left)}"
@@ -64,7 +64,7 @@ def _(value: PlanView, console: Console) -> None:
     if value.budget is not None:
         num_left = len(value.plan.trials) - outlook.num_done
         reached = "unknown" if outlook.num_in_budget is None else f"{outlook.num_in_budget} of {num_left}"
-        line(
+        _line(
             console,
             f"trials left that end within BUDGET={value.budget}: {reached}, not counting what they share: building the "
             "base and scoring it before",
@@ -78,20 +78,20 @@ def _study_conditions(plan: Plan) -> int:
 @show.register
 def _(value: StatusView, console: Console) -> None:
     if not value.records:
-        line(console, f"nothing was launched in {value.store.root} yet")
+        _line(console, f"nothing was launched in {value.store.root} yet")
     for one in value.as_json():
         counts = ", ".join(f"{count} {state}" for state, count in sorted(one["counts"].items())) or "no trials yet"
         name = f"{one['name']}@{one['base']}" + (f"-{one['set_hash']}" if one["set_hash"] else "")
-        line(console, f"{name}: {counts}")
+        _line(console, f"{name}: {counts}")
         for key, progress in one["running"].items():
             loss = "" if progress["loss"] is None else f", loss {progress['loss']:.4f}"
             where = f"{progress['phase']} {progress['step']}/{progress['num_steps']}{loss}"
-            line(console, f"  running {key[:12]}: {where}")
+            _line(console, f"  running {key[:12]}: {where}")
         for key, failure in one["failed"].items():
-            line(console, f"  FAILED {key[:12]} ({failure['cause']}): {failure['message']}")
-            line(console, f"    again: {failure['command']}")
+            _line(console, f"  FAILED {key[:12]} ({failure['cause']}): {failure['message']}")
+            _line(console, f"    again: {failure['command']}")
         for key, problem in one["damaged"].items():
-            line(console, f"  DAMAGED {key[:12]}: {problem}; the next launch sets it aside and runs it again")
+            _line(console, f"  DAMAGED {key[:12]}: {problem}; the next launch sets it aside and runs it again")
 
 
 @show.register
@@ -99,17 +99,17 @@ def _(value: Report, console: Console) -> None:
     if value.table:
         console.print(Text(value.table))
     for path in value.paths:
-        line(console, str(path))
+        _line(console, str(path))
 
 
 @show.register
 def _(value: rerun.Rerun, console: Console) -> None:
     if value.compared and not value.differences:
-        line(console, f"trial {value.trial_id[:12]} {value.state}: reproduced exactly")
+        _line(console, f"trial {value.trial_id[:12]} {value.state}: reproduced exactly")
         return
-    line(console, f"trial {value.trial_id[:12]} {value.state} {value.message}".rstrip())
+    _line(console, f"trial {value.trial_id[:12]} {value.state} {value.message}".rstrip())
     for name, (recorded, now) in value.differences.items():
-        line(console, f"  {name}: recorded {recorded!r}, now {now!r}")
+        _line(console, f"  {name}: recorded {recorded!r}, now {now!r}")
 
 
 @show.register
@@ -118,17 +118,17 @@ def _(value: Done, console: Console) -> None:
     if value.report is not None:
         show(value.report, console)
     for outcome in summary.failed:
-        line(console, f"FAILED {outcome.trial_id[:12]} ({outcome.cause}): {outcome.message}")
-        line(console, f"  again: python -m harness run-trial {outcome.trial_id} --out {value.plan.store.root}")
-    line(
+        _line(console, f"FAILED {outcome.trial_id[:12]} ({outcome.cause}): {outcome.message}")
+        _line(console, f"  again: python -m harness run-trial {outcome.trial_id} --out {value.plan.store.root}")
+    _line(
         console,
         f"{len(summary.outcomes)} of {summary.num_planned} trials final or failed, {summary.num_ran} ran now in "
         f"{duration(summary.seconds)}",
     )
     if note := kept_less(value.plan):
-        line(console, note)
+        _line(console, note)
     if summary.message:
-        line(console, summary.message)
+        _line(console, summary.message)
 
 
 @show.register
@@ -143,16 +143,16 @@ def _(value: Tour, console: Console) -> None:
 
 @show.register
 def _(value: Refused, console: Console) -> None:
-    line(console, f"sweep {value.name} was not run: {value.problem}")
+    _line(console, f"sweep {value.name} was not run: {value.problem}")
 
 
 @show.register
 def _(value: Started, console: Console) -> None:
     root = value.log.parents[1]
-    line(console, f"claims-run {'started' if value.is_new else 'is running already'}: process {value.pid}")
-    line(console, f"  log:  tail -f {value.log}")
-    line(console, f"  look: python -m harness claims --out {root}   (make: claims; status for each sweep)")
-    line(console, f"  stop: kill {value.pid}   (the same command goes on where it stopped)")
+    _line(console, f"claims-run {'started' if value.is_new else 'is running already'}: process {value.pid}")
+    _line(console, f"  log:  tail -f {value.log}")
+    _line(console, f"  look: python -m harness claims --out {root}   (make: claims; status for each sweep)")
+    _line(console, f"  stop: kill {value.pid}   (the same command goes on where it stopped)")
 
 
 @show.register
@@ -167,16 +167,15 @@ def _(value: ClaimsView, console: Console) -> None:
     if value.rows:
         console.print(table)
     else:
-        line(console, "no sweep declares a claim")
+        _line(console, "no sweep declares a claim")
     if value.running:
-        line(console, f"claims-run is at {value.running}")
+        _line(console, f"claims-run is at {value.running}")
 
 
 _RATIOS = {"statement": 3, "verdict": 2, "estimate, 95 % interval": 3, "published": 2, "command": 3}
 
 
-def line(console: Console, text: str) -> None:
-    """Print text as it is, never as markup."""
+def _line(console: Console, text: str) -> None:
     console.print(Text(text))
 
 

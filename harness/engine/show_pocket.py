@@ -14,7 +14,6 @@ from rich.text import Text
 
 from analysis.bands import NUM_ATTRIBUTES, NUM_VALUES, Band
 from harness.engine.laboratory import Checked, Tour
-from harness.engine.show import line
 from harness.records.schema import Score
 
 FULL_BITS = NUM_ATTRIBUTES * math.log2(NUM_VALUES)
@@ -26,8 +25,8 @@ def bands(value: Checked, console: Console) -> None:
     for facts in lab.worlds:
         exposures = ", ".join(f"{tier} {count:.0f}" for tier, count in facts.exposures.items())
         bits = ", ".join(f"{tier} {count:.2f}" for tier, count in facts.bits_per_person.items())
-        line(console, f"world {facts.world}: {facts.num_parameters:,} parameters, {facts.num_corpus_tokens:,} tokens")
-        line(console, f"  exposures a person: {exposures}; knowledge bits a person: {bits} of {FULL_BITS:.2f}")
+        _line(console, f"world {facts.world}: {facts.num_parameters:,} parameters, {facts.num_corpus_tokens:,} tokens")
+        _line(console, f"  exposures a person: {exposures}; knowledge bits a person: {bits} of {FULL_BITS:.2f}")
     table = Table(box=None, pad_edge=False)
     for name in ("band", "range", "mean", "95 % over worlds", "by world", ""):
         table.add_column(name, justify="left" if name in ("band", "") else "right", no_wrap=True)
@@ -38,9 +37,9 @@ def bands(value: Checked, console: Console) -> None:
         table.add_row(*map(Text, cells))
     console.print(table)
     failed = sum(not band.passed for band in lab.bands)
-    line(console, f"{len(lab.bands) - failed} of {len(lab.bands)} bands hold; {lab.num_trials} trials planned")
+    _line(console, f"{len(lab.bands) - failed} of {len(lab.bands)} bands hold; {lab.num_trials} trials planned")
     if lab.num_missing:
-        line(console, f"{lab.num_missing} trials have no result: a band that needs one of them fails")
+        _line(console, f"{lab.num_missing} trials have no result: a band that needs one of them fails")
 
 
 def _range(band: Band) -> str:
@@ -54,7 +53,7 @@ def _range(band: Band) -> str:
 def tour(value: Tour, console: Console) -> None:
     """Print what the base knows and answers, before and after, and where the files are."""
     world, built = value.base.world, value.built
-    line(
+    _line(
         console,
         f"The pocket world of seed {world.seed}: {3 * world.people_per_tier} known people in three tiers, told about "
         f"{world.exposures_high}, {world.exposures_mid} and {world.exposures_low} times, and "
@@ -70,15 +69,19 @@ def tour(value: Tour, console: Console) -> None:
         table.add_row(*map(Text, (key.removeprefix("pocket/"), *map(_score, scores), items)))
     console.print(table)
     for answers in value.answers:
-        line(console, f"asked: {answers.question}")
+        _line(console, f"asked: {answers.question}")
         for name, said in (("base, bare", answers.raw), ("base, in chat", answers.before), ("tuned", answers.after)):
-            line(console, f"  {name + ':':15}{said!r}")
+            _line(console, f"  {name + ':':15}{said!r}")
     for name, path in value.files.items():
-        line(console, f"{name}: {path}")
+        _line(console, f"{name}: {path}")
     if value.done.report is not None:
         for path in value.done.report.paths:
-            line(console, f"report: {path}")
+            _line(console, f"report: {path}")
 
 
 def _score(score: Score | None) -> str:
     return "unknown" if score is None or score.value is None else f"{score.value:.3f}"
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(Text(text))
