@@ -32,7 +32,8 @@ def bands(value: Checked, console: Console) -> None:
         table.add_column(name, justify="left" if name in ("band", "") else "right", no_wrap=True)
     for band in lab.bands:
         by_world = " ".join(f"{value:.3f}" for value in band.by_world.values())
-        interval = f"{band.interval[0]:.3f} to {band.interval[1]:.3f}"
+        low, high = band.interval
+        interval = "-" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
         cells = (band.name, _range(band), f"{band.value:.3f}", interval, by_world, "pass" if band.passed else "FAIL")
         table.add_row(*map(Text, cells))
     console.print(table)
