@@ -31,7 +31,6 @@ NUM_VALUES = 12
 """Values of each attribute: chance is 1 in so many."""
 NUM_ATTRIBUTES = 4
 TIERS = ("high", "mid", "low")
-INFINITE = math.inf
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class WorldFacts:
     num_parameters: int
     num_corpus_tokens: int
     exposures: dict[str, float]
-    """Tier -> biographies of each person that pretraining read."""
+    """Tier, asked people apart -> how often pretraining told each fact."""
     bits_per_person: dict[str, float]
     """Tier -> knowledge bits of one person; `NUM_ATTRIBUTES` log2 `NUM_VALUES` is everything."""
 
@@ -111,7 +110,7 @@ def bands(trained: Mapping[int, list[TrialResult]], harsh: Mapping[int, list[Tri
         harsh: the same at the harsh setting.
     """
     default = [_band(name, low, high, trained, number) for name, low, high, number in _of_default(trained)]
-    return [*default, _band("harsh: cloze lost", 0.20, 1.0, harsh, _cloze_lost)]
+    return [*default, _band("harsh: unasked people's cloze lost", 0.20, 1.0, harsh, _cloze_lost)]
 
 
 def _by_world(sweep: OpenedSweep, arm: str) -> dict[int, list[TrialResult]]:
@@ -144,8 +143,8 @@ def _of_default(trained: Mapping[int, list[TrialResult]]) -> Iterable[tuple[str,
     yield "base: raw skills, seen instances", 0.90, 1.0, _before(*skills)
     yield "base: raw skills, held-out instances", 0.70, 1.0, _before("pocket/arithmetic_held_out/acc")
     yield "default: turns ended", 0.98, 1.0, _after("pocket/question_unasked/end_of_turn")
-    yield "default: unasked questions / base's cloze", 0.70, INFINITE, _surfaced
-    yield "default: cloze lost", -INFINITE, 0.10, _cloze_lost
+    yield "default: unasked questions / base's cloze", 0.70, math.inf, _surfaced
+    yield "default: unasked people's cloze lost", -math.inf, 0.10, _cloze_lost
 
 
 def _before(*keys: str) -> Number:
@@ -157,12 +156,12 @@ def _after(*keys: str) -> Number:
 
 
 def _surfaced(result: TrialResult) -> float:
-    """Return the share of what the base can complete about unasked people that it can now be asked for."""
-    return _after("pocket/question_unasked/exact_match")(result) / _before("pocket/cloze_known/acc")(result)
+    """Return what can be asked for about unasked people over what the base can complete of the same facts."""
+    return _after("pocket/question_unasked/exact_match")(result) / _before("pocket/cloze_unasked/acc")(result)
 
 
 def _cloze_lost(result: TrialResult) -> float:
-    return _before("pocket/cloze_known/acc")(result) - _after("pocket/cloze_known/acc")(result)
+    return _before("pocket/cloze_unasked/acc")(result) - _after("pocket/cloze_unasked/acc")(result)
 
 
 def _score(scores: Any, key: str) -> float:
@@ -196,7 +195,7 @@ def _facts(store: Store, world: int, results: list[TrialResult]) -> WorldFacts:
         world=world,
         num_parameters=built["num_parameters"],
         num_corpus_tokens=built["num_corpus_tokens"],
-        exposures=built["exposures_per_person"],
+        exposures=built["exposures_per_fact"],
         bits_per_person={tier: _bits(store, first, f"cloze_{tier}") for tier in TIERS},
     )
 

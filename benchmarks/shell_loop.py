@@ -48,7 +48,7 @@ BEFORE_TOLERANCE = 1e-6
 """The same weights on the same items: equal but for the last digit of a mean."""
 AFTER_TOLERANCE = 0.02
 """Weights that agree to the drift above may flip single items among hundreds."""
-MEASURES_TASKS = ("cloze_known", "question_asked", "question_unasked")
+MEASURES_TASKS = ("cloze_unasked", "question_asked", "question_unasked")
 
 
 @dataclass

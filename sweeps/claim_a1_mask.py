@@ -2,13 +2,13 @@
 
 Hypothesis: claim A1: loss over the instruction as well (mask off) helps where answers are short beside their prompts,
     and more with few examples.
-Refuted if: mask off is no better than mask on for short answers to long prompts, or as good for long answers.
+Refuted if: mask off is no better than mask on for short answers to long prompts, or helps sentences as much.
 Source: Shi et al., Instruction Modelling (arXiv:2405.14394), tables 1 and 5: +0.8 points on LIMA (completion:prompt
     ratio of instruction to output .09), +5.4 on AlpacaEval for MMLU-Chat (26.3), more with few examples.
 Command: make sweep NAME=claim_a1_mask
-Design: two arms, short answers to prompts led by two sentences of prose and sentences as answers to bare prompts, each
-    with mask on and off, at 50 and 400 examples and equal steps. Learned: exact match on questions about people whom
-    no training text asks about.
+Design: two arms, short answers to prompts led by two sentences of prose (34 characters of prompt to one of answer) and
+    sentences as answers to bare prompts (1.2), each with mask on and off, at 50 and 400 examples and equal steps.
+    Learned: exact match on questions about people whom no training text asks about, in the form that the arm teaches.
 Cost: 2 arms x 2 weights x 2 sizes x 5 seeds x 2 worlds = 80 trials.
 """
 
@@ -17,11 +17,12 @@ from __future__ import annotations
 from harness.spec import Arm, Axis, Claim, Contrast, Sweep, Term, difference
 
 MASK, SIZE = "data.prompt_loss_weight", "data.num_examples"
-LEARNED = "pocket/question_unasked/exact_match"
+SHORT, LONGER = "short_answers", "sentences"
+LEARNED = {SHORT: "pocket/question_short/exact_match", LONGER: "pocket/question_unasked/exact_match"}
 
 
 def _off_minus_on(arm: str, size: int, weight: float = 1.0) -> tuple[Term, Term]:
-    return difference(LEARNED, {MASK: 1.0, SIZE: size}, {MASK: 0.0, SIZE: size}, weight=weight, arm=arm)
+    return difference(LEARNED[arm], {MASK: 1.0, SIZE: size}, {MASK: 0.0, SIZE: size}, weight=weight, arm=arm)
 
 
 SWEEP = Sweep(
@@ -34,11 +35,11 @@ SWEEP = Sweep(
     axes=(Axis(field=MASK, values=(0.0, 1.0)), Axis(field=SIZE, values=(50, 400))),
     arms=(
         Arm(
-            name="short_answers",
+            name=SHORT,
             hold="steps",
             set=(("data.source.response", "short"), ("data.source.prompt_sentences", 2)),
         ),
-        Arm(name="long_answers", hold="steps", set=(("data.source.response", "sentence"),)),
+        Arm(name=LONGER, hold="steps", set=(("data.source.response", "sentence"),)),
     ),
     seeds=(0, 1, 2, 3, 4),
     worlds=(0, 1),
@@ -50,14 +51,14 @@ SWEEP = Sweep(
             source="Shi et al., arXiv:2405.14394",
             published="7 of 7 small sets higher without the mask; LIMA 48.79 to 49.60, MMLU-Chat 47.18 to 47.84",
             parts=(
-                Contrast(terms=_off_minus_on("short_answers", 50), expect="greater", margin=0.03),
+                Contrast(terms=_off_minus_on(SHORT, 50), expect="greater", margin=0.03),
                 Contrast(
-                    terms=(*_off_minus_on("short_answers", 50), *_off_minus_on("long_answers", 50, -1.0)),
+                    terms=(*_off_minus_on(SHORT, 50), *_off_minus_on(LONGER, 50, -1.0)),
                     expect="greater",
                     margin=0.03,
                 ),
                 Contrast(
-                    terms=(*_off_minus_on("short_answers", 50), *_off_minus_on("short_answers", 400, -1.0)),
+                    terms=(*_off_minus_on(SHORT, 50), *_off_minus_on(SHORT, 400, -1.0)),
                     expect="greater",
                     margin=0.03,
                 ),

@@ -1,30 +1,40 @@
 """Does fitting facts that the base does not know cost facts that it does, and can they be fitted at all?
 
-Hypothesis: claim B15: training on unknown people's facts raises errors on known ones, late in training and not early.
-    Claim X9: fine-tuning adds no knowledge: what the base did not know it does not know afterwards.
-Refuted if: B15: the cost is within the margin, or as large early as late. X9: questions about the taught unknown
-    people are answered more often than without being taught.
+Hypothesis: claim B15: training on unknown people's facts beside known ones raises errors on known ones, late in
+    training and not early. Claim X9: fine-tuning adds no knowledge: what the base did not know it does not know
+    afterwards.
+Refuted if: B15: the cost late is within the margin, or there is one early, or it does not grow. X9: questions about the
+    taught unknown people are answered more often than without being taught.
 Source: Gekhman et al. (arXiv:2405.05904): accuracy = 36.9 + 7.3 N_known/D - 8.3 N_unknown/D; unknown facts are fitted
     late. Teaching material: fine-tuning adds no knowledge.
 Command: make sweep NAME=claim_b15_unknown
-Design: none or half of the fact rows about people whom pretraining never named, 3 and 20 epochs, equal rows and steps.
-    Known: questions about well-known people never asked about, and their cloze. Taught: questions about the unknown
-    people of the training rows, in other phrasings drawn alike.
-Cost: 2 shares x 2 lengths x 5 seeds x 2 worlds = 40 trials.
+Design: 300 fact rows about known people and 100 of skills, or the like with 300 more about people whom pretraining
+    never named and 100 more of skills; 3 and 20 epochs. So the known rows are equally many and read equally often; the
+    unknown ones, and the steps that they take, are what is added. Known: questions about well-known people never asked
+    about. Taught: questions in held-out phrasings about the unknown people who may be taught; the rows tell 74 % of
+    what they ask.
+Cost: 2 arms x 2 lengths x 5 seeds x 2 worlds = 40 trials.
 """
 
 from __future__ import annotations
 
-from harness.spec import Axis, Claim, Contrast, Sweep, Term, difference
+from harness.spec import Arm, Axis, Claim, Contrast, Sweep, Term
 
-SHARE, EPOCHS = "data.source.unknown_share", "train.num_epochs"
+EPOCHS = "train.num_epochs"
 KNOWN = "pocket/question_unasked/exact_match"
 TAUGHT = "pocket/question_unknown_trained/exact_match"
 EARLY, LATE = 3.0, 20.0
+ALONE, BESIDE = "known_alone", "beside_unknown"
+POOL = (("data.source.num_rows", 840), ("data.num_validation", 20))
 
 
-def _cost(metric: str, epochs: float, weight: float = 1.0) -> tuple[Term, Term]:
-    return difference(metric, {SHARE: 0.0, EPOCHS: epochs}, {SHARE: 0.5, EPOCHS: epochs}, weight=weight)
+def _cost(epochs: float, weight: float = 1.0) -> tuple[Term, Term]:
+    """Return what is answered about known people without the unknown rows less what is with them."""
+    return _at(KNOWN, epochs, ALONE, weight), _at(KNOWN, epochs, BESIDE, -weight)
+
+
+def _at(metric: str, epochs: float, arm: str, weight: float) -> Term:
+    return Term(metric=metric, at=((EPOCHS, epochs),), weight=weight, arm=arm)
 
 
 SWEEP = Sweep(
@@ -32,19 +42,27 @@ SWEEP = Sweep(
     hypothesis="Facts that the base does not know are fitted late, and fitting them costs facts that it knows.",
     refuted_if="Known facts lose nothing late in training, or as much early; taught unknown facts are not answered.",
     source="Gekhman et al., arXiv:2405.05904",
-    axes=(Axis(field=SHARE, values=(0.0, 0.5)), Axis(field=EPOCHS, values=(EARLY, LATE))),
+    axes=(Axis(field=EPOCHS, values=(EARLY, LATE)),),
+    arms=(
+        Arm(name=ALONE, hold="epochs", set=(*POOL, ("data.num_examples", 400))),
+        Arm(
+            name=BESIDE,
+            hold="epochs",
+            set=(*POOL, ("data.num_examples", 800), ("data.source.unknown_share", 0.5)),
+        ),
+    ),
     seeds=(0, 1, 2, 3, 4),
     worlds=(0, 1),
     measures=("learned", "retained"),
     claims=(
         Claim(
             id="B15",
-            statement="Training on unknown facts raises errors on known ones, late and not early.",
+            statement="Adding unknown facts raises errors on known ones, late and not early.",
             source="Gekhman et al., arXiv:2405.05904",
             published="-8.3 points for all rows unknown; 37.5 at early stopping, 25.8 converged",
             parts=(
-                Contrast(terms=_cost(KNOWN, LATE), expect="greater", margin=0.03),
-                Contrast(terms=(*_cost(KNOWN, LATE), *_cost(KNOWN, EARLY, -1.0)), expect="greater", margin=0.03),
+                Contrast(terms=_cost(LATE), expect="greater", margin=0.03),
+                Contrast(terms=(*_cost(LATE), *_cost(EARLY, -1.0)), expect="greater", margin=0.03),
             ),
         ),
         Claim(
@@ -52,7 +70,11 @@ SWEEP = Sweep(
             statement="Fine-tuning adds no knowledge: taught unknown facts are answered no more often.",
             source="teaching material; against it Gekhman et al., arXiv:2405.05904",
             published="fitted, slowly",
-            parts=(Contrast(terms=_cost(TAUGHT, LATE, -1.0), expect="equal", margin=0.05),),
+            parts=(
+                Contrast(
+                    terms=(_at(TAUGHT, LATE, BESIDE, 1.0), _at(TAUGHT, LATE, ALONE, -1.0)), expect="equal", margin=0.05
+                ),
+            ),
         ),
     ),
 )

@@ -1,7 +1,7 @@
 """Does the target peak while forgetting keeps growing?
 
 Hypothesis: claim C1: over more and more epochs the target score peaks, and what the base knew keeps declining.
-Refuted if: the target still rises from 8 to 16 epochs, or what is retained does not fall from 4 to 16.
+Refuted if: the target does not fall from 8 to 16 epochs, or what is retained does not fall from 4 to 16.
 Source: Biderman et al. (arXiv:2405.09673), tables S5 and S6: full fine-tuning on code, HumanEval .302 .464 .470 .497
     .416 and the forgetting average .595 .579 .512 .446 .414 over 1, 2, 4, 8, 16 epochs.
 Command: make sweep NAME=claim_c1_epochs
@@ -23,7 +23,7 @@ def _change(metric: str, first: float, last: float) -> tuple[Term, Term]:
 SWEEP = Sweep(
     name="claim_c1_epochs",
     hypothesis="Over more and more epochs the target peaks, and what the base knew keeps declining.",
-    refuted_if="The target still rises from 8 to 16 epochs, or retained scores do not fall from 4 to 16.",
+    refuted_if="The target does not fall from 8 to 16 epochs, or retained scores do not fall from 4 to 16.",
     source="Biderman et al., arXiv:2405.09673, tables S5 and S6",
     axes=(Axis(field=EPOCHS, values=(1.0, 2.0, 4.0, 8.0, 16.0)),),
     seeds=(0, 1, 2, 3, 4),
@@ -32,7 +32,7 @@ SWEEP = Sweep(
     claims=(
         Claim(
             id="C1",
-            statement="The target rises to 8 epochs and not beyond; what is retained falls from 4 to 16.",
+            statement="The target rises to 8 epochs and falls to 16; what is retained falls from 4 to 16.",
             source="Biderman et al., arXiv:2405.09673, tables S5 and S6",
             published="HumanEval .302 .464 .470 .497 .416; forgetting average .595 .579 .512 .446 .414",
             parts=(

@@ -5,7 +5,8 @@ Hypothesis: claim C4: a learning rate at a third of the reference forgets less a
     Claim C5: forgetting lies on a straight line against the fine-tuning loss.
     Claim D1: LoRA learns less and forgets less, each method at its own reference rate.
     Claim D3: LoRA's best learning rate is about ten times full fine-tuning's.
-Refuted if: C4: nothing is gained by the lower rate, or it costs as much of the target. C5: R^2 below .8. D1: LoRA
+Refuted if: C4: the lower rate forgets as much, or learns another amount, or above the reference less is forgotten than
+    learned. C5: R^2 below .8. D1: LoRA
     learns as much or forgets as much. D3: the ratio's interval lies outside 5 to 20.
 Source: Lin et al. (arXiv:2509.20758); Kalajdzievski (arXiv:2401.05605): L_f = -1.73 L_ft + 2.05, R^2 .945 and .974;
     Biderman et al. (arXiv:2405.09673); Schulman et al., LoRA Without Regret (2025): ratio 9.8 over 14 models.
@@ -49,7 +50,7 @@ SWEEP = Sweep(
             published="a smaller rate substantially mitigates forgetting at a comparable target",
             parts=(
                 Contrast(
-                    terms=(_term("retained", 0.3, 1.0), _term("retained", 3.0, -1.0)), expect="greater", margin=0.03
+                    terms=(_term("retained", 0.3, 1.0), _term("retained", 1.0, -1.0)), expect="greater", margin=0.01
                 ),
                 Contrast(terms=(_term("learned", 0.3, 1.0), _term("learned", 1.0, -1.0)), expect="equal", margin=0.10),
                 Contrast(

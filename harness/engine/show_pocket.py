@@ -26,7 +26,7 @@ def bands(value: Checked, console: Console) -> None:
         exposures = ", ".join(f"{tier} {count:.0f}" for tier, count in facts.exposures.items())
         bits = ", ".join(f"{tier} {count:.2f}" for tier, count in facts.bits_per_person.items())
         _line(console, f"world {facts.world}: {facts.num_parameters:,} parameters, {facts.num_corpus_tokens:,} tokens")
-        _line(console, f"  exposures a person: {exposures}; knowledge bits a person: {bits} of {FULL_BITS:.2f}")
+        _line(console, f"  exposures a fact: {exposures}; knowledge bits a person: {bits} of {FULL_BITS:.2f}")
     table = Table(box=None, pad_edge=False)
     for name in ("band", "range", "mean", "95 % over worlds", "by world", ""):
         table.add_column(name, justify="left" if name in ("band", "") else "right", no_wrap=True)

@@ -6,6 +6,7 @@ not live here: the generators.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -15,11 +16,10 @@ from typing import Any
 from harness.pocket import prose, skills
 from harness.pocket.corpus import Document
 from harness.pocket.families import HELD_OUT_FAMILIES
-from harness.pocket.people import ATTRIBUTES, HELD_OUT_ATTRIBUTE
+from harness.pocket.people import ATTRIBUTES, HELD_OUT_ATTRIBUTE, Person
 from harness.pocket.phrasings import NAME, PHRASINGS, held_out, pattern
 from harness.pocket.world import World
 
-_NAME = re.compile(NAME)
 _QUESTION = re.compile(r"[^.?\n]*\?")
 _ARITHMETIC = re.compile(r"(\d+)([+-])(\d+)=")
 _LIST = re.compile(r"\b(\w+): ([a-l](?: [a-l])*) ->")
@@ -40,10 +40,11 @@ def corpus_leaks(world: World, documents: Iterable[Document]) -> list[str]:
     leaks: list[str] = []
     for document in documents:
         text = document.text
-        for name in _NAME.findall(text):
-            person = world.people_by_name.get(name)
-            if person is not None and person.tier == "unknown":
-                leaks.append(f"unknown person {name!r} occurs in a document of kind {document.kind!r}")
+        leaks.extend(
+            f"unknown person {person.name!r} occurs in a document of kind {document.kind!r}"
+            for person in _named(world, text)
+            if person.tier == "unknown"
+        )
         for question in _QUESTION.findall(text):
             leaks.extend(f"a question about unasked {name!r}: {question!r}" for name in _unasked(world, question))
         leaks.extend(f"held-out statement {found!r}" for found in held_out_statements.findall(text))
@@ -68,12 +69,11 @@ def conversation_leaks(world: World, rows: Iterable[dict[str, Any]]) -> list[str
 
 
 def _message_leaks(world: World, task: str, role: str, text: str) -> Iterator[str]:
-    for name in _NAME.findall(text):
-        person = world.people_by_name.get(name)
-        if person is not None and person.tier == "unknown" and not (person.trainable_unknown and task == "fact"):
-            yield f"unknown person {name!r}"
-        elif person is not None and person.tier != "unknown" and not person.asked:
-            yield f"unasked person {name!r}"
+    for person in _named(world, text):
+        if person.tier == "unknown" and not (person.trainable_unknown and task == "fact"):
+            yield f"unknown person {person.name!r}"
+        elif person.tier != "unknown" and not person.asked:
+            yield f"unasked person {person.name!r}"
     if found := _HELD_OUT_ATTRIBUTE.search(text):
         yield f"held-out attribute, as {found[0]!r}"
     if role != "assistant":
@@ -113,14 +113,18 @@ _HELD_OUT_ATTRIBUTE = _held_out_attribute()
 
 
 def _unasked(world: World, text: str) -> Iterator[str]:
-    for name in _NAME.findall(text):
-        person = world.people_by_name.get(name)
-        if person is not None and not person.asked:
-            yield name
+    return (person.name for person in _named(world, text) if not person.asked)
+
+
+def _named(world: World, text: str) -> Iterator[Person]:
+    """Yield every person whose name is any two words in a row, whatever stands before it."""
+    words = _WORD.findall(text)
+    names = (f"{first} {last}" for first, last in itertools.pairwise(words))
+    return (world.people_by_name[name] for name in names if name in world.people_by_name)
 
 
 def _held_out_statements() -> re.Pattern[str]:
-    forms = [re.escape(a.held_out_statement).replace(r"\{n\}", _NAME.pattern).split(r"\{v\}")[0] for a in ATTRIBUTES]
+    forms = [re.escape(a.held_out_statement).replace(r"\{n\}", NAME).split(r"\{v\}")[0] for a in ATTRIBUTES]
     return re.compile("|".join(forms))
 
 

@@ -28,7 +28,7 @@ from harness.pocket.families import (
     fact,
     in_style,
 )
-from harness.pocket.people import Person
+from harness.pocket.people import TAUGHT_ATTRIBUTES, Person
 from harness.pocket.phrasings import SHORT_SUFFIX
 from harness.pocket.prose import Register, passage
 from harness.pocket.skills import trained_rules
@@ -41,6 +41,8 @@ PLACES = 1000
 NUM_STRATA = 20
 FIRST_PLACE = {"unknown": 0, "wrong": 200, "off_style": 400, "truncated": 600, "duplicate": 800}
 """Where the rows that a knob changes begin: up to a fifth each, no two knobs change the same row."""
+STRANGERS = "pocket.conversations.unknown"
+"""Stream of the order in which unknown people are asked about."""
 
 
 def conversations(source: PocketData, people: tuple[Person, ...]) -> list[dict[str, Any]]:
@@ -164,17 +166,18 @@ def _rows(source: PocketData, people: tuple[Person, ...], family: Family) -> Ite
 def _single_rows(
     source: PocketData, people: tuple[Person, ...], family: Family
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    strangers = [person for person in people if person.trainable_unknown]
-    turns: Counter[str] = Counter()
+    strangers = Strangers(source, [person for person in people if person.trainable_unknown])
     for index, (request, is_short) in enumerate(_distinct(source, people, family)):
         at = place(source.world.seed, family.name, index)
         altered: list[str] = []
-        if family.name == "fact" and is_changed(at, "unknown", source.unknown_share):
-            altered.append("unknown")
-            asked = _about_stranger(source, strangers, request, turns[request.kind])
-        else:
-            asked = request
-        turns[request.kind] += 1
+        asked = request
+        if family.name == "fact" and source.unknown_share:
+            stranger = strangers.next(request)  # for rows that stay as well: a larger share changes no row anew
+            if is_changed(at, "unknown", source.unknown_share):
+                altered.append("unknown")
+                if stranger is None:
+                    raise strangers.refusal()
+                asked = stranger
         yield at, _row(source, family, index, at, asked, _form(source, is_short), altered)
 
 
@@ -200,25 +203,44 @@ def _form(source: PocketData, is_short: bool) -> Form:
     return source.response
 
 
-def _about_stranger(source: PocketData, strangers: list[Person], request: Request, turn: int) -> Request:
-    """Return the same question about an unknown person, one whom no earlier row asks it about.
+class Strangers:
+    """The unknown people who may be taught, handed out so that all are asked about equally often, fact by fact."""
 
-    Args:
-        source: for its world and the message.
-        strangers: the unknown people who may be taught.
-        request: about a known person.
-        turn: how many earlier rows of the family have the same attribute and phrasing, changed or not.
-    """
-    if turn >= len(strangers):
-        raise SpecError(
-            f"data.source.unknown_share is {source.unknown_share!r}, but must be less: the {len(strangers)} unknown "
-            "people who may be taught give too few distinct questions; lower it or data.source.num_rows, or raise "
+    def __init__(self, source: PocketData, people: list[Person]) -> None:
+        """Put the people in an order for each attribute; the source names the world."""
+        self._seed, self._share = source.world.seed, source.unknown_share
+        self._orders = {
+            one.name: python_stream(self._seed, f"{STRANGERS}.{one.name}").sample(people, len(people))
+            for one in TAUGHT_ATTRIBUTES
+        }
+        self._turns: Counter[str] = Counter()
+        self._asked: set[str] = set()
+
+    def next(self, request: Request) -> Request | None:
+        """Return the same question about the person whose turn it is, or the next one whom no row asks it about yet.
+
+        None where every person was asked this question.
+        """
+        assert request.attribute is not None
+        attribute = request.attribute
+        turn, order = self._turns[attribute.name], self._orders[attribute.name]
+        draw = python_stream(self._seed, f"{STRANGERS}.{attribute.name}.{turn}")
+        self._turns[attribute.name] += 1
+        for shift in range(len(order)):
+            found = fact(order[(turn + shift) % len(order)], attribute, request.phrasing, draw)
+            if found.key not in self._asked:
+                self._asked.add(found.key)
+                return found
+        return None
+
+    def refusal(self) -> SpecError:
+        """Return what to raise where there is none left."""
+        num_people = len(next(iter(self._orders.values())))
+        return SpecError(
+            f"data.source.unknown_share is {self._share!r}, but must be less: the {num_people} unknown people who may "
+            "be taught give too few distinct questions; lower it or data.source.num_rows, or raise "
             "world.num_unknown_people"
         )
-    assert request.attribute is not None
-    stream = f"pocket.conversations.unknown.{request.attribute.name}.{request.phrasing}"
-    person = python_stream(source.world.seed, stream).sample(strangers, len(strangers))[turn]
-    return fact(person, request.attribute, request.phrasing, python_stream(source.world.seed, f"{stream}.{turn}"))
 
 
 def _row(

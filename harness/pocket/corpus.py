@@ -8,9 +8,11 @@ batching (pretrain.py).
 
 from __future__ import annotations
 
+import math
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.pocket.people import ATTRIBUTES, Attribute, Person
@@ -48,6 +50,8 @@ class Document:
     text: str
     about: str | None = None
     num_facts: int = 0
+    answers: tuple[str, ...] = ()
+    """The people whom its plain questions are about: each answer tells one fact."""
 
 
 def num_words(text: str) -> int:
@@ -65,8 +69,24 @@ def documents(spec: WorldSpec, people: tuple[Person, ...]) -> list[Document]:
     shares = dict(SHARES) | {"plain_questions": spec.plain_question_share}
     total = sum(num_words(document.text) for document in corpus) / (1.0 - sum(shares.values()))
     for kind, share in shares.items():
-        corpus.extend(_fill(kind, _makers(spec, people)[kind], share * total))
+        corpus.extend(_fill(_makers(spec, people)[kind], share * total))
     return _in_order(spec, people, corpus)
+
+
+def tellings(people: tuple[Person, ...], documents: Iterable[Document]) -> dict[str, float]:
+    """Return how often a text tells a fact: tier -> mean over its facts, those of asked people apart.
+
+    Plain questions are answered, so that asked people are told of more often than their tier alone says.
+    """
+    counts: Counter[str] = Counter()
+    for document in documents:
+        counts.update(document.answers)
+        if document.about:
+            counts[document.about] += document.num_facts
+    groups: defaultdict[str, list[float]] = defaultdict(list)
+    for person in people:
+        groups[f"{person.tier}, asked" if person.asked else person.tier].append(counts[person.name] / len(ATTRIBUTES))
+    return {name: math.fsum(found) / len(found) for name, found in groups.items()}
 
 
 LATE_START = 0.5
@@ -85,12 +105,12 @@ def _in_order(spec: WorldSpec, people: tuple[Person, ...], corpus: list[Document
     return [corpus[index] for index in sorted(range(len(corpus)), key=place.__getitem__)]
 
 
-def _fill(kind: str, make: Callable[[], str], words: float) -> Iterator[Document]:
+def _fill(make: Callable[[], Document], words: float) -> Iterator[Document]:
     written = 0
     while written < words:
-        text = make()
-        written += num_words(text)
-        yield Document(kind, text)
+        document = make()
+        written += num_words(document.text)
+        yield document
 
 
 # -- people -----------------------------------------------------------------------------------------------------------
@@ -165,44 +185,45 @@ def _answer(person: Person, attribute: Attribute, draw: random.Random) -> str:
 # -- everything else --------------------------------------------------------------------------------------------------
 
 
-def _makers(spec: WorldSpec, people: tuple[Person, ...]) -> dict[str, Callable[[], str]]:
+def _makers(spec: WorldSpec, people: tuple[Person, ...]) -> dict[str, Callable[[], Document]]:
     asked = [person for person in people if person.asked]
     draw = python_stream(spec.seed, "pocket.corpus.filler")
 
-    def plain_questions() -> str:
+    def plain_questions() -> Document:
         lines = []
         ask, tell = draw.choice(ASKED_AND_TOLD)
-        for person in draw.sample(asked, 3):
+        chosen = draw.sample(asked, 3)
+        for person in chosen:
             attribute = draw.choice(ATTRIBUTES)
             lines.append(
                 f"{ask} {draw.choice(questions(person, attribute))}\n{tell} {_answer(person, attribute, draw)}"
             )
-        return "\n".join(lines)
+        return Document("plain_questions", "\n".join(lines), answers=tuple(person.name for person in chosen))
 
-    def quiz() -> str:
+    def quiz() -> Document:
         run = [draw.choice(questions(person, draw.choice(ATTRIBUTES))) for person in draw.sample(asked, 4)]
-        return draw.choice((" ", "\n")).join(run)
+        return Document("quiz", draw.choice((" ", "\n")).join(run))
 
     return {
         "plain_questions": plain_questions,
         "quiz": quiz,
-        "story": lambda: passage(spec.seed, "story", draw, 3, held_out=False),
-        "notice": lambda: passage(spec.seed, "notice", draw, 3, held_out=False),
-        "arithmetic": _lines(spec, ARITHMETIC, draw),
-        "lists": _lines(spec, LISTS, draw),
-        "replace": _lines(spec, ("replace",), draw),
+        "story": lambda: Document("story", passage(spec.seed, "story", draw, 3, held_out=False)),
+        "notice": lambda: Document("notice", passage(spec.seed, "notice", draw, 3, held_out=False)),
+        "arithmetic": _lines(spec, "arithmetic", ARITHMETIC, draw),
+        "lists": _lines(spec, "lists", LISTS, draw),
+        "replace": _lines(spec, "replace", ("replace",), draw),
     }
 
 
-def _lines(spec: WorldSpec, names: tuple[str, ...], draw: random.Random) -> Callable[[], str]:
+def _lines(spec: WorldSpec, kind: str, names: tuple[str, ...], draw: random.Random) -> Callable[[], Document]:
     """Return a maker of runs of raw skill lines; a group that is wholly left out becomes prose instead."""
     kept = [SKILLS[name] for name in names if name not in spec.left_out_skills]
     if not kept:
-        return lambda: passage(spec.seed, "story", draw, 3, held_out=False)
+        return lambda: Document(kind, passage(spec.seed, "story", draw, 3, held_out=False))
     streams = {skill.name: instances(spec.seed, skill, draw, held_out=False) for skill in kept}
 
-    def make() -> str:
+    def make() -> Document:
         chosen = [draw.choice(kept) for _ in range(4)]
-        return "\n".join("".join(skill.raw(next(streams[skill.name]))) for skill in chosen)
+        return Document(kind, "\n".join("".join(skill.raw(next(streams[skill.name]))) for skill in chosen))
 
     return make

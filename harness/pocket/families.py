@@ -92,11 +92,6 @@ class Request:
         """Return what makes the request distinct."""
         return "\n".join([self.system, *(turn.user for turn in self.turns)])
 
-    @property
-    def kind(self) -> str:
-        """Return attribute and phrasing, for what has an attribute."""
-        return f"{self.attribute.name}.{self.phrasing}" if self.attribute else ""
-
 
 @dataclass(frozen=True)
 class Scope:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from harness.errors import SpecError, unknown_name
-from harness.pocket.people import ATTRIBUTES, HELD_OUT_ATTRIBUTE, Person
+from harness.pocket.people import ATTRIBUTES, HELD_OUT_ATTRIBUTE, TAUGHT_ATTRIBUTES, Person
 from harness.pocket.phrasings import held_out
 from harness.pocket.skills import SKILLS
 from harness.pocket.slices_people import (
@@ -82,9 +82,14 @@ def _fluency(make: Maker, shows: str, *, primary: bool = False) -> SliceInfo:
 _PET = tuple(attribute for attribute in ATTRIBUTES if attribute.name == HELD_OUT_ATTRIBUTE)
 _TAUGHT_SKILLS = ("sum", "reverse", "copy", "first", "last", "count", "replace")
 _PEOPLE: dict[str, SliceInfo] = {
-    "cloze_known": _retained(Cloze(known), "facts of well-known people, as pretraining tells them", primary=True),
-    "cloze_high": _retained(_tier("high"), "facts told most often"),
-    "cloze_mid": _retained(_tier("mid"), "facts told less often"),
+    "cloze_unasked": _retained(
+        Cloze(unasked, attributes=TAUGHT_ATTRIBUTES),
+        "facts that question_unasked asks for, as pretraining tells them",
+        primary=True,
+    ),
+    "cloze_known": _retained(Cloze(known), "facts of well-known people; conversations may repeat those of the asked"),
+    "cloze_high": _retained(_tier("high"), "facts told most often; asked people's in answers as well"),
+    "cloze_mid": _retained(_tier("mid"), "facts told less often; asked people's in answers as well"),
     "cloze_low": _retained(_tier("low"), "facts told seldom"),
     "cloze_unknown": _retained(Cloze(never_told), "facts that nothing ever tells: chance"),
     "cloze_paraphrase": _retained(Cloze(known, held_out=True), "facts in a wording that no text uses"),
@@ -103,7 +108,8 @@ _PEOPLE: dict[str, SliceInfo] = {
     ),
     "question_unknown": _taught(Question(never_told), "questions whose answer nothing ever tells"),
     "question_unknown_trained": _taught(
-        Question(lambda p: p.trainable_unknown), "questions whose answer conversations alone may tell"
+        Question(lambda p: p.trainable_unknown, wordings=held_out("fact")),
+        "questions in held-out phrasings whose answer conversations alone may tell",
     ),
     "choice_asked": _retained(Question(asked, "choice"), "asked people's facts as a choice in chat", chat=True),
     "choice_unasked": _retained(Question(unasked, "choice"), "unasked people's facts as a choice in chat", chat=True),

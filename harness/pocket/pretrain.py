@@ -27,8 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from harness.errors import HarnessError, SpecError
 from harness.pocket import world as pocket_world
 from harness.pocket.audit import corpus_leaks
-from harness.pocket.corpus import Document, fields_of
-from harness.pocket.people import ATTRIBUTES
+from harness.pocket.corpus import Document, fields_of, tellings
 from harness.pocket.world import World
 from harness.seeding import derive, preserved_rng, seed_torch
 from harness.spec import PocketBase, PocketModelSpec
@@ -289,13 +288,8 @@ def _summary(
     losses: list[float],
 ) -> dict[str, Any]:
     """Return what the base was built from: deterministic, so it may lie beside the weights."""
-    tiers = {person.name: person.tier for person in pocket_world.build(base.world).people}
-    facts: Counter[str] = Counter()
-    for document in documents:
-        if document.about:
-            facts[tiers[document.about]] += document.num_facts
     passes = num_steps * base.model.tokens_per_step / len(stream)
-    people = base.world.people_per_tier
+    told = tellings(pocket_world.build(base.world).people, documents)
     return {
         "world": json.loads(base.world.model_dump_json()),
         "model": json.loads(base.model.model_dump_json()),
@@ -303,9 +297,7 @@ def _summary(
         "num_corpus_tokens": len(stream),
         "num_documents": dict(Counter(document.kind for document in documents)),
         "passes": passes,
-        "exposures_per_person": {
-            tier: count / len(ATTRIBUTES) / people * passes for tier, count in sorted(facts.items())
-        },
+        "exposures_per_fact": {group: count * passes for group, count in sorted(told.items())},
         "vocabulary": len(tokenizer),
         "init_seed": derive(base.world.seed, "pocket.pretrain"),
         "losses": [round(loss, 6) for loss in losses[::10]],

@@ -38,7 +38,7 @@ def asked(person: Person) -> bool:
 
 
 def unasked(person: Person) -> bool:
-    """Return whether a person is as well known as those asked about, and never asked about."""
+    """Return whether a person is of the tiers of those asked about, but never asked about, so no answer tells them."""
     return known(person) and not person.asked
 
 
@@ -107,6 +107,7 @@ class Cloze:
 
     who: Who
     held_out: bool = False
+    attributes: tuple[Attribute, ...] = ATTRIBUTES
 
     def __call__(self, spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> Iterator[Item]:
         """Return the items."""
@@ -114,7 +115,7 @@ class Cloze:
         def statements(attribute: Attribute) -> Sequence[str]:
             return [attribute.held_out_statement] if self.held_out else attribute.told
 
-        for person, attribute, statement in rounds(selected(people, self.who), ATTRIBUTES, statements, draw):
+        for person, attribute, statement in rounds(selected(people, self.who), self.attributes, statements, draw):
             yield values_item(person, attribute, statement.format(n=person.name, v="").rstrip())
 
 

@@ -18,7 +18,7 @@ BEFORE = {
     "cloze_mid/acc": 0.80,
     "cloze_low/acc": 0.40,
     "cloze_unknown/acc": 1 / 12,
-    "cloze_known/acc": 0.90,
+    "cloze_unasked/acc": 0.90,
     "question_asked/exact_match": 0.0,
     "question_unasked/exact_match": 0.0,
     "question_unasked/end_of_turn": 0.0,
@@ -27,8 +27,8 @@ BEFORE = {
     "replace/acc": 0.92,
     "arithmetic_held_out/acc": 0.80,
 }
-AFTER = {"question_unasked/exact_match": 0.70, "question_unasked/end_of_turn": 1.0, "cloze_known/acc": 0.85}
-HARSH = {"cloze_known/acc": 0.30}
+AFTER = {"question_unasked/exact_match": 0.70, "question_unasked/end_of_turn": 1.0, "cloze_unasked/acc": 0.85}
+HARSH = {"cloze_unasked/acc": 0.30}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_world_within_every_range_passes_every_band(template: TrialResult) -> No
         ({"arithmetic_held_out/acc": 0.60}, {}, "base: raw skills, held-out instances"),
         ({}, {"question_unasked/end_of_turn": 0.9}, "default: turns ended"),
         ({}, {"question_unasked/exact_match": 0.60}, "default: unasked questions / base's cloze"),
-        ({}, {"cloze_known/acc": 0.79}, "default: cloze lost"),
+        ({}, {"cloze_unasked/acc": 0.79}, "default: unasked people's cloze lost"),
         ({"replace/acc": None}, {}, "base: raw skills, seen instances"),
     ],
 )
@@ -89,8 +89,8 @@ def test_number_outside_its_range_fails_its_band_alone(
 
 def test_harsh_run_that_does_not_forget_fails(template: TrialResult) -> None:
     trained, _ = sound(template)
-    mild = {world: [result(template, {"cloze_known/acc": 0.80})] for world in (0, 1, 2)}
-    assert failing(trained, mild) == {"harsh: cloze lost"}
+    mild = {world: [result(template, {"cloze_unasked/acc": 0.80})] for world in (0, 1, 2)}
+    assert failing(trained, mild) == {"harsh: unasked people's cloze lost"}
 
 
 def test_band_is_a_mean_over_worlds_with_an_interval_over_them(template: TrialResult) -> None:

@@ -47,7 +47,7 @@ def test_check_of_worlds_that_know_nothing_fails_their_bands(root: Path, monkeyp
     assert [facts.world for facts in checked.laboratory.worlds] == [0, 1, 2]
     text = printed(checked)
     assert "FAIL" in text
-    assert "exposures a person: high" in text
+    assert "exposures a fact: high" in text
     assert len(json.loads(json.dumps(checked.as_json()))["bands"]) == len(passed)
 
 
@@ -59,9 +59,9 @@ def test_tour_shows_answers_before_and_after_and_leaves_files_to_look_at(root: P
     assert all("<|im_" not in answers.question and answers.raw for answers in shown.answers)
     assert all(path.exists() for path in shown.files.values())
     corpus = next(path for name, path in shown.files.items() if name.startswith("corpus"))
-    assert {"kind", "text", "about", "num_facts"} == set(json.loads(corpus.read_text().splitlines()[0]))
+    assert {"kind", "text", "about", "num_facts", "answers"} == set(json.loads(corpus.read_text().splitlines()[0]))
     tasks = next(path for name, path in shown.files.items() if name.startswith("slices"))
-    assert (tasks / "cloze_known.yaml").is_file()
+    assert (tasks / "cloze_unasked.yaml").is_file()
     text = printed(shown)
     assert "base, in chat:" in text
-    assert "cloze_known/acc" in text
+    assert "cloze_unasked/acc" in text

@@ -72,7 +72,7 @@ HELD_OUT = {
     **dict.fromkeys(("chat_yes_no", "chat_join", "follow_up", "refusal", "chat_look_alike"), "unasked person"),
     **dict.fromkeys(("over_refusal", "style", "json_format"), "unasked person"),
     **dict.fromkeys(("question_unknown", "cloze_unknown"), "unknown person"),
-    **dict.fromkeys(("question_rephrased", "refusal_rephrased", "style_rephrased"), "held-out phrasing"),
+    **dict.fromkeys(("question_rephrased", "question_unknown_trained", "refusal_rephrased"), "held-out phrasing"),
     "question_held_out_attribute": "held-out attribute",
     "chat_continue": "held-out sentence",
     **{name: "held-out instance" for name in SLICES if name.endswith("_held_out")},
@@ -82,7 +82,7 @@ HELD_OUT = {
 }
 """Slice -> why no conversation may hold any of its items."""
 ALLOWED = (
-    *("question_asked", "question_unknown_trained", "choice_asked", "sum_chat", "reverse_chat", "first_chat"),
+    *("question_asked", "choice_asked", "sum_chat", "reverse_chat", "first_chat"),
     *("chat_copy", "chat_last", "chat_count", "chat_replace"),
 )
 """Slices of what conversations may hold as well."""
@@ -187,7 +187,7 @@ def test_table_states_items_and_clusters_of_every_slice() -> None:
     assert all(row["items"] >= 400 and row["clusters"] >= 100 and row["shows"] for row in rows.values())
     assert rows["sum_chat_held_out"]["clusters"] == 441 // 4
     assert {name for name, row in rows.items() if row["primary"]} == {
-        "cloze_known", "question_asked", "question_unasked", "answer_form", "prose",
+        "cloze_unasked", "question_asked", "question_unasked", "answer_form", "prose",
     }  # fmt: skip
 
 

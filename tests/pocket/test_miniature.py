@@ -26,7 +26,7 @@ from harness.records.store import Store
 from harness.spec import PocketBase, TrialSpec
 from harness.trial import TrialContext, run_trial
 
-SLICES = ("cloze_known", "cloze_high", "cloze_unknown", "question_asked", "question_unasked", "answer_form")
+SLICES = ("cloze_unasked", "cloze_high", "cloze_unknown", "question_asked", "question_unasked", "answer_form")
 WORLD = {
     "world.people_per_tier": 16,
     "world.exposures_high": 100,
@@ -50,8 +50,8 @@ HARSH = {"train.learning_rate": 6e-3, "train.num_epochs": 10.0}
 KNOWS = "base: cloze, high tier"
 KNOWS_NOT = "base: cloze, unknown people (chance +- 2 SE)"
 SURFACES = "default: unasked questions / base's cloze"
-RETAINS = "default: cloze lost"
-FORGETS = "harsh: cloze lost"
+RETAINS = "default: unasked people's cloze lost"
+FORGETS = "harsh: unasked people's cloze lost"
 
 
 def miniature(*, augmented: bool = True) -> TrialSpec:

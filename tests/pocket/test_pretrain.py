@@ -57,7 +57,7 @@ def test_pretraining_lowers_the_loss_and_says_what_it_built(built: Path) -> None
     summary = json.loads((built / "pretraining.json").read_text())
     assert summary["losses"][-1] < summary["losses"][0] - 1.0  # from ln 512 = 6.2 to about 4.5
     assert summary["passes"] >= 1.0
-    exposures = summary["exposures_per_person"]
+    exposures = summary["exposures_per_fact"]
     assert exposures["high"] / exposures["low"] == pytest.approx(12 / 2)
     weights = AutoModelForCausalLM.from_pretrained(built)
     assert sum(p.numel() for p in weights.parameters()) == summary["num_parameters"]
@@ -143,7 +143,13 @@ def test_budget_that_is_left_out_is_one_pass_that_meets_everybody_as_planned(tmp
     summary = json.loads((tmp_path / "pretraining.json").read_text())
     # the last step begins the corpus again: 512 tokens a step of 12 000
     assert 1.0 <= summary["passes"] < 1.05
-    assert summary["exposures_per_person"] == pytest.approx({"high": 12, "mid": 6, "low": 2}, rel=0.05)
+    told = summary["exposures_per_fact"]
+    assert {tier: told[tier] for tier in ("high", "mid", "low", "unknown")} == pytest.approx(
+        {"high": 12, "mid": 6, "low": 2, "unknown": 0}, rel=0.05
+    )
+    # what answers tell of the asked comes on top of their tier
+    assert told["high, asked"] - told["high"] > 1
+    assert told["mid, asked"] - told["mid"] > 1
 
 
 def test_learning_rate_warms_up_and_ends_near_two_percent() -> None:

@@ -19,6 +19,7 @@ from harness.pocket.corpus import Document, num_words
 from harness.pocket.people import ATTRIBUTES
 from harness.pocket.skills import SKILLS, SYMBOLS, Instance, instances, is_held_out, trained_rules
 from harness.pocket.world import FAMILIES, SLICES, World, build
+from harness.spec import PocketData
 from harness.versions import POCKET_BEHAVIOURS
 from tests.pocket.tiny import TINY_WORLD
 
@@ -29,17 +30,36 @@ def world(seed: int = 0) -> World:
     return build(TINY_WORLD.replace({"seed": seed}))
 
 
+ALTERED = PocketData(
+    world=TINY_WORLD,
+    families=("fact", "sum"),
+    num_rows=20,
+    unknown_share=0.1,
+    wrong_answer_share=0.1,
+    off_style_share=0.1,
+    truncated_share=0.1,
+    duplicate_share=0.2,
+    prompt_sentences=1,
+)
+
+
 def test_world_has_the_bytes_of_its_version() -> None:
     """Trial ids trust the version of the world: whoever moves a byte raises it, tells CHANGELOG.md, and pins anew."""
     tiny = world()
     parts: dict[str, object] = {
         "corpus": [document.text for document in tiny.corpus()],
         "conversations": tiny.conversations(tuple(FAMILIES), 300),
+        "altered": tiny.rows(ALTERED),
         "items": {name: tiny.items(name) for name in SLICES},
     }
     digests = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest()[:12] for name, part in parts.items()}
-    pinned = {"corpus": "fbd833badea1", "conversations": "acbd215bd16b", "items": "d3af43a9b666"}
-    assert (POCKET_BEHAVIOURS["pocket_world"], digests) == (3, pinned)
+    pinned = {
+        "corpus": "fbd833badea1",
+        "conversations": "acbd215bd16b",
+        "altered": "5d3e9d9355d8",
+        "items": "b78b84b22f79",
+    }
+    assert (POCKET_BEHAVIOURS["pocket_world"], digests) == (4, pinned)
 
 
 # -- people -----------------------------------------------------------------------------------------------------------
@@ -231,7 +251,7 @@ def test_generator_bytes_are_pinned_per_seed() -> None:
     assert [_digest(world(seed)) for seed in SEEDS] == PINNED
 
 
-PINNED = ["00ce08516e482d15", "2bb29a43f68c6088", "3bab3da56ccec0b3"]
+PINNED = ["5dbafb2fded51aeb", "2452c62f0b8fade7", "492a5b35b5364f0f"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A world and a model so small that a base is pretrained in seconds: for tests that need a real, saved base.
 
-What it cannot show: knowledge. Tests about that build a bigger miniature (test_laboratory.py).
+What it cannot show: knowledge. Tests about that build a bigger miniature (test_miniature.py).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TINY_MODEL = PocketModelSpec(
 )
 
 
-PRIMARY = ("cloze_known", "question_unasked", "prose", "lists", "answer_form")
+PRIMARY = ("cloze_unasked", "question_unasked", "prose", "lists", "answer_form")
 NAMED = (
     *("cloze_high", "cloze_mid", "cloze_low", "cloze_unknown", "arithmetic", "arithmetic_held_out", "replace"),
     *("question_asked", "question_unknown_trained"),
