@@ -17,9 +17,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from analysis import stats
 from analysis.opened import OpenedSweep
 from harness.errors import BadInputError
 from harness.identity import base_key
@@ -179,6 +176,8 @@ def _num_items(trained: Mapping[int, list[TrialResult]], key: str) -> int:
 
 
 def _band(name: str, low: float, high: float, trained: Mapping[int, list[TrialResult]], number: Number) -> Band:
+    from analysis import stats  # scipy takes a second, and every command would wait for it
+
     by_world = {world: _mean([number(result) for result in results]) for world, results in trained.items()}
     values = list(by_world.values())
     effect = stats.seeds_effect(values)
@@ -205,6 +204,8 @@ def _bits(store: Store, result: TrialResult, task: str) -> float:
 
     Source: knowledge bits as in Allen-Zhu and Li, arXiv:2404.05405, bounded below by 0 for each fact.
     """
+    import pyarrow.parquet as pq
+
     path = store.root / result.before.items_file
     rows = pq.read_table(path, columns=["task", "metric", "value"]).to_pylist()
     logprobs = [row["value"] for row in rows if (row["task"], row["metric"]) == (task, "gold_logprob")]

@@ -256,7 +256,8 @@ def _request(
 
 def _print(value: Any, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(value, indent=1, default=_plain))
+        text = json.dumps(value, default=_plain)  # JSON has no nan and no infinity: what is not known is null
+        print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1))
     else:
         show.show(value, Console(width=None if sys.stdout.isatty() else WIDE))
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from harness.data.conversations import Conversation, UnusableRow
 from harness.data.formats import Format, parse, sniff
-from harness.errors import DataError
+from harness.errors import DataError, HarnessError
 from harness.pocket import world
+from harness.pocket.audit import conversation_leaks
 from harness.records.store import Store
 from harness.spec import DataSource, FileData, HubData, PocketData, PocketText
 
@@ -57,7 +58,10 @@ def read_rows(source: DataSource, store: Store | None = None) -> Rows:
 
 
 def _pocket_rows(source: PocketData) -> Rows:
-    raw = world.build(source.world).rows(source)
+    made = world.build(source.world)
+    raw = made.rows(source)
+    if leaks := conversation_leaks(made, raw):
+        raise HarnessError(f"the pocket world's rows hold what is held out: {'; '.join(leaks[:3])}")
     rows = _parsed(raw, "messages", "the pocket world")
     marked = [
         replace(conversation, group=row["group"], ends_open=row.get("ends_open", False))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import methods, models
-from harness.engine import axes, claimed, space
+from harness.engine import axes, claimed, space, worlds
 from harness.engine.forecast import Cost, Forecast, num_within, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
 from harness.engine.states import FINAL, TrialState, of_trials
@@ -65,7 +65,9 @@ def make_plan(request: Request) -> Plan:
     sweep = setting.sweep
     if isinstance(sweep, Study):
         space.check(setting)
-    return Plan(request, setting, _record(request, setting), Store(request.out))
+    record = _record(request, setting)
+    worlds.check_generated([setting.experiment.spec, *(trial.spec for trial in record.trials)])
+    return Plan(request, setting, record, Store(request.out))
 
 
 def _record(request: Request, setting: Setting) -> SweepRecord:

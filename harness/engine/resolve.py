@@ -17,7 +17,9 @@ from typing import Any, Literal
 from harness.engine import catalog, conflicts, worlds
 from harness.errors import DataError, ModelError, SpecError, unknown_name
 from harness.identity import canonical_json
+from harness.pocket.world import SLICES
 from harness.records import result
+from harness.records.schema import METRICS_OF
 from harness.records.store import MANIFEST, Store
 from harness.spec import (
     WORLD_SEED,
@@ -288,9 +290,22 @@ def _named_slices(tasks: Iterable[EvalTask], sweep: Sweep) -> set[str]:
     """Return the keys of the slices that a sweep names besides its measures: its own, and those of its claims."""
     keys = {task.name: task.key for task in tasks}
     problems = [unknown_name("slices", name, keys) for name in sweep.slices if name not in keys]
+    problems += _claim_problems({task.key: task for task in tasks}, sweep)
     if problems:
         raise SpecError(problems)
     return {keys[name] for name in sweep.slices} | {key.rpartition("/")[0] for key in metric_keys(sweep.claims)}
+
+
+def _claim_problems(tasks: Mapping[str, EvalTask], sweep: Sweep) -> Iterator[str]:
+    """Yield one sentence for each metric of a claim that no base has; a slice that this base is not asked is none."""
+    for key in sorted(metric_keys(sweep.claims)):
+        slice_key, _, metric = key.rpartition("/")
+        suite, _, name = slice_key.partition("/")
+        if (task := tasks.get(slice_key)) is not None:
+            if metric not in METRICS_OF[task.kind]:
+                yield unknown_name(f"claims metric of {slice_key}", metric, METRICS_OF[task.kind])
+        elif suite == "pocket" and name not in SLICES:
+            yield unknown_name("claims metric of the slice", name, SLICES)
 
 
 def _with_tasks(spec: TrialSpec, tasks: tuple[EvalTask, ...]) -> TrialSpec:

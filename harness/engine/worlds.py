@@ -1,4 +1,4 @@
-"""One pocket world a trial: `world.<field>` changes it everywhere, and two worlds in one trial are refused.
+"""One pocket world a trial: `world.<field>` changes it everywhere, two in one trial or one that cannot be are refused.
 
 Invariant: where base, rows and items name a pocket world, they name the same one; else a score would be about people
 whom the base never met. What does not live here: what a world is (harness/spec/world.py).
@@ -7,10 +7,11 @@ whom the base never met. What does not live here: what a world is (harness/spec/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, unknown_name
+from harness.pocket.world import build
 from harness.spec import (
     WORLD_SEED,
     PocketBase,
@@ -112,6 +113,26 @@ def check(spec: TrialSpec) -> None:
             f"{place}.{name} is {getattr(world, name)!r}, but must be {getattr(first, name)!r} as in {first_place}: "
             f"base, rows and items are of one pocket world; set {PREFIX}{name} to change it in all of them."
         )
+
+
+def check_generated(specs: Iterable[TrialSpec]) -> None:
+    """Refuse worlds that cannot exist and rows that they cannot give, long before a base is pretrained on one.
+
+    Raises:
+        SpecError: naming the field, once for each.
+    """
+    made = dict.fromkeys(source for spec in specs for source in (spec.data.source, spec.data.replay_source))
+    problems: dict[str, None] = {}
+    for source in made:
+        try:
+            if isinstance(source, PocketData):
+                build(source.world).rows(source)
+            elif isinstance(source, PocketText):
+                build(source.world).check_kinds(source)
+        except SpecError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise SpecError(problems)
 
 
 def _worlds(spec: TrialSpec) -> Iterator[tuple[str, WorldSpec]]:

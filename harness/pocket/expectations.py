@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from harness.pocket.corpus import SHARES
 from harness.pocket.people import ATTRIBUTES
 from harness.spec import PocketModelSpec, WorldSpec
 
@@ -16,6 +17,11 @@ FLOOR_EXPOSURES = 4
 CEILING_EXPOSURES = 40
 """From this many on nearly every fact is known: .99 on two worlds at 45, .63 and .73 at 10."""
 MIN_CLUSTERS = 100
+OTHER_SHARE = sum(SHARES.values())
+WORDS_PER_EXPOSURE = 32.5
+"""Tokens that tell a person's facts once."""
+TOKENS_AS_SHIPPED = 2.98e6
+MANY_TOKENS = 2 * TOKENS_AS_SHIPPED
 BITS_PER_PARAMETER = 1.0
 """What about 100 exposures of a fact store; 1000 store twice as much (Allen-Zhu and Li, arXiv:2404.05405)."""
 
@@ -27,7 +33,8 @@ def flags(world: WorldSpec, model: PocketModelSpec | None = None) -> list[str]:
         world: the world.
         model: its base, for what it can store; None says nothing about that.
     """
-    return [*_floors(world), *_ceilings(world), *_clusters(world), *(_capacity(world, model) if model else ())]
+    found = [*_floors(world), *_ceilings(world), *_not_surfaced(world), *_clusters(world), *_size(world)]
+    return [*found, *(_capacity(world, model) if model else ())]
 
 
 def num_parameters(model: PocketModelSpec) -> int:
@@ -57,12 +64,25 @@ def _floors(world: WorldSpec) -> list[str]:
 
 def _ceilings(world: WorldSpec) -> list[str]:
     counts = _exposures(world)
-    if min(counts.values()) < CEILING_EXPOSURES:
-        return []
     return [
-        f"world.exposures_low is {counts['low']}: facts of every tier will be at their ceiling, and knowledge is not "
-        f"graded; below {CEILING_EXPOSURES} exposures it is"
+        f"world.exposures_{tier} is {counts[tier]}: cloze_{tier} will be at its ceiling, as cloze_high is, and shows "
+        f"no graded knowledge; below {CEILING_EXPOSURES} exposures it does"
+        for tier in ("mid", "low")
+        if counts[tier] >= CEILING_EXPOSURES
     ]
+
+
+def _not_surfaced(world: WorldSpec) -> list[str]:
+    found = [
+        f"world.left_out_skills names {name!r}: raw_{name} will be at its floor, because no text shows it"
+        for name in world.left_out_skills
+    ]
+    unasked = "questions about people never asked about will be near their floor of 0, because fine-tuning does not "
+    if not world.augmented:
+        found.append(f"world.augmented is False: {unasked}surface what stands in one wording alone")
+    if not world.plain_question_share:
+        found.append(f"world.plain_question_share is 0: {unasked}surface what no text ever asks for")
+    return found
 
 
 def _clusters(world: WorldSpec) -> list[str]:
@@ -72,12 +92,23 @@ def _clusters(world: WorldSpec) -> list[str]:
             f"world.people_per_tier is {world.people_per_tier}: slices about a tier have as many clusters, fewer than "
             f"the {MIN_CLUSTERS} that their intervals are made for"
         )
-    if world.num_unknown_people < MIN_CLUSTERS:
+    if (half := world.num_unknown_people // 2) < MIN_CLUSTERS:
         found.append(
-            f"world.num_unknown_people is {world.num_unknown_people}: cloze_unknown has as many clusters, fewer than "
-            f"the {MIN_CLUSTERS} that its interval is made for"
+            f"world.num_unknown_people is {world.num_unknown_people}: slices about those never told and those who may "
+            f"be taught have {half} clusters each, fewer than the {MIN_CLUSTERS} that their intervals are made for"
         )
     return found
+
+
+def _size(world: WorldSpec) -> list[str]:
+    told = world.people_per_tier * sum(_exposures(world).values())
+    tokens = WORDS_PER_EXPOSURE * told / (1 - OTHER_SHARE - world.plain_question_share)
+    if tokens <= MANY_TOKENS:
+        return []
+    return [
+        f"world.exposures_high, _mid and _low make a corpus of about {tokens / 1e6:.0f} million tokens, "
+        f"{tokens / TOKENS_AS_SHIPPED:.0f} times as many as the world that ships has, and pretraining as much longer"
+    ]
 
 
 def _capacity(world: WorldSpec, model: PocketModelSpec) -> list[str]:

@@ -54,16 +54,30 @@ class World:
         Raises:
             SpecError: a kind that the corpus does not have, or more documents than there are.
         """
-        kinds = sorted({row["task"] for row in self._texts})
-        if wrong := [kind for kind in source.kinds if kind not in kinds]:
-            raise SpecError(unknown_name("data.replay_source.kinds", kind, kinds) for kind in wrong)
+        self.check_kinds(source)
         rows = [row for row in self._texts if not source.kinds or row["task"] in source.kinds]
         if source.num_rows > len(rows):
             raise SpecError(
                 f"data.replay_source.num_rows is {source.num_rows}, but must be at most {len(rows)}, the documents of "
-                f"{', '.join(source.kinds or kinds)}"
+                f"{', '.join(source.kinds or self.kinds)}"
             )
         return rows[: source.num_rows]
+
+    def check_kinds(self, source: PocketText) -> None:
+        """Refuse kinds of documents that the corpus does not have.
+
+        Raises:
+            SpecError: there is one.
+        """
+        if wrong := [kind for kind in source.kinds if kind not in self.kinds]:
+            raise SpecError(unknown_name("data.replay_source.kinds", kind, self.kinds) for kind in wrong)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of documents that the corpus has."""
+        people = ("biographies", "records") if self.spec.augmented else ("biographies",)
+        questions = ("plain_questions",) if self.spec.plain_question_share else ()
+        return (*people, *questions, *_corpus.SHARES)
 
     @cached_property
     def _texts(self) -> list[dict[str, Any]]:

@@ -28,14 +28,16 @@ from harness.spec import Claim, TrialSpec
 RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet")
 """Files of a trial's folder that `result.json` names by sha256, besides everything under weights/."""
 
-PRIMARY_METRIC: dict[str, str] = {
-    "multiple_choice": "acc",
-    "schema": "acc",
-    "greedy": "acc",
-    "generate": "exact_match",
-    "perplexity": "bits_per_byte",
+METRICS_OF: dict[str, tuple[str, ...]] = {
+    "multiple_choice": ("acc", "acc_norm", "gold_logprob"),
+    "schema": ("acc", "gold_logprob"),
+    "greedy": ("acc", "logprob"),
+    "generate": ("exact_match", "end_of_turn", "empty"),
+    "perplexity": ("bits_per_byte",),
 }
-"""Task kind -> the metric that stands for a slice of that kind in a measure."""
+"""Task kind -> its metrics; the first stands for a slice of that kind in a measure."""
+PRIMARY_METRIC = {kind: names[0] for kind, names in METRICS_OF.items()}
+"""Task kind -> the metric that stands for it."""
 
 LOWER_IS_BETTER = frozenset({"bits_per_byte", "empty"})
 """Metrics of which less is better; of every other one more is."""
