@@ -189,7 +189,7 @@ def _band(name: str, low: float, high: float, trained: Mapping[int, list[TrialRe
 
 def _facts(store: Store, world: int, results: list[TrialResult]) -> WorldFacts:
     first = results[0]
-    built = json.loads((store.artefact("base", base_key(first.spec)) / "pretraining.json").read_text())
+    built = built_from(store, first)
     return WorldFacts(
         world=world,
         num_parameters=built["num_parameters"],
@@ -197,6 +197,18 @@ def _facts(store: Store, world: int, results: list[TrialResult]) -> WorldFacts:
         exposures=built["exposures_per_fact"],
         bits_per_person={tier: _bits(store, first, f"cloze_{tier}") for tier in TIERS},
     )
+
+
+def built_from(store: Store, result: TrialResult) -> dict[str, Any]:
+    """Return `pretraining.json` of a trial's base.
+
+    Raises:
+        BadInputError: the base is gone.
+    """
+    path = store.artefact("base", base_key(result.spec)) / "pretraining.json"
+    if not path.is_file():
+        raise BadInputError(f"{path} is gone, but the trials on that base are here; give another OUT= to build it anew")
+    return json.loads(path.read_text())
 
 
 def _bits(store: Store, result: TrialResult, task: str) -> float:
@@ -207,6 +219,8 @@ def _bits(store: Store, result: TrialResult, task: str) -> float:
     import pyarrow.parquet as pq
 
     path = store.root / result.before.items_file
+    if not path.is_file():
+        return math.nan
     rows = pq.read_table(path, columns=["task", "metric", "value"]).to_pylist()
     logprobs = [row["value"] for row in rows if (row["task"], row["metric"]) == (task, "gold_logprob")]
     if not logprobs or None in logprobs:

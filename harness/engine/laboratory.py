@@ -129,6 +129,7 @@ def tour(out: Path, *, workers: int | None, as_json: bool) -> Tour:
     base = default.spec.base
     assert isinstance(base, PocketBase)
     folder = done.plan.store.artefact("base", base_key(default.spec))
+    built = bands.built_from(done.plan.store, default)
     alone = executor.local(1, done.plan.setting.experiment.runtime)
     try:
         answers = tuple(_answers(done, default, alone))
@@ -138,7 +139,7 @@ def tour(out: Path, *, workers: int | None, as_json: bool) -> Tour:
     return Tour(
         done=done,
         base=base,
-        built=json.loads((folder / "pretraining.json").read_text()),
+        built=built,
         scores={
             key: (default.before.test.get(key), _after(default, key), _after(harsh, key))
             for key in default.before.test

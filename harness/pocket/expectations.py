@@ -49,6 +49,12 @@ def bits(world: WorldSpec) -> float:
     return 3 * world.people_per_tier * sum(math.log2(len(attribute.values)) for attribute in ATTRIBUTES)
 
 
+def num_tokens(world: WorldSpec) -> float:
+    """Return about how many tokens the corpus of a world has."""
+    told = world.people_per_tier * sum(_exposures(world).values())
+    return WORDS_PER_EXPOSURE * told / (1 - OTHER_SHARE - world.plain_question_share)
+
+
 def _exposures(world: WorldSpec) -> dict[str, int]:
     return {"high": world.exposures_high, "mid": world.exposures_mid, "low": world.exposures_low}
 
@@ -101,8 +107,7 @@ def _clusters(world: WorldSpec) -> list[str]:
 
 
 def _size(world: WorldSpec) -> list[str]:
-    told = world.people_per_tier * sum(_exposures(world).values())
-    tokens = WORDS_PER_EXPOSURE * told / (1 - OTHER_SHARE - world.plain_question_share)
+    tokens = num_tokens(world)
     if tokens <= MANY_TOKENS:
         return []
     return [

@@ -10,7 +10,10 @@ from rich.console import Console
 
 from harness.engine import catalog, laboratory, show
 from harness.engine.laboratory import Checked, Tour
-from tests.pocket.tiny import tiny_experiment
+from harness.pocket.corpus import questions
+from harness.pocket.people import ATTRIBUTES
+from harness.pocket.world import build
+from tests.pocket.tiny import TINY_WORLD, tiny_experiment
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,9 @@ def test_tour_shows_answers_before_and_after_and_leaves_files_to_look_at(root: P
     assert shown.exit_code == 0
     assert len(shown.answers) == laboratory.NUM_QUESTIONS
     assert all("<|im_" not in answers.question and answers.raw for answers in shown.answers)
+    people = build(TINY_WORLD).people
+    worded = {text for person in people for attribute in ATTRIBUTES for text in questions(person, attribute)}
+    assert shown.answers[0].question in worded  # as pretraining asks, so that what the base does with it is known
     assert all(path.exists() for path in shown.files.values())
     corpus = next(path for name, path in shown.files.items() if name.startswith("corpus"))
     assert {"kind", "text", "about", "num_facts", "answers"} == set(json.loads(corpus.read_text().splitlines()[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ from harness.records.store import Store, write_manifest
 from harness.spec import (
     Arm,
     Axis,
+    Claim,
+    Contrast,
     Experiment,
     FolderBase,
     PocketBase,
@@ -35,6 +38,7 @@ from harness.spec import (
     Study,
     Sweep,
     TrialBase,
+    difference,
 )
 from tests.engine.inline import inline
 from tests.engine.stub import run_stub
@@ -425,6 +429,43 @@ def test_plan_on_a_trial_takes_the_world_that_its_base_was_trained_on(planner: P
     assert child.spec.base == TrialBase(trial_id=parent.trial_id)
     root = parent.model_copy(update={"spec": child.spec.replace({"base": parent.spec.base})})
     assert set(seeds_of_worlds(root).values()) == {7}
+
+
+@pytest.mark.parametrize(
+    ("set", "sentence"),
+    [
+        ({"world.people_per_tier": 700}, "at most 2048 people"),
+        ({"world.left_out_skills": ["revers"]}, "Did you mean 'reverse'?"),
+        ({"data.source.families": ["fcat"]}, "Did you mean 'fact'?"),
+        ({"data.source.families": ["difference"]}, "that family is held out"),
+        ({"data.source.num_rules": 5}, "must be None without the family 'replace'"),
+        ({"data.source.unknown_share": 0.9}, "too few distinct questions"),
+        ({"data.replay_source.kinds": ["biografies"]}, "Did you mean 'biographies'?"),
+    ],
+)
+def test_plan_world_or_rows_that_cannot_be_are_refused(planner: Planner, set: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(sentence)):
+        planner(set=set)
+
+
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        ("pocket/question_unaskd/exact_match", "Did you mean 'question_unasked'?"),
+        ("pocket/question_unasked/exact_mach", "Did you mean 'exact_match'?"),
+        ("pocket/cloze_unasked/exact_match", "must be one of acc"),
+    ],
+)
+def test_plan_claim_on_a_metric_that_nothing_has_is_refused(
+    planner: Planner, offering: Callable[[Sweep], None], metric: str, sentence: str
+) -> None:
+    part = Contrast(
+        terms=difference(metric, {"train.batch_size": 8}, {"train.batch_size": 4}), expect="greater", margin=0
+    )
+    claim = Claim(id="C", statement="s", source="s", published="none", parts=(part,))
+    offering(sweep_of(Axis(field="train.batch_size", values=(4, 8)), claims=(claim,)))
+    with pytest.raises(SpecError, match=re.escape(sentence)):
+        planner()
 
 
 def test_plan_world_without_one_to_change_is_refused(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def request_row(
 ) -> Row:
     made = FAMILIES[family].requests(Scope(one.spec, people, **scope), wordings, random.Random(seed))
     (turn, *_) = (request := next(made)).turns
-    row = planted(family, turn.user, turn.right.sentence)
+    # a short answer names nobody: what the request says must be enough
+    row = planted(family, turn.user, turn.right.short if seed % 2 else turn.right.sentence)
     if request.system:
         row["messages"].insert(0, {"role": "system", "content": request.system})
     for later in request.turns[1:]:
