@@ -30,7 +30,7 @@ from harness.spec import WORLD_SEED, Sweep
 
 FAST_SEEDS = 2
 FAST_WORLDS = 1
-FAST_TRIALS = 12
+FAST_TRIALS = 10
 """The most trials that a sweep may have left of it to be run under `fast`."""
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
