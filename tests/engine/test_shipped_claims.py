@@ -26,6 +26,7 @@ METRICS = (
     *("learned", "retained", "pocket/question_unasked/exact_match", "pocket/question_unasked/end_of_turn"),
     *("pocket/question_short/exact_match", "pocket/question_unknown_trained/exact_match"),
 )
+SLICES = {"learned": ("pocket/question_unasked/exact_match",), "retained": ("pocket/cloze_unasked/acc",)}
 SPREAD = 0.002
 """Standard deviation over replicates: small beside every margin."""
 NO_ITEMS = pd.DataFrame(
@@ -54,7 +55,7 @@ def verdict(claim_id: str, truth: Truth) -> Decision:
         row |= {f"after/{name}": value for name, value in after.items()}
         rows.append(row | {"val_loss": truth("val_loss", trial.arm, trial.axes) + draw.normal(0, SPREAD)})
     claims = [claim for claim in record.claims if claim.id == claim_id]
-    (found,) = decide(claims, pd.DataFrame(rows), NO_ITEMS, {})
+    (found,) = decide(claims, pd.DataFrame(rows), NO_ITEMS, SLICES)
     return found.verdict
 
 
