@@ -63,6 +63,7 @@ SWEEP = Sweep(
             parts=(
                 Contrast(terms=_cost(LATE), expect="greater", margin=0.03),
                 Contrast(terms=(*_cost(LATE), *_cost(EARLY, -1.0)), expect="greater", margin=0.03),
+                Contrast(terms=_cost(EARLY), expect="equal", margin=0.05),
             ),
         ),
         Claim(
