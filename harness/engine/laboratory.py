@@ -24,6 +24,7 @@ from harness.errors import EXIT_SOME_FAILED, HarnessError
 from harness.identity import base_key
 from harness.pocket.corpus import questions
 from harness.pocket.people import ATTRIBUTES
+from harness.pocket.phrasings import SHORT_SUFFIX, fill, person_slots, trained
 from harness.pocket.world import FAMILIES, build
 from harness.records.schema import Score, TrialResult
 from harness.records.store import read_lines, write_atomic
@@ -66,8 +67,10 @@ class Answers:
     """One question and what is said to it."""
 
     question: str
+    bare: str
+    """The question without a template, about a fact in the words in which pretraining asks."""
     raw: str
-    """How the base continues the bare question."""
+    """How the base continues that."""
     before: str
     """What the base says to it in the chat template."""
     after: str
@@ -177,24 +180,32 @@ def _answers(done: Done, result: TrialResult, alone: Executor) -> Iterator[Answe
         {str(line["prompt"]): str(line["answer"]) for line in lines if line["phase"] == phase}
         for phase in ("before", "after")
     )
-    familiar = _familiar_questions(result)
-    answered = [prompt for prompt in before if prompt in after]
-    prompts = sorted(answered, key=lambda prompt: _question(prompt) not in familiar)[:NUM_QUESTIONS]
-    questions = [_question(prompt) for prompt in prompts]
+    prompts = [prompt for prompt in before if prompt in after][:NUM_QUESTIONS]
+    asked = [_question(prompt) for prompt in prompts]
+    plain = _plain_wordings(result)
+    bare = [plain.get(question, question) for question in asked]
     plan = done.plan
     runtime = plan.setting.experiment.runtime
-    job = ContinueJob(result.spec, plan.store.root, runtime, tuple(questions), CONTINUED_TOKENS)
+    job = ContinueJob(result.spec, plan.store.root, runtime, tuple(bare), CONTINUED_TOKENS)
     raw = alone.submit(jobs.continue_texts, job).result()
-    for prompt, question, continuation in zip(prompts, questions, raw, strict=True):
-        yield Answers(question, continuation, before[prompt], after[prompt])
+    for prompt, question, text, continuation in zip(prompts, asked, bare, raw, strict=True):
+        yield Answers(question, text, continuation, before[prompt], after[prompt])
 
 
-def _familiar_questions(result: TrialResult) -> frozenset[str]:
-    """Return questions in pretraining's own wordings, so that what a base does with one is what it was trained to."""
+def _plain_wordings(result: TrialResult) -> dict[str, str]:
+    """Return every question about a fact as conversations ask it -> as pretraining does.
+
+    So what the base does with it is what it was pretrained to do, and no matter of a wording that it never read.
+    """
     source = result.spec.data.source
     assert isinstance(source, PocketData)
-    people = build(source.world).people
-    return frozenset(text for person in people for attribute in ATTRIBUTES for text in questions(person, attribute))
+    return {
+        fill(wording, person_slots(person, attribute)) + suffix: questions(person, attribute)[0]
+        for person in build(source.world).people
+        for attribute in ATTRIBUTES
+        for wording in trained("fact")
+        for suffix in ("", SHORT_SUFFIX)
+    }
 
 
 def _question(prompt: str) -> str:

@@ -71,8 +71,13 @@ def tour(value: Tour, console: Console) -> None:
     console.print(table)
     for answers in value.answers:
         _line(console, f"asked: {answers.question}")
-        for name, said in (("base, bare", answers.raw), ("base, in chat", answers.before), ("tuned", answers.after)):
-            _line(console, f"  {name + ':':15}{said!r}")
+        said = {
+            f"base, after {answers.bare!r}": answers.raw,
+            "base, in chat": answers.before,
+            "fine-tuned": answers.after,
+        }
+        for name, text in said.items():
+            _line(console, f"  {name}: {text!r}")
     for name, path in value.files.items():
         _line(console, f"{name}: {path}")
     if value.done.report is not None:
