@@ -6,9 +6,9 @@ Refuted if: mask off is no better than mask on for short answers to long prompts
 Source: Shi et al., Instruction Modelling (arXiv:2405.14394), tables 1 and 5: +0.8 points on LIMA (completion:prompt
     ratio of instruction to output .09), +5.4 on AlpacaEval for MMLU-Chat (26.3), more with few examples.
 Command: make sweep NAME=claim_a1_mask
-Design: two arms, short answers to prompts led by two sentences of prose (34 characters of prompt to one of answer) and
-    sentences as answers to bare prompts (1.2), each with mask on and off, at 50 and 400 examples and equal steps.
-    Learned: exact match on questions about people whom no training text asks about, in the form that the arm teaches.
+Design: two arms, answers of a word (11 characters of prompt to one of answer) and answers in sentences (1.2), each with
+    mask on and off, at 50 and 400 examples and equal steps. Learned: exact match on questions about people whom no
+    training text asks about, in the form that the arm teaches.
 Cost: 2 arms x 2 weights x 2 sizes x 5 seeds x 2 worlds = 80 trials.
 """
 
@@ -34,11 +34,7 @@ SWEEP = Sweep(
     source="Shi et al., arXiv:2405.14394, tables 1 and 5; Huerta-Enochian and Ko, arXiv:2401.13586",
     axes=(Axis(field=MASK, values=(0.0, 1.0)), Axis(field=SIZE, values=(50, 400))),
     arms=(
-        Arm(
-            name=SHORT,
-            hold="steps",
-            set=(("data.source.response", "short"), ("data.source.prompt_sentences", 2)),
-        ),
+        Arm(name=SHORT, hold="steps", set=(("data.source.response", "short"),)),
         Arm(name=LONGER, hold="steps", set=(("data.source.response", "sentence"),)),
     ),
     seeds=(0, 1, 2, 3, 4),
