@@ -38,7 +38,7 @@ def sweep_of(name: str, field: str, values: tuple[float, float], part: dict[str,
 
 def sweeps() -> dict[str, Sweep]:
     """Return an A/A sweep and one with a planted effect; the metric of the first is of values 0 and 1."""
-    equal = {"metric": "retained", "expect": "equal", "margin": 0.6}
+    equal = {"metric": "pocket/arithmetic/acc", "expect": "equal", "margin": 0.6}
     planted = {"metric": "fluency", "expect": "greater", "margin": 0.02}
     return {
         "aa": sweep_of("aa", EQUAL, (50.0, 100.0), equal),

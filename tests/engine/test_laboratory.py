@@ -26,7 +26,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the pocket base mean the tiny one, with rows enough for the harsh arm."""
     experiment = tiny_experiment()
-    rows = {"num_rows": 240, "families": ["fact", "sum", "reverse"], "family_shares": [0.5, 0.2, 0.3]}
+    rows = {"num_rows": 240, "families": ["fact", "sum", "reverse"], "family_shares": [0.35, 0.3, 0.35]}
     spec = experiment.spec.replace({f"data.source.{name}": value for name, value in rows.items()})
     monkeypatch.setattr(catalog, "load_experiment", lambda name: experiment.model_copy(update={"spec": spec}))
 

@@ -24,7 +24,15 @@ from tests.pocket.tiny import tiny_experiment
 TWO_STEPS = {"seed": [0], "train.num_steps": 2, "train.batch_size": 4, "evals.num_items": 6}
 ONE_WORLD = {"world.seed": [0]}
 SHORT = {"seed": [0], "train.num_epochs": [0.5, 1], "data.num_examples": 8, "evals.num_items": 6}
-FEW_UNKNOWN = {"data.source.unknown_share": [0.0, 0.05], "world.num_unknown_people": 10}
+UNKNOWN = {
+    "seed": [0],
+    "train.num_epochs": [0.01, 0.02],
+    "evals.num_items": 6,
+    "world.people_per_tier": 60,
+    "world.num_unknown_people": 120,
+    "base.model.num_steps": None,
+}
+"""The arms state hundreds of rows, about more people than the tiny world has."""
 SIZES = {"seed": [0], "train.num_epochs": 1, "data.num_examples": [8, 16], "evals.num_items": 6}
 # The axis of these is the duration, an arm sets it, or there are more levels than a test needs.
 SETS = {
@@ -37,7 +45,7 @@ SETS = {
     "planted_effect": TWO_STEPS | ONE_WORLD,
     "claim_a1_mask": SIZES | ONE_WORLD,
     "claim_a4_end_of_turn": TWO_STEPS | ONE_WORLD,
-    "claim_b15_unknown": SHORT | ONE_WORLD | FEW_UNKNOWN,
+    "claim_b15_unknown": UNKNOWN | ONE_WORLD,
     "claim_b4_size": SIZES | ONE_WORLD,
     "claim_c1_epochs": SHORT | ONE_WORLD,
     "claim_c4_rate": TWO_STEPS | ONE_WORLD | {"train.learning_rate": [0.001, 0.01]},
