@@ -14,6 +14,12 @@ Design: 300 fact rows about known people and 100 of skills, or the like with 300
     about. Taught: questions in held-out phrasings about the unknown people who may be taught; the rows tell 74 % of
     what they ask.
 Cost: 2 arms x 2 lengths x 5 seeds x 2 worlds = 40 trials.
+Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): after 20 epochs known questions fall from
+    .711 to .513 where unknown facts are trained beside them (cost +.197 [+.152, +.242]); after 3 they rise from .568
+    to .735, so the cost grows by +.364 [+.277, +.452]. B15: supported; early the unknown rows help, as further
+    examples of the form. Of the questions about unknown people .302 are answered after 3 epochs and .468 after 20,
+    against .006 untaught (+.462 [+.414, +.511]). X9: contradicted. What is retained falls to .571 from .959, against
+    .789 without them.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ Source: Biderman et al. (arXiv:2405.09673), tables S5 and S6: full fine-tuning o
 Command: make sweep NAME=claim_c1_epochs
 Design: each number of epochs is a run of its own with its whole learning-rate decay.
 Cost: 5 lengths x 5 seeds x 2 worlds = 50 trials.
+Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): over 1, 2, 4, 8 and 16 epochs learned scores
+    are .001 .348 .726 .888 .848 and retained ones .930 .905 .893 .855 .801 (base .959). From 8 to 16 epochs learned
+    moves by -.040 [-.053, -.028], from 4 to 16 retained by -.091 [-.113, -.069]. C1: supported.
 """
 
 from __future__ import annotations
