@@ -1,11 +1,15 @@
 """Does the target peak while forgetting keeps growing?
 
 Hypothesis: claim C1: over more and more epochs the target score peaks, and what the base knew keeps declining.
-Refuted if: the target does not fall from 8 to 16 epochs, or what is retained does not fall from 4 to 16.
+    Claim C5: what is retained lies on a straight line against the fine-tuning loss.
+Refuted if: C1: the target does not fall from 8 to 16 epochs, or what is retained does not fall from 4 to 16. C5: R^2
+    below .8.
 Source: Biderman et al. (arXiv:2405.09673), tables S5 and S6: full fine-tuning on code, HumanEval .302 .464 .470 .497
-    .416 and the forgetting average .595 .579 .512 .446 .414 over 1, 2, 4, 8, 16 epochs.
+    .416 and the forgetting average .595 .579 .512 .446 .414 over 1, 2, 4, 8, 16 epochs. Kalajdzievski
+    (arXiv:2401.05605): over ranks and steps L_f = -1.73 L_ft + 2.05, R^2 .945 and .974.
 Command: make sweep NAME=claim_c1_epochs
-Design: each number of epochs is a run of its own with its whole learning-rate decay.
+Design: each number of epochs is a run of its own with its whole learning-rate decay. Fine-tuning loss: on validation
+    rows.
 Cost: 5 lengths x 5 seeds x 2 worlds = 50 trials.
 Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): over 1, 2, 4, 8 and 16 epochs learned scores
     are .001 .348 .726 .888 .848 and retained ones .930 .905 .893 .855 .801 (base .959). From 8 to 16 epochs learned
@@ -14,7 +18,7 @@ Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): over 1,
 
 from __future__ import annotations
 
-from harness.spec import Axis, Claim, Contrast, Sweep, Term, difference
+from harness.spec import Axis, Claim, Contrast, Line, Quantity, Sweep, Term, difference
 
 EPOCHS = "train.num_epochs"
 
@@ -42,6 +46,20 @@ SWEEP = Sweep(
                 Contrast(terms=_change("learned", 1.0, 8.0), expect="greater", margin=0.03),
                 Contrast(terms=_change("learned", 8.0, 16.0), expect="less", margin=0.01),
                 Contrast(terms=_change("retained", 4.0, 16.0), expect="less", margin=0.03),
+            ),
+        ),
+        Claim(
+            id="C5",
+            statement="Over ever longer training what is retained lies on a rising line against the fine-tuning loss.",
+            source="Kalajdzievski, arXiv:2401.05605",
+            published="L_f = -1.73 L_ft + 2.05 (R^2 .945), -1.06 L_ft + 3.13 (.974)",
+            parts=(
+                Line(
+                    x=Quantity(metric="val_loss"),
+                    y=Quantity(metric="retained"),
+                    min_r2=0.8,
+                    slope="positive",
+                ),
             ),
         ),
     ),

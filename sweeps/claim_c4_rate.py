@@ -2,31 +2,27 @@
 
 Hypothesis: claim C4: a learning rate at a third of the reference forgets less at a comparable target, and past the
     reference forgetting rises faster than learning.
-    Claim C5: forgetting lies on a straight line against the fine-tuning loss.
     Claim D1: LoRA learns less and forgets less, each method at its own reference rate.
     Claim D3: LoRA's best learning rate is about ten times full fine-tuning's.
 Refuted if: C4: the lower rate forgets as much, or learns another amount, or above the reference less is forgotten than
-    learned. C5: R^2 below .8. D1: LoRA
-    learns as much or forgets as much. D3: the ratio's interval lies outside 5 to 20.
-Source: Lin et al. (arXiv:2509.20758); Kalajdzievski (arXiv:2401.05605): L_f = -1.73 L_ft + 2.05, R^2 .945 and .974;
-    Biderman et al. (arXiv:2405.09673); Schulman et al., LoRA Without Regret (2025): ratio 9.8 over 14 models.
+    learned. D1: LoRA learns as much or forgets as much. D3: the ratio's interval lies outside 5 to 20.
+Source: Lin et al. (arXiv:2509.20758); Biderman et al. (arXiv:2405.09673); Schulman et al., LoRA Without Regret (2025):
+    ratio 9.8 over 14 models.
 Command: make sweep NAME=claim_c4_rate
 Design: both methods over two decades around the reference that the experiment states for each. Forgetting: what is lost
-    of the cloze score of well-known people; fine-tuning loss: on validation rows.
+    of the cloze score of people never asked about.
 Cost: 2 methods x 5 rates x 5 seeds x 2 worlds = 100 trials.
 Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): over a tenth to ten times the reference full
     fine-tuning learns .143 .532 .881 .644 .245 and retains .948 .933 .878 .585 .132 (base .959); LoRA learns .180
     .685 .854 .535 .000 and retains .944 .913 .796 .387 .082. C4: contradicted; a third of the rate retains +.055
     [+.037, +.073], but learns -.349 [-.384, -.315] in the same epochs; above the reference both fall (+.530 [+.477,
-    +.583]). C5: contradicted; over rates R^2 is .12 [.10, .14], for the loss is lowest in the middle where forgetting
-    is not (the published line is over training at one rate). D1: contradicted; LoRA learns less (+.027 [+.008,
-    +.045]) and retains less (-.082 [-.103, -.060]) at its reference, the best rate of its grid. D3: supported; the
-    best rates are 7.5 [6.9, 8.1] apart.
+    +.583]). D1: contradicted; LoRA learns less (+.027 [+.008, +.045]) and retains less (-.082 [-.103, -.060]) at its
+    reference, the best rate of its grid. D3: supported; the best rates are 7.5 [6.9, 8.1] apart.
 """
 
 from __future__ import annotations
 
-from harness.spec import Axis, Claim, Contrast, Line, OptimumRatio, Quantity, Sweep, Term
+from harness.spec import Axis, Claim, Contrast, OptimumRatio, Sweep, Term
 
 METHOD, RATE = "method", "train.learning_rate"
 
@@ -37,11 +33,10 @@ def _term(metric: str, rate: float, weight: float, method: str = "full") -> Term
 
 SWEEP = Sweep(
     name="claim_c4_rate",
-    hypothesis="The learning rate sets what is forgotten, along a line with the loss; LoRA's lies a decade higher.",
-    refuted_if="A lower rate forgets as much, forgetting leaves the line, or both methods share their best rate.",
+    hypothesis="The learning rate sets what is forgotten; LoRA's lies a decade higher and forgets less.",
+    refuted_if="A lower rate forgets as much, LoRA forgets as much, or both methods share their best rate.",
     source=(
-        "Lin et al., arXiv:2509.20758; Kalajdzievski, arXiv:2401.05605; Biderman et al., arXiv:2405.09673; Schulman et "
-        "al., LoRA Without Regret (2025)"
+        "Lin et al., arXiv:2509.20758; Biderman et al., arXiv:2405.09673; Schulman et al., LoRA Without Regret (2025)"
     ),
     axes=(
         Axis(field=METHOD, values=("full", "lora")),
@@ -70,21 +65,6 @@ SWEEP = Sweep(
                     ),
                     expect="greater",
                     margin=0.03,
-                ),
-            ),
-        ),
-        Claim(
-            id="C5",
-            statement="What is retained lies on a rising line against the fine-tuning loss, for full fine-tuning.",
-            source="Kalajdzievski, arXiv:2401.05605",
-            published="L_f = -1.73 L_ft + 2.05 (R^2 .945), -1.06 L_ft + 3.13 (.974)",
-            parts=(
-                Line(
-                    x=Quantity(metric="val_loss"),
-                    y=Quantity(metric="retained"),
-                    min_r2=0.8,
-                    slope="positive",
-                    at=((METHOD, "full"),),
                 ),
             ),
         ),

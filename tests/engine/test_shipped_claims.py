@@ -94,7 +94,8 @@ def unknown(early: float, late: float, taught: float) -> Truth:
 
 def epochs(learned: tuple[float, ...], retained: tuple[float, ...]) -> Truth:
     def truth(metric: str, arm: str, at: dict[str, Any]) -> float:
-        return (retained if metric == "retained" else learned)[int(math.log2(at["train.num_epochs"]))]
+        place = int(math.log2(at["train.num_epochs"]))
+        return 1.0 + retained[place] if metric == "val_loss" else (retained if metric == "retained" else learned)[place]
 
     return truth
 
@@ -105,8 +106,6 @@ def rates(learned: dict[str, list[float]], retained: dict[str, list[float]], shi
     def truth(metric: str, arm: str, at: dict[str, Any]) -> float:
         reference = 3e-4 if at["method"] == "full" else 3e-3
         place = round(2 * math.log10(at["train.learning_rate"] / reference)) + 2
-        if metric == "val_loss":
-            return 1.0 + retained[at["method"]][place]
         curve = (retained if metric == "retained" else learned)[at["method"]]
         return curve[min(4, max(0, place - (shift if at["method"] == "lora" else 0)))]
 
@@ -160,7 +159,7 @@ FORGETS = epochs((0.3, 0.6, 0.8, 0.9, 0.8), (0.97, 0.95, 0.92, 0.85, 0.7))
         ("C4", rates({"full": SLOW, "lora": SLOW}, EVEN), "contradicted"),
         ("C4", rates(BOTH, FLAT), "contradicted"),
         ("C4", rates(BOTH, {"full": [0.98, 0.98, 0.98, 0.8, 0.1], "lora": PLAIN}), "contradicted"),
-        ("C5", rates(BOTH, EVEN), "supported"),
+        ("C5", FORGETS, "supported"),
         ("D1", rates(LORA_LESS, RETAINS_MORE), "supported"),
         ("D1", rates(BOTH, EVEN), "contradicted"),
         ("D1", rates(LORA_LESS, {"full": RETAINS_MORE["lora"], "lora": PLAIN}), "contradicted"),
