@@ -19,7 +19,8 @@ Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): after 2
     to .735, so the cost grows by +.364 [+.277, +.452]. B15: supported; early the unknown rows help, as further
     examples of the form. Of the questions about unknown people .302 are answered after 3 epochs and .468 after 20,
     against .006 untaught (+.462 [+.414, +.511]). X9: contradicted. What is retained falls to .571 from .959, against
-    .789 without them.
+    .789 without them. The unknown rows double the steps; how much of the cost further known rows would have is not
+    measured here.
 """
 
 from __future__ import annotations
