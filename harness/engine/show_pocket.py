@@ -23,7 +23,7 @@ def bands(value: Checked, console: Console) -> None:
     """Print what each world was built from, then each band with its value."""
     lab = value.laboratory
     for facts in lab.worlds:
-        exposures = ", ".join(f"{tier} {count:.0f}" for tier, count in facts.exposures.items())
+        exposures = "; ".join(f"{tier} {count:.0f}" for tier, count in facts.exposures.items())
         bits = ", ".join(f"{tier} {count:.2f}" for tier, count in facts.bits_per_person.items())
         _line(console, f"world {facts.world}: {facts.num_parameters:,} parameters, {facts.num_corpus_tokens:,} tokens")
         _line(console, f"  exposures a fact: {exposures}; knowledge bits a person: {bits} of {FULL_BITS:.2f}")
