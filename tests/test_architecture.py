@@ -19,7 +19,7 @@ WORLD = {
     f"harness.pocket.{name}"
     for name in (
         *("world", "people", "skills", "prose", "corpus", "phrasings", "families", "conversations", "items"),
-        *("slices_people", "slices_tasks"),
+        *("slices_people", "slices_tasks", "audit"),
     )
 }
 
