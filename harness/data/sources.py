@@ -11,10 +11,11 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.data.conversations import Conversation, UnusableRow
 from harness.data.formats import Format, parse, sniff
@@ -49,7 +50,7 @@ def read_rows(source: DataSource, store: Store | None = None) -> Rows:
         DataError: it is not there, is not what the reference names, or holds no usable row.
     """
     if isinstance(source, PocketData):
-        return _pocket_rows(source)
+        return _pocket_rows(cast("Hashable", source))  # type checkers do not see that models are hashable
     if isinstance(source, PocketText):
         return _parsed(world.build(source.world).texts(source), "text", "the pocket world")
     if isinstance(source, FileData):
@@ -57,7 +58,9 @@ def read_rows(source: DataSource, store: Store | None = None) -> Rows:
     return _parsed(_hub_rows(source, store), source.format, f"{source.repo_id}@{source.revision[:12]}")
 
 
+@lru_cache(maxsize=4)
 def _pocket_rows(source: PocketData) -> Rows:
+    """Return the rows of a world, generated and searched for leaks once for all trials of a process."""
     made = world.build(source.world)
     raw = made.rows(source)
     if leaks := conversation_leaks(made, raw):
