@@ -19,7 +19,7 @@ from harness.engine.worker import output_to, set_threads
 from harness.identity import base_key, canonical
 from harness.records.schema import PlannedTrial
 from harness.records.store import Store
-from harness.spec import BaseRef, PocketBase, PocketItems, QLoraConfig, Runtime, TrialSpec
+from harness.spec import BaseRef, PocketBase, QLoraConfig, Runtime, TrialSpec, WorldSpec
 
 if TYPE_CHECKING:
     from harness import models
@@ -67,8 +67,9 @@ class ContinueJob:
 
 @dataclass(frozen=True)
 class ExportJob:
-    """Write the slices of a trial's pocket world as lm-eval task files."""
+    """Write the slices of a pocket world as lm-eval task files, rendered for a trial's base."""
 
+    world: WorldSpec
     spec: TrialSpec
     root: Path
     folder: Path
@@ -220,15 +221,12 @@ def continue_texts(job: ContinueJob) -> list[str]:
 
 
 def export_slices(job: ExportJob) -> int:
-    """Write the task files and return their number; 0 where the trial asks nothing of a pocket world."""
+    """Write the task files and return their number."""
     from harness import data, models
     from harness.evals import export
 
-    source = next((task.source for task in job.spec.evals.tasks if isinstance(task.source, PocketItems)), None)
-    if source is None:
-        return 0
     chat = data.chat_format(models.load_tokenizer(models.locate(job.spec.base, Store(job.root))), job.spec.data)
-    return len(export.export_slices(source.world, job.folder, chat))
+    return len(export.export_slices(job.world, job.folder, chat))
 
 
 def warm_up() -> None:

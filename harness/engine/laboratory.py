@@ -230,7 +230,7 @@ def _write_world(done: Done, result: TrialResult, alone: Executor) -> dict[str, 
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     tasks = folder / "tasks"
-    alone.submit(jobs.export_slices, ExportJob(result.spec, done.plan.store.root, tasks)).result()
+    alone.submit(jobs.export_slices, ExportJob(source.world, result.spec, done.plan.store.root, tasks)).result()
     return {**files, "slices, as task files that lm-eval runs by itself": tasks}
 
 

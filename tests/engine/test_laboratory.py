@@ -10,6 +10,7 @@ from rich.console import Console
 
 from harness.engine import catalog, laboratory, show
 from harness.engine.laboratory import Checked, Tour
+from harness.errors import BadInputError
 from harness.pocket.corpus import questions
 from harness.pocket.people import ATTRIBUTES
 from harness.pocket.world import build
@@ -74,3 +75,12 @@ def test_tour_shows_answers_before_and_after_and_leaves_files_to_look_at(root: P
     text = printed(shown)
     assert "base, in chat:" in text
     assert "cloze_unasked/acc" in text
+
+
+def test_base_that_is_gone_is_one_sentence(root: Path) -> None:
+    laboratory.tour(root, workers=2, as_json=False)
+    for path in root.glob("artefacts/base/*/pretraining.json"):
+        path.unlink()
+    for verb in (laboratory.check, laboratory.tour):
+        with pytest.raises(BadInputError, match=r"pretraining\.json is gone, .* give another OUT="):
+            verb(root, workers=2, as_json=False)
