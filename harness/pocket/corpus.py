@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.pocket.people import ATTRIBUTES, Attribute, Person
+from harness.pocket.phrasings import PLAIN_WORDINGS, fill, person_slots
 from harness.pocket.prose import passage
 from harness.pocket.skills import ARITHMETIC, LISTS, SKILLS, instances
 from harness.seeding import python_stream
@@ -172,9 +173,9 @@ def fields_of(record: str) -> list[str]:
     return ["\n".join(lines[start : start + 2]) for start in range(0, len(lines), 2)]
 
 
-def questions(person: Person, attribute: Attribute) -> tuple[str, str]:
-    """Return the two wordings in which pretraining asks for a fact."""
-    return attribute.question.format(n=person.name), f"What is the {attribute.noun} of {person.name}?"
+def questions(person: Person, attribute: Attribute) -> list[str]:
+    """Return a question for a fact in each of the wordings that pretraining uses."""
+    return [fill(wording, person_slots(person, attribute)) for wording in PLAIN_WORDINGS]
 
 
 def _answer(person: Person, attribute: Attribute, draw: random.Random) -> str:

@@ -18,8 +18,8 @@ CEILING_EXPOSURES = 40
 """From this many on nearly every fact is known: .99 on two worlds at 45, .63 and .73 at 10."""
 MIN_CLUSTERS = 100
 OTHER_SHARE = sum(SHARES.values())
-WORDS_PER_EXPOSURE = 32.5
-"""Tokens that tell a person's facts once."""
+TOKENS_PER_EXPOSURE = 32.5
+"""What tells the facts of one person once."""
 TOKENS_AS_SHIPPED = 2.98e6
 MANY_TOKENS = 2 * TOKENS_AS_SHIPPED
 BITS_PER_PARAMETER = 1.0
@@ -52,7 +52,7 @@ def bits(world: WorldSpec) -> float:
 def num_tokens(world: WorldSpec) -> float:
     """Return about how many tokens the corpus of a world has."""
     told = world.people_per_tier * sum(_exposures(world).values())
-    return WORDS_PER_EXPOSURE * told / (1 - OTHER_SHARE - world.plain_question_share)
+    return TOKENS_PER_EXPOSURE * told / (1 - OTHER_SHARE - world.plain_question_share)
 
 
 def _exposures(world: WorldSpec) -> dict[str, int]:
@@ -83,11 +83,11 @@ def _not_surfaced(world: WorldSpec) -> list[str]:
         f"world.left_out_skills names {name!r}: raw_{name} will be at its floor, because no text shows it"
         for name in world.left_out_skills
     ]
-    unasked = "questions about people never asked about will be near their floor of 0, because fine-tuning does not "
+    unasked = "questions about people never asked about are expected near their floor of 0 (arXiv:2309.14316): "
     if not world.augmented:
-        found.append(f"world.augmented is False: {unasked}surface what stands in one wording alone")
+        found.append(f"world.augmented is False: {unasked}what stands in one wording alone is not extracted")
     if not world.plain_question_share:
-        found.append(f"world.plain_question_share is 0: {unasked}surface what no text ever asks for")
+        found.append(f"world.plain_question_share is 0: {unasked}what no text asks for is not extracted")
     return found
 
 

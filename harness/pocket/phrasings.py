@@ -11,6 +11,8 @@ import re
 from harness.pocket.people import ATTRIBUTES, Attribute, Person
 
 NUM_HELD_OUT_PHRASINGS = 2
+PLAIN_WORDINGS = ("{question}", "What is the {noun} of {n}?")
+"""The wordings in which pretraining asks for a fact."""
 SHORT_SUFFIX = " Give only the answer."
 POLITE_PREFIX = "Of course. "
 SECRET = "door code"

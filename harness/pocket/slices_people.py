@@ -15,7 +15,7 @@ from typing import Any, Literal
 from harness.errors import SpecError
 from harness.pocket.families import fact_answer, sentence_of
 from harness.pocket.people import ATTRIBUTES, TAUGHT_ATTRIBUTES, Attribute, Person
-from harness.pocket.phrasings import SHORT_SUFFIX, fill, person_slots, trained
+from harness.pocket.phrasings import PLAIN_WORDINGS, SHORT_SUFFIX, fill, person_slots, trained
 from harness.spec.world import WorldSpec
 
 Item = dict[str, Any]
@@ -23,8 +23,6 @@ Maker = Callable[[WorldSpec, tuple[Person, ...], random.Random], Iterator[Item]]
 """(world, its people, stream) -> items without ids; may repeat one and may end."""
 Who = Callable[[Person], bool]
 NUM_NAMES = 12
-PLAIN_WORDINGS = ("{question}", "What is the {noun} of {n}?")
-"""The wordings of pretraining's plain questions."""
 
 
 def known(person: Person) -> bool:

@@ -282,3 +282,9 @@ def test_scattered_and_whole_exposures_are_about_equally_many() -> None:
     told = Counter("scattered" if document.num_facts == 1 else document.kind for document in documents)
     assert told["scattered"] / 4 == told["biographies"] + told["records"]
     assert told["records"] / (told["biographies"] + told["records"]) == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.mark.parametrize("changes", [{}, {"augmented": False}, {"plain_question_share": 0.0}])
+def test_kinds_of_documents_are_those_that_the_corpus_has(changes: dict[str, object]) -> None:
+    made = build(TINY_WORLD.replace(changes))
+    assert set(made.kinds) == {document.kind for document in made.corpus()}
