@@ -3,8 +3,8 @@
 Hypothesis: claim B15: training on unknown people's facts beside known ones raises errors on known ones, late in
     training and not early. Claim X9: fine-tuning adds no knowledge: what the base did not know it does not know
     afterwards.
-Refuted if: B15: the cost late is within the margin, or as large early. X9: questions about the
-    taught unknown people are answered more often than without being taught.
+Refuted if: B15: the cost late is within the margin, or as large early. X9: questions about the taught unknown people
+    are answered more often than without being taught.
 Source: Gekhman et al. (arXiv:2405.05904): accuracy = 36.9 + 7.3 N_known/D - 8.3 N_unknown/D; unknown facts are fitted
     late. Teaching material: fine-tuning adds no knowledge.
 Command: make sweep NAME=claim_b15_unknown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from harness import cli
 from harness.cli import app
 from harness.engine import catalog, executor, forecast, plan
 from harness.engine.resolve import Request
@@ -178,3 +180,14 @@ def test_cli_default_workers_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> 
     assert executor.default_workers(runtime) == 7
     assert executor.default_workers(runtime.replace({"num_threads": 2})) == 3
     assert executor.default_workers(runtime.replace({"num_threads": 64})) == 1
+
+
+def test_cli_json_has_null_for_what_is_not_known_or_has_no_end(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._print({"bands": [{"low": -math.inf, "value": math.nan, "high": 0.1}]}, as_json=True)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {
+        "bands": [{"low": None, "value": None, "high": 0.1}]
+    }

@@ -10,7 +10,7 @@ from harness.evals.documents import documents
 from harness.evals.lm_tasks import Documents
 from harness.evals.metrics import METRICS, Generation, normalise, output
 from harness.evals.table import CUT, NOT_FINITE, TOO_LONG, ItemRow, aggregate
-from harness.records.schema import LOWER_IS_BETTER, PRIMARY_METRIC
+from harness.records.schema import LOWER_IS_BETTER, METRICS_OF, PRIMARY_METRIC
 from harness.spec import FileItems
 from tests.evals import small
 from tests.specs import HASH
@@ -106,12 +106,14 @@ def test_unknown_is_never_zero(kind: str, document: dict[str, Any], results: lis
     assert math.isnan(METRICS[kind](document, results)[PRIMARY_METRIC[kind]])
 
 
-def test_every_kind_has_its_primary_metric_first() -> None:
+def test_every_kind_has_the_metrics_that_its_record_names_the_primary_one_first() -> None:
     results = {"generate": [Generation("x", stopped=True)], "perplexity": [-1.0], "greedy": [(-1.0, True)]}
     document = CHOICES | {"references": ["x"], "text": "x"}
     for kind, metric in METRICS.items():
-        names = list(metric(document, results.get(kind, [(-1.0, True), (-2.0, True)])))
+        names = tuple(metric(document, results.get(kind, [(-1.0, True), (-2.0, True)])))
+        assert names == METRICS_OF[kind]
         assert names[0] == PRIMARY_METRIC[kind]
+    assert METRICS.keys() == METRICS_OF.keys()
     assert {"bits_per_byte", "empty"} == LOWER_IS_BETTER
 
 
