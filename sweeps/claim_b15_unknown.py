@@ -1,19 +1,20 @@
 """Does fitting facts that the base does not know cost facts that it does, and can they be fitted at all?
 
 Hypothesis: claim B15: training on unknown people's facts beside known ones raises errors on known ones, late in
-    training and not early. Claim X9: fine-tuning adds no knowledge: what the base did not know it does not know
-    afterwards.
-Refuted if: B15: the cost late is within the margin, or as large early. X9: questions about the taught unknown people
+    training and not early, and as many further known ones do not. Claim X9: fine-tuning adds no knowledge: what the
+    base did not know it does not know afterwards.
+Refuted if: B15: the cost late is within the margin, or as large early, or as large where the further rows are known.
+    X9: questions about the taught unknown people
     are answered more often than without being taught.
 Source: Gekhman et al. (arXiv:2405.05904): accuracy = 36.9 + 7.3 N_known/D - 8.3 N_unknown/D; unknown facts are fitted
     late. Teaching material: fine-tuning adds no knowledge.
 Command: make sweep NAME=claim_b15_unknown
-Design: 300 fact rows about known people and 100 of skills, or the like with 300 more about people whom pretraining
-    never named and 100 more of skills; 3 and 20 epochs. So the known rows are equally many and read equally often; the
-    unknown ones, and the steps that they take, are what is added. Known: questions about well-known people never asked
-    about. Taught: questions in held-out phrasings about the unknown people who may be taught; the rows tell 74 % of
-    what they ask.
-Cost: 2 arms x 2 lengths x 5 seeds x 2 worlds = 40 trials.
+Design: 300 fact rows about known people and 100 of skills; the like with 300 more about people whom pretraining never
+    named and 100 more of skills; the like with 300 more about known people and 100 more of skills; 3 and 20 epochs.
+    Against the first arm unknown rows, and the steps that they take, are what is added; against the third they are
+    unknown in place of known, at equal steps. Known: questions about well-known people never asked about. Taught:
+    questions in held-out phrasings about the unknown people who may be taught; the rows tell 74 % of what they ask.
+Cost: 3 arms x 2 lengths x 5 seeds x 2 worlds = 60 trials.
 Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): after 20 epochs known questions fall from
     .711 to .513 where unknown facts are trained beside them (cost +.197 [+.152, +.242]); after 3 they rise from .568
     to .735, so the cost grows by +.364 [+.277, +.452]. B15: supported; early the unknown rows help, as further
@@ -31,13 +32,13 @@ EPOCHS = "train.num_epochs"
 KNOWN = "pocket/question_unasked/exact_match"
 TAUGHT = "pocket/question_unknown_trained/exact_match"
 EARLY, LATE = 3.0, 20.0
-ALONE, BESIDE = "known_alone", "beside_unknown"
+ALONE, BESIDE, MORE_KNOWN = "known_alone", "beside_unknown", "more_known"
 POOL = (("data.source.num_rows", 840), ("data.num_validation", 20))
 
 
-def _cost(epochs: float, weight: float = 1.0) -> tuple[Term, Term]:
+def _cost(epochs: float, weight: float = 1.0, without: str = ALONE) -> tuple[Term, Term]:
     """Return what is answered about known people without the unknown rows less what is with them."""
-    return _at(KNOWN, epochs, ALONE, weight), _at(KNOWN, epochs, BESIDE, -weight)
+    return _at(KNOWN, epochs, without, weight), _at(KNOWN, epochs, BESIDE, -weight)
 
 
 def _at(metric: str, epochs: float, arm: str, weight: float) -> Term:
@@ -47,7 +48,10 @@ def _at(metric: str, epochs: float, arm: str, weight: float) -> Term:
 SWEEP = Sweep(
     name="claim_b15_unknown",
     hypothesis="Facts that the base does not know are fitted late, and fitting them costs facts that it knows.",
-    refuted_if="Known facts lose nothing late in training, or as much early; taught unknown facts are not answered.",
+    refuted_if=(
+        "Known facts lose nothing late in training, or as much early, or as much by further known rows; taught unknown "
+        "facts are not answered."
+    ),
     source="Gekhman et al., arXiv:2405.05904",
     axes=(Axis(field=EPOCHS, values=(EARLY, LATE)),),
     arms=(
@@ -57,6 +61,7 @@ SWEEP = Sweep(
             hold="epochs",
             set=(*POOL, ("data.num_examples", 800), ("data.source.unknown_share", 0.5)),
         ),
+        Arm(name=MORE_KNOWN, hold="epochs", set=(*POOL, ("data.num_examples", 800))),
     ),
     seeds=(0, 1, 2, 3, 4),
     worlds=(0, 1),
@@ -64,12 +69,16 @@ SWEEP = Sweep(
     claims=(
         Claim(
             id="B15",
-            statement="Adding unknown facts raises errors on known ones late in training, and more than early.",
+            statement=(
+                "Adding unknown facts raises errors on known ones late in training, more than early, and more than "
+                "adding known ones."
+            ),
             source="Gekhman et al., arXiv:2405.05904",
             published="-8.3 points for all rows unknown; 37.5 at early stopping, 25.8 converged",
             parts=(
                 Contrast(terms=_cost(LATE), expect="greater", margin=0.03),
                 Contrast(terms=(*_cost(LATE), *_cost(EARLY, -1.0)), expect="greater", margin=0.03),
+                Contrast(terms=_cost(LATE, without=MORE_KNOWN), expect="greater", margin=0.03),
             ),
         ),
         Claim(

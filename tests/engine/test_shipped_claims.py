@@ -82,12 +82,13 @@ def sizes(quality: Callable[[int], float], form: Callable[[int], float]) -> Trut
     return lambda metric, arm, at: (form if metric.endswith("end_of_turn") else quality)(at["data.num_examples"])
 
 
-def unknown(early: float, late: float, taught: float) -> Truth:
+def unknown(early: float, late: float, taught: float, by_known: float = 0.0) -> Truth:
     def truth(metric: str, arm: str, at: dict[str, Any]) -> float:
         beside = arm == "beside_unknown"
         if "unknown_trained" in metric:
             return 0.08 + taught * beside
-        return 0.8 - beside * (late if at["train.num_epochs"] == 20 else early)
+        cost = late if at["train.num_epochs"] == 20 else early
+        return 0.8 - beside * cost - (arm == "more_known") * by_known
 
     return truth
 
@@ -150,6 +151,7 @@ FORGETS = epochs((0.3, 0.6, 0.8, 0.9, 0.8), (0.97, 0.95, 0.92, 0.85, 0.7))
         ("B15", unknown(0.1, 0.1, 0.0), "contradicted"),
         ("B15", unknown(0.0, 0.0, 0.0), "contradicted"),
         ("B15", unknown(0.0, -0.1, 0.0), "contradicted"),
+        ("B15", unknown(0.0, 0.1, 0.0, by_known=0.1), "contradicted"),
         ("X9", unknown(0.0, 0.0, 0.0), "supported"),
         ("X9", unknown(0.0, 0.0, 0.2), "contradicted"),
         ("C1", FORGETS, "supported"),
