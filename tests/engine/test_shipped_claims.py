@@ -53,6 +53,7 @@ def verdict(claim_id: str, truth: Truth) -> Decision:
         row |= {f"axis.{field}": str(v) if isinstance(v, bool) else v for field, v in trial.axes.items()}
         after = {name: truth(name, trial.arm, trial.axes) + draw.normal(0, SPREAD) for name in METRICS}
         row |= {f"after/{name}": value for name, value in after.items()}
+        row |= {f"delta/{name}": value - 1.0 for name, value in after.items()}
         rows.append(row | {"val_loss": truth("val_loss", trial.arm, trial.axes) + draw.normal(0, SPREAD)})
     claims = [claim for claim in record.claims if claim.id == claim_id]
     (found,) = decide(claims, pd.DataFrame(rows), NO_ITEMS, SLICES)
@@ -162,6 +163,8 @@ FORGETS = epochs((0.3, 0.6, 0.8, 0.9, 0.8), (0.97, 0.95, 0.92, 0.85, 0.7))
         ("C4", rates(BOTH, FLAT), "contradicted"),
         ("C4", rates(BOTH, {"full": [0.98, 0.98, 0.98, 0.8, 0.1], "lora": PLAIN}), "contradicted"),
         ("C5", FORGETS, "supported"),
+        ("C9", lambda metric, arm, at: 0.9 if at["base.model.hidden_size"] == 192 else 0.8, "supported"),
+        ("C9", lambda metric, arm, at: 0.8 if at["base.model.hidden_size"] == 192 else 0.9, "contradicted"),
         ("D1", rates(LORA_LESS, RETAINS_MORE), "supported"),
         ("D1", rates(BOTH, EVEN), "contradicted"),
         ("D1", rates(LORA_LESS, {"full": RETAINS_MORE["lora"], "lora": PLAIN}), "contradicted"),

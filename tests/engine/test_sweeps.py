@@ -49,6 +49,7 @@ SETS = {
     "claim_b4_size": SIZES | ONE_WORLD,
     "claim_c1_epochs": SHORT | ONE_WORLD,
     "claim_c4_rate": TWO_STEPS | ONE_WORLD | {"train.learning_rate": [0.001, 0.01]},
+    "claim_c9_size": TWO_STEPS | ONE_WORLD | {"base.model.hidden_size": [16, 32]},
     "claim_e2_replay": TWO_STEPS | ONE_WORLD | {"data.replay_share": [0.0, 0.5]},
     "tune": {"seed": [0], "train.batch_size": 4, "evals.num_items": 6, "data.num_examples": 8},
 }
