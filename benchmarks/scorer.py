@@ -11,7 +11,8 @@ ratio is printed: every choice's log-probability, its greedy flag, every generat
 Printed beside each ratio: how many positions (padding included) each side sends through the layers and through the
 output layer. BLiMP has no context, but most pairs, and many sentences of different pairs, begin alike; the ratio on
 `blimp` comes from there. `blimp_disjoint` holds the pairs whose first words differ: the two sentences of a pair share
-nothing, sentences of different pairs may.
+nothing, sentences of different pairs may. `hellaswag_10shot` asks after ten solved items, as leaderboards do; it is
+left out on a base whose context cannot hold them.
 
 What does not live here: loading, which both sides share, and accuracy.
 """
@@ -48,8 +49,10 @@ from harness.spec import EvalSpec
 
 ROOT = Path(__file__).parents[1]
 ITEMS = ROOT.parent / "shared" / "data" / "eval" / "mc"
-SLICES = ("arc_easy", "hellaswag", "blimp", "blimp_disjoint")
-REQUIRED = {"arc_easy": 3.0, "hellaswag": 3.0, "blimp": 1.5}
+SLICES = ("arc_easy", "hellaswag", "hellaswag_10shot", "blimp", "blimp_disjoint")
+FILES = ("arc_easy", "hellaswag", "blimp")
+NUM_SHOTS = 10
+REQUIRED = {"arc_easy": 3.0, "hellaswag": 3.0, "hellaswag_10shot": 3.0, "blimp": 1.5}
 """Slice -> times as fast as HFLM."""
 BATCH_SIZES = (1, 4, 16, 64)
 OUR_BATCH_SIZE = 64
@@ -101,7 +104,7 @@ def main() -> int:
     """Run every base, print the table; 1 if anything disagrees, 2 if there is nothing to run on."""
     arguments = _arguments()
     if not arguments.items.is_dir():
-        print(f"--items is {str(arguments.items)!r}, but must be a folder with {', '.join(SLICES[:3])}.jsonl")
+        print(f"--items is {str(arguments.items)!r}, but must be a folder with {', '.join(FILES)}.jsonl")
         return 2
     torch.set_num_threads(arguments.threads)
     logging.disable(logging.WARNING)
@@ -129,10 +132,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def default_bases(scratch: Path) -> list[Path]:
-    """Return SmolLM2 and stories15M where they are on this machine, and the pocket base, built if need be."""
+    """Return those of SmolLM2, MiniMind2 and stories15M that are here, and the pocket base, built if need be."""
     store = Store(ROOT / "out")
     key = identity.base_key(EXPERIMENT.spec)
-    found = [store.artefact("fetched", "smollm2_135m_instruct"), ROOT.parent / "shared/data/models/stories15M"]
+    shared = ROOT.parent / "shared" / "data" / "models"
+    found = [store.artefact("fetched", "smollm2_135m_instruct"), shared / "minimind2-small", shared / "stories15M"]
     if not store.has_artefact("base", key):
         print("building the pocket base", flush=True)
         store = Store(scratch)
@@ -147,7 +151,13 @@ def _run_base(folder: Path, arguments: argparse.Namespace) -> Iterator[Outcome]:
     model: Any = models.load_model(files, "float32", "cpu", None).eval()
     sides = Sides(model, models.load_tokenizer(files))
     rows = {name: read_slice(arguments.items, name, arguments.num_items) for name in SLICES}
-    contests = [sides.likelihood(name, requests(rows[name])) for name in SLICES]
+    contests = []
+    for name in SLICES:
+        asked = requests(rows[name])
+        if (longest := sides.longest(asked)) > sides.spec.max_length:
+            print(f"{name}: left out, {longest} tokens do not fit a context of {sides.spec.max_length}", flush=True)
+        else:
+            contests.append(sides.likelihood(name, asked))
     contests.append(sides.generation([row["query"] for row in rows["arc_easy"][:NUM_PROMPTS]]))
     for contest in contests:
         outcome = compare(contest, model, BATCH_SIZES, arguments.repeats)
@@ -176,6 +186,10 @@ class Sides:
         # A copy: HFLM sets the padding token and side of the tokenizer that it is given.
         tokenizer = copy.deepcopy(self.tokenizer)
         return HFLM(pretrained=self.model, tokenizer=tokenizer, batch_size=batch_size, device="cpu")
+
+    def longest(self, asked: Sequence[Instance]) -> int:
+        """Return the number of tokens of the longest request."""
+        return max(len(self.tokenizer("".join(instance.args))["input_ids"]) for instance in asked)
 
     def likelihood(self, name: str, asked: list[Instance]) -> Contest:
         """Return the contest of scoring these requests."""
@@ -206,9 +220,16 @@ class Sides:
 
 
 def read_slice(folder: Path, name: str, num_items: int) -> list[dict[str, Any]]:
-    """Return items spread evenly over a slice's file; of `blimp_disjoint` the pairs whose first words differ."""
-    lines = (folder / f"{name.removesuffix('_disjoint')}.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    """Return items spread evenly over a slice's file.
+
+    Of `blimp_disjoint` the pairs whose first words differ; `hellaswag_10shot` has solved items before each query, the
+    first of the file, which are not asked.
+    """
+    file = name.removesuffix("_disjoint").removesuffix(f"_{NUM_SHOTS}shot")
+    rows = [json.loads(line) for line in (folder / f"{file}.jsonl").read_text().splitlines()]
+    if name.endswith("shot"):
+        shots = "".join(f"{row['query']} {row['choices'][row['gold']]}\n\n" for row in rows[:NUM_SHOTS])
+        rows = [row | {"query": shots + row["query"]} for row in rows[NUM_SHOTS:]]
     if name.endswith("_disjoint"):
         rows = [row for row in rows if len({choice.split()[0] for choice in row["choices"]}) == len(row["choices"])]
     return rows[:: max(1, len(rows) // num_items)][:num_items]

@@ -82,6 +82,20 @@ def test_disjoint_pairs_are_those_whose_first_words_differ(tmp_path: Path) -> No
     assert scorer.read_slice(tmp_path, "blimp_disjoint", 5) == rows[:1]
 
 
+def test_solved_items_stand_before_the_others_and_are_not_asked(tmp_path: Path) -> None:
+    rows = [{"query": f"Ann saw {n}", "choices": ["dogs", "seas"], "gold": n % 2} for n in range(scorer.NUM_SHOTS + 2)]
+    (tmp_path / "hellaswag.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = scorer.read_slice(tmp_path, "hellaswag_10shot", 5)
+    assert len(asked) == 2
+    assert asked[0]["query"].startswith("Ann saw 0 dogs\n\nAnn saw 1 seas\n\n")
+    assert asked[0]["query"].endswith("Ann saw 9 seas\n\nAnn saw 10")
+
+
+def test_context_of_a_slice_is_counted_in_tokens(sides: scorer.Sides) -> None:
+    one, two = (scorer.requests([{"query": text, "choices": ["the sea", "a dog"]}]) for text in ("A", "A man and"))
+    assert 1 < sides.longest(one) < sides.longest(two) == sides.longest([*one, *two])
+
+
 def test_benchmark_without_items_ends_with_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
