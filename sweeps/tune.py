@@ -10,10 +10,11 @@ Command: make study NAME=tune
 Design: Optuna's TPE with two objectives on val items, each the mean over the seeds of a condition. The rank exists
     only for LoRA and QLoRA. A condition that costs raw-text modelling more than 0.3 bits per byte is infeasible.
     Points that a sampler chose are not independent: the report shows the front and fits nothing through them.
-Cost: 16 conditions x 3 seeds = 48 trials; on the pocket world 10 to 12 minutes on 2 cores after the base model.
-Measured on the pocket world of version 2 (2026-11-21): full fine-tuning for 6 epochs at 1.8e-4 learns .94 and moves
-    retained scores by -.03; on the front stand besides it full at 5.4e-5 (.22, -.00) and QLoRA at 5.0e-4 (.31, -.01)
-    and 5.6e-4 (.32, -.01), so it has two methods. 16 points do not decide how much of the spread is the rank's.
+Cost: 16 conditions x 3 seeds = 48 trials; on the pocket world 7 to 12 minutes on 2 cores after the base model.
+Measured on the pocket world (2026-11-21): QLoRA at rank 16 and 2.0e-3 for 6 epochs learns .89 and moves retained scores
+    by -.05, full fine-tuning at 2.0e-4 for 5 epochs .82 and -.04; on the front stand besides them full at 1.8e-4 (.80,
+    -.04) and 3.2e-5 (.00, +.00), and QLoRA at 5.6e-4 (.62, -.03) and 5.0e-4 (.59, -.03), so it has two methods. 16
+    points do not decide how much of the spread is the rank's.
 """
 
 from __future__ import annotations
