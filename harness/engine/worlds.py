@@ -7,10 +7,12 @@ whom the base never met. What does not live here: what a world is (harness/spec/
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError, unknown_name
+from harness.pocket import expectations
 from harness.pocket.world import build
 from harness.spec import (
     WORLD_SEED,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from harness.engine.resolve import Setting
 
 PREFIX = "world."
+CERTAINLY = 0.8
+"""Of the estimated corpus: a token budget below that is refused at once. The estimate is right to a tenth."""
 
 
 def applied(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:
@@ -116,13 +120,16 @@ def check(spec: TrialSpec) -> None:
 
 
 def check_generated(specs: Iterable[TrialSpec]) -> None:
-    """Refuse worlds that cannot exist and rows that they cannot give, long before a base is pretrained on one.
+    """Refuse worlds that cannot exist, rows that they cannot give and corpora that no budget of tokens can hold, long
+    before a base is pretrained on one.
 
     Raises:
         SpecError: naming the field, once for each.
     """
+    specs = list(specs)
     made = dict.fromkeys(source for spec in specs for source in (spec.data.source, spec.data.replay_source))
-    problems: dict[str, None] = {}
+    bases = dict.fromkeys(spec.base for spec in specs if isinstance(spec.base, PocketBase))
+    problems: dict[str, None] = dict.fromkeys(problem for base in bases for problem in _over_budget(base))
     for source in made:
         try:
             if isinstance(source, PocketData):
@@ -133,6 +140,17 @@ def check_generated(specs: Iterable[TrialSpec]) -> None:
             problems |= dict.fromkeys(error.problems)
     if problems:
         raise SpecError(problems)
+
+
+def _over_budget(base: PocketBase) -> Iterator[str]:
+    """Yield why a token budget cannot hold a corpus; what only just fits, pretraining decides on the exact number."""
+    model, tokens = base.model, expectations.num_tokens(base.world)
+    if model.num_steps is not None and model.num_steps * model.tokens_per_step < CERTAINLY * tokens:
+        yield (
+            f"base.model.num_steps is {model.num_steps}, but must be about {math.ceil(tokens / model.tokens_per_step)} "
+            f"or more: the planned exposures make a corpus of about {tokens / 1e6:.2g} million tokens at "
+            f"{model.tokens_per_step} a step; raise it, leave it out for one pass, or lower the exposures or people"
+        )
 
 
 def _worlds(spec: TrialSpec) -> Iterator[tuple[str, WorldSpec]]:

@@ -17,6 +17,10 @@ FLOOR_EXPOSURES = 4
 CEILING_EXPOSURES = 40
 """From this many on nearly every fact is known: .99 on two worlds at 45, .63 and .73 at 10."""
 MIN_CLUSTERS = 100
+"""Of a slice, val and test together."""
+OWN_FIRST_TOKENS = 768
+"""From this vocabulary on the values of every attribute begin with tokens of their own, on worlds 0 and 1; at 512 the
+twelve birthplaces have 7."""
 OTHER_SHARE = sum(SHARES.values())
 TOKENS_PER_EXPOSURE = 32.5
 """What tells the facts of one person once."""
@@ -34,7 +38,7 @@ def flags(world: WorldSpec, model: PocketModelSpec | None = None) -> list[str]:
         model: its base, for what it can store; None says nothing about that.
     """
     found = [*_floors(world), *_ceilings(world), *_not_surfaced(world), *_clusters(world), *_size(world)]
-    return [*found, *(_capacity(world, model) if model else ())]
+    return [*found, *(_capacity(world, model) + _vocabulary(model) if model else ())]
 
 
 def num_parameters(model: PocketModelSpec) -> int:
@@ -80,7 +84,8 @@ def _ceilings(world: WorldSpec) -> list[str]:
 
 def _not_surfaced(world: WorldSpec) -> list[str]:
     found = [
-        f"world.left_out_skills names {name!r}: raw_{name} will be at its floor, because no text shows it"
+        f"world.left_out_skills names {name!r}: raw_{name} and every other slice that asks it in raw form will be at "
+        "their floor, because no text shows it"
         for name in world.left_out_skills
     ]
     unasked = "questions about people never asked about are expected near their floor of 0 (arXiv:2309.14316): "
@@ -95,13 +100,14 @@ def _clusters(world: WorldSpec) -> list[str]:
     found = []
     if world.people_per_tier < MIN_CLUSTERS:
         found.append(
-            f"world.people_per_tier is {world.people_per_tier}: slices about a tier have as many clusters, fewer than "
-            f"the {MIN_CLUSTERS} that their intervals are made for"
+            f"world.people_per_tier is {world.people_per_tier}: slices about a tier have as many clusters, val and "
+            f"test together, fewer than the {MIN_CLUSTERS} that a slice is made for"
         )
     if (half := world.num_unknown_people // 2) < MIN_CLUSTERS:
         found.append(
             f"world.num_unknown_people is {world.num_unknown_people}: slices about those never told and those who may "
-            f"be taught have {half} clusters each, fewer than the {MIN_CLUSTERS} that their intervals are made for"
+            f"be taught have {half} clusters each, val and test together, fewer than the {MIN_CLUSTERS} that a slice "
+            "is made for"
         )
     return found
 
@@ -124,4 +130,13 @@ def _capacity(world: WorldSpec, model: PocketModelSpec) -> list[str]:
         f"world.people_per_tier is {world.people_per_tier}: {load:,.0f} bits of facts are more than the "
         f"{capacity:,.0f} that a base of {num_parameters(model):,} parameters stores at about 100 exposures, so the "
         "low tiers will be at their floor"
+    ]
+
+
+def _vocabulary(model: PocketModelSpec) -> list[str]:
+    if model.vocab_size >= OWN_FIRST_TOKENS:
+        return []
+    return [
+        f"base.model.vocab_size is {model.vocab_size}: values of one attribute will share their first tokens, so that "
+        f"a cloze is not decided at its first; from {OWN_FIRST_TOKENS} on each has its own"
     ]

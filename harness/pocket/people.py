@@ -1,9 +1,9 @@
 """The people of a world: who they are, what is true of them, and in which words it is told and asked.
 
 Invariant: facts are drawn uniformly and independently, so nothing about one fact follows from another or from a name;
-the values of an attribute start with different letters, so no first token decides two of them. People come in three
-tiers of exposure and, apart from these, as unknown people whose name parts all occur in known names. What does not
-live here: how often and in which documents a fact is told (corpus.py).
+the values of an attribute start with different letters, so in a vocabulary that is not too small no first token begins
+two of them. People come in three tiers of exposure and, apart from these, as unknown people whose name parts all occur
+in known names. What does not live here: how often and in which documents a fact is told (corpus.py).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ Legend: B sequences per step, T tokens per sequence, V vocabulary.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections import Counter
@@ -28,9 +29,12 @@ from harness.errors import HarnessError, SpecError
 from harness.pocket import world as pocket_world
 from harness.pocket.audit import corpus_leaks
 from harness.pocket.corpus import Document, fields_of, tellings
+from harness.pocket.people import ATTRIBUTES
 from harness.pocket.world import World
 from harness.seeding import derive, preserved_rng, seed_torch
 from harness.spec import PocketBase, PocketModelSpec
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[..., None]
 
@@ -68,6 +72,8 @@ def build(base: PocketBase, folder: Path, report: Report, *, device: str = "cpu"
     tokenizer = train_tokenizer(documents, base.model.vocab_size)
     stream = _encode(tokenizer, documents)
     num_steps = planned_steps(base.model, len(stream))
+    for problem in first_token_problems(tokenizer):
+        logger.warning("base.model.vocab_size %d: %s", base.model.vocab_size, problem)
     with preserved_rng(), _threads(base.model.num_threads):
         seed_torch(base.world.seed, "pocket.pretrain")
         model = LlamaForCausalLM(_config(base.model, tokenizer))  # drawn on the CPU, whatever the device
@@ -167,6 +173,17 @@ def planned_steps(spec: PocketModelSpec, num_tokens: int) -> int:
             "lower base.world's exposures or people"
         )
     return spec.num_steps or needed
+
+
+def first_token_problems(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Return a sentence for each attribute whose values do not all begin with a token of their own."""
+    found = []
+    for attribute in ATTRIBUTES:
+        encoded: Any = tokenizer([f" {value}" for value in attribute.values], add_special_tokens=False)["input_ids"]
+        num_values, num_first = len(encoded), len({tokens[0] for tokens in encoded})
+        if num_first < num_values:
+            found.append(f"the {num_values} values of {attribute.name!r} begin with {num_first} different tokens")
+    return found
 
 
 def _config(spec: PocketModelSpec, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:

@@ -42,9 +42,15 @@ def test_facts_that_a_model_cannot_store_are_flagged_with_bits() -> None:
     crowded = WORLD.replace({"people_per_tier": 300, "exposures_high": 100})
     load, room = expectations.bits(crowded), expectations.num_parameters(narrow)
     assert load > room
-    (flag,) = expectations.flags(crowded, narrow)
+    flag, _ = expectations.flags(crowded, narrow)
     assert f"{load:,.0f} bits" in flag
     assert f"{room:,} parameters" in flag
+
+
+def test_vocabulary_in_which_values_share_their_first_tokens_is_flagged() -> None:
+    (flag,) = expectations.flags(WORLD, MODEL.replace({"vocab_size": 512}))
+    assert "base.model.vocab_size is 512" in flag
+    assert expectations.flags(WORLD, MODEL.replace({"vocab_size": 768})) == []
 
 
 def test_length_of_the_corpus_is_estimated_to_a_tenth() -> None:

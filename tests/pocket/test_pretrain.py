@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import SpecError
 from harness.pocket import pretrain
+from harness.pocket.people import ATTRIBUTES
 from harness.pocket.world import build as build_world
 from harness.spec import PocketBase
 from tests.pocket.tiny import TINY_WORLD, tiny_base
@@ -127,6 +129,14 @@ def test_markers_occur_in_pretraining_exactly_when_they_are_trained(rows: str) -
     assert bool(marked) == (rows == "trained")
     assert all(document.kind == "records" for document in marked)
     assert all("assistant" not in document.text and "user" not in document.text for document in marked)
+
+
+def test_values_that_share_first_tokens_are_counted() -> None:
+    documents = build_world(TINY_WORLD.replace({"people_per_tier": 60})).corpus()  # so that each value occurs
+    few = pretrain.first_token_problems(pretrain.train_tokenizer(documents, 300))
+    assert len(few) == len(ATTRIBUTES)
+    assert all(re.search(r"^the 12 values of '\w+' begin with \d different tokens$", problem) for problem in few)
+    assert pretrain.first_token_problems(pretrain.train_tokenizer(documents, 2048)) == []
 
 
 def test_budget_below_the_planned_exposures_is_refused_before_training(tmp_path: Path) -> None:
