@@ -5,8 +5,9 @@
 
 Invariant: what is written is final text, so lm-eval asks exactly what our own scorer asks: raw slices as raw text, chat
 slices as the template renders them (without `--apply_chat_template`). `acc` and `exact_match` are those of our scorer,
-item by item; `bits_per_byte` weighs passages by their bytes, where ours counts each passage once. A tokenizer that puts
-BOS before raw text puts it before rendered text as well: where the template writes BOS itself, tell lm-eval not to.
+item by item, unless an answer has two spaces in a row, which ours reads as one; `bits_per_byte` weighs passages by
+their bytes, where ours counts each passage once. A tokenizer that puts BOS before raw text puts it before rendered text
+as well: where the template writes BOS itself, tell lm-eval not to.
 What does not live here: items (items.py) and their rendering (documents.py).
 """
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 PREFIX = "pocket_"
 """Of task names, so that none is that of a task which lm-eval brings along."""
-_OUTER = ("^[ \"'`\u2018\u2019\u201c\u201d]+", "[ \"'`\u2018\u2019\u201c\u201d.,;:!?]+$")
+_OUTER = (r"^[\s\"'`\u2018\u2019\u201c\u201d]+", r"[\s\"'`\u2018\u2019\u201c\u201d.,;:!?]+$")
 """What an answer is compared without, as in normalise.py."""
 
 

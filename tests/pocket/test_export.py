@@ -106,6 +106,7 @@ def test_lm_eval_accepts_the_answers_that_our_scorer_accepts(tmp_path: Path, bui
                     reference.upper(),
                     f" {reference}. ",
                     f'"{reference}',
+                    f"\n\t{reference}.\n",
                     f"{reference} x",
                     "",
                     "!",
