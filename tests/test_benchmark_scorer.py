@@ -34,6 +34,10 @@ def test_race_of_equal_scores_gives_a_ratio_per_repeat(sides: scorer.Sides) -> N
     outcome = _race(sides, sides.likelihood("blimp", scorer.requests(ROWS)))
     assert outcome.problems == []
     assert outcome.largest_gap < scorer.TOLERANCE
+    for seconds, met, word in ((100.0, True, "wanted 1.5: met"), (1e-9, False, "wanted 1.5: MISSED")):
+        faked = dataclasses.replace(outcome, theirs={outcome.best: [1.0, seconds, seconds]}, ours=[1.0, 1.0])
+        assert faked.is_met == met
+        assert word in scorer.describe(faked)
     assert len(outcome.ratios) == len(outcome.ours) == 2
     assert "HFLM / ours: median" in scorer.describe(outcome)
     # The rows repeat each other, so ours reads each beginning once; HFLM sends everything through both layers.
@@ -64,6 +68,7 @@ def test_race_of_scores_that_differ_gives_no_ratio(sides: scorer.Sides, breaking
     contest = sides.likelihood("blimp", scorer.requests(ROWS))
     outcome = _race(sides, dataclasses.replace(contest, ours=lambda: breaking(contest.ours())))
     assert outcome.ratios == []
+    assert not outcome.is_met
     assert "DISAGREE: batch size 1: choice 0" in scorer.describe(outcome)
     assert "HFLM / ours" not in scorer.describe(outcome)
 
