@@ -85,8 +85,8 @@ help: ## List the targets
 	@echo
 	@echo 'Variables: NAME a sweep; BASE an experiment, a model folder or trial:<id>; DATA a file; EVALS a folder; OUT where'
 	@echo 'records go; WORKERS trials at a time; SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first;'
-	@echo 'BUDGET=2h stop after (plan: how far it reaches); RETRY=1 run failed trials again; FAST=1 fewer seeds of each'
-	@echo 'claim sweep; VENUE whose page figures fit.'
+	@echo 'BUDGET=2h stop after (plan: how far it reaches); RETRY=1 run failed trials again; FAST=1 the claim sweeps of'
+	@echo 'few conditions, two seeds of one world; VENUE whose page figures fit.'
 
 setup: $(VENV)/.ready ## Make the environment (the other targets do so by themselves)
 

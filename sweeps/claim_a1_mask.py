@@ -3,8 +3,8 @@
 Hypothesis: claim A1: loss over the instruction as well (mask off) helps where answers are short beside their prompts,
     and more with few examples.
 Refuted if: mask off is no better than mask on for short answers to long prompts, or helps sentences as much.
-Source: Shi et al., Instruction Modelling (arXiv:2405.14394), tables 1 and 5: +0.8 points on LIMA (completion:prompt
-    ratio of instruction to output .09), +5.4 on AlpacaEval for MMLU-Chat (26.3), more with few examples.
+Source: Shi et al., Instruction Modelling (arXiv:2405.14394), tables 1 and 5: +0.8 points on LIMA, whose instructions
+    are .09 times as long as the outputs, +5.4 on AlpacaEval for MMLU-Chat (26.3 times), more with few examples.
 Command: make sweep NAME=claim_a1_mask
 Design: two arms, answers of a word (11 characters of prompt to one of answer) and answers in sentences (1.2), each with
     mask on and off, at 50 and 400 examples and equal steps. Learned: exact match on questions about people whom no
