@@ -38,6 +38,12 @@ ROW_TOKENS = 192
 MAX_SHARED_TOKENS = 512
 """Length up to which a row grows while the beginnings it saves are worth the wider attention."""
 
+TIMES_THE_BEGINNING = 3
+"""Likewise, in lengths of a longer beginning: solved examples before every question are read once for many of them."""
+
+LONGEST_SHARED_ROW = 2048
+"""What a shared row never exceeds: its mask has a bit for every pair of positions."""
+
 PAIRS_PER_TOKEN = 400
 """Pairs of positions whose attention costs as much as everything else about a token, in the smallest bases."""
 
@@ -134,7 +140,7 @@ def _share_limit(model: nn.Module) -> int:
     if config is None or config.model_type not in SHARING_MODELS or config._attn_implementation != "sdpa":
         return 0
     # A sliding window counts storage distance: exact only while the whole row is inside it.
-    return min(MAX_SHARED_TOKENS, getattr(config, "sliding_window", None) or MAX_SHARED_TOKENS)
+    return min(LONGEST_SHARED_ROW, getattr(config, "sliding_window", None) or LONGEST_SHARED_ROW)
 
 
 def _vocabulary(model: nn.Module) -> int:
@@ -163,7 +169,8 @@ def _fits(row: _Row, sequence: tuple[int, ...], share_limit: int) -> bool:
     new = len(sequence) - common
     # Apart, the common beginning is computed again; together, old and new tokens see more of each other's columns.
     is_worth = common * (PAIRS_PER_TOKEN + common + 2 * new) > 2 * old * new
-    return new == 0 or old + new <= (share_limit if is_worth else min(share_limit, ROW_TOKENS))
+    length = max(MAX_SHARED_TOKENS, TIMES_THE_BEGINNING * common) if is_worth else ROW_TOKENS
+    return new == 0 or old + new <= min(share_limit, length)
 
 
 def _batches(rows: list[_Row], batch_size: int, device_type: str, vocabulary: int) -> Iterator[list[_Row]]:

@@ -227,6 +227,16 @@ def test_row_grows_beyond_its_width_for_a_long_beginning_only() -> None:
     assert [len(row.tokens) for row in likelihood._rows(apart, 512, limit)] == [239] * 4
 
 
+def test_long_beginning_is_read_once_for_as_many_as_a_row_holds() -> None:
+    """Solved examples before every question: longer than rows without them ever get."""
+    beginning = _ids(700, 7, 0)
+    asked = [Request(beginning, _ids(31, 5, place)) for place in range(60)]
+    rows = likelihood._rows(asked, 1024, likelihood.LONGEST_SHARED_ROW)
+    assert [len(row.targets) for row in rows] == [44, 16]
+    assert [len(row.tokens) for row in rows] == [700 + 44 * 30, 700 + 16 * 30]
+    assert all(len(row.tokens) <= likelihood.LONGEST_SHARED_ROW for row in rows)
+
+
 def test_batches_hold_little_padding() -> None:
     rows = [row for length in (150, 149, 120, 60, 59, 9) for row in likelihood._rows([_long(length)], 256, 0)]
     batches = likelihood._batches(rows, 8, "cpu", 97)
@@ -275,6 +285,23 @@ def test_real_items_on_real_bases_equal_hflm_at_any_batch_size(file: str, name: 
         expected = [pytest.approx(logprob, abs=TOLERANCE, rel=1e-6) for logprob, _ in theirs]
         assert [logprob for logprob, _ in ours] == expected
         assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+
+
+@real
+@pytest.mark.real
+def test_real_items_after_solved_ones_equal_hflm() -> None:
+    """Ten solved items: some 800 tokens before each question, read once here."""
+    model, tokenizer = small.real_model("minimind2-small")
+    rows = small.real_rows("eval/mc/hellaswag.jsonl", 12)
+    shots = "".join(f"{row['query']} {row['choices'][row['gold']]}\n\n" for row in rows[2:])
+    requests = small.choices([row | {"query": shots + row["query"]} for row in rows[:2]])
+    with evaluating(model, "float32"):
+        scorer = Scorer(model, small.chat(tokenizer), small.evals(max_length=2048), batch_size=8)
+        ours = scorer.loglikelihood(requests)
+    theirs = _hflm(model, tokenizer, 2).loglikelihood(requests, disable_tqdm=True)
+    expected = [pytest.approx(logprob, abs=TOLERANCE, rel=1e-6) for logprob, _ in theirs]
+    assert [logprob for logprob, _ in ours] == expected
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
 
 
 @real
