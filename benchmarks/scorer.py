@@ -1,7 +1,7 @@
 """Our scorer against lm-eval's own HFLM at its best batch size, on the same loaded weights, in one run.
 
-    python -m benchmarks.scorer [--base FOLDER ...] [--items FOLDER] [--num-items 32] [--repeats 3] [--threads 1]
-                                [--out FILE.json]
+    python -m benchmarks.scorer [--base FOLDER ...] [--items FOLDER] [--slices NAME ...] [--num-items 32] [--repeats 3]
+                                [--threads 1] [--out FILE.json]
 
 Both sides score the same ARC-easy, HellaSwag and BLiMP items and answer the same questions, in float32. HFLM first runs
 once at every batch size; those within `NEAR` of the least CPU time then take turns with ours, and the one with the
@@ -51,6 +51,7 @@ ROOT = Path(__file__).parents[1]
 ITEMS = ROOT.parent / "shared" / "data" / "eval" / "mc"
 SLICES = ("arc_easy", "hellaswag", "hellaswag_10shot", "blimp", "blimp_disjoint")
 FILES = ("arc_easy", "hellaswag", "blimp")
+GENERATION = "generation"
 NUM_SHOTS = 10
 REQUIRED = {"arc_easy": 3.0, "hellaswag": 3.0, "hellaswag_10shot": 3.0, "blimp": 1.5}
 """Slice -> times as fast as HFLM."""
@@ -129,6 +130,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, nargs="+", help="model folders; by default those that are here")
     parser.add_argument("--items", type=Path, default=ITEMS, help="folder of multiple-choice files")
+    parser.add_argument("--slices", nargs="+", choices=(*SLICES, GENERATION), default=(*SLICES, GENERATION))
     parser.add_argument("--num-items", type=int, default=32, help="items of each slice, spread over its file")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -155,15 +157,16 @@ def _run_base(folder: Path, arguments: argparse.Namespace) -> Iterator[Outcome]:
     files = models.inspect_folder(folder)
     model: Any = models.load_model(files, "float32", "cpu", None).eval()
     sides = Sides(model, models.load_tokenizer(files))
-    rows = {name: read_slice(arguments.items, name, arguments.num_items) for name in SLICES}
+    rows = {name: read_slice(arguments.items, name, arguments.num_items) for name in SLICES if name in arguments.slices}
     contests = []
-    for name in SLICES:
+    for name in rows:
         asked = requests(rows[name])
         if (longest := sides.longest(asked)) > sides.spec.max_length:
             print(f"{name}: left out, {longest} tokens do not fit a context of {sides.spec.max_length}", flush=True)
         else:
             contests.append(sides.likelihood(name, asked))
-    contests.append(sides.generation([row["query"] for row in rows["arc_easy"][:NUM_PROMPTS]]))
+    if GENERATION in arguments.slices:
+        contests.append(sides.generation([row["query"] for row in read_slice(arguments.items, FILES[0], NUM_PROMPTS)]))
     for contest in contests:
         outcome = compare(contest, model, BATCH_SIZES, arguments.repeats)
         print(describe(outcome), flush=True)
@@ -221,7 +224,7 @@ class Sides:
             asked = _questions(prompts, ["\n\n", *stops])
             return self._hflm(batch_size).generate_until(asked, disable_tqdm=True)
 
-        return Contest("generation", ours, theirs, text_differences)
+        return Contest(GENERATION, ours, theirs, text_differences)
 
 
 def read_slice(folder: Path, name: str, num_items: int) -> list[dict[str, Any]]:
