@@ -120,8 +120,8 @@ def check(spec: TrialSpec) -> None:
 
 
 def check_generated(specs: Iterable[TrialSpec]) -> None:
-    """Refuse worlds that cannot exist, rows that they cannot give and corpora that no budget of tokens can hold, long
-    before a base is pretrained on one.
+    """Refuse worlds that cannot exist, rows that they cannot give, corpora that no budget of tokens can hold and rows
+    beyond the context, long before a base is pretrained.
 
     Raises:
         SpecError: naming the field, once for each.
@@ -130,6 +130,7 @@ def check_generated(specs: Iterable[TrialSpec]) -> None:
     made = dict.fromkeys(source for spec in specs for source in (spec.data.source, spec.data.replay_source))
     bases = dict.fromkeys(spec.base for spec in specs if isinstance(spec.base, PocketBase))
     problems: dict[str, None] = dict.fromkeys(problem for base in bases for problem in _over_budget(base))
+    problems |= dict.fromkeys(problem for spec in specs for problem in _over_context(spec))
     for source in made:
         try:
             if isinstance(source, PocketData):
@@ -151,6 +152,16 @@ def _over_budget(base: PocketBase) -> Iterator[str]:
             f"or more: the planned exposures make a corpus of about {tokens / 1e6:.2g} million tokens at "
             f"{model.tokens_per_step} a step; raise it, leave it out for one pass, or lower the exposures or people"
         )
+
+
+def _over_context(spec: TrialSpec) -> Iterator[str]:
+    """Yield which lengths are beyond what a base that is built here was ever shown."""
+    if not isinstance(spec.base, PocketBase):
+        return
+    context = spec.base.model.context
+    for field, length in (("data.max_length", spec.data.max_length), ("evals.max_length", spec.evals.max_length)):
+        if length > context:
+            yield f"{field} is {length}, but must be at most {context}, base.model.context"
 
 
 def _worlds(spec: TrialSpec) -> Iterator[tuple[str, WorldSpec]]:

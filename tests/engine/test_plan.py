@@ -192,6 +192,12 @@ def test_plan_exposures_over_the_token_budget_are_refused_before_a_base_is_built
         planner(set={"base.model.num_steps": 2})
 
 
+def test_plan_lengths_beyond_the_context_of_a_base_that_is_built_are_refused(planner: Planner) -> None:
+    for field in ("data.max_length", "evals.max_length"):
+        with pytest.raises(SpecError, match=rf"^{field} is 256, but must be at most 128, base\.model\.context$"):
+            planner(set={field: 256})
+
+
 def test_plan_rank_without_an_adapter_is_refused_in_one_sentence(planner: Planner) -> None:
     with pytest.raises(SpecError, match=r"^method\.rank has no meaning for method 'full', but must go with"):
         planner("epochs", set={"method.rank": 4})
