@@ -77,10 +77,9 @@ def test_tour_shows_answers_before_and_after_and_leaves_files_to_look_at(root: P
     assert "cloze_unasked/acc" in text
 
 
-def test_base_that_is_gone_is_one_sentence(root: Path) -> None:
-    laboratory.tour(root, workers=2, as_json=False)
-    for path in root.glob("artefacts/base/*/pretraining.json"):
+def test_base_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    laboratory.tour(tmp_path, workers=2, as_json=False)
+    for path in tmp_path.glob("artefacts/base/*/pretraining.json"):
         path.unlink()
-    for verb in (laboratory.check, laboratory.tour):
-        with pytest.raises(BadInputError, match=r"pretraining\.json is gone, .* give another OUT="):
-            verb(root, workers=2, as_json=False)
+    with pytest.raises(BadInputError, match=r"pretraining\.json is gone, .* give another OUT="):
+        laboratory.tour(tmp_path, workers=2, as_json=False)
