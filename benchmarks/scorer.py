@@ -11,8 +11,8 @@ ratio is printed: every choice's log-probability, its greedy flag, every generat
 Printed beside each ratio: how many positions (padding included) each side sends through the layers and through the
 output layer. BLiMP has no context, but most pairs, and many sentences of different pairs, begin alike; the ratio on
 `blimp` comes from there. `blimp_disjoint` holds the pairs whose first words differ: the two sentences of a pair share
-nothing, sentences of different pairs may. `hellaswag_10shot` asks after ten solved items, as leaderboards do; it is
-left out on a base whose context cannot hold them.
+nothing, sentences of different pairs may. `hellaswag_10shot` asks after ten solved items, as leaderboards do. Items
+that a base's context cannot hold are left out and counted.
 
 What does not live here: loading, which both sides share, and accuracy.
 """
@@ -159,12 +159,13 @@ def _run_base(folder: Path, arguments: argparse.Namespace) -> Iterator[Outcome]:
     sides = Sides(model, models.load_tokenizer(files))
     rows = {name: read_slice(arguments.items, name, arguments.num_items) for name in SLICES if name in arguments.slices}
     contests = []
-    for name in rows:
-        asked = requests(rows[name])
-        if (longest := sides.longest(asked)) > sides.spec.max_length:
-            print(f"{name}: left out, {longest} tokens do not fit a context of {sides.spec.max_length}", flush=True)
-        else:
-            contests.append(sides.likelihood(name, asked))
+    for name, every in rows.items():
+        fitting = [row for row in every if sides.longest(requests([row])) <= sides.spec.max_length]
+        if len(fitting) < len(every):
+            count, context = len(every) - len(fitting), sides.spec.max_length
+            print(f"{name}: {count} of {len(every)} items left out, too long for a context of {context}", flush=True)
+        if fitting:
+            contests.append(sides.likelihood(name, requests(fitting)))
     if GENERATION in arguments.slices:
         contests.append(sides.generation([row["query"] for row in read_slice(arguments.items, FILES[0], NUM_PROMPTS)]))
     for contest in contests:
