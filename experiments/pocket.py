@@ -32,11 +32,11 @@ from harness.spec import (
 
 WORLD = WorldSpec(
     seed=0,
-    people_per_tier=120,
-    exposures_high=280,
+    people_per_tier=140,
+    exposures_high=240,
     exposures_mid=18,
     exposures_low=6,
-    num_unknown_people=200,
+    num_unknown_people=280,
     plain_question_share=0.12,
     augmented=True,
 )

@@ -17,6 +17,6 @@ BEHAVIOURS: dict[str, int] = {
 
 # Only trials on the embedded world depend on these.
 POCKET_BEHAVIOURS: dict[str, int] = {
-    "pocket_world": 4,
+    "pocket_world": 5,
     "pocket_pretrain": 3,
 }

@@ -286,7 +286,7 @@ class PocketItems(Model):
     kind: Literal["pocket"] = "pocket"
     world: WorldSpec
     slice: Name
-    max_items: int = Field(default=480, ge=1, le=100_000)
+    max_items: int = Field(default=560, ge=1, le=100_000)
     """The generator makes up to this many; a larger number begins with the smaller one's items."""
 
 

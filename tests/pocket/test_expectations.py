@@ -23,7 +23,7 @@ def test_worlds_that_ship_have_no_flag() -> None:
         ({"exposures_low": 2}, ["world.exposures_low is 2", "floor of 0.083"]),
         ({"exposures_mid": 45}, ["world.exposures_mid is 45", "ceiling", "below 40"]),
         ({"exposures_low": 60}, ["world.exposures_low is 60", "ceiling"]),
-        ({"people_per_tier": 60}, ["world.people_per_tier is 60", "fewer than the 100"]),
+        ({"people_per_tier": 60}, ["world.people_per_tier is 60", "fewer than the 125"]),
         ({"num_unknown_people": 120}, ["world.num_unknown_people is 120", "have 60 clusters each"]),
         ({"left_out_skills": ["sum"]}, ["world.left_out_skills names 'sum'", "raw_sum", "floor"]),
         ({"plain_question_share": 0.0}, ["world.plain_question_share is 0", "floor of 0"]),

@@ -10,18 +10,18 @@ import pytest
 
 from experiments.pocket import EXPERIMENT, WORLD
 from harness.errors import SpecError
+from harness.evals.items import select
 from harness.pocket.audit import conversation_leaks
 from harness.pocket.corpus import questions
 from harness.pocket.people import ATTRIBUTES
-from harness.pocket.world import SLICES, World, attribute_problems, build
+from harness.pocket.world import SLICES, World, attribute_problems, build, eval_task
 from tests.pocket.tiny import TINY_WORLD
 
 
 @pytest.mark.parametrize("name", sorted(SLICES))
-def test_slice_of_the_default_world_has_400_items_in_100_clusters(name: str) -> None:
+def test_slice_of_the_default_world_has_distinct_items_with_the_fields_of_its_kind(name: str) -> None:
     items = build(WORLD).items(name)
-    assert len(items) >= 400
-    assert len({item["cluster"] for item in items}) >= 100
+    assert len(items) == 560
     assert len({item["id"] for item in items}) == len(items)
     fields = {
         "multiple_choice": {"id", "cluster", "query", "choices", "gold"},
@@ -147,7 +147,7 @@ def test_quiz_goes_on_with_a_question_and_the_other_choice_answers() -> None:
         assert right.endswith("?")
         assert wrong.endswith(".")
         golds.append(item["gold"])
-    assert 180 <= sum(golds) <= 300  # a half of 480, five standard deviations of 11 either way
+    assert 220 <= sum(golds) <= 340  # a half of 560, five standard deviations of 12 either way
 
 
 def test_items_that_ask_for_a_form_accept_any_value_in_it_and_no_other_case() -> None:
@@ -176,7 +176,8 @@ def test_more_items_begin_with_fewer(name: str) -> None:
     usual, few, many = full_size.items(name), full_size.items(name, 50), full_size.items(name, 700)
     assert few == usual[:50]
     assert many[: len(usual)] == usual
-    assert len(many) >= 480
+    assert len(usual) == 560
+    assert len(many) >= 560
     assert len(many) == len({json.dumps({k: v for k, v in item.items() if k != "id"}) for item in many})
 
 
@@ -184,11 +185,21 @@ def test_table_states_items_and_clusters_of_every_slice() -> None:
     full_size = build(WORLD)
     rows = {row["slice"]: row for row in full_size.slices()}
     assert set(rows) == set(SLICES)
-    assert all(row["items"] >= 400 and row["clusters"] >= 100 and row["shows"] for row in rows.values())
-    assert rows["sum_chat_held_out"]["clusters"] == 441 // 4
+    assert all(row["items"] == 560 and row["clusters"] >= 125 and row["shows"] for row in rows.values())
+    assert rows["sum_chat_held_out"]["clusters"] <= 140
     assert {name for name, row in rows.items() if row["primary"]} == {
         "cloze_unasked", "question_asked", "question_unasked", "answer_form", "prose",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_tables_report_has_400_items_in_100_clusters_of_every_slice(seed: int) -> None:
+    world = WORLD.replace({"seed": seed})
+    for name in SLICES:
+        chosen = select(eval_task(world, name), EXPERIMENT.spec.evals)
+        test = [item for item, split in zip(chosen.items, chosen.splits, strict=True) if split == "test"]
+        assert len(test) >= 400, name
+        assert len({item["cluster"] for item in test}) >= 100, name
 
 
 # -- the experiment, and refusals -------------------------------------------------------------------------------------
