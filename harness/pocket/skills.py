@@ -2,7 +2,8 @@
 
 Invariant: an instance is held out or not by its cluster alone - its operands, of sums in either order, or for `replace`
 its rule - so no training text of any kind holds what a held-out slice asks, nor a sum with its two numbers swapped.
-Numbers stay at 25 or below, lists at 2 to 4 letters or symbols. What does not live here: the wording of instructions (phrasings.py).
+Numbers stay at 25 or below, lists at 2 to 4 letters or symbols. What does not live here: the wording of instructions
+(phrasings.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SYMBOLS = (*string.ascii_lowercase, *(a + b for a, b in itertools.product("bdfgk
 """What `replace` works on in conversations: these and 26 syllables, each a token or two, which make 2652 rules."""
 MAX_OPERAND = 20
 MAX_ADDEND = 25
-"""Sums go further than differences: of 351 pairs two fifths can be held out, and enough of them remain to be learned."""
+"""Sums go further than differences: of 351 pairs two fifths can be held out, and enough remain to be learned."""
 HELD_OUT: dict[str, Fraction] = {"sum": Fraction(2, 5), "replace": Fraction(6, 25)}
 """Skill -> share of its clusters that no training text holds: over 100 even without val, and 2000 rules remain."""
 HELD_OUT_OTHERS = Fraction(1, 5)
