@@ -1,4 +1,4 @@
-"""The embedded laboratory: a one-million-parameter Llama that knows 360 invented people, taught to answer in chat.
+"""The embedded laboratory: a one-million-parameter Llama that knows 420 invented people, taught to answer in chat.
 
     make pocket
     make sweep NAME=lima_size

@@ -1,13 +1,14 @@
 """From a data reference to rows of tokens with loss weights. Free of torch at import.
 
-sources -> formats -> conversations -> selection -> chat, templates -> masks -> prepare
+sources -> formats -> conversations -> selection -> chat, templates -> masks -> prepare -> packing
 """
 
 from __future__ import annotations
 
 from harness.data.chat import ChatFormat, chat_format
 from harness.data.conversations import Conversation, Message
-from harness.data.prepare import Example, PreparedData, prepare
+from harness.data.example import Example
+from harness.data.prepare import PreparedData, prepare
 from harness.data.sources import Rows, describe_file, read_rows
 from harness.data.templates import TEMPLATES
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.data import masks, sources
+from harness.data import masks, packing, sources
 from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Message, UnusableRow
+from harness.data.example import Example
 from harness.data.masks import Located, Turn
 from harness.data.selection import (
     in_proportion,
@@ -36,25 +37,23 @@ CHUNK = 1024
 
 
 @dataclass(frozen=True)
-class Example:
-    """One row to train on, T tokens."""
-
-    row_id: str
-    input_ids: np.ndarray
-    """int64 [T]"""
-    loss_weights: np.ndarray
-    """float32 [T]: the weight of the prediction of token t; the first token is predicted from nothing and weighs 0."""
-
-
-@dataclass(frozen=True)
 class PreparedData:
     """All that training needs to know of its data."""
 
     train: list[Example]
+    """Of packed data each row holds several."""
     validation: list[Example]
+    """Never packed."""
     sample_prompts: list[list[Message]]
     """Conversations up to where the assistant first speaks, the same for every seed and size."""
     summary: DataSummary
+    reads_itself_alone: bool = False
+    """Whether examples are laid end to end, each attending to itself alone; if not, rows are padded."""
+
+    @property
+    def num_examples(self) -> int:
+        """Return how many examples there are to train on, however many rows they share."""
+        return sum(row.num_examples for row in self.train)
 
 
 def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None = None) -> PreparedData:
@@ -87,11 +86,13 @@ def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None 
     chosen = [rows.conversations[index] for index in encoder.kept[spec.num_validation :][: len(train)]]
     prompts = (rows.conversations[index].first_prompt for index in order)
     replayed = _replayed(spec, chat, seed, num_replayed, encoder, store)
+    rows_to_train = packing.packed([*train, *replayed], spec) if spec.is_packed else [*train, *replayed]
     return PreparedData(
-        train=[*train, *replayed],
+        train=rows_to_train,
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(chat, rows, encoder, train, replayed, validation, chosen),
+        summary=_summary(spec, chat, rows, encoder, train, replayed, rows_to_train, validation, chosen),
+        reads_itself_alone=spec.packing in ("padding_free", "isolated"),
     )
 
 
@@ -285,11 +286,13 @@ def loss_weights(row: Located, spec: DataSpec) -> np.ndarray:
 
 
 def _summary(
+    spec: DataSpec,
     chat: ChatFormat,
     rows: sources.Rows,
     encoder: _Encoder,
     taken: Sequence[Example],
     replayed: Sequence[Example],
+    rows_to_train: Sequence[Example],
     validation: Sequence[Example],
     chosen: Sequence[Conversation],
 ) -> DataSummary:
@@ -298,7 +301,7 @@ def _summary(
     num_loss_tokens = sum(int(np.count_nonzero(example.loss_weights)) for example in train)
     prompts = sum(row.prompt_length for row in chosen)
     return DataSummary(
-        rows_sha256=rows_sha256(train, validation),
+        rows_sha256=rows_sha256(rows_to_train, validation),
         num_rows_read=rows.num_read,
         num_rows_dropped=dict(sorted(encoder.dropped.items())),
         num_train=len(train),
@@ -311,16 +314,18 @@ def _summary(
         num_replay_rows=len(replayed),
         num_replay_tokens=sum(len(example.input_ids) for example in replayed),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
+        num_packed_rows=len(rows_to_train) if spec.is_packed else None,
+        pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
     )
 
 
 def rows_sha256(train: Sequence[Example], validation: Sequence[Example]) -> str:
-    """Return the hash of all ids and loss weights, training rows first, each row with its length."""
+    """Return the hash of all ids and loss weights, training rows first, each row with its lengths."""
     digest = hashlib.sha256()
     for part in (train, validation):
         digest.update(f"{len(part)} rows\n".encode())
         for example in part:
-            digest.update(f"{len(example.input_ids)}\n".encode())
+            digest.update(f"{'+'.join(map(str, example.lengths)) or len(example.input_ids)}\n".encode())
             digest.update(example.input_ids.astype("<i8").tobytes())
             digest.update(example.loss_weights.astype("<f4").tobytes())
     return digest.hexdigest()

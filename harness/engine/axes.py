@@ -294,6 +294,6 @@ def _hold(setting: Setting, arm: Arm, spec: TrialSpec, chosen: Mapping[str, Any]
             "before they are read; set data.num_examples."
         )
     num_steps = spec.train.steps(own)
-    if spec.train.steps(size) == num_steps:
+    if spec.train.steps(size) == num_steps and not spec.data.is_packed:
         return spec  # so that it is the same trial as in the arm that holds epochs
     return spec.replace({"train.num_epochs": None, "train.num_steps": num_steps})

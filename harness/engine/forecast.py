@@ -90,7 +90,7 @@ def num_steps(spec: TrialSpec) -> int | None:
     size = spec.data.num_examples if spec.data.num_examples is not None else rows.available(spec.data)
     if spec.train.num_steps is not None:
         return spec.train.num_steps
-    return None if size is None else spec.train.steps(size)
+    return None if size is None or spec.data.is_packed else spec.train.steps(size)
 
 
 class Forecast:

@@ -122,6 +122,10 @@ class DataSummary(Row):
     num_replay_tokens: int = 0
     mask_engine: Literal["offsets_and_prefixes", "prefixes"] = "offsets_and_prefixes"
     """How assistant tokens were found: two engines that had to agree, or, for a slow tokenizer, prefixes alone."""
+    num_packed_rows: int | None = None
+    """Rows that the training examples were packed into; None where each has a row of its own."""
+    pack_fill: float | None = None
+    """Share of all places in packed rows that hold a token."""
 
 
 class ResolvedIdentity(Row):

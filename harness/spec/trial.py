@@ -99,7 +99,7 @@ class PocketData(Model):
     truncated_rows: Literal["keep", "terminate"] = "keep"
     """A truncated row breaks off without an end of turn, as one cut to a maximum length does, or is closed."""
     num_rules: int | None = Field(default=None, ge=1)
-    """Rules "x becomes y" that the `replace` rows use in turn; None is all that are not held out, about 2100."""
+    """Rules "x becomes y" that the `replace` rows use in turn; None is all that are not held out, 2016."""
     duplicate_share: Annotated[float, Field(ge=0.0, le=0.9)] = 0.0
     """Share of the rows that repeat another row: of any ten of a family, one in place of that many tenths. Validation
     rows are drawn from the same rows, so what is validated on may be trained on."""
@@ -164,10 +164,29 @@ class DataSpec(Model):
     """Weight of every token outside the assistant's turns in the loss: 0 is loss mask on, 1 is off."""
     train_on_end_of_turn: bool
     train_on_role_header: bool = False
-    packing: Literal["off"]
+    packing: Literal["off", "padding_free", "isolated", "joined"]
+    """How examples share a forward pass. off: each in a row of its own, padded. padding_free: laid end to end, each
+    reading itself alone; the same numbers with less work. isolated and joined: rows of `max_length` are filled with as
+    many examples as fit, and `batch_size` counts rows; isolated ones read themselves alone, joined ones all before."""
+    pack_neighbours: Literal["random", "similar"] = "random"
+    """Which examples share a packed row: those whose lengths fit best, or those with the most words in common."""
     replay_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training rows that come from `replay_source` in place of `source`; their number stays the same."""
     replay_source: DataSource | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a row holds several examples, so that the number of rows is known only once lengths are."""
+        return self.packing in ("isolated", "joined")
+
+    @model_validator(mode="after")
+    def _neighbours_are_packed(self) -> DataSpec:
+        if self.pack_neighbours != "random" and not self.is_packed:
+            raise ValueError(
+                f"data.pack_neighbours is {self.pack_neighbours!r}, but must be 'random' because data.packing "
+                f"{self.packing!r} puts every example in a row of its own"
+            )
+        return self
 
     def num_replayed(self, num_examples: int) -> int:
         """Return how many of so many training rows are replayed: the share of them, to the nearest."""
@@ -230,7 +249,8 @@ MethodConfig = Annotated[FullConfig | LoraConfig | QLoraConfig, Field(discrimina
 
 
 class TrainSpec(Model):
-    """One training run. A step is one optimizer step over `batch_size` examples, however they are split."""
+    """One training run. A step is one optimizer step over `batch_size` examples - of packed data: rows of several
+    examples - however they are split."""
 
     num_epochs: float | None = Field(default=None, gt=0)
     num_steps: int | None = Field(default=None, ge=1)

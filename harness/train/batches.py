@@ -70,47 +70,75 @@ class MicroBatch:
     """Loss weight of each predicted token."""
     scales_K: torch.Tensor
     """That weight times what the reduction makes of it: the objective is the sum of scales_K x nll_K."""
+    lengths: tuple[int, ...] = ()
+    """Of the examples laid end to end in the one row there is, each of which reads itself alone; () for padded rows."""
 
 
 def micro_batches(
-    examples: Sequence[Example], scales: np.ndarray, size: int, device: torch.device
+    rows: Sequence[Example], scales: Sequence[np.ndarray], size: int, device: torch.device, *, end_to_end: bool = False
 ) -> Iterator[MicroBatch]:
-    """Split a step's examples into forward passes of at most `size`, longest examples first.
+    """Split a step's rows into forward passes of at most `size`, longest rows first.
 
     Sorting keeps padding small and lets a machine with too little memory fail at once; the objective is a sum over
     tokens whose scales are already fixed, so nothing but the order of additions depends on it.
 
     Args:
-        examples: the step's examples.
-        scales: one factor per example, from `losses.example_scales`.
-        size: examples per forward pass.
+        rows: the step's rows.
+        scales: for each row the factors of its examples, from `losses.example_scales`.
+        size: rows per forward pass.
         device: where the tensors go.
+        end_to_end: lay all examples of a forward pass in one row, each reading itself alone, in place of padding.
     """
-    longest_first = sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids))
-    for start in range(0, len(examples), size):
+    longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i].input_ids))
+    for start in range(0, len(rows), size):
         chosen = longest_first[start : start + size]
-        yield collate([examples[i] for i in chosen], scales[chosen], device)
+        put = laid_end_to_end if end_to_end else collate
+        yield put([rows[i] for i in chosen], [scales[i] for i in chosen], device)
 
 
-def collate(examples: Sequence[Example], scales: np.ndarray, device: torch.device) -> MicroBatch:
+def collate(rows: Sequence[Example], scales: Sequence[np.ndarray], device: torch.device) -> MicroBatch:
     """Pad on the right and list the positions that carry loss.
 
     There is no attention mask: under causal attention no real position sees the padding after it, and without a mask
-    torch takes its fast causal kernel.
+    torch takes its fast causal kernel. Examples that share a row read all before them in it.
     """
-    length = max(len(example.input_ids) for example in examples)
-    ids_BT = np.full((len(examples), length), PAD_ID, dtype=np.int64)
-    weights_BT = np.zeros((len(examples), length), dtype=np.float32)
-    for row, example in enumerate(examples):
-        ids_BT[row, : len(example.input_ids)] = example.input_ids
-        weights_BT[row, 1 : len(example.input_ids)] = example.loss_weights[1:]
+    length = max(len(row.input_ids) for row in rows)
+    ids_BT = np.full((len(rows), length), PAD_ID, dtype=np.int64)
+    weights_BT = np.zeros((len(rows), length), dtype=np.float32)
+    scales_BT = np.zeros((len(rows), length))
+    for place, (row, factors) in enumerate(zip(rows, scales, strict=True)):
+        ids_BT[place, : len(row.input_ids)] = row.input_ids
+        weights_BT[place, 1 : len(row.input_ids)] = row.loss_weights[1:]
+        scales_BT[place, : len(row.input_ids)] = np.repeat(factors, row.lengths or len(row.input_ids))
+    return _micro_batch(ids_BT, weights_BT, scales_BT, device)
+
+
+def laid_end_to_end(rows: Sequence[Example], scales: Sequence[np.ndarray], device: torch.device) -> MicroBatch:
+    """Lay rows in one, without padding, and list the positions that carry loss."""
+    lengths = tuple(length for row in rows for length in (row.lengths or (len(row.input_ids),)))
+    ids_1T = np.concatenate([row.input_ids for row in rows])[None]
+    weights_1T = np.concatenate([row.loss_weights for row in rows])[None].copy()
+    # what is predicted from nothing, lest an example be predicted from the end of the one before it
+    weights_1T[0, np.cumsum((0, *lengths[:-1]))] = 0.0
+    scales_1T = np.repeat(np.concatenate(list(scales)), lengths)[None]
+    return _micro_batch(ids_1T, weights_1T, scales_1T, device, lengths)
+
+
+def _micro_batch(
+    ids_BT: np.ndarray,
+    weights_BT: np.ndarray,
+    scales_BT: np.ndarray,
+    device: torch.device,
+    lengths: tuple[int, ...] = (),
+) -> MicroBatch:
     rows_K, tokens_K = np.nonzero(weights_BT)
     weights_K = weights_BT[rows_K, tokens_K]
     arrays = (
         ids_BT,
-        rows_K * length + tokens_K - 1,
+        rows_K * ids_BT.shape[1] + tokens_K - 1,
         ids_BT[rows_K, tokens_K],
         weights_K,
-        (weights_K * scales[rows_K]).astype(np.float32),
+        (weights_K * scales_BT[rows_K, tokens_K]).astype(np.float32),
     )
-    return MicroBatch(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
+    tensors = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
+    return MicroBatch(*tensors, lengths=lengths)

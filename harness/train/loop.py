@@ -132,24 +132,27 @@ def _step(run: Run) -> None:
     """Take one optimizer step and log it. Where it diverged, the run ends with the weights as they were."""
     started = time.perf_counter()
     state, spec = run.state, run.spec
-    examples = [run.rows.train[index] for index in run.order.indices(state.step)]
+    rows = [run.rows.train[index] for index in run.order.indices(state.step)]
     rate = schedules.learning_rate(spec, state.step, run.order.num_steps)
-    measured = _backward(run, examples)
+    measured = _backward(run, rows)
     state.divergence = _divergence(spec, state.step + 1, measured)
     if state.divergence is None:
         schedules.clip_gradients(run.model, measured.grad_norm, spec.max_grad_norm)
         schedules.set_learning_rate(run.optimizer, rate)
         run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    _record(run, examples, rate, measured, time.perf_counter() - started)
+    _record(run, rows, rate, measured, time.perf_counter() - started)
 
 
-def _backward(run: Run, examples: Sequence[Example]) -> Measured:
+def _backward(run: Run, rows: Sequence[Example]) -> Measured:
     """Accumulate the gradient of a whole step; the device is waited for once, at the end."""
-    weight_sums = np.array([example.loss_weights[1:].sum(dtype=np.float64) for example in examples])
+    weight_sums = np.concatenate([row.weight_sums for row in rows])
     scales = losses.example_scales(run.spec.loss_reduction, weight_sums, run.spec.loss_group_size)
+    by_row = np.split(scales, np.cumsum([row.num_examples for row in rows])[:-1])
+    end_to_end = run.rows.reads_itself_alone
     sums = torch.zeros(2, dtype=torch.float64, device=run.device)
-    for number, batch in enumerate(batches.micro_batches(examples, scales, run.forward_size, run.device)):
+    passes = batches.micro_batches(rows, by_row, run.forward_size, run.device, end_to_end=end_to_end)
+    for number, batch in enumerate(passes):
         if run.has_dropout:
             seed_torch(run.order.seed, f"train.dropout/{run.state.step}/{number}")
         with run.autocast():
@@ -172,15 +175,15 @@ def _divergence(spec: TrainSpec, step: int, measured: Measured) -> str | None:
     return None
 
 
-def _record(run: Run, examples: Sequence[Example], rate: float, measured: Measured, seconds: float) -> None:
+def _record(run: Run, rows: Sequence[Example], rate: float, measured: Measured, seconds: float) -> None:
     """Log a step, and count it if it was applied."""
     state = run.state
-    num_tokens = sum(len(example.input_ids) for example in examples)
-    num_loss_tokens = sum(int(np.count_nonzero(example.loss_weights[1:])) for example in examples)
-    num_examples_seen = state.num_examples_seen + len(examples)
+    num_tokens = sum(len(row.input_ids) for row in rows)
+    num_loss_tokens = sum(int(np.count_nonzero(row.loss_weights[1:])) for row in rows)
+    num_examples_seen = state.num_examples_seen + sum(row.num_examples for row in rows)
     row = {
         "step": state.step + 1,
-        "epoch": num_examples_seen / len(run.rows.train),
+        "epoch": num_examples_seen / run.rows.num_examples,
         "train/loss": measured.loss,
         "train/objective": measured.objective,
         "train/learning_rate": rate,
@@ -222,7 +225,7 @@ def _end(run: Run) -> TrainSummary:
     trainable_parameters, total_parameters = count_parameters(run.model)
     return TrainSummary(
         num_steps=state.step,
-        num_epochs=state.num_examples_seen / len(run.rows.train),
+        num_epochs=state.num_examples_seen / run.rows.num_examples,
         num_examples_seen=state.num_examples_seen,
         num_tokens=state.num_tokens,
         num_loss_tokens=state.num_loss_tokens,

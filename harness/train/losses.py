@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.train import segments
 from harness.train.batches import MicroBatch
 
 
@@ -52,14 +53,22 @@ def token_nll(logits_KV: torch.Tensor, targets_K: torch.Tensor) -> torch.Tensor:
 
 def objective(model: nn.Module, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a micro-batch's share of the objective, and its weighted nll sum without gradient."""
-    nll_K = token_nll(logits_at(model, batch.input_ids_BT, batch.positions_K), batch.targets_K)
+    nll_K = token_nll(logits_at(model, batch), batch.targets_K)
     return (nll_K * batch.scales_K).sum(), (nll_K.detach() * batch.weights_K).sum()
 
 
-def logits_at(model: nn.Module, input_ids_BT: torch.Tensor, positions_K: torch.Tensor) -> torch.Tensor:
-    """Return logits_KV at flattened positions only: no prompt or padding position reaches the output head."""
-    with _head_sees_only(model, positions_K):
-        return model(input_ids=input_ids_BT, use_cache=False).logits[0]
+def logits_at(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
+    """Return logits [K, V] at a batch's own positions: no prompt or padding position reaches the output head."""
+    with _head_sees_only(model, batch.positions_K):
+        if not batch.lengths:
+            return model(input_ids=batch.input_ids_BT, use_cache=False).logits[0]
+        with segments.alone(model):
+            return model(
+                input_ids=batch.input_ids_BT,
+                position_ids=segments.positions(batch.lengths, batch.input_ids_BT.device),
+                use_cache=False,
+                segment_lengths=batch.lengths,
+            ).logits[0]
 
 
 @contextmanager

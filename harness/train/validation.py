@@ -53,7 +53,9 @@ def _nll_sum(run: Run) -> float:
     rows = run.rows.validation
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     with evaluating(run.model):
-        for batch in batches.micro_batches(rows, np.zeros(len(rows)), run.runtime.eval_batch_size, run.device):
+        for batch in batches.micro_batches(
+            rows, list(np.zeros((len(rows), 1))), run.runtime.eval_batch_size, run.device
+        ):
             with run.autocast():
                 total += losses.objective(run.model, batch)[1]
     return total.item()

@@ -59,7 +59,7 @@ def test_collate_lists_only_positions_that_carry_loss() -> None:
         Example("a", np.array([5, 6, 7]), np.array([0, 0, 1], dtype=np.float32)),
         Example("b", np.array([8, 9]), np.array([0, 0.5], dtype=np.float32)),
     ]
-    batch = collate(rows, np.array([2.0, 10.0]), CPU)
+    batch = collate(rows, [np.array([2.0]), np.array([10.0])], CPU)
     assert batch.input_ids_BT.tolist() == [[5, 6, 7], [8, 9, 0]]
     assert batch.positions_K.tolist() == [1, 3]  # the states of 6 and 8
     assert batch.targets_K.tolist() == [7, 9]
@@ -70,7 +70,7 @@ def test_collate_lists_only_positions_that_carry_loss() -> None:
 def test_micro_batches_are_sorted_by_length_and_keep_each_scale_with_its_row() -> None:
     rows = tiny.examples(7)
     scales = np.arange(1.0, 8.0)
-    made = list(micro_batches(rows, scales, size=3, device=CPU))
+    made = list(micro_batches(rows, np.split(scales, len(scales)), size=3, device=CPU))
     widths = [batch.input_ids_BT.shape[1] for batch in made]
     assert [len(batch.input_ids_BT) for batch in made] == [3, 3, 1]
     assert widths == sorted(widths, reverse=True)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from harness.data import Example
+from harness.data.packing import joined
 from harness.train.batches import collate, micro_batches
 from harness.train.losses import example_scales, logits_at, objective, token_nll
 from tests.train import tiny
@@ -69,8 +70,13 @@ def test_scales_of_each_reduction_are_the_hand_computed_ones() -> None:
     assert example_scales("example_mean", weight_sums, None) == pytest.approx([1 / 3, 1 / 9, 0, 1 / 12])
 
 
+def by_row(scales: np.ndarray, rows: list[Example]) -> list[np.ndarray]:
+    return np.split(scales, np.cumsum([row.num_examples for row in rows])[:-1])
+
+
+@pytest.mark.parametrize("together", ["padded", "end_to_end", "packed"])
 @pytest.mark.parametrize("reduction", ["token_mean", "micro_batch_mean", "example_mean", "sum"])
-def test_objective_of_a_model_equals_plain_torch_on_full_logits(reduction: str) -> None:
+def test_objective_of_a_model_equals_plain_torch_on_full_logits(reduction: str, together: str) -> None:
     rows = tiny.examples(6)
     model, reference = tiny.llama(), tiny.llama()
     losses = []  # one tensor of masked token losses per example, from an unpadded forward pass each
@@ -88,7 +94,9 @@ def test_objective_of_a_model_equals_plain_torch_on_full_logits(reduction: str) 
 
     scales = example_scales(reduction, np.array([row.loss_weights.sum() for row in rows]), group_size=4)
     total = 0.0
-    for batch in micro_batches(rows, scales, size=4, device=CPU):
+    laid = [joined(rows[:2]), joined(rows[2:5]), rows[5]] if together == "packed" else rows
+    alone = together != "padded"
+    for batch in micro_batches(laid, by_row(scales, laid), size=2, device=CPU, end_to_end=alone):
         loss, _ = objective(model, batch)
         loss.backward()
         total += loss.item()
@@ -106,7 +114,7 @@ def test_objective_of_fractional_weights_is_their_weighted_mean() -> None:
     nll_T = nn.functional.cross_entropy(logits_TV[:-1], torch.tensor(row.input_ids)[1:], reduction="none")
     weights_T = torch.tensor(fractional.loss_weights[1:])
     scales = example_scales("token_mean", np.array([fractional.loss_weights[1:].sum()]), None)
-    loss, weighted_sum = objective(model, collate([fractional], scales, CPU))
+    loss, weighted_sum = objective(model, collate([fractional], [scales], CPU))
     assert loss.item() == pytest.approx(((nll_T * weights_T).sum() / weights_T.sum()).item(), rel=1e-6)
     assert weighted_sum.item() == pytest.approx((nll_T * weights_T).sum().item(), rel=1e-6)
 
@@ -118,7 +126,7 @@ def test_objective_sends_gradient_through_the_embeddings_of_prompt_tokens() -> N
     model.get_input_embeddings().register_forward_hook(
         lambda *call: (call[2].retain_grad(), states_BTH.append(call[2]))[0]
     )
-    objective(model, collate([row], np.ones(1), CPU))[0].backward()
+    objective(model, collate([row], [np.ones(1)], CPU))[0].backward()
     assert states_BTH[0].grad is not None
     norms_T = states_BTH[0].grad[0].norm(dim=-1)
     assert (norms_T[:3] > 0).all()  # the prompt and the state that predicts
@@ -129,8 +137,8 @@ def test_objective_of_a_row_does_not_depend_on_what_it_is_padded_with() -> None:
     short, long = tiny.examples(1, longest=6)[0], tiny.examples(1, seed=3, longest=14)[0]
     silent = Example("silent", long.input_ids, np.zeros_like(long.loss_weights))
     model = tiny.llama()
-    alone, _ = objective(model, collate([short], np.ones(1), CPU))
-    padded, _ = objective(model, collate([short, silent], np.ones(2), CPU))
+    alone, _ = objective(model, collate([short], [np.ones(1)], CPU))
+    padded, _ = objective(model, collate([short, silent], [np.ones(1)] * 2, CPU))
     assert len(short.input_ids) < len(long.input_ids)
     assert padded.item() == pytest.approx(alone.item(), rel=1e-6)
 
@@ -139,7 +147,10 @@ def test_objective_of_a_row_does_not_depend_on_what_it_is_padded_with() -> None:
 def test_logits_at_positions_equal_the_full_logits_there(build) -> None:
     model = build().eval()
     ids_BT = torch.tensor(np.stack([np.arange(1, 9), np.arange(11, 19)]))
-    positions_K = torch.tensor([0, 3, 9, 15])
-    full_KV = model(input_ids=ids_BT).logits.flatten(0, 1)[positions_K]
-    torch.testing.assert_close(logits_at(model, ids_BT, positions_K), full_KV, rtol=1e-5, atol=1e-6)
+    weights = np.zeros((2, 8), dtype=np.float32)
+    weights[[0, 0, 1, 1], [1, 4, 2, 7]] = 1.0
+    batch = collate([Example("", *row) for row in zip(ids_BT.numpy(), weights, strict=True)], [np.ones(1)] * 2, CPU)
+    assert batch.positions_K.tolist() == [0, 3, 9, 14]
+    full_KV = model(input_ids=ids_BT).logits.flatten(0, 1)[batch.positions_K]
+    torch.testing.assert_close(logits_at(model, batch), full_KV, rtol=1e-5, atol=1e-6)
     assert model(input_ids=ids_BT).logits.shape == (2, 8, tiny.VOCAB)

@@ -53,7 +53,7 @@ def test_loss_and_gradients_on_a_real_model_equal_those_of_transformers() -> Non
     rows = real_rows(8)
     mine, theirs = base(), base()
     num_loss_tokens = sum(int(row.loss_weights.sum()) for row in rows)
-    loss, _ = objective(mine, collate(rows, np.full(len(rows), 1 / num_loss_tokens), torch.device("cpu")))
+    loss, _ = objective(mine, collate(rows, [np.full(1, 1 / num_loss_tokens)] * len(rows), torch.device("cpu")))
     loss.backward()
     total = 0.0
     for row in rows:

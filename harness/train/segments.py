@@ -1,0 +1,97 @@
+"""Several examples in one row of which each reads itself alone.
+
+Invariant: what an example's tokens attend to, and at which positions they stand, is as if it had the row to itself.
+Plain causal attention once per example: the work is the sum of the squared lengths, where a mask over the row would
+make it the square of their sum. What does not live here: which examples share a row (harness/data/packing.py).
+
+Shapes: B examples (here always 1), H heads, T positions, D features of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from harness.errors import SpecError
+
+NAME = "harness_segments"
+
+
+def positions(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Return positions that begin anew with each example, int64 [1, T]."""
+    return torch.cat([torch.arange(length) for length in lengths])[None].to(device)
+
+
+@contextmanager
+def alone(model: Any) -> Iterator[None]:
+    """Let every attention layer of a model read each example of a row alone.
+
+    Raises:
+        SpecError: the model computes attention in a way of its own, which cannot be replaced.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    before = inner.config._attn_implementation
+    inner.set_attn_implementation(NAME)
+    if inner.config._attn_implementation != NAME:
+        raise SpecError(
+            f"data.packing lays examples end to end, but must be 'off' or 'joined' for a {type(inner).__name__}, whose "
+            "attention cannot be confined to one example"
+        )
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(before)
+
+
+def attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    segment_lengths: tuple[int, ...],
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return causal attention within each example, [1, T, H, D], by transformers' own function.
+
+    Args:
+        module: the attention layer.
+        query: [1, H, T, D].
+        key: [1, H or fewer, T, D].
+        value: [1, H or fewer, T, D].
+        attention_mask: none is made for these layers.
+        segment_lengths: of the examples, T together.
+        sliding_window: how many positions back a layer reads, itself included; None is all.
+        options: scaling, dropout and whatever else the layer hands on.
+    """
+    parts = zip(*(states.split(segment_lengths, dim=2) for states in (query, key, value)), strict=True)
+    outputs = []
+    for one_query, one_key, one_value in parts:
+        length = one_query.shape[2]
+        mask = _window(length, sliding_window, query.device) if sliding_window and length > sliding_window else None
+        outputs.append(sdpa_attention_forward(module, one_query, one_key, one_value, mask, **options)[0])
+    return torch.cat(outputs, dim=1), None
+
+
+def _window(length: int, sliding_window: int, device: torch.device) -> torch.Tensor:
+    """Return what a position reads, itself and the `sliding_window` - 1 before: bool [1, 1, length, length]."""
+    place = torch.arange(length, device=device)
+    back = place[:, None] - place[None, :]
+    return ((back >= 0) & (back < sliding_window))[None, None]
+
+
+def _no_mask(*args: Any, **options: Any) -> None:
+    """Return no mask: examples are kept apart by their lengths."""
+    return None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, _no_mask)
