@@ -1,6 +1,6 @@
 """From a data reference to rows of tokens with loss weights. Free of torch at import.
 
-sources -> formats -> conversations -> selection -> chat, templates -> masks -> prepare -> packing
+sources -> formats -> conversations -> selection -> chat, templates -> masks -> encoding -> packing -> prepare
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class ChatFormat:
             jinja2.TemplateError, TypeError, ...: one of `TEMPLATE_FAULTS`; the template refuses these messages.
         """
         rendered = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
+            [{name: value for name, value in message.items() if name != "weight"} for message in messages],
             tools=[dict(tool) for tool in tools] if tools else None,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,

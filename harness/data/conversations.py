@@ -1,13 +1,14 @@
 """What a row of training data is, and which rows are not usable.
 
-Invariant: a `Conversation` has either messages that begin before the assistant speaks and hold at least one assistant
-turn with something in it, or one raw text. A row that cannot be one is an `UnusableRow` with a reason, and every reason
-is counted by whoever reads rows. What does not live here: file formats (formats.py), templates (templates.py).
+Invariant: a `Conversation` has messages that begin before the assistant speaks and hold at least one assistant turn
+with something in it, or one raw text, or tokens. A row that cannot be one is an `UnusableRow` with a reason, and every
+reason is counted by whoever reads rows. What does not live here: file formats (formats.py), templates (templates.py).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
@@ -25,8 +26,12 @@ Reason = Literal[
     "empty_text",
     "template_refuses",  # the template raises on this row, though it has all roles
     "too_long",
-    "no_trained_token",  # truncation cut every assistant token away
+    "no_trained_token",  # truncation cut every assistant token away, or the row gives its answers no weight
+    "labels_differ",  # pre-tokenised: a label is neither its token nor -100
+    "not_in_vocabulary",  # pre-tokenised: the base has no such token
 ]
+IGNORE_INDEX = -100
+"""The label of a token that is not trained on."""
 
 
 class Message(TypedDict):
@@ -35,6 +40,8 @@ class Message(TypedDict):
     role: Role
     content: str
     tool_calls: NotRequired[list[dict[str, Any]]]
+    weight: NotRequired[float]
+    """Of an assistant turn in the loss, at least 0; templates never see it. Without it, 1."""
 
 
 class UnusableRow(Exception):
@@ -46,8 +53,18 @@ class UnusableRow(Exception):
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """A row that comes as tokens."""
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+    """Whether a token is trained on: its label is the token, and not -100."""
+
+
+@dataclass(frozen=True)
 class Conversation:
-    """One row: a conversation, or with `text` one raw document that no template touches."""
+    """One row: a conversation, or with `text` one raw document, or with `tokens` one that is encoded already; no
+    template touches the latter two."""
 
     row_id: str
     task: str
@@ -55,6 +72,9 @@ class Conversation:
     tools: Sequence[dict[str, Any]] | None = None
     """Functions the assistant may call, as `{"type": "function", "function": {...}}`."""
     text: str | None = None
+    tokens: Tokens | None = None
+    num_prompt_messages: int | None = None
+    """Messages that the row itself calls its prompt; None where it does not say."""
     group: str = ""
     """What subsets hold in proportion, broad to narrow, as "fact/07"; "" for rows of sources without groups."""
     ends_open: bool = False
@@ -62,12 +82,16 @@ class Conversation:
 
     @property
     def completion_length(self) -> int:
-        """Return the characters of the assistant's turns, or of the raw text."""
+        """Return the characters of the assistant's turns or of the raw text, or the trained tokens."""
+        if self.tokens:
+            return sum(self.tokens.trained)
         return len(self.text or "") + sum(len(m["content"]) for m in self.messages if m["role"] == "assistant")
 
     @property
     def prompt_length(self) -> int:
-        """Return the characters of every other turn."""
+        """Return the characters of every other turn, or the tokens that are not trained on."""
+        if self.tokens:
+            return len(self.tokens.ids) - sum(self.tokens.trained)
         return sum(len(m["content"]) for m in self.messages if m["role"] != "assistant")
 
     @property
@@ -118,6 +142,38 @@ def document(text: Any, *, row_id: str, task: str) -> Conversation:
     return Conversation(row_id, task, text=checked)
 
 
+def pretokenised(ids: Any, labels: Any, *, row_id: str, task: str) -> Conversation:
+    """Return a checked row of tokens.
+
+    Args:
+        ids: token ids.
+        labels: for each the same id or -100, which is not trained on; None trains on all of them.
+        row_id: names the row in reports.
+        task: what the row is an example of; "" where unknown.
+
+    Raises:
+        UnusableRow: it cannot be trained on.
+    """
+    known = _ids(ids)
+    wanted = known if labels is None else _ids(labels)
+    if len(known) < 2 or len(wanted) != len(known):
+        raise UnusableRow("malformed")
+    if any(label not in (token, IGNORE_INDEX) for token, label in zip(known, wanted, strict=True)):
+        raise UnusableRow("labels_differ")
+    trained = tuple(label != IGNORE_INDEX for label in wanted)
+    if not any(trained[1:]):
+        raise UnusableRow("no_trained_token")
+    return Conversation(row_id, task, tokens=Tokens(known, trained))
+
+
+def _ids(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise UnusableRow("malformed")
+    if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
+        raise UnusableRow("malformed")
+    return tuple(values)
+
+
 def _message(message: Any) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise UnusableRow("malformed")
@@ -131,7 +187,16 @@ def _message(message: Any) -> Message:
         if role != "assistant" or not isinstance(calls, Sequence):
             raise UnusableRow("malformed")
         checked["tool_calls"] = [_call(call) for call in calls]
+    if message.get("weight") is not None:
+        checked["weight"] = _weight(message["weight"], role)
     return checked
+
+
+def _weight(value: Any, role: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if role != "assistant" or not is_number or not 0 <= value < math.inf:
+        raise UnusableRow("malformed")
+    return float(value)
 
 
 def _joined(content: Any) -> Any:

@@ -5,17 +5,20 @@
     prompt_completion  {"prompt", "completion"}: two texts, or two lists of messages
     alpaca             {"instruction", ("input"), "output"}
     text               {"text"}: raw documents
+    tokens             {"input_ids", ("labels")}: encoded already; a label is its token or -100, which is not trained on
 
-Every row may carry `id`, `task` (or `source`) and `tools`. Invariant: a row becomes one `Conversation` or one reason.
-What does not live here: files and hubs (sources.py).
+A message of the assistant may carry `weight`, its weight in the loss: 0, 1 or any other number of at least 0. Every row
+may carry `id`, `task` (or `source`) and `tools`. Invariant: a row becomes one `Conversation` or one reason. What does
+not live here: files and hubs (sources.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
-from harness.data.conversations import Conversation, UnusableRow, conversation, document
+from harness.data.conversations import Conversation, UnusableRow, conversation, document, pretokenised
 from harness.errors import DataError
 
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text"]
@@ -27,6 +30,7 @@ FIELDS: dict[Format, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
     "text": ("text",),
+    "tokens": ("input_ids",),
 }
 """Format -> the fields that give it away, looked for in this order."""
 
@@ -109,7 +113,8 @@ def _prompt_completion(row: RawRow, row_id: str, task: str) -> Conversation:
         completion = [{"role": "assistant", "content": completion}]
     if not isinstance(prompt, list) or not isinstance(completion, list):
         raise UnusableRow("malformed")
-    return conversation([*prompt, *completion], row_id=row_id, task=task, tools=row.get("tools"))
+    made = conversation([*prompt, *completion], row_id=row_id, task=task, tools=row.get("tools"))
+    return replace(made, num_prompt_messages=len(prompt))
 
 
 def _alpaca(row: RawRow, row_id: str, task: str) -> Conversation:
@@ -127,10 +132,15 @@ def _document(row: RawRow, row_id: str, task: str) -> Conversation:
     return document(row.get("text"), row_id=row_id, task=task)
 
 
+def _tokens(row: RawRow, row_id: str, task: str) -> Conversation:
+    return pretokenised(row.get("input_ids"), row.get("labels"), row_id=row_id, task=task)
+
+
 _PARSERS: dict[Format, Callable[[RawRow, str, str], Conversation]] = {
     "messages": _messages,
     "sharegpt": _sharegpt,
     "prompt_completion": _prompt_completion,
     "alpaca": _alpaca,
     "text": _document,
+    "tokens": _tokens,
 }

@@ -2,23 +2,23 @@
 
 Invariant: a training set has exactly the size that was asked for, every row of it has a trained token, and which rows
 are in it does not depend on what their tokens weigh, so a loss-mask ablation compares the same rows. What does not
-live here: reading, choosing, rendering and locating, each a module.
+live here: reading, choosing, encoding and packing, each a module.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from harness.data import masks, packing, sources
+from harness.data import packing, sources
 from harness.data.chat import ChatFormat
-from harness.data.conversations import Conversation, Message, UnusableRow
+from harness.data.conversations import Conversation, Message
+from harness.data.encoding import Encoder
 from harness.data.example import Example
-from harness.data.masks import Located, Turn
 from harness.data.selection import (
     in_proportion,
     replay_order,
@@ -32,8 +32,6 @@ from harness.records.store import Store
 from harness.spec import DataSpec
 
 NUM_SAMPLE_PROMPTS = 4
-CHUNK = 1024
-"""Rows encoded together."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None 
     """
     rows = sources.read_rows(spec.source, store)
     chat.require(rows.conversations)
-    encoder = _Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
+    encoder = Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
     order = validation_order(len(rows.conversations))
     validation = encoder.take(order, spec.num_validation)
     _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
@@ -96,7 +94,7 @@ def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None 
     )
 
 
-def _taken(spec: DataSpec, encoder: _Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[list[Example], int]:
+def _taken(spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[list[Example], int]:
     """Return the training rows that are not replayed, and how many rows are to be: together the size asked for."""
     if spec.num_examples is None:
         usable = encoder.take(order, None)
@@ -112,7 +110,7 @@ def _taken(spec: DataSpec, encoder: _Encoder, rows: sources.Rows, order: Sequenc
 
 
 def _replayed(
-    spec: DataSpec, chat: ChatFormat, seed: int, num_rows: int, encoder: _Encoder, store: Store | None
+    spec: DataSpec, chat: ChatFormat, seed: int, num_rows: int, encoder: Encoder, store: Store | None
 ) -> list[Example]:
     """Return rows of the replay source; what is dropped of it is counted beside the rest.
 
@@ -127,7 +125,7 @@ def _replayed(
         )
     rows = sources.read_rows(spec.replay_source, store)
     chat.require(rows.conversations)
-    others = _Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
+    others = Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
     replayed = others.take(replay_order(len(rows.conversations), seed), num_rows)
     _require(replayed, num_rows, f"data.replay_share {spec.replay_share!r} in rows", rows, others.dropped)
     encoder.dropped.update({f"replay {reason}": count for reason, count in others.dropped.items()})
@@ -157,131 +155,6 @@ def _require(
     raise DataError(f"{name} is {asked}, but {rule}: {', '.join(parts)}; ask for fewer or give more data")
 
 
-# -- encoding ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Encoder:
-    """Turns rows into examples, and keeps count."""
-
-    spec: DataSpec
-    chat: ChatFormat
-    conversations: Sequence[Conversation]
-    dropped: Counter[str]
-    num_truncated: int = 0
-    seen: set[int] = field(default_factory=set)
-    """Rows that were looked at."""
-    kept: list[int] = field(default_factory=list)
-    """Rows that became an example, in order."""
-
-    def take(self, order: Sequence[int], num_examples: int | None) -> list[Example]:
-        """Return the first usable rows of an order, all of them for None."""
-        taken: list[Example] = []
-        wanted = len(order) if num_examples is None else num_examples
-        position = 0
-        while len(taken) < wanted and position < len(order):
-            chunk = order[position : position + min(CHUNK, wanted - len(taken))]
-            position += len(chunk)
-            taken.extend(self._encode(chunk))
-        return taken
-
-    def _encode(self, chunk: Sequence[int]) -> Iterable[Example]:
-        self.seen.update(chunk)
-        rendered = {index: self._rendered(index) for index in chunk if self.conversations[index].text is None}
-        located = dict(
-            zip(
-                (index for index, row in rendered.items() if row is not None),
-                masks.locate(self.chat, [row for row in rendered.values() if row is not None]),
-                strict=True,
-            )
-        )
-        located |= self._documents([index for index in chunk if self.conversations[index].text is not None])
-        for index in chunk:
-            if index not in located:
-                continue
-            row = _without_end(located[index]) if self.conversations[index].ends_open else located[index]
-            try:
-                example = self._example(row)
-            except UnusableRow as fault:
-                self.dropped[fault.reason] += 1
-                continue
-            self.kept.append(index)
-            yield example
-
-    def _rendered(self, index: int) -> masks.Rendered | None:
-        try:
-            return masks.render(self.chat, self.conversations[index])
-        except UnusableRow as fault:
-            self.dropped[fault.reason] += 1
-            return None
-
-    def _documents(self, indices: Sequence[int]) -> dict[int, Located]:
-        """Encode raw texts: BOS where the tokenizer would put one, EOS at the end, everything trained on."""
-        bos, eos = self.chat.bos_token_id, self.chat.eos_token_id
-        encoded = self.chat.encode_batch([self.conversations[index].text or "" for index in indices])
-        documents: dict[int, Located] = {}
-        for index, (ids, _) in zip(indices, encoded, strict=True):
-            first = [bos] if bos is not None and self.chat.adds_bos and ids[:1] != [bos] else []
-            last = [eos] if eos is not None else []
-            turn = Turn(0, 0, len(first) + len(ids), len(first) + len(ids) + len(last))
-            documents[index] = Located(self.conversations[index].row_id, [*first, *ids, *last], (turn,))
-        return documents
-
-    def _example(self, row: Located) -> Example:
-        ids = np.array(row.ids, dtype=np.int64)
-        weights = loss_weights(row, self.spec)
-        answered = np.zeros(len(ids), dtype=bool)
-        for turn in row.turns:
-            answered[turn.start : turn.stop] = True
-        answered[:1] = False
-        if len(ids) > self.spec.max_length:
-            kept = self._cut(row)
-            ids, weights, answered = ids[kept], weights[kept], answered[kept]
-            weights[0] = 0.0
-            answered[0] = False
-            self.num_truncated += bool(answered.any())
-        if not answered.any():
-            raise UnusableRow("no_trained_token")
-        return Example(row.row_id, ids, weights)
-
-    def _cut(self, row: Located) -> np.ndarray:
-        """Return the positions of a row that is too long which are kept."""
-        length, most = len(row.ids), self.spec.max_length
-        if self.spec.too_long == "drop":
-            raise UnusableRow("too_long")
-        if self.spec.too_long == "raise":
-            raise DataError(
-                f"row {row.row_id!r} has {length} tokens, but must have at most data.max_length, {most}; raise that or "
-                "set data.too_long to 'drop', 'truncate_right' or 'truncate_left'"
-            )
-        if self.spec.too_long == "truncate_right":
-            return np.arange(most)
-        # A model never saw text that does not begin with BOS, so BOS stays.
-        leads = self.chat.adds_bos and row.ids[0] == self.chat.bos_token_id
-        return np.array([0] * leads + list(range(length - most + leads, length)))
-
-
-def _without_end(row: Located) -> Located:
-    """Return a row that breaks off in its last turn, as one that was cut there on the right."""
-    *before, last = row.turns
-    return Located(row.row_id, row.ids[: last.stop], (*before, last._replace(end=last.stop)))
-
-
-def loss_weights(row: Located, spec: DataSpec) -> np.ndarray:
-    """Return the weight of the prediction of every token, float32 [T].
-
-    1 for the assistant's tokens - with the end of turn and the role header where the spec trains them - and
-    `prompt_loss_weight` for every other, 0 for the first, which is predicted from nothing.
-    """
-    weights = np.full(len(row.ids), spec.prompt_loss_weight, dtype=np.float32)
-    for turn in row.turns:
-        first = turn.header if spec.train_on_role_header else turn.start
-        past = turn.end if spec.train_on_end_of_turn else turn.stop
-        weights[first:past] = 1.0
-    weights[:1] = 0.0
-    return weights
-
-
 # -- summary ----------------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +162,7 @@ def _summary(
     spec: DataSpec,
     chat: ChatFormat,
     rows: sources.Rows,
-    encoder: _Encoder,
+    encoder: Encoder,
     taken: Sequence[Example],
     replayed: Sequence[Example],
     rows_to_train: Sequence[Example],

@@ -74,7 +74,7 @@ def with_completion_ratio(
     """
     if which == "any":
         return list(pool)
-    if any(conversations[index].text is not None for index in pool):
+    if any(not conversations[index].messages and not conversations[index].tokens for index in pool):
         raise DataError(f"data.completion_ratio is {which!r}, but must be 'any' for raw texts, which have no prompt")
     by_ratio = sorted(pool, key=lambda index: completion_ratio(conversations[index]))
     size = (len(pool) + 1) // 2

@@ -21,6 +21,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 DType = Literal["float32", "bfloat16_autocast", "bfloat16"]
+RowFormat = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text", "tokens"]
+"""How the rows of a file are written; harness/data/formats.py says what each holds."""
 Measure = Literal["learned", "retained", "fluency", "format"]
 """What a slice measures: the behaviour taught; what the base knew; raw-text modelling; the answer's form."""
 
@@ -121,7 +123,7 @@ class FileData(Model):
 
     kind: Literal["file"] = "file"
     sha256: Sha256
-    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+    format: RowFormat
     path: Elsewhere
 
 
@@ -133,7 +135,7 @@ class HubData(Model):
     revision: Revision
     split: str
     config: str | None = None
-    format: Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+    format: RowFormat
 
     @property
     def artefact_key(self) -> str:
@@ -164,6 +166,12 @@ class DataSpec(Model):
     """Weight of every token outside the assistant's turns in the loss: 0 is loss mask on, 1 is off."""
     train_on_end_of_turn: bool
     train_on_role_header: bool = False
+    trained_turns: Literal["all", "last", "completion"] = "all"
+    """Which of the assistant's turns are answers: all; the last; those that the row itself calls its completion, and
+    of a row that does not say, the last. The others are context, and weigh as the prompt does."""
+    instructions: Literal["kept", "blank"] = "kept"
+    """blank leaves out system turns and what users say, so that only answers are learned (response tuning: Hewitt et
+    al., arXiv:2409.14254)."""
     packing: Literal["off", "padding_free", "isolated", "joined"]
     """How examples share a forward pass. off: each in a row of its own, padded. padding_free: laid end to end, each
     reading itself alone; the same numbers with less work. isolated and joined: rows of `max_length` are filled with as

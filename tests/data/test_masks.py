@@ -11,8 +11,8 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from harness.data import masks
 from harness.data.chat import ChatFormat, Encoded
+from harness.data.encoding import loss_weights
 from harness.data.masks import Located, Turn
-from harness.data.prepare import loss_weights
 from harness.errors import DataError
 from tests.data.tiny import TURNS, chat, located, rendered, spec, tokenizer
 

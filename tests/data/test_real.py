@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from harness.data import ChatFormat, chat_format, describe_file, prepare
 from harness.data.conversations import conversation
-from harness.data.prepare import loss_weights
+from harness.data.encoding import loss_weights
 from harness.errors import DataError
 from tests.data.tiny import REAL, SYSTEM, located, rendered, spec
 

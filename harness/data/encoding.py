@@ -1,0 +1,221 @@
+"""From conversations to examples: rendered, encoded, weighed, cut.
+
+Invariant: whether a row is usable does not depend on what its tokens weigh under a spec, so a loss-mask ablation
+compares the same rows; every row that is not is counted under its reason. What does not live here: rendering (chat.py),
+where turns are (masks.py), which rows are asked for (prepare.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.data import masks
+from harness.data.chat import ChatFormat
+from harness.data.conversations import Conversation, Message, UnusableRow
+from harness.data.example import Example
+from harness.data.masks import Located, Turn
+from harness.errors import DataError
+from harness.spec import DataSpec
+
+CHUNK = 1024
+"""Rows encoded together."""
+
+
+class Weighed(NamedTuple):
+    """A whole row, T tokens, before it is cut."""
+
+    row_id: str
+    ids: np.ndarray
+    """int64 [T]"""
+    weights: np.ndarray
+    """float32 [T]"""
+    answered: np.ndarray
+    """bool [T]: whether it is the assistant's own text, whatever that weighs."""
+
+
+@dataclass
+class Encoder:
+    """Turns rows into examples, and keeps count."""
+
+    spec: DataSpec
+    chat: ChatFormat
+    conversations: Sequence[Conversation]
+    dropped: Counter[str]
+    num_truncated: int = 0
+    seen: set[int] = field(default_factory=set)
+    """Rows that were looked at."""
+    kept: list[int] = field(default_factory=list)
+    """Rows that became an example, in order."""
+
+    def take(self, order: Sequence[int], num_examples: int | None) -> list[Example]:
+        """Return the first usable rows of an order, all of them for None."""
+        taken: list[Example] = []
+        wanted = len(order) if num_examples is None else num_examples
+        position = 0
+        while len(taken) < wanted and position < len(order):
+            chunk = order[position : position + min(CHUNK, wanted - len(taken))]
+            position += len(chunk)
+            taken.extend(self._encode(chunk))
+        return taken
+
+    def _encode(self, chunk: Sequence[int]) -> Iterable[Example]:
+        self.seen.update(chunk)
+        weighed = dict(self._weighed(chunk))
+        for index in chunk:
+            if index not in weighed:
+                continue
+            try:
+                example = self._example(weighed[index])
+            except UnusableRow as fault:
+                self.dropped[fault.reason] += 1
+                continue
+            self.kept.append(index)
+            yield example
+
+    def _weighed(self, chunk: Sequence[int]) -> Iterator[tuple[int, Weighed]]:
+        """Yield the rows of a chunk with their places, by kind; what cannot be rendered or read is counted."""
+        texts = [index for index in chunk if self.conversations[index].text is not None]
+        ready = [index for index in chunk if self.conversations[index].tokens]
+        others = sorted(set(chunk) - set(texts) - set(ready), key=chunk.index)
+        rendered = [(index, row) for index in others if (row := self._rendered(index)) is not None]
+        located = masks.locate(self.chat, [row for _, row in rendered])
+        for (index, _), row in zip(rendered, located, strict=True):
+            conversation = self.conversations[index]
+            row = _without_end(row) if conversation.ends_open else row
+            yield index, _from_turns(row, loss_weights(row, self.spec, turn_weights(conversation, self.spec)))
+        for index, row in self._documents(texts).items():
+            yield index, _from_turns(row, loss_weights(row, self.spec))
+        for index in ready:
+            try:
+                yield index, self._from_tokens(self.conversations[index])
+            except UnusableRow as fault:
+                self.dropped[fault.reason] += 1
+
+    def _rendered(self, index: int) -> masks.Rendered | None:
+        conversation = self.conversations[index]
+        if self.spec.instructions == "blank":
+            conversation = without_instructions(conversation)
+        try:
+            _require_weight(conversation)
+            return masks.render(self.chat, conversation)
+        except UnusableRow as fault:
+            self.dropped[fault.reason] += 1
+            return None
+
+    def _documents(self, indices: Sequence[int]) -> dict[int, Located]:
+        """Encode raw texts: BOS where the tokenizer would put one, EOS at the end, everything trained on."""
+        bos, eos = self.chat.bos_token_id, self.chat.eos_token_id
+        encoded = self.chat.encode_batch([self.conversations[index].text or "" for index in indices])
+        documents: dict[int, Located] = {}
+        for index, (ids, _) in zip(indices, encoded, strict=True):
+            first = [bos] if bos is not None and self.chat.adds_bos and ids[:1] != [bos] else []
+            last = [eos] if eos is not None else []
+            turn = Turn(0, 0, len(first) + len(ids), len(first) + len(ids) + len(last))
+            documents[index] = Located(self.conversations[index].row_id, [*first, *ids, *last], (turn,))
+        return documents
+
+    def _from_tokens(self, row: Conversation) -> Weighed:
+        assert row.tokens is not None
+        ids = np.array(row.tokens.ids, dtype=np.int64)
+        if ids.min() < 0 or ids.max() >= len(self.chat.tokenizer):
+            raise UnusableRow("not_in_vocabulary")
+        trained = np.array(row.tokens.trained)
+        weights = np.where(trained, 1.0, self.spec.prompt_loss_weight).astype(np.float32)
+        weights[0] = 0.0
+        return Weighed(row.row_id, ids, weights, trained)
+
+    def _example(self, row: Weighed) -> Example:
+        ids, weights, answered = row.ids, row.weights, row.answered.copy()
+        answered[:1] = False
+        if len(ids) > self.spec.max_length:
+            kept = self._cut(row)
+            ids, weights, answered = ids[kept], weights[kept], answered[kept]
+            weights[0] = 0.0
+            answered[0] = False
+            self.num_truncated += bool(answered.any())
+        if not answered.any():
+            raise UnusableRow("no_trained_token")
+        return Example(row.row_id, ids, weights)
+
+    def _cut(self, row: Weighed) -> np.ndarray:
+        """Return the positions of a row that is too long which are kept."""
+        length, most = len(row.ids), self.spec.max_length
+        if self.spec.too_long == "drop":
+            raise UnusableRow("too_long")
+        if self.spec.too_long == "raise":
+            raise DataError(
+                f"row {row.row_id!r} has {length} tokens, but must have at most data.max_length, {most}; raise that or "
+                "set data.too_long to 'drop', 'truncate_right' or 'truncate_left'"
+            )
+        if self.spec.too_long == "truncate_right":
+            return np.arange(most)
+        # A model never saw text that does not begin with BOS, so BOS stays.
+        leads = self.chat.adds_bos and row.ids[0] == self.chat.bos_token_id
+        return np.array([0] * leads + list(range(length - most + leads, length)))
+
+
+def _without_end(row: Located) -> Located:
+    """Return a row that breaks off in its last turn, as one that was cut there on the right."""
+    *before, last = row.turns
+    return Located(row.row_id, row.ids[: last.stop], (*before, last._replace(end=last.stop)))
+
+
+def _from_turns(row: Located, weights: np.ndarray) -> Weighed:
+    answered = np.zeros(len(row.ids), dtype=bool)
+    for turn in row.turns:
+        answered[turn.start : turn.stop] = True
+    return Weighed(row.row_id, np.array(row.ids, dtype=np.int64), weights, answered)
+
+
+def _require_weight(row: Conversation) -> None:
+    if all(message.get("weight") == 0 for message in row.messages if message["role"] == "assistant"):
+        raise UnusableRow("no_trained_token")
+
+
+def without_instructions(row: Conversation) -> Conversation:
+    """Return a conversation without system turns and functions in which users say nothing; its answers stay."""
+    messages = [
+        Message(role="user", content="") if message["role"] == "user" else message
+        for message in row.messages
+        if message["role"] != "system"
+    ]
+    return replace(row, messages=messages, tools=None)
+
+
+def turn_weights(row: Conversation, spec: DataSpec) -> list[float | None]:
+    """Return the weight of each of the assistant's turns, None for one that is context."""
+    places = [place for place, message in enumerate(row.messages) if message["role"] == "assistant"]
+    first = places[-1]
+    if spec.trained_turns == "all":
+        first = 0
+    elif spec.trained_turns == "completion" and row.num_prompt_messages is not None:
+        first = min(row.num_prompt_messages, places[-1])
+    return [row.messages[place].get("weight", 1.0) if place >= first else None for place in places]
+
+
+def loss_weights(row: Located, spec: DataSpec, weights_of_turns: Sequence[float | None] | None = None) -> np.ndarray:
+    """Return the weight of the prediction of every token, float32 [T].
+
+    The turn's own weight, 1 unless the data says otherwise, for the assistant's tokens - with the end of turn and the
+    role header where the spec trains them - and `prompt_loss_weight` for every other, 0 for the first, which is
+    predicted from nothing.
+
+    Args:
+        row: where turns are.
+        spec: what is trained on.
+        weights_of_turns: of each of the row's turns; None for one that is context.
+    """
+    weights = np.full(len(row.ids), spec.prompt_loss_weight, dtype=np.float32)
+    for turn, weight in zip(row.turns, weights_of_turns or [1.0] * len(row.turns), strict=True):
+        if weight is None:
+            continue
+        first = turn.header if spec.train_on_role_header else turn.start
+        past = turn.end if spec.train_on_end_of_turn else turn.stop
+        weights[first:past] = weight
+    weights[:1] = 0.0
+    return weights

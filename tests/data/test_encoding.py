@@ -1,0 +1,155 @@
+"""Which turns weigh what, rows that come as tokens, and training on answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.data import describe_file, prepare
+from harness.data.conversations import UnusableRow
+from harness.data.formats import parse
+from harness.errors import DataError
+from tests.data.tiny import chat, spec, write_rows
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2?"},
+    {"role": "assistant", "content": "Two."},
+    {"role": "user", "content": "And 3?"},
+    {"role": "assistant", "content": "Three."},
+]
+
+
+def trained(tmp_path: Path, rows: list[Mapping[str, Any]], **changes: Any) -> list[dict[str, float]]:
+    """Return for each training row its pieces of text of one weight -> that weight, without those that weigh 0."""
+    source, form = describe_file(write_rows(tmp_path / "rows.jsonl", rows)), chat()
+    found = []
+    for example in sorted(prepare(spec(source=source, **changes), form, seed=0).train, key=lambda e: e.row_id):
+        cuts = np.flatnonzero(np.diff(example.loss_weights)) + 1
+        parts = zip(np.split(example.input_ids, cuts), np.split(example.loss_weights, cuts), strict=True)
+        found.append({form.tokenizer.decode(ids): float(weights[0]) for ids, weights in parts if weights[0]})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"Two.<|im_end|>": 1.0, "Three.<|im_end|>": 1.0}),
+        ({"trained_turns": "last"}, {"Three.<|im_end|>": 1.0}),
+        ({"trained_turns": "completion"}, {"Three.<|im_end|>": 1.0}),
+        ({"trained_turns": "last", "train_on_end_of_turn": False}, {"Three.": 1.0}),
+        (
+            {"trained_turns": "last", "train_on_role_header": True},
+            {"<|im_start|>assistant\nThree.<|im_end|>": 1.0},
+        ),
+    ],
+)
+def test_turns_that_are_trained_are_those_the_spec_names(
+    tmp_path: Path, changes: dict[str, Any], expected: dict[str, float]
+) -> None:
+    assert trained(tmp_path, [{"messages": TALK}], **changes) == [expected]
+
+
+def test_turns_that_are_not_trained_weigh_as_the_prompt_does(tmp_path: Path) -> None:
+    (pieces,) = trained(tmp_path, [{"messages": TALK}], trained_turns="last", prompt_loss_weight=0.25)
+    assert pieces.pop("Three.<|im_end|>") == 1.0
+    assert "Two." in "".join(pieces)
+    assert set(pieces.values()) == {0.25}
+
+
+def test_completion_of_several_turns_is_trained_and_the_prompt_is_not(tmp_path: Path) -> None:
+    prompt, completion = (
+        TALK[:4],
+        [TALK[4], {"role": "user", "content": "4?"}, {"role": "assistant", "content": "Four."}],
+    )
+    row = {"prompt": prompt, "completion": completion}
+    assert trained(tmp_path, [row], trained_turns="completion") == [{"Three.<|im_end|>": 1.0, "Four.<|im_end|>": 1.0}]
+    assert trained(tmp_path, [row]) == [{"Two.<|im_end|>": 1.0, "Three.<|im_end|>": 1.0, "Four.<|im_end|>": 1.0}]
+
+
+def test_messages_weigh_what_the_data_says(tmp_path: Path) -> None:
+    weights = {2: 0, 4: 0.5}
+    messages = [message | ({"weight": weights[i]} if i in weights else {}) for i, message in enumerate(TALK)]
+    assert trained(tmp_path, [{"messages": messages}]) == [{"Three.<|im_end|>": 0.5}]
+    (unmasked,) = trained(tmp_path, [{"messages": messages}], prompt_loss_weight=1.0)
+    assert "Two." not in "".join(unmasked)
+    assert "What is 2?" in "".join(unmasked)
+
+
+def test_a_row_whose_answers_all_weigh_nothing_is_counted(tmp_path: Path) -> None:
+    silent = [message | ({"weight": 0} if message["role"] == "assistant" else {}) for message in TALK]
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", [{"messages": silent}, {"messages": TALK}]))
+    prepared = prepare(spec(source=source), chat(), seed=0)
+    assert (len(prepared.train), prepared.summary.num_rows_dropped) == (1, {"no_trained_token": 1})
+
+
+@pytest.mark.parametrize("weight", [-1, "1", True, float("nan"), float("inf")])
+def test_a_weight_that_is_none_makes_a_row_malformed(weight: Any) -> None:
+    messages = [TALK[1], TALK[2] | {"weight": weight}]
+    with pytest.raises(UnusableRow, match="malformed"):
+        parse({"messages": messages}, "messages", 0)
+
+
+def test_a_weight_of_the_user_makes_a_row_malformed() -> None:
+    with pytest.raises(UnusableRow, match="malformed"):
+        parse({"messages": [TALK[1] | {"weight": 1}, TALK[2]]}, "messages", 0)
+
+
+def test_answers_alone_are_learned_without_what_was_asked(tmp_path: Path) -> None:
+    source, form = describe_file(write_rows(tmp_path / "rows.jsonl", [{"messages": TALK}])), chat()
+    (example,) = prepare(spec(source=source, instructions="blank"), form, seed=0).train
+    assert form.tokenizer.decode(example.input_ids) == (
+        "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\nTwo.<|im_end|>\n"
+        "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\nThree.<|im_end|>"
+    )
+    assert trained(tmp_path, [{"messages": TALK}], instructions="blank") == trained(tmp_path, [{"messages": TALK}])
+
+
+# -- rows that come as tokens -----------------------------------------------------------------------------------------
+
+
+def test_rows_of_tokens_are_trained_on_as_their_labels_say(tmp_path: Path) -> None:
+    rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}, {"input_ids": [9, 10, 11]}]
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", rows))
+    assert source.format == "tokens"
+    prepared = prepare(spec(source=source, max_length=8), chat(), seed=0)
+    by_id = {example.row_id: example for example in prepared.train}
+    assert by_id["row-0"].input_ids.tolist() == [5, 6, 7, 8]
+    assert by_id["row-0"].loss_weights.tolist() == [0, 0, 1, 1]
+    assert by_id["row-1"].loss_weights.tolist() == [0, 1, 1]
+    assert prepared.summary.completion_prompt_ratio == 5 / 2
+    weighed = prepare(spec(source=source, max_length=8, prompt_loss_weight=0.5), chat(), seed=0)
+    assert next(e for e in weighed.train if e.row_id == "row-0").loss_weights.tolist() == [0, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"input_ids": [5, 6], "labels": [5]}, "malformed"),
+        ({"input_ids": [5]}, "malformed"),
+        ({"input_ids": "56"}, "malformed"),
+        ({"input_ids": [5, 6.5]}, "malformed"),
+        ({"input_ids": [True, False]}, "malformed"),
+        ({"input_ids": [5, 6], "labels": [-100, 7]}, "labels_differ"),
+        ({"input_ids": [5, 6], "labels": [5, -100]}, "no_trained_token"),
+        ({"input_ids": [5, 10**6]}, "not_in_vocabulary"),
+        ({"input_ids": [5, -1]}, "not_in_vocabulary"),
+    ],
+)
+def test_rows_of_tokens_that_cannot_be_trained_on_are_counted(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", [{"input_ids": [5, 6, 7]}, row]))
+    prepared = prepare(spec(source=source), chat(), seed=0)
+    assert (len(prepared.train), prepared.summary.num_rows_dropped) == (1, {reason: 1})
+
+
+def test_rows_of_tokens_are_cut_like_any_other(tmp_path: Path) -> None:
+    row = {"input_ids": list(range(5, 25)), "labels": [-100] * 10 + list(range(15, 25))}
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", [row]))
+    (example,) = prepare(spec(source=source, max_length=12, too_long="truncate_right"), chat(), seed=0).train
+    assert example.loss_weights.tolist() == [0] * 10 + [1, 1]
+    with pytest.raises(DataError, match="no_trained_token"):
+        prepare(spec(source=source, max_length=8, too_long="truncate_right"), chat(), seed=0)
