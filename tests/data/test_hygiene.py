@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import random
+
+from datasketch import MinHashLSH
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.data.conversations import conversation, document
+from harness.data.hygiene import (
+    NEAR,
+    NUM_PERMUTATIONS,
+    exact_duplicates,
+    near_duplicates,
+    overlap,
+    prompt,
+    whole,
+    words,
+)
+
+WORDS = [f"word{number}" for number in range(400)]
+
+
+def text(seed: int, num_words: int = 60) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=num_words))
+
+
+def changed(original: str, num_words: int, seed: int = 0) -> str:
+    """Return a text with some of its words replaced by others, next to one another."""
+    found = original.split()
+    start = random.Random(seed).randrange(len(found) - num_words)
+    found[start : start + num_words] = [f"other{number}" for number in range(num_words)]
+    return " ".join(found)
+
+
+def test_exact_duplicates_are_the_same_words_whatever_case_and_punctuation() -> None:
+    texts = ["Two plus two?", "two  plus TWO!", "Two plus three?", "", "...", "two plus two"]
+    assert exact_duplicates(texts) == {1: 0, 5: 0}
+
+
+def test_near_duplicates_find_a_changed_word_and_spare_other_texts() -> None:
+    originals = [text(seed) for seed in range(40)]
+    near = [changed(original, 1, seed) for seed, original in enumerate(originals)]
+    # one word of 60 changes up to 5 of 56 grams: similarity at least 51 / 61
+    assert near_duplicates([*originals, *near]) == {40 + number: number for number in range(40)}
+    # fifteen words change 19 grams of 56: similarity 37 / 75
+    assert near_duplicates([*originals, *(changed(original, 15) for original in originals)]) == {}
+
+
+def test_bands_of_the_index_miss_fewer_than_one_pair_in_a_thousand() -> None:
+    index = MinHashLSH(threshold=NEAR / 2, num_perm=NUM_PERMUTATIONS)
+    assert (1 - NEAR**index.r) ** index.b < 1e-3
+
+
+def test_short_texts_are_near_duplicates_only_where_they_are_the_same() -> None:
+    assert near_duplicates(["yes", "no", "Yes.", "", ""]) == {2: 0}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(alphabet="ab ", max_size=12), max_size=12))
+def test_exact_duplicates_are_near_duplicates_as_well(texts: list[str]) -> None:
+    assert set(exact_duplicates(texts)) <= set(near_duplicates(texts))
+
+
+def test_an_item_overlaps_from_half_of_its_words_in_one_row() -> None:
+    item = text(1, num_words=40).split()
+    filler = text(2, num_words=30)
+    rows = [
+        f"{filler} {' '.join(item[:21])} {filler}",  # 21 of 40 words
+        f"{filler} {' '.join(item[:20])} {filler}",  # exactly half is not more than half
+        f"{' '.join(item[:14])} {filler} {' '.join(item[33:])}",  # a run of 14 and one of 7, which is no 8-gram
+        f"{' '.join(item[:14])} {filler} {' '.join(item[32:])}",  # 14 and 8
+        filler,
+    ]
+    found = overlap("suite", {"a": " ".join(item), "b": text(3, num_words=40)}, rows)
+    assert found.rows_of == {"a": (0, 3)}
+    assert (found.share, found.contaminated, found.rows) == (0.5, True, {0, 3})
+
+
+def test_words_of_two_rows_do_not_add_up_to_one_overlap() -> None:
+    item = text(1, num_words=40).split()
+    assert overlap("suite", {"a": " ".join(item)}, [" ".join(item[:18]), " ".join(item[18:36])]).rows_of == {}
+
+
+def test_a_short_item_overlaps_where_it_stands_whole_and_a_shorter_one_is_not_looked_for() -> None:
+    items = {"five": "Which animal does Ann keep?", "two": "Why not?"}
+    rows = ["Tell me: which animal does Ann keep, and why not?", "Which animal does Bob keep?"]
+    found = overlap("suite", items, rows)
+    assert (found.rows_of, found.num_items, found.num_checked, found.share) == ({"five": (0,)}, 2, 1, 1.0)
+
+
+def test_share_of_a_suite_without_items_to_check_is_unknown() -> None:
+    found = overlap("suite", {"a": "no"}, ["no"])
+    assert found.share != found.share
+    assert not found.contaminated
+
+
+def test_a_row_says_what_its_turns_say() -> None:
+    messages = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]
+    row = conversation(messages, row_id="", task="")
+    assert (whole(row), prompt(row)) == ("user: A?\nassistant: B.", "A?")
+    raw = document("Once.", row_id="", task="")
+    assert (whole(raw), prompt(raw), words("Once, TWICE")) == ("Once.", "Once.", ["once", "twice"])
