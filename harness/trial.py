@@ -43,7 +43,7 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
     clock = Clock(context.command, context.runtime)
     base = models.locate(spec.base, context.store)
     chat = data.chat_format(models.load_tokenizer(base), spec.data)
-    rows = data.prepare(spec.data, chat, seed=spec.seed, store=context.store)
+    rows = data.prepare(spec.data, chat, seed=spec.seed, store=context.store, kept_out=evals.kept_out(spec))
     quantisation = methods.quantisation(spec.method)
     model = models.load_model(base, spec.train.dtype, context.runtime.device, quantisation)
     tuned = methods.attach(model, spec.method, seed=spec.seed)

@@ -29,6 +29,9 @@ Reason = Literal[
     "no_trained_token",  # truncation cut every assistant token away, or the row gives its answers no weight
     "labels_differ",  # pre-tokenised: a label is neither its token nor -100
     "not_in_vocabulary",  # pre-tokenised: the base has no such token
+    "duplicate",  # it has the words of an earlier row
+    "near_duplicate",  # it has nearly all the words of an earlier row, in nearly their order
+    "in_evaluation",  # users say in it what an evaluation item asks
 ]
 IGNORE_INDEX = -100
 """The label of a token that is not trained on."""

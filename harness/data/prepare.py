@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.data import packing, sources
+from harness.data import hygiene, packing, sources
 from harness.data.chat import ChatFormat
-from harness.data.conversations import Conversation, Message
+from harness.data.conversations import Conversation, Message, Reason
 from harness.data.encoding import Encoder
 from harness.data.example import Example
 from harness.data.selection import (
@@ -54,7 +54,14 @@ class PreparedData:
         return sum(row.num_examples for row in self.train)
 
 
-def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None = None) -> PreparedData:
+def prepare(
+    spec: DataSpec,
+    chat: ChatFormat,
+    *,
+    seed: int,
+    store: Store | None = None,
+    kept_out: Mapping[str, Mapping[str, str]] | None = None,
+) -> PreparedData:
     """Return training and validation rows as tokens and weights.
 
     Rows are rendered in the order in which they are chosen, and one that cannot be used makes room for the next; so
@@ -65,11 +72,12 @@ def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None 
         chat: tokenizer and template, from `chat_format`.
         seed: the trial's.
         store: where fetched hub datasets lie.
+        kept_out: task key -> item id -> what no row may say, for `spec.decontaminate`.
 
     Raises:
         DataError: the source is not usable, has fewer usable rows than asked for, or does not fit the template.
     """
-    rows = sources.read_rows(spec.source, store)
+    rows = _cleaned(sources.read_rows(spec.source, store), spec, kept_out or {})
     chat.require(rows.conversations)
     encoder = Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
     order = validation_order(len(rows.conversations))
@@ -92,6 +100,21 @@ def prepare(spec: DataSpec, chat: ChatFormat, *, seed: int, store: Store | None 
         summary=_summary(spec, chat, rows, encoder, train, replayed, rows_to_train, validation, chosen),
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
     )
+
+
+def _cleaned(rows: sources.Rows, spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]]) -> sources.Rows:
+    """Return rows without those that the spec drops whatever is chosen of the rest."""
+    reasons: dict[int, Reason] = {}
+    if spec.deduplicate != "off":
+        texts = [hygiene.whole(row) for row in rows.conversations]
+        near = hygiene.near_duplicates(texts) if spec.deduplicate == "near" else {}
+        reasons |= dict.fromkeys(near, "near_duplicate") | dict.fromkeys(hygiene.exact_duplicates(texts), "duplicate")
+    if spec.decontaminate:
+        prompts = [hygiene.prompt(row) for row in rows.conversations]
+        for key, items in kept_out.items():
+            reasons |= dict.fromkeys(hygiene.overlap(key, items, prompts).rows, "in_evaluation")
+    kept = [row for place, row in enumerate(rows.conversations) if place not in reasons]
+    return replace(rows, conversations=kept, dropped=rows.dropped + Counter[str](reasons.values()))
 
 
 def _taken(spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[list[Example], int]:

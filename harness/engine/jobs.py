@@ -142,7 +142,8 @@ def distinct_data(trials: Iterable[PlannedTrial]) -> tuple[TrialSpec, ...]:
 def _data_key(spec: TrialSpec) -> str:
     # A weight in the loss decides about no row.
     data = {**canonical(spec.data), "num_examples": None, "prompt_loss_weight": None}
-    return json.dumps([canonical(spec.base), data], sort_keys=True)
+    evaluated = canonical(spec.evals) if spec.data.decontaminate else None
+    return json.dumps([canonical(spec.base), data, evaluated], sort_keys=True)
 
 
 def _num_examples(spec: TrialSpec) -> int:
@@ -168,7 +169,7 @@ def check(job: CheckJob) -> None:
         BadInputError: a device or dtype that is not here, a half-written model, a method that does not fit it, a
             template that lacks roles, fewer usable rows than asked for, rows that cannot be trained on.
     """
-    from harness import data, models
+    from harness import data, evals, models
 
     set_threads(job.runtime.num_threads)
     store = Store(job.root)
@@ -180,7 +181,7 @@ def check(job: CheckJob) -> None:
         for spec in largest.values():
             # A tokenizer for each: `chat_format` gives it the spec's template.
             chat = data.chat_format(models.load_tokenizer(bases[spec.base]), spec.data)
-            data.prepare(spec.data, chat, seed=spec.seed, store=store)
+            data.prepare(spec.data, chat, seed=spec.seed, store=store, kept_out=evals.kept_out(spec))
 
 
 def _check_methods(specs: Iterable[TrialSpec], bases: Mapping[BaseRef, models.BaseFiles]) -> None:

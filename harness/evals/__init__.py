@@ -8,19 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness.evals.folder import describe_folder
-from harness.evals.items import items_sha256, select
+from harness.evals.items import asked_texts, items_sha256, kept_out, select
 
 if TYPE_CHECKING:
     from harness.evals.adapters import item_rows_of_adapters
     from harness.evals.scoring import before_key, continuations, item_rows, sampler, score_after, score_before
 
 __all__ = [
+    "asked_texts",
     "before_key",
     "continuations",
     "describe_folder",
     "item_rows",
     "item_rows_of_adapters",
     "items_sha256",
+    "kept_out",
     "sampler",
     "score_after",
     "score_before",

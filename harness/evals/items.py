@@ -30,7 +30,7 @@ from typing import Any, cast
 from harness.errors import DataError
 from harness.evals.normalise import normalise
 from harness.pocket.world import build
-from harness.spec import EvalSpec, EvalTask, FileItems, PocketItems
+from harness.spec import EvalSpec, EvalTask, FileItems, PocketItems, TrialSpec
 
 Item = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -86,6 +86,25 @@ def _select(task: EvalTask, evals: EvalSpec) -> Slice:
 def items_sha256(evals: EvalSpec) -> dict[str, str]:
     """Return task key -> sha256 of the items that it asks."""
     return {task.key: select(task, evals).sha256 for task in evals.tasks}
+
+
+def kept_out(spec: TrialSpec) -> dict[str, dict[str, str]]:
+    """Return what no training row may say: task key -> item id -> what is asked, if the spec decontaminates."""
+    return asked_texts(spec.evals) if spec.data.decontaminate else {}
+
+
+def asked_texts(evals: EvalSpec) -> dict[str, dict[str, str]]:
+    """Return task key -> item id -> the text that the item asks; of one that only offers choices, the right one."""
+    return {task.key: {item["id"]: _asked(item) for item in select(task, evals).items} for task in evals.tasks}
+
+
+def _asked(item: Item) -> str:
+    said = [message["content"] for message in item.get("messages", ())]
+    texts = [item.get(name) for name in ("query", "context", "text")]
+    asked = "\n".join([*said, *(text for text in texts if isinstance(text, str) and text)])
+    if asked:
+        return asked
+    return item["choices"][item["gold"]] if "choices" in item else item["contexts"][item["gold"]]
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------

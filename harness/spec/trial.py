@@ -154,6 +154,10 @@ class DataSpec(Model):
     """Size of the training subset: nested in the seed's own order, so a larger one contains every smaller one."""
     num_validation: int = Field(ge=0)
     """Rows set aside for validation loss before any subset is drawn; the same for every seed and size."""
+    deduplicate: Literal["off", "exact", "near"] = "off"
+    """Drop rows that have the words of an earlier one, or nearly all of them, before anything is chosen."""
+    decontaminate: bool = False
+    """Drop rows in which users say what an item of `evals` asks, before anything is chosen."""
     completion_ratio: Literal["any", "low", "high"] = "any"
     """Keep the half of the rows with the lower or higher completion:prompt length ratio (in characters)."""
     template: str = Field(min_length=1)

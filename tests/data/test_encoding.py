@@ -153,3 +153,37 @@ def test_rows_of_tokens_are_cut_like_any_other(tmp_path: Path) -> None:
     assert example.loss_weights.tolist() == [0] * 10 + [1, 1]
     with pytest.raises(DataError, match="no_trained_token"):
         prepare(spec(source=source, max_length=8, too_long="truncate_right"), chat(), seed=0)
+
+
+# -- rows that are dropped whatever is chosen -------------------------------------------------------------------------
+
+
+def test_duplicates_are_dropped_and_counted_before_anything_is_chosen(tmp_path: Path) -> None:
+    long = " ".join(f"word{number}" for number in range(60))
+    rows = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in (("A?", long), ("a", long + "."), ("A?", long + " more"), ("B?", "Other."))
+    ]
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", rows))
+    found = {
+        how: prepare(spec(source=source, deduplicate=how), chat(), seed=0).summary for how in ("off", "exact", "near")
+    }
+    assert {how: (summary.num_train, summary.num_rows_dropped) for how, summary in found.items()} == {
+        "off": (4, {}),
+        "exact": (3, {"duplicate": 1}),
+        "near": (2, {"duplicate": 1, "near_duplicate": 1}),
+    }
+    assert {summary.num_rows_read for summary in found.values()} == {4}
+
+
+def test_rows_that_say_what_is_evaluated_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}]}
+        for question in ("Please tell me where was Ann Tolden born?", "Where was Bob born?")
+    ]
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", rows))
+    asked = {"suite/facts": {"1": "Where was Ann Tolden born?"}}
+    kept = prepare(spec(source=source, decontaminate=True), chat(), seed=0, kept_out=asked)
+    assert [example.row_id for example in kept.train] == ["row-1"]
+    assert kept.summary.num_rows_dropped == {"in_evaluation": 1}
+    assert prepare(spec(source=source), chat(), seed=0, kept_out=asked).summary.num_train == 2

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import DataError
 from harness.evals import describe_folder, items_sha256, select
 from harness.evals.documents import documents
-from harness.evals.items import Item, parse_lines
+from harness.evals.items import Item, asked_texts, parse_lines
 from harness.spec import EvalTask, PocketItems
 from tests.evals import small
 from tests.pocket.tiny import TINY_WORLD
@@ -247,3 +247,24 @@ def test_folder_with_a_link_to_nothing_is_refused_by_name(tmp_path: Path) -> Non
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
     with pytest.raises(DataError, match=r"b\.jsonl', which cannot be read"):
         describe_folder(tmp_path, num_items=None)
+
+
+def test_asked_texts_are_what_each_kind_of_item_asks(tmp_path: Path) -> None:
+    written = {
+        "greedy": {"context": "1 and", "continuation": "one"},
+        "multiple_choice": {"query": "", "choices": ["wrong", "right"], "gold": 1},
+        "schema": {"contexts": ["He is", "She is"], "continuation": "here", "gold": 1},
+        "perplexity": {"text": "Once."},
+        "generate": {"context": "Who?", "answer": "Ann"},
+    }
+    tasks = [
+        small.task(kind, small.write_items(tmp_path / f"{kind}.jsonl", [{"id": "i"} | item]))
+        for kind, item in written.items()
+    ]
+    assert {key.rpartition("/")[2]: texts for key, texts in asked_texts(small.evals(*tasks)).items()} == {
+        "greedy": {"i": "1 and"},
+        "multiple_choice": {"i": "right"},
+        "schema": {"i": "She is"},
+        "perplexity": {"i": "Once."},
+        "generate": {"i": "Who?"},
+    }
