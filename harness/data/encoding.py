@@ -18,12 +18,15 @@ from harness.data import masks
 from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Message, UnusableRow
 from harness.data.example import Example
-from harness.data.masks import Located, Turn
+from harness.data.masks import PARTS, Located, Turn
 from harness.errors import DataError
 from harness.spec import DataSpec
 
 CHUNK = 1024
 """Rows encoded together."""
+TEMPLATE, ASSISTANT, END_OF_TURN, TEXT = (
+    PARTS.index(name) for name in ("template", "assistant", "end_of_turn", "text")
+)
 
 
 class Weighed(NamedTuple):
@@ -36,6 +39,8 @@ class Weighed(NamedTuple):
     """float32 [T]"""
     answered: np.ndarray
     """bool [T]: whether it is the assistant's own text, whatever that weighs."""
+    parts: np.ndarray | None
+    """uint8 [T], see `Example.parts`."""
 
 
 @dataclass
@@ -47,6 +52,8 @@ class Encoder:
     conversations: Sequence[Conversation]
     dropped: Counter[str]
     num_truncated: int = 0
+    num_ends_lost: int = 0
+    """Tokens that end a turn and were cut away, as far as the tokenizer can tell."""
     seen: set[int] = field(default_factory=set)
     """Rows that were looked at."""
     kept: list[int] = field(default_factory=list)
@@ -116,7 +123,8 @@ class Encoder:
             first = [bos] if bos is not None and self.chat.adds_bos and ids[:1] != [bos] else []
             last = [eos] if eos is not None else []
             turn = Turn(0, 0, len(first) + len(ids), len(first) + len(ids) + len(last))
-            documents[index] = Located(self.conversations[index].row_id, [*first, *ids, *last], (turn,))
+            parts = bytes([TEMPLATE] * len(first) + [TEXT] * len(ids) + [END_OF_TURN] * len(last))
+            documents[index] = Located(self.conversations[index].row_id, [*first, *ids, *last], (turn,), parts)
         return documents
 
     def _from_tokens(self, row: Conversation) -> Weighed:
@@ -127,20 +135,23 @@ class Encoder:
         trained = np.array(row.tokens.trained)
         weights = np.where(trained, 1.0, self.spec.prompt_loss_weight).astype(np.float32)
         weights[0] = 0.0
-        return Weighed(row.row_id, ids, weights, trained)
+        return Weighed(row.row_id, ids, weights, trained, np.where(trained, ASSISTANT, TEMPLATE).astype(np.uint8))
 
     def _example(self, row: Weighed) -> Example:
-        ids, weights, answered = row.ids, row.weights, row.answered.copy()
+        ids, weights, answered, parts = row.ids, row.weights, row.answered.copy(), row.parts
         answered[:1] = False
         if len(ids) > self.spec.max_length:
             kept = self._cut(row)
             ids, weights, answered = ids[kept], weights[kept], answered[kept]
+            if parts is not None:
+                self.num_ends_lost += int(np.sum(parts == END_OF_TURN) - np.sum(parts[kept] == END_OF_TURN))
+                parts = parts[kept]
             weights[0] = 0.0
             answered[0] = False
             self.num_truncated += bool(answered.any())
         if not answered.any():
             raise UnusableRow("no_trained_token")
-        return Example(row.row_id, ids, weights)
+        return Example(row.row_id, ids, weights, parts)
 
     def _cut(self, row: Weighed) -> np.ndarray:
         """Return the positions of a row that is too long which are kept."""
@@ -162,14 +173,16 @@ class Encoder:
 def _without_end(row: Located) -> Located:
     """Return a row that breaks off in its last turn, as one that was cut there on the right."""
     *before, last = row.turns
-    return Located(row.row_id, row.ids[: last.stop], (*before, last._replace(end=last.stop)))
+    parts = None if row.parts is None else row.parts[: last.stop]
+    return Located(row.row_id, row.ids[: last.stop], (*before, last._replace(end=last.stop)), parts)
 
 
 def _from_turns(row: Located, weights: np.ndarray) -> Weighed:
     answered = np.zeros(len(row.ids), dtype=bool)
     for turn in row.turns:
         answered[turn.start : turn.stop] = True
-    return Weighed(row.row_id, np.array(row.ids, dtype=np.int64), weights, answered)
+    parts = None if row.parts is None else np.frombuffer(row.parts, dtype=np.uint8)
+    return Weighed(row.row_id, np.array(row.ids, dtype=np.int64), weights, answered, parts)
 
 
 def _require_weight(row: Conversation) -> None:

@@ -20,6 +20,8 @@ class Example:
     """int64 [T]"""
     loss_weights: np.ndarray
     """float32 [T]: the weight of the prediction of token t; the first token is predicted from nothing and weighs 0."""
+    parts: np.ndarray | None = None
+    """uint8 [T]: what each token is a part of, a place in `masks.PARTS`; None where the tokenizer cannot tell."""
     lengths: tuple[int, ...] = ()
     """Of the examples that share this row, in tokens; () for one on its own."""
 

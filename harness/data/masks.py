@@ -19,7 +19,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from harness.data.chat import TEMPLATE_FAULTS, ChatFormat, Encoded, mismatch_sentence
-from harness.data.conversations import Conversation, UnusableRow
+from harness.data.conversations import Conversation, Role, UnusableRow
 from harness.errors import DataError
 
 
@@ -36,6 +36,14 @@ class Turn(NamedTuple):
     """Where it ends."""
 
 
+class Span(NamedTuple):
+    """What another than the assistant says, in characters of the rendered text."""
+
+    role: Role
+    start: int
+    stop: int
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as text."""
@@ -44,6 +52,8 @@ class Rendered:
     text: str
     turns: tuple[Turn, ...]
     """In characters."""
+    others: tuple[Span, ...] = ()
+    """In characters; a message that the template writes in other words than its own is not among them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,12 @@ class Located:
     ids: list[int]
     turns: tuple[Turn, ...]
     """In tokens."""
+    parts: bytes | None = None
+    """For each token its place in `PARTS`; None from a slow tokenizer, which does not say what a token stands for."""
+
+
+PARTS = ("template", "system", "user", "tool", "role_header", "assistant", "end_of_turn", "text")
+"""What a token can be a part of; `text` is a raw document's, `template` what the template writes around messages."""
 
 
 def render(chat: ChatFormat, row: Conversation) -> Rendered:
@@ -89,7 +105,24 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
         turns.append(
             Turn(len(before) - len(chat.header), len(before), stop, min(len(after), stop + len(chat.end_of_turn)))
         )
-    return Rendered(row.row_id, text, tuple(turns))
+    return Rendered(row.row_id, text, tuple(turns), _others(row, text, turns))
+
+
+def _others(row: Conversation, text: str, turns: Sequence[Turn]) -> tuple[Span, ...]:
+    """Return where messages of others stand: each after the one before it and before the next assistant turn."""
+    found: list[Span] = []
+    cursor, ahead = 0, list(turns)
+    for message in row.messages:
+        if message["role"] == "assistant":
+            cursor = ahead.pop(0).end
+            continue
+        said = message["content"].strip()
+        limit = ahead[0].header if ahead else len(text)
+        start = text.find(said, cursor, limit) if said else -1
+        if start >= 0:
+            cursor = start + len(said)
+            found.append(Span(message["role"], start, cursor))
+    return tuple(found)
 
 
 def locate(chat: ChatFormat, rows: Sequence[Rendered]) -> list[Located]:
@@ -102,10 +135,28 @@ def locate(chat: ChatFormat, rows: Sequence[Rendered]) -> list[Located]:
     cuts = [sorted({place for turn in row.turns for place in turn}) for row in rows]
     counts = _by_pieces(chat, rows, encoded, cuts)
     _by_prefixes(chat, rows, cuts, counts)
-    return [
-        Located(row.row_id, tokens.ids, _turns_in_tokens(row, tokens, prefix_ids))
-        for row, tokens, prefix_ids in zip(rows, encoded, counts, strict=True)
-    ]
+    located: list[Located] = []
+    for row, tokens, prefix_ids in zip(rows, encoded, counts, strict=True):
+        turns = _turns_in_tokens(row, tokens, prefix_ids)
+        located.append(Located(row.row_id, tokens.ids, turns, _parts(row, tokens, turns)))
+    return located
+
+
+def _parts(row: Rendered, tokens: Encoded, turns: Sequence[Turn]) -> bytes | None:
+    if tokens.offsets is None:
+        return None
+    parts = bytearray(len(tokens.ids))
+
+    def fill(name: str, first: int, past: int) -> None:
+        parts[first:past] = bytes([PARTS.index(name)]) * max(0, past - first)
+
+    for span in row.others:
+        fill(span.role, by_offsets(tokens.offsets, span.start)[0], by_offsets(tokens.offsets, span.stop)[1])
+    for turn in turns:
+        fill("role_header", turn.header, turn.start)
+        fill("end_of_turn", turn.stop, turn.end)
+        fill("assistant", turn.start, turn.stop)
+    return bytes(parts)
 
 
 # -- the engine of prefixes -------------------------------------------------------------------------------------------

@@ -37,10 +37,13 @@ def packed(examples: Sequence[Example], spec: DataSpec) -> list[Example]:
 
 
 def joined(examples: Sequence[Example]) -> Example:
+    """Return one row of several examples, end to end."""
+    parts = [example.parts for example in examples if example.parts is not None]
     return Example(
         row_id="+".join(example.row_id for example in examples),
         input_ids=np.concatenate([example.input_ids for example in examples]),
         loss_weights=np.concatenate([example.loss_weights for example in examples]),
+        parts=np.concatenate(parts) if len(parts) == len(examples) else None,
         lengths=tuple(len(example.input_ids) for example in examples),
     )
 

@@ -45,6 +45,8 @@ class PreparedData:
     sample_prompts: list[list[Message]]
     """Conversations up to where the assistant first speaks, the same for every seed and size."""
     summary: DataSummary
+    num_ends_lost: int = 0
+    """Tokens that end a turn and were cut away from training rows."""
     reads_itself_alone: bool = False
     """Whether examples are laid end to end, each attending to itself alone; if not, rows are padded."""
 
@@ -84,7 +86,7 @@ def prepare(
     validation = encoder.take(order, spec.num_validation)
     _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
-    encoder.num_truncated = 0  # counted over the training rows alone
+    encoder.num_truncated = encoder.num_ends_lost = 0  # counted over the training rows alone
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
     train, num_replayed = _taken(
         spec, encoder, rows, in_proportion(training_order(pool, seed), rows.conversations, seed)
@@ -98,6 +100,7 @@ def prepare(
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
         summary=_summary(spec, chat, rows, encoder, train, replayed, rows_to_train, validation, chosen),
+        num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
     )
 
@@ -153,6 +156,7 @@ def _replayed(
     _require(replayed, num_rows, f"data.replay_share {spec.replay_share!r} in rows", rows, others.dropped)
     encoder.dropped.update({f"replay {reason}": count for reason, count in others.dropped.items()})
     encoder.num_truncated += others.num_truncated
+    encoder.num_ends_lost += others.num_ends_lost
     return replayed
 
 

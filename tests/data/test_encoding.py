@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data import describe_file, prepare
+from harness.data import ChatFormat, Example, describe_file, prepare
 from harness.data.conversations import UnusableRow
 from harness.data.formats import parse
+from harness.data.masks import PARTS
 from harness.errors import DataError
 from tests.data.tiny import chat, spec, write_rows
 
@@ -187,3 +188,46 @@ def test_rows_that_say_what_is_evaluated_are_dropped_and_counted(tmp_path: Path)
     assert [example.row_id for example in kept.train] == ["row-1"]
     assert kept.summary.num_rows_dropped == {"in_evaluation": 1}
     assert prepare(spec(source=source), chat(), seed=0, kept_out=asked).summary.num_train == 2
+
+
+# -- what a token is a part of ----------------------------------------------------------------------------------------
+
+
+def by_part(form: ChatFormat, example: Example) -> list[tuple[str, str]]:
+    assert example.parts is not None
+    cuts = np.flatnonzero(np.diff(example.parts)) + 1
+    runs = zip(np.split(example.parts, cuts), np.split(example.input_ids, cuts), strict=True)
+    return [(PARTS[part[0]], form.tokenizer.decode(ids)) for part, ids in runs]
+
+
+def test_every_token_is_a_part_of_what_it_was_written_for(tmp_path: Path) -> None:
+    source, form = describe_file(write_rows(tmp_path / "rows.jsonl", [{"messages": TALK[:3]}])), chat()
+    (example,) = prepare(spec(source=source), form, seed=0).train
+    assert by_part(form, example) == [
+        ("template", "<|im_start|>system\n"),
+        ("system", "Be brief."),
+        ("template", "<|im_end|>\n<|im_start|>user\n"),
+        ("user", "What is 2?"),
+        ("template", "<|im_end|>\n"),
+        ("role_header", "<|im_start|>assistant\n"),
+        ("assistant", "Two."),
+        ("end_of_turn", "<|im_end|>"),
+    ]
+
+
+def test_a_user_who_says_what_the_system_said_is_found_in_its_own_turn(tmp_path: Path) -> None:
+    messages = [{"role": "system", "content": "Go."}, {"role": "user", "content": "Go."}, TALK[2]]
+    source, form = describe_file(write_rows(tmp_path / "rows.jsonl", [{"messages": messages}])), chat()
+    (example,) = prepare(spec(source=source), form, seed=0).train
+    said = [(name, text) for name, text in by_part(form, example) if name in ("system", "user", "assistant")]
+    assert said == [("system", "Go."), ("user", "Go."), ("assistant", "Two.")]
+
+
+def test_parts_are_cut_and_packed_with_their_tokens(tmp_path: Path) -> None:
+    source, form = describe_file(write_rows(tmp_path / "rows.jsonl", [{"messages": TALK}])), chat()
+    (row,) = prepare(spec(source=source, too_long="truncate_left", max_length=16), form, seed=0).train
+    assert row.parts is not None
+    assert len(row.parts) == len(row.input_ids) == 16
+    raw = describe_file(write_rows(tmp_path / "raw.jsonl", [{"text": "Once."}, {"text": "Twice."}]))
+    (packed,) = prepare(spec(source=raw, packing="isolated"), form, seed=0).train
+    assert [name for name, _ in by_part(form, packed)] == ["text", "end_of_turn", "text", "end_of_turn"]
