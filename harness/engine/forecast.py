@@ -52,6 +52,10 @@ def shape(spec: TrialSpec) -> str:
     }
     if spec.data.replay_share > 0:  # replayed texts are longer than conversations
         parts["replay"] = [spec.data.replay_share, canonical(spec.data.replay_source)]
+    if spec.data.packing != "off":
+        parts["packing"] = [spec.data.packing, spec.data.pack_neighbours]
+    if spec.data.instructions != "kept":
+        parts["instructions"] = spec.data.instructions
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
