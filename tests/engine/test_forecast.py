@@ -107,3 +107,12 @@ def test_forecast_of_a_budget_counts_the_trials_that_end_within_it() -> None:
     assert [forecast.num_within(costs, 2, budget) for budget in (0.5, 1.0, 3.5, 5.0, 6.0)] == [0, 1, 2, 3, 4]
     assert forecast.num_within([], 2, 1.0) == 0
     assert forecast.num_within([*costs, forecast.Cost(1, 1, None, 1, 1)], 2, 9.0) is None
+
+
+def test_forecast_of_packed_rows_is_unknown_until_they_are_packed_and_has_a_shape_of_its_own(tmp_path: Path) -> None:
+    store, packed = Store(tmp_path), pinned_spec().replace({"data.packing": "isolated"})
+    measure(store)
+    assert forecast.num_steps(packed) is None
+    assert forecast.shape(packed) != forecast.shape(pinned_spec())
+    assert forecast.num_steps(packed.replace({"train.num_epochs": None, "train.num_steps": 40})) == 40
+    assert forecast.num_steps(pinned_spec().replace({"data.packing": "padding_free"})) == 19
