@@ -73,12 +73,14 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 # Left out where a variable is empty; the shell reads the value from the environment and never looks into it.
 options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--evals "$$EVALS"} $${SET:+--set "$$SET"} \
   $${PANEL:+--panel "$$PANEL"} $${OUT:+--out "$$OUT"}
+audit_options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--evals "$$EVALS"} $${SET:+--set "$$SET"} \
+  $${OUT:+--out "$$OUT"}
 workers = $${WORKERS:+--workers "$$WORKERS"}
 budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard pocket pocket-check bench bench-scorer clean
+.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard audit pocket pocket-check bench bench-scorer clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -142,6 +144,9 @@ claims-run: $(VENV)/.ready ## Run every sweep that declares claims: detached, re
 
 dashboard: $(VENV)/.ready ## Open optuna-dashboard on a study, on this machine only
 	@$(harness) dashboard "$${NAME:-tune}" $(options)
+
+audit: $(VENV)/.ready ## Show what would be trained on with DATA on BASE: tokens, masks, duplicates, contamination
+	@$(harness) audit $(audit_options)
 
 pocket: $(VENV)/.ready ## Show the pocket world: what its base knows and answers, before and after fine-tuning
 	@$(harness) pocket $${OUT:+--out "$$OUT"} $(workers)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from harness.engine import commands, laboratory, show
+from harness.engine import auditing, commands, laboratory, show
 from harness.engine.resolve import Request
 from harness.errors import EXIT_SOME_FAILED, BadInputError, DiskError, HarnessError
 
@@ -137,6 +137,22 @@ def figures(
     """Write the figures alone: vector PDF and the numbers behind each."""
     with _reported(out):
         _print(commands.figures(_request(name, base, data, evals, set_, panel, out), venue), as_json=as_json)
+
+
+@app.command()
+def audit(
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    set_: Set = None,
+    out: Out = Path("out"),
+    as_json: Json = False,
+) -> None:
+    """Show what would be trained on: tokens by part, duplicates, contamination, sample rows. Trains nothing."""
+    with _reported(out):
+        found = auditing.audit(_request("", base, data, evals, set_, "primary", out))
+        _print(found.as_json() if as_json else found, as_json=as_json)
+        raise typer.Exit(found.exit_code)
 
 
 @app.command()

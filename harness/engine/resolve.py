@@ -115,6 +115,24 @@ def resolve(request: Request) -> Setting:
     )
 
 
+def resolve_spec(request: Request) -> tuple[str, TrialSpec]:
+    """Return the name of a base's experiment and its own spec, with data, evaluation and SET applied; no sweep is read.
+
+    Raises:
+        SpecError: an unknown name or field, or an invalid value.
+        ModelError: the base is not usable.
+        DataError: the data or evaluation files are not usable.
+    """
+    changes = parse_set(request.set)
+    _check_num_items(changes)
+    experiment = load_base(request.base, Store(request.out))
+    experiment = _with_evals(_with_data(experiment, request.data), request.evals, changes)
+    fields = {name: value for name, value in changes.items() if not name.startswith("runtime.") and name != ITEMS}
+    of_world = {name: value for name, value in fields.items() if name.startswith(worlds.PREFIX)}
+    others = {name: value for name, value in fields.items() if name not in of_world}
+    return experiment.name, worlds.applied(experiment.spec, of_world).replace(others)
+
+
 def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
     """Return the fields that another variable than SET gives, and its name."""
     given = {"data.source": "DATA"} if request.data is not None else {}

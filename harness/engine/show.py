@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.report import Report
-from harness.engine import rerun, show_pocket
+from harness.engine import auditing, rerun, show_pocket
 from harness.engine.answers import Done, PlanView, Refused, StatusView
+from harness.engine.auditing import AuditView
 from harness.engine.claims_run import Started
 from harness.engine.claims_view import ClaimsView
 from harness.engine.laboratory import Checked, Tour
@@ -73,6 +74,24 @@ def _(value: PlanView, console: Console) -> None:
 
 def _study_conditions(plan: Plan) -> int:
     return getattr(plan.setting.sweep, "num_conditions", 0)
+
+
+@show.register
+def _(value: AuditView, console: Console) -> None:
+    for name, fact in auditing.facts(value):
+        _line(console, f"{name + ':':34}{fact}")
+    table = _table("part", "tokens", "loss tokens", "of the loss weight")
+    for cells in auditing.parts(value):
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    for row in value.shown:
+        console.rule()
+        console.print(row)
+    console.rule()
+    for problem in value.problems:
+        _line(console, f"PROBLEM: {problem}")
+    for path in value.paths:
+        _line(console, str(path))
 
 
 @show.register
