@@ -27,6 +27,7 @@ Reason = Literal[
     "template_refuses",  # the template raises on this row, though it has all roles
     "too_long",
     "no_trained_token",  # truncation cut every assistant token away, or the row gives its answers no weight
+    "padded",  # pre-tokenised: its attention mask hides tokens
     "labels_differ",  # pre-tokenised: a label is neither its token nor -100
     "not_in_vocabulary",  # pre-tokenised: the base has no such token
     "duplicate",  # it has the words of an earlier row
@@ -191,13 +192,17 @@ def _message(message: Any) -> Message:
             raise UnusableRow("malformed")
         checked["tool_calls"] = [_call(call) for call in calls]
     if message.get("weight") is not None:
-        checked["weight"] = _weight(message["weight"], role)
+        weight = _weight(message["weight"])
+        if role == "assistant":
+            checked["weight"] = weight
+        elif weight:  # what others say weighs what data.prompt_loss_weight says, and 0 is what one expects of it
+            raise UnusableRow("malformed")
     return checked
 
 
-def _weight(value: Any, role: str) -> float:
+def _weight(value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if role != "assistant" or not is_number or not 0 <= value < math.inf:
+    if not is_number or not 0 <= value < math.inf:
         raise UnusableRow("malformed")
     return float(value)
 

@@ -24,9 +24,7 @@ from harness.spec import DataSpec
 
 CHUNK = 1024
 """Rows encoded together."""
-TEMPLATE, ASSISTANT, END_OF_TURN, TEXT = (
-    PARTS.index(name) for name in ("template", "assistant", "end_of_turn", "text")
-)
+TEMPLATE, TOOL, END_OF_TURN, TEXT = (PARTS.index(name) for name in ("template", "tool", "end_of_turn", "text"))
 
 
 class Weighed(NamedTuple):
@@ -88,12 +86,17 @@ class Encoder:
         """Yield the rows of a chunk with their places, by kind; what cannot be rendered or read is counted."""
         texts = [index for index in chunk if self.conversations[index].text is not None]
         ready = [index for index in chunk if self.conversations[index].tokens]
+        if (texts or ready) and self.spec.instructions == "blank":
+            raise DataError(
+                "data.instructions is 'blank', but must be 'kept' for raw texts and rows of tokens, which have none"
+            )
         others = sorted(set(chunk) - set(texts) - set(ready), key=chunk.index)
         rendered = [(index, row) for index in others if (row := self._rendered(index)) is not None]
         located = masks.locate(self.chat, [row for _, row in rendered])
         for (index, _), row in zip(rendered, located, strict=True):
             conversation = self.conversations[index]
             row = _without_end(row) if conversation.ends_open else row
+            self._require_parts(conversation, row)
             yield index, _from_turns(row, loss_weights(row, self.spec, turn_weights(conversation, self.spec)))
         for index, row in self._documents(texts).items():
             yield index, _from_turns(row, loss_weights(row, self.spec))
@@ -102,6 +105,15 @@ class Encoder:
                 yield index, self._from_tokens(self.conversations[index])
             except UnusableRow as fault:
                 self.dropped[fault.reason] += 1
+
+    def _require_parts(self, conversation: Conversation, row: Located) -> None:
+        """Refuse to train on a prompt with tool results where the tokenizer cannot tell them from the rest of it."""
+        has_results = any(message["role"] == "tool" for message in conversation.messages)
+        if has_results and self.spec.prompt_loss_weight and row.parts is None:
+            raise DataError(
+                f"data.prompt_loss_weight is {self.spec.prompt_loss_weight!r}, but must be 0.0 for rows with tool "
+                "results on a slow tokenizer, which cannot tell them from the rest of the prompt"
+            )
 
     def _rendered(self, index: int) -> masks.Rendered | None:
         conversation = self.conversations[index]
@@ -129,13 +141,13 @@ class Encoder:
 
     def _from_tokens(self, row: Conversation) -> Weighed:
         assert row.tokens is not None
-        ids = np.array(row.tokens.ids, dtype=np.int64)
-        if ids.min() < 0 or ids.max() >= len(self.chat.tokenizer):
+        if min(row.tokens.ids) < 0 or max(row.tokens.ids) >= len(self.chat.tokenizer):
             raise UnusableRow("not_in_vocabulary")
+        ids = np.array(row.tokens.ids, dtype=np.int64)
         trained = np.array(row.tokens.trained)
         weights = np.where(trained, 1.0, self.spec.prompt_loss_weight).astype(np.float32)
         weights[0] = 0.0
-        return Weighed(row.row_id, ids, weights, trained, np.where(trained, ASSISTANT, TEMPLATE).astype(np.uint8))
+        return Weighed(row.row_id, ids, weights, trained, None)
 
     def _example(self, row: Weighed) -> Example:
         ids, weights, answered, parts = row.ids, row.weights, row.answered.copy(), row.parts
@@ -143,12 +155,13 @@ class Encoder:
         if len(ids) > self.spec.max_length:
             kept = self._cut(row)
             ids, weights, answered = ids[kept], weights[kept], answered[kept]
-            if parts is not None:
-                self.num_ends_lost += int(np.sum(parts == END_OF_TURN) - np.sum(parts[kept] == END_OF_TURN))
-                parts = parts[kept]
             weights[0] = 0.0
             answered[0] = False
             self.num_truncated += bool(answered.any())
+            if parts is not None:
+                lost = int(np.sum(parts == END_OF_TURN) - np.sum(parts[kept] == END_OF_TURN))
+                self.num_ends_lost += lost * bool(answered.any())
+                parts = parts[kept]
         if not answered.any():
             raise UnusableRow("no_trained_token")
         return Example(row.row_id, ids, weights, parts)
@@ -201,22 +214,24 @@ def without_instructions(row: Conversation) -> Conversation:
 
 
 def turn_weights(row: Conversation, spec: DataSpec) -> list[float | None]:
-    """Return the weight of each of the assistant's turns, None for one that is context."""
+    """Return the weight of each of the assistant's turns, None for one that is context: it weighs as the prompt does,
+    unless the data says 0."""
     places = [place for place, message in enumerate(row.messages) if message["role"] == "assistant"]
     first = places[-1]
     if spec.trained_turns == "all":
         first = 0
     elif spec.trained_turns == "completion" and row.num_prompt_messages is not None:
-        first = min(row.num_prompt_messages, places[-1])
-    return [row.messages[place].get("weight", 1.0) if place >= first else None for place in places]
+        first = row.num_prompt_messages
+    weights = [row.messages[place].get("weight", 1.0) for place in places]
+    return [weight if place >= first or weight == 0 else None for place, weight in zip(places, weights, strict=True)]
 
 
 def loss_weights(row: Located, spec: DataSpec, weights_of_turns: Sequence[float | None] | None = None) -> np.ndarray:
     """Return the weight of the prediction of every token, float32 [T].
 
     The turn's own weight, 1 unless the data says otherwise, for the assistant's tokens - with the end of turn and the
-    role header where the spec trains them - and `prompt_loss_weight` for every other, 0 for the first, which is
-    predicted from nothing.
+    role header where the spec trains them - and `prompt_loss_weight` for every other, 0 for what tools return and for
+    the first, which is predicted from nothing.
 
     Args:
         row: where turns are.
@@ -224,6 +239,8 @@ def loss_weights(row: Located, spec: DataSpec, weights_of_turns: Sequence[float 
         weights_of_turns: of each of the row's turns; None for one that is context.
     """
     weights = np.full(len(row.ids), spec.prompt_loss_weight, dtype=np.float32)
+    if row.parts is not None:
+        weights[np.frombuffer(row.parts, dtype=np.uint8) == TOOL] = 0.0
     for turn, weight in zip(row.turns, weights_of_turns or [1.0] * len(row.turns), strict=True):
         if weight is None:
             continue

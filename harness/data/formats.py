@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from harness.data.conversations import Conversation, UnusableRow, conversation, document, pretokenised
 from harness.errors import DataError
+from harness.spec import RowFormat
 
-Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+Format = RowFormat
 RawRow = Mapping[str, Any]
 
 FIELDS: dict[Format, tuple[str, ...]] = {
@@ -97,6 +98,7 @@ def _sharegpt(row: RawRow, row_id: str, task: str) -> Conversation:
         {
             "role": SHAREGPT_ROLES.get(turn.get("from", turn.get("role")), "unknown"),
             "content": turn.get("value", turn.get("content")),
+            "weight": turn.get("weight"),
         }
         for turn in turns
     ]
@@ -113,6 +115,8 @@ def _prompt_completion(row: RawRow, row_id: str, task: str) -> Conversation:
         completion = [{"role": "assistant", "content": completion}]
     if not isinstance(prompt, list) or not isinstance(completion, list):
         raise UnusableRow("malformed")
+    if not any(isinstance(m, Mapping) and m.get("role") == "assistant" for m in completion):
+        raise UnusableRow("no_assistant_turn")
     made = conversation([*prompt, *completion], row_id=row_id, task=task, tools=row.get("tools"))
     return replace(made, num_prompt_messages=len(prompt))
 
@@ -133,6 +137,8 @@ def _document(row: RawRow, row_id: str, task: str) -> Conversation:
 
 
 def _tokens(row: RawRow, row_id: str, task: str) -> Conversation:
+    if row.get("attention_mask") is not None and set(row["attention_mask"]) != {1}:
+        raise UnusableRow("padded")
     return pretokenised(row.get("input_ids"), row.get("labels"), row_id=row_id, task=task)
 
 

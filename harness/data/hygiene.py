@@ -1,21 +1,26 @@
 """What rows have in common: with one another, and with what is evaluated.
 
 Invariant: nothing here is random and nothing is dropped; the functions say which rows repeat which, and which items of
-an evaluation stand in which rows. Texts are compared by their words, in lower case. What does not live here: dropping
+an evaluation stand in which rows. What does not live here: dropping
 (prepare.py), and where evaluation items come from (harness/evals).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.data.conversations import Conversation
+import numpy as np
+
+from harness.data.conversations import Conversation, Message
+from harness.errors import DataError
 
 NEAR = 0.8
-"""Jaccard similarity of word 5-grams from which two texts are near duplicates (Lee et al., arXiv:2107.06499)."""
+"""Jaccard similarity of 5-grams from which two texts are near duplicates (Lee et al., arXiv:2107.06499)."""
 SHINGLE = 5
 NUM_PERMUTATIONS = 128
 OVERLAP_NGRAM = 8
@@ -23,7 +28,12 @@ OVERLAP_SHARE = 0.5
 CONTAMINATED_SHARE = 0.02
 FEWEST_WORDS = 4
 """An item of fewer words stands in many rows by chance, and is not looked for."""
-_WORD = re.compile(r"\w+")
+ESTIMATE_SLACK = 0.2
+"""How far below the threshold a sketch's estimate may lie: over five standard errors of 128 permutations."""
+_ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Thai, Japanese and Chinese are written without spaces: each character counts as a word."""
+_WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
+_SIGN = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|[^\w\s]")
 
 
 def words(text: str) -> list[str]:
@@ -32,12 +42,31 @@ def words(text: str) -> list[str]:
 
 
 def whole(row: Conversation) -> str:
-    """Return everything that a row says, turn by turn."""
-    return row.text if row.text is not None else "\n".join(f"{m['role']}: {m['content']}" for m in row.messages)
+    """Return everything that a row says, turn by turn, its functions and calls included; of tokens, the tokens."""
+    if row.tokens is not None:
+        return " ".join(map(str, row.tokens.ids))
+    if row.text is not None:
+        return row.text
+    functions = [json.dumps(row.tools, sort_keys=True)] if row.tools else []
+    return "\n".join([*functions, *(_said(message) for message in row.messages)])
+
+
+def _said(message: Message) -> str:
+    calls = [json.dumps(message["tool_calls"], sort_keys=True)] if "tool_calls" in message else []
+    return " ".join([message["role"], message["content"], *calls])
 
 
 def prompt(row: Conversation) -> str:
-    """Return what users say in a row, or a raw text."""
+    """Return what users say in a row, or a raw text.
+
+    Raises:
+        DataError: the row is tokens, which say nothing that could be compared with a text.
+    """
+    if row.tokens is not None:
+        raise DataError(
+            "data.decontaminate is True, but must be False for rows of tokens, which cannot be compared with what is "
+            "asked; give texts"
+        )
     return row.text if row.text is not None else "\n".join(m["content"] for m in row.messages if m["role"] == "user")
 
 
@@ -45,14 +74,14 @@ def prompt(row: Conversation) -> str:
 
 
 def exact_duplicates(texts: Sequence[str]) -> dict[int, int]:
-    """Return which texts repeat the words of an earlier one: its place -> the place of the first.
+    """Return which texts are an earlier one, but for case and white space: its place -> the place of the first.
 
-    Texts without a word repeat nothing.
+    Empty texts repeat nothing.
     """
-    first: dict[tuple[str, ...], int] = {}
+    first: dict[str, int] = {}
     repeated: dict[int, int] = {}
     for place, text in enumerate(texts):
-        key = tuple(words(text))
+        key = " ".join(text.casefold().split())
         if key and (seen := first.setdefault(key, place)) != place:
             repeated[place] = seen
     return repeated
@@ -61,39 +90,54 @@ def exact_duplicates(texts: Sequence[str]) -> dict[int, int]:
 def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> dict[int, int]:
     """Return which texts are like an earlier one that is itself kept: its place -> the place of that one.
 
-    Alike are two texts whose sets of word 5-grams have a Jaccard similarity of at least `threshold`; shorter texts are
-    one gram. MinHash finds candidates down to half that similarity, which are then compared exactly: nothing is called
-    a duplicate by chance, and of pairs at the threshold fewer than one in a thousand is missed.
+    Alike are two texts whose sets of 5-grams of words and signs have a Jaccard similarity of at least `threshold`;
+    shorter texts are one gram. MinHash finds candidates down to half that similarity, and those whose sketches come
+    near are compared exactly: nothing is called a duplicate by chance, and of pairs at the threshold fewer than one in
+    a thousand is missed.
 
     Source: Broder, On the resemblance and containment of documents (1997); datasketch.
     """
     from datasketch import MinHash, MinHashLSH
 
-    shingles = [_shingles(words(text)) for text in texts]
     index = MinHashLSH(threshold=threshold / 2, num_perm=NUM_PERMUTATIONS)
+    sketches = np.zeros((len(texts), NUM_PERMUTATIONS), dtype=np.uint64)
+    grams: dict[int, np.ndarray] = {}
+    """Of the texts that are kept."""
     repeated: dict[int, int] = {}
-    for place, grams in enumerate(shingles):
-        if not grams:
+    for place, text in enumerate(texts):
+        own = _shingles(_SIGN.findall(text.lower()))
+        if not own:
             continue
         sketch = MinHash(num_perm=NUM_PERMUTATIONS)
-        sketch.update_batch([" ".join(gram).encode() for gram in grams])
-        candidates = sorted(index.query(sketch))
-        alike = next((other for other in candidates if _jaccard(grams, shingles[other]) >= threshold), None)
+        sketch.update_batch(own)
+        sketches[place] = sketch.hashvalues
+        hashed = _hashed(own)
+        candidates = np.array(sorted(index.query(sketch)), dtype=np.int64)
+        estimates = (sketches[candidates] == sketches[place]).mean(axis=1)
+        near = candidates[estimates >= threshold - ESTIMATE_SLACK].tolist()
+        alike = next((other for other in near if _jaccard(hashed, grams[other]) >= threshold), None)
         if alike is None:
             index.insert(place, sketch)
+            grams[place] = hashed
         else:
             repeated[place] = alike
     return repeated
 
 
-def _shingles(found: Sequence[str]) -> frozenset[tuple[str, ...]]:
+def _shingles(found: Sequence[str]) -> list[bytes]:
     if not found:
-        return frozenset()
-    return frozenset(tuple(found[start : start + SHINGLE]) for start in range(max(1, len(found) - SHINGLE + 1)))
+        return []
+    starts = range(max(1, len(found) - SHINGLE + 1))
+    return [" ".join(found[start : start + SHINGLE]).encode() for start in starts]
 
 
-def _jaccard(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
-    return len(one & other) / len(one | other)
+def _hashed(grams: Sequence[bytes]) -> np.ndarray:
+    return np.unique(np.array([int.from_bytes(hashlib.sha1(gram).digest()[:8], "big") for gram in grams], np.uint64))
+
+
+def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (len(one) + len(other) - shared)
 
 
 # -- contamination ----------------------------------------------------------------------------------------------------

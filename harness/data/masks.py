@@ -109,19 +109,24 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
 
 
 def _others(row: Conversation, text: str, turns: Sequence[Turn]) -> tuple[Span, ...]:
-    """Return where messages of others stand: each after the one before it and before the next assistant turn."""
+    """Return where messages of others stand: each after the one before it and before the next assistant turn.
+
+    What tools return is all of that text, since templates may write it in other words; it is never trained on.
+    """
     found: list[Span] = []
     cursor, ahead = 0, list(turns)
-    for message in row.messages:
+    for message, following in zip(row.messages, [*row.messages[1:], None], strict=True):
         if message["role"] == "assistant":
             cursor = ahead.pop(0).end
             continue
-        said = message["content"].strip()
-        limit = ahead[0].header if ahead else len(text)
+        said, limit = message["content"].strip(), ahead[0].header if ahead else len(text)
         start = text.find(said, cursor, limit) if said else -1
+        stop = start + len(said) if start >= 0 else limit
+        if message["role"] == "tool":
+            start, stop = cursor, limit if following is None or following["role"] == "assistant" else stop
         if start >= 0:
-            cursor = start + len(said)
-            found.append(Span(message["role"], start, cursor))
+            cursor = stop
+            found.append(Span(message["role"], start, stop))
     return tuple(found)
 
 

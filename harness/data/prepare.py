@@ -1,7 +1,7 @@
 """From a data spec to token rows with loss weights.
 
-Invariant: a training set has exactly the size that was asked for, every row of it has a trained token, and which rows
-are in it does not depend on what their tokens weigh, so a loss-mask ablation compares the same rows. What does not
+Invariant: a training set has exactly the size that was asked for, every row of it has a token of an answer, and which
+rows are in it does not depend on what their tokens weigh, so a loss-mask ablation compares the same rows. What does not
 live here: reading, choosing, encoding and packing, each a module.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.data import hygiene, packing, sources
 from harness.data.chat import ChatFormat
-from harness.data.conversations import Conversation, Message, Reason
+from harness.data.conversations import Conversation, Message
 from harness.data.encoding import Encoder
 from harness.data.example import Example
 from harness.data.selection import (
@@ -93,7 +93,7 @@ def prepare(
     )
     chosen = [rows.conversations[index] for index in encoder.kept[spec.num_validation :][: len(train)]]
     prompts = (rows.conversations[index].first_prompt for index in order)
-    replayed = _replayed(spec, chat, seed, num_replayed, encoder, store)
+    replayed = _replayed(spec, chat, seed, num_replayed, encoder, store, kept_out or {})
     rows_to_train = packing.packed([*train, *replayed], spec) if spec.is_packed else [*train, *replayed]
     return PreparedData(
         train=rows_to_train,
@@ -107,17 +107,19 @@ def prepare(
 
 def _cleaned(rows: sources.Rows, spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]]) -> sources.Rows:
     """Return rows without those that the spec drops whatever is chosen of the rest."""
-    reasons: dict[int, Reason] = {}
-    if spec.deduplicate != "off":
-        texts = [hygiene.whole(row) for row in rows.conversations]
-        near = hygiene.near_duplicates(texts) if spec.deduplicate == "near" else {}
-        reasons |= dict.fromkeys(near, "near_duplicate") | dict.fromkeys(hygiene.exact_duplicates(texts), "duplicate")
+    kept, dropped = rows.conversations, Counter[str]()
     if spec.decontaminate:
-        prompts = [hygiene.prompt(row) for row in rows.conversations]
-        for key, items in kept_out.items():
-            reasons |= dict.fromkeys(hygiene.overlap(key, items, prompts).rows, "in_evaluation")
-    kept = [row for place, row in enumerate(rows.conversations) if place not in reasons]
-    return replace(rows, conversations=kept, dropped=rows.dropped + Counter[str](reasons.values()))
+        prompts = [hygiene.prompt(row) for row in kept]
+        asked = set[int]().union(*(hygiene.overlap(key, items, prompts).rows for key, items in kept_out.items()))
+        kept = [row for place, row in enumerate(kept) if place not in asked]
+        dropped["in_evaluation"] = len(asked)
+    if spec.deduplicate != "off":
+        texts = [hygiene.whole(row) for row in kept]
+        exact = hygiene.exact_duplicates(texts)
+        alike = exact | (hygiene.near_duplicates(texts) if spec.deduplicate == "near" else {})
+        kept = [row for place, row in enumerate(kept) if place not in alike]
+        dropped.update({"duplicate": len(exact), "near_duplicate": len(alike) - len(exact)})
+    return replace(rows, conversations=kept, dropped=rows.dropped + dropped)
 
 
 def _taken(spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[list[Example], int]:
@@ -136,7 +138,13 @@ def _taken(spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence
 
 
 def _replayed(
-    spec: DataSpec, chat: ChatFormat, seed: int, num_rows: int, encoder: Encoder, store: Store | None
+    spec: DataSpec,
+    chat: ChatFormat,
+    seed: int,
+    num_rows: int,
+    encoder: Encoder,
+    store: Store | None,
+    kept_out: Mapping[str, Mapping[str, str]],
 ) -> list[Example]:
     """Return rows of the replay source; what is dropped of it is counted beside the rest.
 
@@ -149,7 +157,7 @@ def _replayed(
         raise DataError(
             f"data.replay_share is {spec.replay_share!r}, but must be 0.0 without data.replay_source; name one"
         )
-    rows = sources.read_rows(spec.replay_source, store)
+    rows = _cleaned(sources.read_rows(spec.replay_source, store), spec, kept_out)
     chat.require(rows.conversations)
     others = Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
     replayed = others.take(replay_order(len(rows.conversations), seed), num_rows)
@@ -199,7 +207,7 @@ def _summary(
     train = [*taken, *replayed]
     num_tokens = sum(len(example.input_ids) for example in train)
     num_loss_tokens = sum(int(np.count_nonzero(example.loss_weights)) for example in train)
-    prompts = sum(row.prompt_length for row in chosen)
+    prompts, said = sum(row.prompt_length for row in chosen), spec.instructions == "kept"
     return DataSummary(
         rows_sha256=rows_sha256(rows_to_train, validation),
         num_rows_read=rows.num_read,
@@ -207,7 +215,7 @@ def _summary(
         num_train=len(train),
         num_validation=len(validation),
         num_truncated=encoder.num_truncated,
-        completion_prompt_ratio=sum(row.completion_length for row in chosen) / prompts if prompts else None,
+        completion_prompt_ratio=sum(row.completion_length for row in chosen) / prompts if prompts and said else None,
         mean_tokens=num_tokens / len(train),
         loss_token_share=num_loss_tokens / num_tokens,
         template_sha256=chat.sha256,

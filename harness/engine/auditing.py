@@ -139,8 +139,9 @@ def _in_common(spec: TrialSpec, store: Store) -> tuple[int, list[Overlap]]:
     from harness.data import hygiene
 
     rows = data.read_rows(spec.data.source, store).conversations
-    prompts = [hygiene.prompt(row) for row in rows]
-    overlaps = [hygiene.overlap(key, items, prompts) for key, items in evals.asked_texts(spec.evals).items()]
+    prompts = [hygiene.prompt(row) for row in rows if row.tokens is None]
+    asked = evals.asked_texts(spec.evals) if prompts else {}
+    overlaps = [hygiene.overlap(key, items, prompts) for key, items in asked.items()]
     return len(hygiene.near_duplicates([hygiene.whole(row) for row in rows])), overlaps
 
 
@@ -173,6 +174,8 @@ def facts(view: AuditView) -> list[tuple[str, str]]:
     dropped = ", ".join(f"{reason}: {count}" for reason, count in sorted(found.num_rows_dropped.items())) or "none"
     packed = "" if found.pack_fill is None else f" in {found.num_rows} rows, {found.pack_fill:.1%} full"
     overlapping = [f"{one.suite} {one.share:.1%}" for one in view.overlaps if one.rows_of]
+    num_items = sum(one.num_items for one in view.overlaps)
+    num_checked = sum(one.num_checked for one in view.overlaps)
     return [
         ("rows read", f"{found.num_rows_read}"),
         ("rows not used", dropped),
@@ -187,7 +190,8 @@ def facts(view: AuditView) -> list[tuple[str, str]]:
         ("base's loss", _plain(view.base_loss, f"nats a loss token, first {NUM_READ_BY_BASE} rows")),
         ("exact duplicates", f"{found.num_exact_duplicates} of the examples"),
         ("near duplicates", f"{view.num_near_duplicates} of the source's rows"),
-        ("evaluation items in the rows", ", ".join(overlapping) or "none"),
+        ("evaluation items in the rows", ", ".join(overlapping) or ("none" if num_checked else "unknown")),
+        ("evaluation items looked for", f"{num_checked} of {num_items}; the others have too few words"),
         ("template", f"{view.spec.data.template}, sha256 {found.template_sha256[:12]}"),
         ("mask engine", found.mask_engine.replace("_", " ")),
     ]

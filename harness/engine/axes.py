@@ -286,6 +286,12 @@ def _hold(setting: Setting, arm: Arm, spec: TrialSpec, chosen: Mapping[str, Any]
     """Return the spec with as many steps as the experiment's own size takes, where the arm holds steps equal."""
     if arm.hold == "epochs" or spec.train.num_epochs is None:
         return spec
+    if setting.experiment.spec.data.is_packed:
+        raise SpecError(
+            f"arm {arm.name!r} holds steps equal, but the experiment's own data.packing is "
+            f"{setting.experiment.spec.data.packing!r} and its steps are unknown before rows are packed; set "
+            "train.num_steps, or pack on an axis."
+        )
     own = setting.experiment.spec.data.num_examples or rows.available(setting.experiment.spec.data)
     size = spec.data.num_examples or rows.available(spec.data)
     if own is None or size is None:

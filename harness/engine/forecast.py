@@ -54,6 +54,8 @@ def shape(spec: TrialSpec) -> str:
         parts["replay"] = [spec.data.replay_share, canonical(spec.data.replay_source)]
     if spec.data.packing != "off":
         parts["packing"] = [spec.data.packing, spec.data.pack_neighbours]
+    if spec.data.deduplicate != "off" or spec.data.decontaminate:
+        parts["cleaned"] = [spec.data.deduplicate, spec.data.decontaminate]
     if spec.data.instructions != "kept":
         parts["instructions"] = spec.data.instructions
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

@@ -16,10 +16,10 @@ def available(data: DataSpec) -> int | None:
     """Return an upper bound of the rows left for training, or None where it is unknown.
 
     Validation rows are set aside first; a completion ratio keeps half of what remains. Rows that are dropped for their
-    length or form are only known after reading.
+    length or form are only known after reading, and how many others repeat may be most of them.
     """
     total = _total(data.source)
-    if total is None:
+    if total is None or data.deduplicate != "off" or data.decontaminate:
         return None
     left = max(0, total - data.num_validation)
     return left if data.completion_ratio == "any" else (left + 1) // 2

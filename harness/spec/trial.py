@@ -155,7 +155,7 @@ class DataSpec(Model):
     num_validation: int = Field(ge=0)
     """Rows set aside for validation loss before any subset is drawn; the same for every seed and size."""
     deduplicate: Literal["off", "exact", "near"] = "off"
-    """Drop rows that have the words of an earlier one, or nearly all of them, before anything is chosen."""
+    """Drop rows that are an earlier one but for case and white space, or nearly, before anything is chosen."""
     decontaminate: bool = False
     """Drop rows in which users say what an item of `evals` asks, before anything is chosen."""
     completion_ratio: Literal["any", "low", "high"] = "any"

@@ -25,7 +25,7 @@ from harness.records.schema import TrainSummary
 from harness.records.store import disk_errors
 from harness.seeding import seed_torch
 from harness.spec import TrainSpec
-from harness.train import batches, losses, schedules
+from harness.train import batches, losses, schedules, segments
 from harness.train.checkpoints import Checkpoints
 from harness.train.dropout import has_dropout
 from harness.train.early_stopping import Best
@@ -100,6 +100,8 @@ def _begin(
         best=None if spec.early_stopping_patience is None else Best(spec.early_stopping_patience),
         has_dropout=has_dropout(model),
     )
+    if rows.reads_itself_alone:
+        segments.require(model)
     model.train()
     seed_torch(seed, "train.other")
     if not (runtime.checkpoint_every and resume(run)):

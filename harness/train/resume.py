@@ -27,7 +27,8 @@ def identity(model: nn.Module, rows: PreparedData, spec: TrainSpec, seed: int, r
     """
     digest = hashlib.sha256()
     where = (runtime.num_threads, runtime.micro_batch_size, torch.__version__)
-    facts = (spec.model_dump_json(), seed, rows.summary.rows_sha256, *where)
+    layout = ("end to end",) if rows.reads_itself_alone else ()
+    facts = (spec.model_dump_json(), seed, rows.summary.rows_sha256, *layout, *where)
     digest.update(repr(facts).encode())
     for name, parameter in model.named_parameters():
         total = parameter.detach().sum(dtype=torch.float64).item()

@@ -79,3 +79,9 @@ def test_audit_of_raw_text_has_text_and_its_end(tmp_path: Path) -> None:
     assert set(found.tokens) == {"text", "end_of_turn"}
     assert found.completion_prompt_ratio is None
     assert found.problems(asked) == []
+
+
+def test_audit_of_tokens_does_not_know_their_parts(tmp_path: Path) -> None:
+    found, asked = audited(tmp_path, [{"input_ids": [5, 6, 7]}])
+    assert (found.tokens, found.loss_tokens, found.end_of_turn_share) == ({"unknown": 3}, {"unknown": 2}, None)
+    assert found.problems(asked) == []

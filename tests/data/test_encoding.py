@@ -14,7 +14,7 @@ from harness.data.conversations import UnusableRow
 from harness.data.formats import parse
 from harness.data.masks import PARTS
 from harness.errors import DataError
-from tests.data.tiny import chat, spec, write_rows
+from tests.data.tiny import chat, spec, tokenizer, write_rows
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -95,9 +95,51 @@ def test_a_weight_that_is_none_makes_a_row_malformed(weight: Any) -> None:
         parse({"messages": messages}, "messages", 0)
 
 
-def test_a_weight_of_the_user_makes_a_row_malformed() -> None:
+def test_a_weight_of_the_user_may_only_be_nothing() -> None:
+    assert "weight" not in parse({"messages": [TALK[1] | {"weight": 0}, TALK[2]]}, "messages", 0).messages[0]
     with pytest.raises(UnusableRow, match="malformed"):
         parse({"messages": [TALK[1] | {"weight": 1}, TALK[2]]}, "messages", 0)
+
+
+def test_an_answer_that_weighs_nothing_is_left_out_even_where_the_prompt_is_trained_on(tmp_path: Path) -> None:
+    messages = [message | ({"weight": 0} if i == 2 else {}) for i, message in enumerate(TALK)]
+    (pieces,) = trained(tmp_path, [{"messages": messages}], trained_turns="last", prompt_loss_weight=1.0)
+    assert "Two." not in "".join(pieces)
+
+
+def test_turns_of_sharegpt_weigh_what_the_data_says(tmp_path: Path) -> None:
+    turns = [
+        {"from": "human", "value": "A?"},
+        {"from": "gpt", "value": "No.", "weight": 0},
+        {"from": "human", "value": "B?"},
+        {"from": "gpt", "value": "Yes."},
+    ]
+    assert trained(tmp_path, [{"conversations": turns}]) == [{"Yes.<|im_end|>": 1.0}]
+
+
+def test_what_tools_return_is_never_trained_on(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    messages = [
+        {"role": "user", "content": "Add."},
+        {"role": "assistant", "content": "I call.", "tool_calls": [call]},
+        {"role": "tool", "content": "tool"},
+        {"role": "assistant", "content": "Done."},
+    ]
+    source, form = describe_file(write_rows(tmp_path / "rows.jsonl", [{"messages": messages}])), chat_of(CALLS)
+    (example,) = prepare(spec(source=source, template="tokenizer", prompt_loss_weight=1.0), form, seed=0).train
+    silent = form.tokenizer.decode(example.input_ids[1:][example.loss_weights[1:] == 0])
+    assert silent == "\n<|im_start|>tool\ntool<|im_end|>\n"  # from the end of the turn before it
+
+
+CALLS = """{%- for m in messages %}{{- '<|im_start|>' + m['role'] + '\n' + m['content'] }}
+{%- for call in m['tool_calls'] or [] %}{{- call['function']['name'] }}{%- endfor %}{{- '<|im_end|>\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+
+
+def chat_of(template: str) -> ChatFormat:
+    named = tokenizer()
+    named.chat_template = template
+    return chat("tokenizer", named)
 
 
 def test_answers_alone_are_learned_without_what_was_asked(tmp_path: Path) -> None:
@@ -127,9 +169,18 @@ def test_rows_of_tokens_are_trained_on_as_their_labels_say(tmp_path: Path) -> No
     assert next(e for e in weighed.train if e.row_id == "row-0").loss_weights.tolist() == [0, 0.5, 1, 1]
 
 
+def test_instructions_of_what_has_none_cannot_be_left_out(tmp_path: Path) -> None:
+    for row in ({"text": "Once."}, {"input_ids": [5, 6]}):
+        source = describe_file(write_rows(tmp_path / "rows.jsonl", [row]))
+        with pytest.raises(DataError, match=r"data\.instructions is 'blank', but must be 'kept'"):
+            prepare(spec(source=source, instructions="blank"), chat(), seed=0)
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
+        ({"input_ids": [5, 6], "attention_mask": [1, 0]}, "padded"),
+        ({"input_ids": [5, 2**70]}, "not_in_vocabulary"),
         ({"input_ids": [5, 6], "labels": [5]}, "malformed"),
         ({"input_ids": [5]}, "malformed"),
         ({"input_ids": "56"}, "malformed"),
@@ -163,7 +214,7 @@ def test_duplicates_are_dropped_and_counted_before_anything_is_chosen(tmp_path: 
     long = " ".join(f"word{number}" for number in range(60))
     rows = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-        for question, answer in (("A?", long), ("a", long + "."), ("A?", long + " more"), ("B?", "Other."))
+        for question, answer in (("A?", long), ("a?", long.upper()), ("A?", long + " more"), ("B?", "Other."))
     ]
     source = describe_file(write_rows(tmp_path / "rows.jsonl", rows))
     found = {
@@ -188,6 +239,29 @@ def test_rows_that_say_what_is_evaluated_are_dropped_and_counted(tmp_path: Path)
     assert [example.row_id for example in kept.train] == ["row-1"]
     assert kept.summary.num_rows_dropped == {"in_evaluation": 1}
     assert prepare(spec(source=source), chat(), seed=0, kept_out=asked).summary.num_train == 2
+
+
+def test_replayed_rows_are_cleaned_as_well(tmp_path: Path) -> None:
+    rows = [{"messages": TALK}, {"messages": TALK[1:]}]
+    texts = [{"text": "Where was Ann Tolden born? In Brill."}, {"text": "Once."}]
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", rows))
+    replay = describe_file(write_rows(tmp_path / "texts.jsonl", texts))
+    asked = {"suite/facts": {"1": "Where was Ann Tolden born?"}}
+    mixed = spec(source=source, replay_source=replay, replay_share=0.5, num_examples=2, decontaminate=True)
+    found = prepare(mixed, chat(), seed=0, kept_out=asked).summary
+    assert found.num_rows_dropped == {"replay in_evaluation": 1}
+
+
+@pytest.mark.parametrize(
+    ("packing", "alone", "num_rows"),
+    [("off", False, 2), ("padding_free", True, 2), ("isolated", True, 1), ("joined", False, 1)],
+)
+def test_packing_decides_what_reads_what_and_how_many_rows_there_are(
+    tmp_path: Path, packing: str, alone: bool, num_rows: int
+) -> None:
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", [{"messages": TALK}, {"messages": TALK[1:]}]))
+    found = prepare(spec(source=source, packing=packing), chat(), seed=0)
+    assert (found.reads_itself_alone, len(found.train), found.num_examples) == (alone, num_rows, 2)
 
 
 # -- what a token is a part of ----------------------------------------------------------------------------------------

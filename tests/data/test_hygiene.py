@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from datasketch import MinHashLSH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.conversations import conversation, document
+from harness.data.conversations import Conversation, conversation, document, pretokenised
 from harness.data.hygiene import (
     NEAR,
     NUM_PERMUTATIONS,
@@ -17,6 +18,7 @@ from harness.data.hygiene import (
     whole,
     words,
 )
+from harness.errors import DataError
 
 WORDS = [f"word{number}" for number in range(400)]
 
@@ -33,9 +35,10 @@ def changed(original: str, num_words: int, seed: int = 0) -> str:
     return " ".join(found)
 
 
-def test_exact_duplicates_are_the_same_words_whatever_case_and_punctuation() -> None:
-    texts = ["Two plus two?", "two  plus TWO!", "Two plus three?", "", "...", "two plus two"]
-    assert exact_duplicates(texts) == {1: 0, 5: 0}
+def test_exact_duplicates_are_the_same_text_whatever_case_and_white_space() -> None:
+    texts = ["Is 3 < 4?", "is 3  <\n4? ", "Is 3 > 4?", "", " ", "\N{THUMBS UP SIGN}", "\N{THUMBS DOWN SIGN}"]
+    assert exact_duplicates(texts) == {1: 0}
+    assert near_duplicates(texts) == {1: 0}
 
 
 def test_near_duplicates_find_a_changed_word_and_spare_other_texts() -> None:
@@ -53,7 +56,13 @@ def test_bands_of_the_index_miss_fewer_than_one_pair_in_a_thousand() -> None:
 
 
 def test_short_texts_are_near_duplicates_only_where_they_are_the_same() -> None:
-    assert near_duplicates(["yes", "no", "Yes.", "", ""]) == {2: 0}
+    assert near_duplicates(["yes", "no", "Yes", "yes.", "", ""]) == {2: 0}
+
+
+def test_rows_that_share_a_long_beginning_are_not_near_duplicates_and_cost_no_square() -> None:
+    """Every pair is a candidate of the index; sketches tell them apart before whole texts are compared."""
+    shared = text(7, num_words=60)
+    assert near_duplicates([f"{shared} {text(seed, num_words=60)}" for seed in range(100, 400)]) == {}
 
 
 @settings(max_examples=50, deadline=None)
@@ -98,6 +107,29 @@ def test_share_of_a_suite_without_items_to_check_is_unknown() -> None:
 def test_a_row_says_what_its_turns_say() -> None:
     messages = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]
     row = conversation(messages, row_id="", task="")
-    assert (whole(row), prompt(row)) == ("user: A?\nassistant: B.", "A?")
+    assert (whole(row), prompt(row)) == ("user A?\nassistant B.", "A?")
     raw = document("Once.", row_id="", task="")
     assert (whole(raw), prompt(raw), words("Once, TWICE")) == ("Once.", "Once.", ["once", "twice"])
+
+
+def test_rows_differ_by_the_calls_they_make_and_the_tokens_they_are() -> None:
+    def calling(town: str) -> Conversation:
+        call = {"type": "function", "function": {"name": "weather", "arguments": {"town": town}}}
+        turns = [
+            {"role": "user", "content": "Weather here?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        return conversation(turns, row_id="", task="")
+
+    tokens = [pretokenised(ids, None, row_id="", task="") for ids in ([5, 6], [5, 6], [5, 7])]
+    texts = [whole(row) for row in (calling("Paris"), calling("Rome"), calling("Paris"), *tokens)]
+    assert exact_duplicates(texts) == {2: 0, 4: 3}
+    with pytest.raises(DataError, match=r"data\.decontaminate is True, but must be False for rows of tokens"):
+        prompt(tokens[0])
+
+
+def test_an_item_written_without_spaces_is_looked_for() -> None:
+    asked = "\u5317\u4eac\u662f\u4e2d\u56fd\u7684\u9996\u90fd\u5417"
+    assert len(words(asked)) == 9
+    found = overlap("suite", {"a": asked}, [f"x {asked} y", asked[:4]])
+    assert (found.num_checked, found.rows_of) == (1, {"a": (0,)})

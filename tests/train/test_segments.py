@@ -15,6 +15,8 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
@@ -25,8 +27,8 @@ from harness.data import Example
 from harness.data.packing import joined
 from harness.errors import SpecError
 from harness.seeding import preserved_rng
-from harness.train import segments
-from harness.train.batches import collate, laid_end_to_end
+from harness.train import batches, segments
+from harness.train.batches import Order, collate, laid_end_to_end
 from harness.train.losses import logits_at, objective
 from tests.train import tiny
 
@@ -146,6 +148,20 @@ def test_a_model_with_attention_of_its_own_is_refused() -> None:
         raise AssertionError
 
 
+def test_a_model_with_layers_that_pass_something_on_beside_attention_is_refused() -> None:
+    layers = ["conv", "full_attention", "conv"]
+    config = Lfm2Config(**SMALL, layer_types=layers, conv_L_cache=3)
+    with pytest.raises(SpecError, match="for a Lfm2ForCausalLM, whose layers cannot be confined to one example"):
+        segments.require(_seeded(lambda: Lfm2ForCausalLM(config)))
+
+
+def test_models_that_read_attention_alone_pass_and_stay_as_they_were() -> None:
+    for build in BASES:
+        model = build().train()
+        segments.require(model)
+        assert all(module.training for module in model.modules())
+
+
 def _end_to_end(rows: Any, **changes: Any) -> Any:
     return replace(rows, reads_itself_alone=True, **changes)
 
@@ -160,6 +176,45 @@ def test_training_without_padding_takes_the_same_steps(tmp_path: Any) -> None:
     assert two.val_loss == pytest.approx(one.val_loss, rel=1e-4)
     for mine, theirs in zip(padded.parameters(), end_to_end.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_training_on_isolated_rows_is_training_on_their_examples_and_on_joined_ones_is_not(tmp_path: Any) -> None:
+    """The same four examples make up each step, in two packed rows or in four."""
+    pairs = [tiny.examples(2, seed=seed) for seed in range(4)]
+    packs = [joined(pair) for pair in pairs]
+    recipe = tiny.recipe(num_steps=4, batch_size=2)
+    found = {}
+    for name, rows in {
+        "isolated": _end_to_end(tiny.prepared(packs)),
+        "joined": tiny.prepared(packs),
+    }.items():
+        found[name] = tiny.llama()
+        tiny.fit(found[name], rows, recipe, tmp_path / name)
+    order = tiny.train_order(recipe, 4)
+    reference, optimizer_recipe = tiny.llama(), tiny.recipe(num_steps=4, batch_size=4)
+    steps = [[example for index in order.indices(step) for example in pairs[index]] for step in range(4)]
+    flat = [example for step in steps for example in step]
+    _fit_in_order(reference, flat, optimizer_recipe, tmp_path / "reference")
+    for mine, theirs in zip(found["isolated"].parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    gaps = zip(found["joined"].parameters(), reference.parameters(), strict=True)
+    assert max(float((mine - theirs).detach().abs().max()) for mine, theirs in gaps) > 1e-3
+
+
+def _fit_in_order(model: nn.Module, rows: list[Example], spec: Any, folder: Any) -> None:
+    """Train on rows as they stand, one step after the other."""
+
+    class Straight:
+        @staticmethod
+        def of(asked: Any, num_examples: int, seed: int) -> Any:
+            made = Order.of(asked, num_examples, seed)
+            return type(
+                "Order", (), {**vars(made), "indices": staticmethod(lambda step: range(step * 4, step * 4 + 4))}
+            )()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "Order", Straight)
+        tiny.fit(model, tiny.prepared(rows), spec, folder)
 
 
 def test_training_on_packed_rows_counts_examples_and_rows(tmp_path: Any) -> None:
