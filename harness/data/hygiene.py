@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> dict[int, 
         sketch.update_batch(own)
         sketches[place] = sketch.hashvalues
         hashed = _hashed(own)
-        candidates = np.array(sorted(index.query(sketch)), dtype=np.int64)
+        candidates = np.array(sorted(cast("list[int]", index.query(sketch))), dtype=np.int64)
         estimates = (sketches[candidates] == sketches[place]).mean(axis=1)
         near = candidates[estimates >= threshold - ESTIMATE_SLACK].tolist()
         alike = next((other for other in near if _jaccard(hashed, grams[other]) >= threshold), None)

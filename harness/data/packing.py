@@ -126,19 +126,20 @@ def by_likeness(documents: Sequence[np.ndarray]) -> list[int]:
 
 
 def _vectors(documents: Sequence[np.ndarray]) -> np.ndarray:
-    from scipy.sparse import csr_matrix, diags
+    from scipy.sparse import csr_matrix
     from scipy.sparse.linalg import svds
 
     bounds = np.concatenate([[0], np.cumsum([len(ids) for ids in documents])])
     tokens = np.unique(np.concatenate(documents), return_inverse=True)[1]
-    counts = csr_matrix((np.ones(len(tokens)), tokens, bounds), shape=(len(documents), tokens.max() + 1))
+    num_distinct = int(tokens.max()) + 1
+    counts = csr_matrix((np.ones(len(tokens)), tokens, bounds), shape=(len(documents), num_distinct))
     counts.sum_duplicates()
-    frequency = np.asarray((counts > 0).sum(axis=0)).ravel()
-    weighted = counts @ diags(np.log((1 + len(documents)) / (1 + frequency)) + 1)
-    num_topics = min(TOPICS, *(size - 1 for size in weighted.shape))
+    frequency = np.bincount(counts.indices, minlength=num_distinct)
+    counts.data *= (np.log((1 + len(documents)) / (1 + frequency)) + 1)[counts.indices]
+    num_topics = min(TOPICS, len(documents) - 1, num_distinct - 1)
     if num_topics < 1:
         return np.ones((len(documents), 1))
-    left, values, _ = svds(weighted.tocsr(), k=num_topics, rng=0)
+    left, values, _ = svds(counts, k=num_topics, rng=0)
     vectors = left * values
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     # rounded, so that what differs in its last digits only is the same on every machine
