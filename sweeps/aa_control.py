@@ -7,8 +7,8 @@ Command: make sweep NAME=aa_control
 Design: 20 or 30 rows are set aside for validation, which selects nothing here; the examples are drawn from what is
     left, so each condition has a draw of its own. Their difference is what another draw does: noise, and no effect.
 Cost: 2 conditions x 5 seeds x 2 worlds = 20 trials; on the pocket world 3 minutes on 2 cores after the two base models.
-Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): learned scores differ by -.000 [-.018,
-    +.017], retained ones by -.002 [-.016, +.012]. AA: supported.
+Measured on the pocket world (2026-11-22, worlds 0 and 1, 5 seeds each): learned scores differ by -.004 [-.021,
+    +.014], retained ones by -.004 [-.016, +.009]. AA: supported.
 """
 
 from __future__ import annotations

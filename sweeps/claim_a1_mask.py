@@ -10,12 +10,12 @@ Design: two arms, answers of a word (11 characters of prompt to one of answer) a
     mask on and off, at 50 and 400 examples and equal steps. Learned: exact match on questions about people whom no
     training text asks about, in the form that the arm teaches.
 Cost: 2 arms x 2 weights x 2 sizes x 5 seeds x 2 worlds = 80 trials.
-Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): with the mask and without it short answers
-    score .089 and .073 at 50 examples (-.015 [-.031, +.001]) and .203 and .080 at 400, sentences .588 and .224, .861
-    and .724. So the mask costs nothing anywhere; going without it harms short answers less than sentences (+.348
-    [+.287, +.409]) and less with few examples (+.107 [+.074, +.141]), but guessing a value gets .083, so at 50
-    examples there is little to lose. A1: undecided. Without the mask less is retained in all four (.853 against .914,
-    .781 against .906, .851 against .874, .862 against .884).
+Measured on the pocket world (2026-11-22, worlds 0 and 1, 5 seeds each): with the mask and without it short answers
+    score .095 and .093 at 50 examples (-.002 [-.018, +.014]) and .284 and .161 at 400, sentences .619 and .367, .816
+    and .726. So the mask costs nothing anywhere; going without it harms short answers less than sentences (+.250
+    [+.198, +.302]) and less with few examples (+.121 [+.084, +.158]), but guessing a value gets .083, so at 50
+    examples there is little to lose. A1: contradicted, by the first part. Without the mask less is retained in all
+    four (.846 against .899, .807 against .870, .842 against .866, .852 against .869).
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ Command: make sweep NAME=claim_a4_end_of_turn
 Design: the end of turn in the loss or not; none of the rows truncated, half of them kept as they break off, half of
     them closed. The rate: greedy answers of at most 16 tokens that end as a turn ends, in chat.
 Cost: 2 x 3 arms x 5 seeds x 2 worlds = 60 trials.
-Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): supervised, .998 of the answers end;
-    unsupervised, none of 760 does (difference +.998 [+.978, +1.017]). A4: supported. With half of the rows cut off
-    and kept the rate is .999 (whole minus kept -.002 [-.006, +.003]) and with them cut and closed 1.000, but then .33
-    instead of .80 of the answers are right: a greedy answer follows the half that ends. A4-truncation: contradicted.
+Measured on the pocket world (2026-11-22, worlds 0 and 1, 5 seeds each): supervised, 1.000 of the answers end;
+    unsupervised, none of 908 does (difference +1.000 [+.977, +1.023]). A4: supported. With half of the rows cut off
+    and kept the rate is .998 (whole minus kept +.002 [-.001, +.005]) and with them cut and closed .999, but then .33
+    instead of .76 of the answers are right: a greedy answer follows the half that ends. A4-truncation: contradicted.
 """
 
 from __future__ import annotations

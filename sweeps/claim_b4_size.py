@@ -11,10 +11,10 @@ Design: nested subsets at equal steps, so that size alone varies. Format: answer
     exact match on questions about people never asked about; for B4 that is the skill, since it takes finding the person
     and the attribute. Skills of 50 rows and fewer, as reversing a list, are not learned in chat at any of these sizes.
 Cost: 6 sizes x 5 seeds x 2 worlds = 60 trials.
-Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): over 25 to 800 examples right answers are
-    .175 .327 .522 .732 .802 .832, and .997 to 1.000 of the answers end. The last doubling adds +.030 [+.008, +.052],
-    neither nothing nor the margin of .05. B1: undecided. From 100 examples on the form gains +.002 [-.017, +.021],
-    right answers +.310 [+.250, +.370]. B4: supported.
+Measured on the pocket world (2026-11-22, worlds 0 and 1, 5 seeds each): over 25 to 800 examples right answers are
+    .143 .350 .536 .679 .761 .796, and .994 to 1.000 of the answers end. The last doubling adds +.035 [+.012, +.058],
+    neither nothing nor the margin of .05. B1: undecided. From 100 examples on the form gains +.000 [-.016, +.017],
+    right answers +.260 [+.209, +.312]. B4: supported.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ Command: make sweep NAME=claim_c1_epochs
 Design: each number of epochs is a run of its own with its whole learning-rate decay. Fine-tuning loss: on validation
     rows.
 Cost: 5 lengths x 5 seeds x 2 worlds = 50 trials.
-Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): over 1, 2, 4, 8 and 16 epochs learned scores
-    are .001 .348 .726 .888 .848 and retained ones .930 .905 .893 .855 .801 (base .959). From 8 to 16 epochs learned
-    moves by -.040 [-.053, -.028], from 4 to 16 retained by -.091 [-.113, -.069]. C1: supported. Against the
-    validation loss what is retained has R^2 .50 [.48, .55] with a rising slope: it goes on falling where the loss has
-    stopped. C5: contradicted; declared first over learning rates, where R^2 is .12.
+Measured on the pocket world (2026-11-22, worlds 0 and 1, 5 seeds each): over 1, 2, 4, 8 and 16 epochs learned scores
+    are .275 .637 .856 .840 .774 and retained ones .924 .912 .891 .852 .804 (base .957). From 8 to 16 epochs learned
+    moves by -.066 [-.081, -.051], from 4 to 16 retained by -.087 [-.108, -.066]. C1: supported, with its peak nearer
+    to 4 epochs. Against the validation loss what is retained has R^2 .39 [.33, .45] with a rising slope: it goes on
+    falling where the loss has stopped. C5: contradicted; declared first over learning rates, where R^2 was .12.
 """
 
 from __future__ import annotations

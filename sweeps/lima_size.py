@@ -12,10 +12,10 @@ Design: the subsets are nested within a seed. Two arms: `equal_epochs` passes ev
     experiment says (more examples, more steps); `equal_steps` takes the same steps at every size. The experiment's
     own size is the same trial in both arms and runs once.
 Cost: 6 sizes x 2 arms x 3 seeds, 33 distinct trials; on the pocket world 4 to 5 minutes on 2 cores after the base.
-Measured on the pocket world (2026-11-21, full fine-tuning): at equal epochs, from 25 to 800 examples, learned scores
-    are .00 .00 .25 .74 .91 .91 and retained ones move by -.00 -.01 -.03 -.04 -.07 -.15; at equal steps learned scores
-    are .33 .51 .69 .85 .91 .93 and retained ones move by -.06 -.07 -.08 -.09 -.07 -.08. The last doubling adds .00 at
-    equal epochs and .02 at equal steps, and the loss hardly depends on the size at equal steps: the hypothesis holds.
+Measured on the pocket world (2026-11-22, full fine-tuning): at equal epochs, from 25 to 800 examples, learned scores
+    are .01 .14 .69 .82 .86 .87 and retained ones move by -.00 -.01 -.04 -.06 -.07 -.13; at equal steps learned scores
+    are .31 .60 .70 .77 .86 .91 and retained ones move by -.05 -.09 -.10 -.10 -.07 -.08. The last doubling adds .01 at
+    equal epochs and .05 at equal steps, and the loss hardly depends on the size at equal steps: the hypothesis holds.
     At equal steps small sets forget no less.
 """
 

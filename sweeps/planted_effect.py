@@ -7,8 +7,8 @@ Command: make sweep NAME=planted_effect
 Design: the two conditions differ in the learning rate alone.
 Cost: 2 conditions x 5 seeds x 2 worlds = 20 trials, half of them those of `aa_control`; on the pocket world 2 minutes
     on 2 cores after the two base models.
-Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): learned .881 against .000 (+.881 [+.855,
-    +.907]). PLANTED: supported.
+Measured on the pocket world (2026-11-22, worlds 0 and 1, 5 seeds each): learned .855 against .000 (+.855 [+.831,
+    +.878]). PLANTED: supported.
 """
 
 from __future__ import annotations
