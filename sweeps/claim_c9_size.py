@@ -10,10 +10,10 @@ Design: bases of three widths, each pretrained on the same corpus for one pass w
     disputed, so both sides of the subtraction stand in the report.
 Cost: 3 sizes x 5 seeds x 2 worlds = 30 trials, a third of them those of `aa_control`, and two base models
     a world more, 2 to 4 minutes each on 2 cores.
-Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): at widths 64, 128 and 192 (0.28, 0.98 and 2.1
-    million parameters) the bases have .686, .959 and .956 of what is retained and lose .138, .081 and .052 of it, while
-    they learn .462, .881 and .927. The narrowest loses .087 more than the widest [.051, .122]: .159 [.110, .208] on
-    world 0, but .014 [-.038, .066] on world 1. C9: supported, by world 0.
+Measured on version 4 of the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): at widths 64, 128 and 192 (0.28,
+    0.98 and 2.1 million parameters) the bases have .686, .959 and .956 of what is retained and lose .138, .081 and .052
+    of it, while they learn .462, .881 and .927. The narrowest loses .087 more than the widest [.051, .122]: .159 [.110,
+    .208] on world 0, but .014 [-.038, .066] on world 1. C9: supported, by world 0.
 """
 
 from __future__ import annotations

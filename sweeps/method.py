@@ -10,10 +10,10 @@ Command: make sweep NAME=method
 Design: three learning rates a method around its reference; within a method the best on val is reported, on test
     items. A QLoRA trial is compared with its own 4-bit base and with the full-precision one.
 Cost: 3 methods x 3 rates x 3 seeds = 27 trials; on the pocket world 5 minutes on 2 cores after the base model.
-Measured on the pocket world (2026-11-21): at the rate chosen on val full fine-tuning learns .91 +- .03 and moves
-    retained scores by -.07 +- .03, LoRA .88 +- .04 and -.12 +- .04: no more retained, so that half is refuted. QLoRA
-    learns .88 +- .03 and moves them by -.11 +- .04, as LoRA does; its 4-bit base begins at .95, the full-precision one
-    at .97.
+Measured on version 4 of the pocket world (2026-11-21): at the rate chosen on val full fine-tuning learns .91 +- .03 and
+    moves retained scores by -.07 +- .03, LoRA .88 +- .04 and -.12 +- .04: no more retained, so that half is refuted.
+    QLoRA learns .88 +- .03 and moves them by -.11 +- .04, as LoRA does; its 4-bit base begins at .95, the
+    full-precision one at .97.
 """
 
 from __future__ import annotations

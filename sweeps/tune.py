@@ -11,10 +11,10 @@ Design: Optuna's TPE with two objectives on val items, each the mean over the se
     only for LoRA and QLoRA. A condition that costs raw-text modelling more than 0.3 bits per byte is infeasible.
     Points that a sampler chose are not independent: the report shows the front and fits nothing through them.
 Cost: 16 conditions x 3 seeds = 48 trials; on the pocket world 7 to 12 minutes on 2 cores after the base model.
-Measured on the pocket world (2026-11-21): QLoRA at rank 16 and 2.0e-3 for 6 epochs learns .89 and moves retained scores
-    by -.05, full fine-tuning at 2.0e-4 for 5 epochs .82 and -.04; on the front stand besides them full at 1.8e-4 (.80,
-    -.04) and 3.2e-5 (.00, +.00), and QLoRA at 5.6e-4 (.62, -.03) and 5.0e-4 (.59, -.03), so it has two methods. 16
-    points do not decide how much of the spread is the rank's.
+Measured on version 4 of the pocket world (2026-11-21): QLoRA at rank 16 and 2.0e-3 for 6 epochs learns .89 and moves
+    retained scores by -.05, full fine-tuning at 2.0e-4 for 5 epochs .82 and -.04; on the front stand besides them full
+    at 1.8e-4 (.80, -.04) and 3.2e-5 (.00, +.00), and QLoRA at 5.6e-4 (.62, -.03) and 5.0e-4 (.59, -.03), so it has two
+    methods. 16 points do not decide how much of the spread is the rank's.
 """
 
 from __future__ import annotations
