@@ -9,9 +9,9 @@ Design: three times the reference learning rate, where forgetting is plain. The 
     and steps stay equal, so replay takes the place of conversations. Replayed: documents of the pretraining corpus in
     its own proportion, with loss on every token.
 Cost: 5 shares x 5 seeds x 2 worlds = 50 trials.
-Measured on the pocket world (2026-11-21, worlds 0 and 1, 5 seeds each): over shares of 0, 1, 5, 10 and 20 % retained
-    scores are .532 .533 .563 .578 .639 (base .959) and learned ones .597 .591 .593 .604 .636. The first 5 % keep
-    +.031 [-.008, +.069], twice that less the whole is -.045 [-.114, +.023]: no steep beginning is seen, but 10
+Measured on the pocket world (2026-11-22, worlds 0 and 1, 5 seeds each): over shares of 0, 1, 5, 10 and 20 % retained
+    scores are .493 .521 .522 .555 .581 (base .957) and learned ones .517 .530 .540 .558 .581. The first 5 % keep
+    +.028 [-.001, +.058], twice that less the whole is -.031 [-.077, +.016]: no steep beginning is seen, but 10
     replicates cannot exclude one of the margin. E2: undecided, not powered.
 """
 
