@@ -16,7 +16,7 @@ Measured on the pocket world (2026-11-22, full fine-tuning): at equal epochs, fr
     are .01 .14 .69 .82 .86 .87 and retained ones move by -.00 -.01 -.04 -.06 -.07 -.13; at equal steps learned scores
     are .31 .60 .70 .77 .86 .91 and retained ones move by -.05 -.09 -.10 -.10 -.07 -.08. The last doubling adds .01 at
     equal epochs and .05 at equal steps, and the loss hardly depends on the size at equal steps: the hypothesis holds.
-    At equal steps small sets forget no less.
+    At equal steps small sets forget about as much.
 """
 
 from __future__ import annotations
