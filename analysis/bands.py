@@ -153,8 +153,10 @@ def _after(*keys: str) -> Number:
 
 
 def _surfaced(result: TrialResult) -> float:
-    """Return what can be asked for about unasked people over what the base can complete of the same facts."""
-    return _after("pocket/question_unasked/exact_match")(result) / _before("pocket/cloze_unasked/acc")(result)
+    """Return what can be asked for about unasked people over what the base can complete of the same facts; nan where
+    it completes none of them."""
+    known = _before("pocket/cloze_unasked/acc")(result)
+    return _after("pocket/question_unasked/exact_match")(result) / known if known else math.nan
 
 
 def _cloze_lost(result: TrialResult) -> float:

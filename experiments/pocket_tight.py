@@ -2,8 +2,8 @@
 
     make sweep NAME=claim_c1_epochs BASE=pocket_tight
 
-Per parameter it holds nearly seven times the facts of `pocket`, in a base that is half as wide. That is still 4 % of the bits
-that so many parameters can store: tighter, not full.
+Per parameter it holds nearly seven times the facts of `pocket`, in a base that is half as wide. That is still 4 % of
+the bits that so many parameters can store: tighter, not full.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class Encoder:
         if self.spec.too_long == "truncate_right":
             return np.arange(most)
         # A model never saw text that does not begin with BOS, so BOS stays.
-        leads = self.chat.adds_bos and row.ids[0] == self.chat.bos_token_id
+        leads = self.chat.adds_bos and int(row.ids[0]) == self.chat.bos_token_id
         return np.array([0] * leads + list(range(length - most + leads, length)))
 
 

@@ -81,7 +81,7 @@ def test_audit_of_a_file_finds_duplicates_contamination_and_what_is_not_used(out
     (items / "towns.jsonl").write_text(
         json.dumps(item) + "\n" + json.dumps(item | {"id": "2", "query": "Who is it?"}) + "\n"
     )
-    rows = [row(asked, "Arden."), row("Hi?", "Yes."), row("hi", "yes"), row("Why?", ""), row("No?", "No.")]
+    rows = [row(asked, "Arden."), row("Hi?", "Yes."), row("hi?", "yes."), row("Why?", ""), row("No?", "No.")]
     words = ["--data", written(tmp_path, rows), "--evals", str(items), "--set", SMALL, "--out", str(out)]
     found = parsed(run("audit", *words, "--json"))
     assert found["num_rows_dropped"] == {"empty_assistant_turn": 1}

@@ -135,7 +135,7 @@ def test_values_that_share_first_tokens_are_counted() -> None:
     documents = build_world(TINY_WORLD.replace({"people_per_tier": 60})).corpus()  # so that each value occurs
     few = pretrain.first_token_problems(pretrain.train_tokenizer(documents, 300))
     assert len(few) == len(ATTRIBUTES)
-    assert all(re.search(r"^the 12 values of '\w+' begin with \d different tokens$", problem) for problem in few)
+    assert all(re.search(r"^the 12 values of '\w+' begin with \d+ different tokens$", problem) for problem in few)
     assert pretrain.first_token_problems(pretrain.train_tokenizer(documents, 2048)) == []
 
 
