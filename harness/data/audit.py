@@ -7,7 +7,7 @@ What does not live here: how rows are shown (picture.py), what rows have in comm
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -136,7 +136,7 @@ def audit(rows: PreparedData, batch_size: int) -> Audit:
 
 
 def _by_part(rows: Sequence[Example]) -> tuple[dict[str, int], dict[str, int], dict[str, float]]:
-    tokens, loss_tokens, loss_weight = Counter[str](), Counter[str](), Counter[str]()
+    tokens, loss_tokens, loss_weight = Counter[str](), Counter[str](), defaultdict[str, float](float)
     for row in rows:
         if row.parts is None:
             tokens[UNKNOWN_PART] += len(row.input_ids)
@@ -149,7 +149,7 @@ def _by_part(rows: Sequence[Example]) -> tuple[dict[str, int], dict[str, int], d
         for name, count, loss, weight in zip(PARTS, counts, trained, weights, strict=True):
             tokens[name] += int(count)
             loss_tokens[name] += int(loss)
-            loss_weight[name] += float(weight)  # type: ignore[assignment]
+            loss_weight[name] += float(weight)
     return _present(tokens, tokens), _present(loss_tokens, tokens), _present(loss_weight, tokens)
 
 

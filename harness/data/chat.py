@@ -96,8 +96,11 @@ class ChatFormat:
         Raises:
             jinja2.TemplateError, TypeError, ...: one of `TEMPLATE_FAULTS`; the template refuses these messages.
         """
+        said: list[dict[str, Any]] = [
+            {name: value for name, value in message.items() if name != "weight"} for message in messages
+        ]
         rendered = self.tokenizer.apply_chat_template(
-            [{name: value for name, value in message.items() if name != "weight"} for message in messages],
+            said,
             tools=[dict(tool) for tool in tools] if tools else None,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
