@@ -133,8 +133,9 @@ def _encode(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> np
     """Return the corpus as one stream of ids, an end-of-text before each document."""
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     assert isinstance(end, int)
-    rows = tokenizer([document.text for document in documents], add_special_tokens=False)["input_ids"]
-    return np.array([token for row in rows for token in (end, *row)], dtype=np.int64)
+    texts = [document.text for document in documents]
+    rows = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return np.array([token for row in rows for token in (end, *row.ids)], dtype=np.int64)
 
 
 def with_markers(documents: list[Document]) -> list[Document]:
@@ -248,7 +249,7 @@ def _pretrain(
     decayed = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() != 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.98), eps=1e-8)
+    optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.98), eps=1e-8, foreach=True)
     losses: list[float] = []
     started = time.perf_counter()
     device, markers = model.device, torch.tensor(unwritten)
