@@ -82,8 +82,13 @@ def parse(row: RawRow, kind: Format, index: int) -> Conversation:
     """
     if not isinstance(row, Mapping):
         raise UnusableRow("malformed")
-    row_id = str(row["id"]) if row.get("id") is not None else f"row-{index}"
-    return _PARSERS[kind](row, row_id, str(row.get("task") or row.get("source") or ""))
+    return _PARSERS[kind](row, row_name(row, index), str(row.get("task") or row.get("source") or ""))
+
+
+def row_name(row: Any, index: int) -> str:
+    """Return what a row is called in records: its own id, or its place in its source."""
+    own = row.get("id") if isinstance(row, Mapping) else None
+    return f"row-{index}" if own is None else str(own)
 
 
 def _messages(row: RawRow, row_id: str, task: str) -> Conversation:

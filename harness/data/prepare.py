@@ -8,15 +8,15 @@ live here: reading, choosing, encoding and packing, each a module.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from harness.data import hygiene, packing, sources
 from harness.data.chat import ChatFormat
-from harness.data.conversations import Conversation, Message
+from harness.data.conversations import Conversation, Dropped, Message, Reason, by_reason
 from harness.data.encoding import Encoder
 from harness.data.example import Example
 from harness.data.selection import (
@@ -26,6 +26,7 @@ from harness.data.selection import (
     validation_order,
     with_completion_ratio,
 )
+from harness.data.spool import Spool
 from harness.errors import DataError
 from harness.records.schema import DataSummary
 from harness.records.store import Store
@@ -38,9 +39,9 @@ NUM_SAMPLE_PROMPTS = 4
 class PreparedData:
     """All that training needs to know of its data."""
 
-    train: list[Example]
+    train: Sequence[Example]
     """Of packed data each row holds several."""
-    validation: list[Example]
+    validation: Sequence[Example]
     """Never packed."""
     sample_prompts: list[list[Message]]
     """Conversations up to where the assistant first speaks, the same for every seed and size."""
@@ -49,8 +50,10 @@ class PreparedData:
     """Tokens that end a turn and were cut away from training rows."""
     reads_itself_alone: bool = False
     """Whether examples are laid end to end, each attending to itself alone; if not, rows are padded."""
+    dropped: Sequence[Dropped] = ()
+    """Rows that are not used, as `summary` counts them."""
 
-    @property
+    @cached_property
     def num_examples(self) -> int:
         """Return how many examples there are to train on, however many rows they share."""
         return sum(row.num_examples for row in self.train)
@@ -81,7 +84,7 @@ def prepare(
     """
     rows = _cleaned(sources.read_rows(spec.source, store), spec, kept_out or {})
     chat.require(rows.conversations)
-    encoder = Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
+    encoder = Encoder(spec, chat, rows.conversations, list(rows.dropped))
     order = validation_order(len(rows.conversations))
     validation = encoder.take(order, spec.num_validation)
     _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
@@ -91,44 +94,54 @@ def prepare(
     train, num_replayed = _taken(
         spec, encoder, rows, in_proportion(training_order(pool, seed), rows.conversations, seed)
     )
-    chosen = [rows.conversations[index] for index in encoder.kept[spec.num_validation :][: len(train)]]
+    chosen = encoder.kept[spec.num_validation :][: len(train)]
+    ratio = _completion_ratio(rows.conversations[index] for index in chosen)
     prompts = (rows.conversations[index].first_prompt for index in order)
-    replayed = _replayed(spec, chat, seed, num_replayed, encoder, store, kept_out or {})
-    rows_to_train = packing.packed([*train, *replayed], spec) if spec.is_packed else [*train, *replayed]
+    train.extend(_replayed(spec, chat, seed, num_replayed, encoder, store, kept_out or {}))
+    rows_to_train = packing.packed(train, spec) if spec.is_packed else train
     return PreparedData(
         train=rows_to_train,
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(spec, chat, rows, encoder, train, replayed, rows_to_train, validation, chosen),
+        summary=_summary(spec, chat, rows, encoder, train, num_replayed, rows_to_train, validation, ratio),
+        dropped=encoder.dropped,
         num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
     )
 
 
-def _cleaned(rows: sources.Rows, spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]]) -> sources.Rows:
+def _cleaned(
+    rows: sources.Rows, spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]], origin: str = "source"
+) -> sources.Rows:
     """Return rows without those that the spec drops whatever is chosen of the rest."""
-    kept, dropped = rows.conversations, Counter[str]()
+    kept, dropped, asked = rows.conversations, [one._replace(origin=origin) for one in rows.dropped], set[int]()
+
+    def drop(places: Iterable[int], reason: Reason) -> None:
+        nonlocal kept
+        taken = set(places)
+        dropped.extend(Dropped(kept[place].row_id, reason, origin) for place in sorted(taken))
+        kept = Spool(row for place, row in enumerate(kept) if place not in taken) if taken else kept
+
     if spec.decontaminate:
         prompts = [hygiene.prompt(row) for row in kept]
-        asked = set[int]().union(*(hygiene.overlap(key, items, prompts).rows for key, items in kept_out.items()))
-        kept = [row for place, row in enumerate(kept) if place not in asked]
-        dropped["in_evaluation"] = len(asked)
+        for key, items in kept_out.items():
+            asked.update(hygiene.overlap(key, items, prompts).rows)
+        drop(asked, "in_evaluation")
     if spec.deduplicate != "off":
-        texts = [hygiene.whole(row) for row in kept]
-        exact = hygiene.exact_duplicates(texts)
-        alike = exact | (hygiene.near_duplicates(texts) if spec.deduplicate == "near" else {})
-        kept = [row for place, row in enumerate(kept) if place not in alike]
-        dropped.update({"duplicate": len(exact), "near_duplicate": len(alike) - len(exact)})
-    return replace(rows, conversations=kept, dropped=rows.dropped + dropped)
+        drop(hygiene.exact_duplicates([hygiene.whole(row) for row in kept]), "duplicate")
+    if spec.deduplicate == "near":
+        drop(hygiene.near_duplicates([hygiene.whole(row) for row in kept]), "near_duplicate")
+    return replace(rows, conversations=kept, dropped=dropped)
 
 
-def _taken(spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[list[Example], int]:
+def _taken(spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[Spool[Example], int]:
     """Return the training rows that are not replayed, and how many rows are to be: together the size asked for."""
     if spec.num_examples is None:
-        usable = encoder.take(order, None)
-        _require(usable, None, "data.num_examples", rows, encoder.dropped, spec)
-        num_replayed = spec.num_replayed(len(usable))
-        return usable[: len(usable) - num_replayed], num_replayed
+        train = encoder.take(order, None)
+        _require(train, None, "data.num_examples", rows, encoder.dropped, spec)
+        num_replayed = spec.num_replayed(len(train))
+        train.truncate(len(train) - num_replayed)
+        return train, num_replayed
     num_replayed = spec.num_replayed(spec.num_examples)
     wanted = spec.num_examples - num_replayed
     train = encoder.take(order, wanted)
@@ -145,7 +158,7 @@ def _replayed(
     encoder: Encoder,
     store: Store | None,
     kept_out: Mapping[str, Mapping[str, str]],
-) -> list[Example]:
+) -> Sequence[Example]:
     """Return rows of the replay source; what is dropped of it is counted beside the rest.
 
     Raises:
@@ -157,12 +170,12 @@ def _replayed(
         raise DataError(
             f"data.replay_share is {spec.replay_share!r}, but must be 0.0 without data.replay_source; name one"
         )
-    rows = _cleaned(sources.read_rows(spec.replay_source, store), spec, kept_out)
+    rows = _cleaned(sources.read_rows(spec.replay_source, store), spec, kept_out, "replay_source")
     chat.require(rows.conversations)
-    others = Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
+    others = Encoder(spec, chat, rows.conversations, list(rows.dropped), "replay_source")
     replayed = others.take(replay_order(len(rows.conversations), seed), num_rows)
     _require(replayed, num_rows, f"data.replay_share {spec.replay_share!r} in rows", rows, others.dropped)
-    encoder.dropped.update({f"replay {reason}": count for reason, count in others.dropped.items()})
+    encoder.dropped.extend(others.dropped)
     encoder.num_truncated += others.num_truncated
     encoder.num_ends_lost += others.num_ends_lost
     return replayed
@@ -173,7 +186,7 @@ def _require(
     asked: int | None,
     name: str,
     rows: sources.Rows,
-    dropped: Counter[str],
+    dropped: Sequence[Dropped],
     spec: DataSpec | None = None,
 ) -> None:
     if len(taken) >= (1 if asked is None else asked):
@@ -184,7 +197,7 @@ def _require(
         if spec.completion_ratio != "any":
             parts.append(f"of which data.completion_ratio {spec.completion_ratio!r} keeps half")
     if dropped:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in by_reason(dropped).items())
         parts.append(f"less those dropped ({reasons})")
     rule = "there is no row to train on" if asked is None else f"must be at most {len(taken)}"
     raise DataError(f"{name} is {asked}, but {rule}: {', '.join(parts)}; ask for fewer or give more data")
@@ -198,33 +211,42 @@ def _summary(
     chat: ChatFormat,
     rows: sources.Rows,
     encoder: Encoder,
-    taken: Sequence[Example],
-    replayed: Sequence[Example],
+    train: Sequence[Example],
+    num_replayed: int,
     rows_to_train: Sequence[Example],
     validation: Sequence[Example],
-    chosen: Sequence[Conversation],
+    completion_prompt_ratio: float | None,
 ) -> DataSummary:
-    train = [*taken, *replayed]
-    num_tokens = sum(len(example.input_ids) for example in train)
-    num_loss_tokens = sum(int(np.count_nonzero(example.loss_weights)) for example in train)
-    prompts, said = sum(row.prompt_length for row in chosen), spec.instructions == "kept"
+    num_tokens = num_loss_tokens = num_replay_tokens = 0
+    for place, example in enumerate(train):
+        num_tokens += len(example.input_ids)
+        num_loss_tokens += int(np.count_nonzero(example.loss_weights))
+        num_replay_tokens += len(example.input_ids) * (place >= len(train) - num_replayed)
     return DataSummary(
         rows_sha256=rows_sha256(rows_to_train, validation),
         num_rows_read=rows.num_read,
-        num_rows_dropped=dict(sorted(encoder.dropped.items())),
+        num_rows_dropped=by_reason(encoder.dropped),
         num_train=len(train),
         num_validation=len(validation),
         num_truncated=encoder.num_truncated,
-        completion_prompt_ratio=sum(row.completion_length for row in chosen) / prompts if prompts and said else None,
+        completion_prompt_ratio=completion_prompt_ratio if spec.instructions == "kept" else None,
         mean_tokens=num_tokens / len(train),
         loss_token_share=num_loss_tokens / num_tokens,
         template_sha256=chat.sha256,
-        num_replay_rows=len(replayed),
-        num_replay_tokens=sum(len(example.input_ids) for example in replayed),
+        num_replay_rows=num_replayed,
+        num_replay_tokens=num_replay_tokens,
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
     )
+
+
+def _completion_ratio(rows: Iterable[Conversation]) -> float | None:
+    said = prompted = 0
+    for row in rows:
+        said += row.completion_length
+        prompted += row.prompt_length
+    return said / prompted if prompted else None
 
 
 def rows_sha256(train: Sequence[Example], validation: Sequence[Example]) -> str:
