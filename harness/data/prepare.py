@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Dropped, Message, Reason, by_reason
 from harness.data.encoding import Encoder
 from harness.data.example import Example
+from harness.data.ledger import Part
 from harness.data.selection import (
     in_proportion,
     replay_order,
@@ -50,6 +52,10 @@ class PreparedData:
     """Tokens that end a turn and were cut away from training rows."""
     reads_itself_alone: bool = False
     """Whether examples are laid end to end, each attending to itself alone; if not, rows are padded."""
+    examples: Sequence[Example] = ()
+    """Those to train on, in training order, before packing."""
+    parts: Sequence[Part] = ()
+    """Where they come from, in the same order."""
     dropped: Sequence[Dropped] = ()
     """Rows that are not used, as `summary` counts them."""
 
@@ -94,19 +100,27 @@ def prepare(
     train, num_replayed = _taken(
         spec, encoder, rows, in_proportion(training_order(pool, seed), rows.conversations, seed)
     )
-    chosen = encoder.kept[spec.num_validation :][: len(train)]
-    ratio = _completion_ratio(rows.conversations[index] for index in chosen)
+    part = Part(
+        "source",
+        spec.source,
+        _cleaned_by(spec, kept_out or {}),
+        rows.conversations,
+        encoder.kept[len(validation) :][: len(train)],
+    )
     prompts = (rows.conversations[index].first_prompt for index in order)
-    train.extend(_replayed(spec, chat, seed, num_replayed, encoder, store, kept_out or {}))
+    replayed, parts = _replayed(spec, chat, seed, num_replayed, encoder, store, kept_out or {})
+    train.extend(replayed)
     rows_to_train = packing.packed(train, spec) if spec.is_packed else train
     return PreparedData(
         train=rows_to_train,
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(spec, chat, rows, encoder, train, num_replayed, rows_to_train, validation, ratio),
-        dropped=encoder.dropped,
+        summary=_summary(spec, chat, rows, encoder, train, num_replayed, rows_to_train, validation, part),
         num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
+        examples=train,
+        parts=(part, *parts),
+        dropped=encoder.dropped,
     )
 
 
@@ -134,6 +148,11 @@ def _cleaned(
     return replace(rows, conversations=kept, dropped=dropped)
 
 
+def _cleaned_by(spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]]) -> tuple[Any, ...]:
+    asked = tuple((key, tuple(items.items())) for key, items in kept_out.items()) if spec.decontaminate else ()
+    return spec.deduplicate, asked
+
+
 def _taken(spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[Spool[Example], int]:
     """Return the training rows that are not replayed, and how many rows are to be: together the size asked for."""
     if spec.num_examples is None:
@@ -158,14 +177,14 @@ def _replayed(
     encoder: Encoder,
     store: Store | None,
     kept_out: Mapping[str, Mapping[str, str]],
-) -> Sequence[Example]:
-    """Return rows of the replay source; what is dropped of it is counted beside the rest.
+) -> tuple[Sequence[Example], list[Part]]:
+    """Return rows of the replay source and where they are in it; what is dropped is counted beside the rest.
 
     Raises:
         DataError: there is no replay source, or it has too few usable rows.
     """
     if not num_rows:
-        return []
+        return [], []
     if spec.replay_source is None:
         raise DataError(
             f"data.replay_share is {spec.replay_share!r}, but must be 0.0 without data.replay_source; name one"
@@ -178,7 +197,8 @@ def _replayed(
     encoder.dropped.extend(others.dropped)
     encoder.num_truncated += others.num_truncated
     encoder.num_ends_lost += others.num_ends_lost
-    return replayed
+    part = Part("replay_source", spec.replay_source, _cleaned_by(spec, kept_out), rows.conversations, others.kept)
+    return replayed, [part]
 
 
 def _require(
@@ -215,7 +235,7 @@ def _summary(
     num_replayed: int,
     rows_to_train: Sequence[Example],
     validation: Sequence[Example],
-    completion_prompt_ratio: float | None,
+    part: Part,
 ) -> DataSummary:
     num_tokens = num_loss_tokens = num_replay_tokens = 0
     for place, example in enumerate(train):
@@ -229,7 +249,7 @@ def _summary(
         num_train=len(train),
         num_validation=len(validation),
         num_truncated=encoder.num_truncated,
-        completion_prompt_ratio=completion_prompt_ratio if spec.instructions == "kept" else None,
+        completion_prompt_ratio=_completion_ratio(part.chosen) if spec.instructions == "kept" else None,
         mean_tokens=num_tokens / len(train),
         loss_token_share=num_loss_tokens / num_tokens,
         template_sha256=chat.sha256,

@@ -119,12 +119,18 @@ def test_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
         describe_file(tmp_path / "nowhere.jsonl")
 
 
+def test_a_bad_row_among_the_first_is_dropped_and_not_the_file(tmp_path: Path) -> None:
+    rows = read(write_rows(tmp_path / "rows.jsonl", [{"messages": None}, {"messages": TURNS}, {"messages": TURNS}]))
+    assert (len(rows.conversations), by_reason(rows.dropped)) == (2, {"malformed": 1})
+
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "holds no rows"),
-        (b'{"question": "x", "answer": "y"}\n', r"fields \['answer', 'question'\], but every row must have"),
-        (b'{"messages": []}\n{"prompt": "x"}\n', "but every row must have those of one known format"),
+        (b'{"question": "x", "answer": "y"}\n', r"fields \['answer', 'question'\], but most rows must have"),
+        (b'{"messages": []}\n{"prompt": "x"}\n', "but most rows must have those of one known format"),
         (b"question,answer\n1,2\n", "1 is not JSON .* write one object a line"),
         (b'[{"prompt": "x"}]\n', "1 is .* but must be a JSON object"),
         (b'{"text": "\xff"}\n', "1 is not JSON"),
