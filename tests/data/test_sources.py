@@ -124,7 +124,6 @@ def test_a_bad_row_among_the_first_is_dropped_and_not_the_file(tmp_path: Path) -
     assert (len(rows.conversations), by_reason(rows.dropped)) == (2, {"malformed": 1})
 
 
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
