@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from harness.data import hygiene, packing, sources
+from harness.data import hygiene, injection, packing, sources
 from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Message
 from harness.data.encoding import Encoder
 from harness.data.example import Example
+from harness.data.injection import Chosen
 from harness.data.selection import (
+    by_task,
     in_proportion,
+    mixture_order,
     replay_order,
     training_order,
     validation_order,
@@ -29,7 +34,7 @@ from harness.data.selection import (
 from harness.errors import DataError
 from harness.records.schema import DataSummary
 from harness.records.store import Store
-from harness.spec import DataSpec
+from harness.spec import DataSource, DataSpec
 
 NUM_SAMPLE_PROMPTS = 4
 
@@ -49,6 +54,8 @@ class PreparedData:
     """Tokens that end a turn and were cut away from training rows."""
     reads_itself_alone: bool = False
     """Whether examples are laid end to end, each attending to itself alone; if not, rows are padded."""
+    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Row id -> what was done on purpose to that training row: noised, styled, repeats, leaked."""
 
     @property
     def num_examples(self) -> int:
@@ -63,6 +70,7 @@ def prepare(
     seed: int,
     store: Store | None = None,
     kept_out: Mapping[str, Mapping[str, str]] | None = None,
+    leaked: Sequence[Conversation] = (),
 ) -> PreparedData:
     """Return training and validation rows as tokens and weights.
 
@@ -75,6 +83,7 @@ def prepare(
         seed: the trial's.
         store: where fetched hub datasets lie.
         kept_out: task key -> item id -> what no row may say, for `spec.decontaminate`.
+        leaked: evaluation items to train on, for `spec.leak_share`.
 
     Raises:
         DataError: the source is not usable, has fewer usable rows than asked for, or does not fit the template.
@@ -88,20 +97,27 @@ def prepare(
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
     encoder.num_truncated = encoder.num_ends_lost = 0  # counted over the training rows alone
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
-    train, num_replayed = _taken(
-        spec, encoder, rows, in_proportion(training_order(pool, seed), rows.conversations, seed)
-    )
-    chosen = [rows.conversations[index] for index in encoder.kept[spec.num_validation :][: len(train)]]
+    chat.require(leaked)
+    leaks = _others("leaks", leaked, range(len(leaked)), None, encoder)
+    order_of_seed = in_proportion(training_order(pool, seed), rows.conversations, seed)
+    chosen, sizes = _taken(spec, encoder, rows, order_of_seed, len(leaks))
+    injection.spoil(chosen, pool, spec, encoder, seed)
+    parts = {"repeats": injection.repeats(chosen, sizes["repeats"]), "leaks": leaks}
+    for example in leaks:
+        chosen.mark(example.row_id, "leaked")
+    for other in _other_sources(spec, seed):
+        parts[other.name] = _from_source(spec, other, sizes[other.name], encoder, store, kept_out or {})
+    train = [*chosen.examples.values(), *(example for part in parts.values() for example in part)]
     prompts = (rows.conversations[index].first_prompt for index in order)
-    replayed = _replayed(spec, chat, seed, num_replayed, encoder, store, kept_out or {})
-    rows_to_train = packing.packed([*train, *replayed], spec) if spec.is_packed else [*train, *replayed]
+    rows_to_train = packing.packed(train, spec) if spec.is_packed else train
     return PreparedData(
         train=rows_to_train,
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(spec, chat, rows, encoder, train, replayed, rows_to_train, validation, chosen),
+        summary=_summary(spec, chat, rows, encoder, chosen, parts, rows_to_train, validation),
         num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
+        marks=chosen.marks,
     )
 
 
@@ -122,54 +138,123 @@ def _cleaned(rows: sources.Rows, spec: DataSpec, kept_out: Mapping[str, Mapping[
     return replace(rows, conversations=kept, dropped=rows.dropped + dropped)
 
 
-def _taken(spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[list[Example], int]:
-    """Return the training rows that are not replayed, and how many rows are to be: together the size asked for."""
+def _taken(
+    spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int], num_leaked: int
+) -> tuple[Chosen, dict[str, int]]:
+    """Return the training rows of the source, and how many rows every other part is to have: together the size asked
+    for."""
+    taken: dict[int, Example] = {}
+    total = spec.num_examples
+    if total is None:
+        taken = _take(spec, encoder, order, None)
+        _require(taken, None, "data.num_examples", rows, encoder.dropped, spec)
+        total = len(taken)
+    sizes = spec.part_sizes(total)
+    others = {name: count for name, count in (sizes | {"leaks": num_leaked}).items() if count}
+    wanted = total - sum(others.values())
+    said = ", ".join(f"{count} rows of {name}" for name, count in others.items())
+    if wanted < bool(num_leaked or sizes["repeats"]):
+        raise DataError(
+            f"data.num_examples is {spec.num_examples}, but must be more than what takes the place of rows of "
+            f"data.source, {said}; ask for more, or lower the shares"
+        )
     if spec.num_examples is None:
-        usable = encoder.take(order, None)
-        _require(usable, None, "data.num_examples", rows, encoder.dropped, spec)
-        num_replayed = spec.num_replayed(len(usable))
-        return usable[: len(usable) - num_replayed], num_replayed
-    num_replayed = spec.num_replayed(spec.num_examples)
-    wanted = spec.num_examples - num_replayed
-    train = encoder.take(order, wanted)
-    name = "data.num_examples" + (f" less {num_replayed} replayed rows" if num_replayed else "")
-    _require(train, wanted, name, rows, encoder.dropped, spec)
-    return train, num_replayed
+        taken = dict(list(taken.items())[:wanted])
+    else:
+        taken = _take(spec, encoder, order, wanted)
+        name = "data.num_examples" + (f" less {said}" if others else "")
+        _require(taken, wanted, name, rows, encoder.dropped, spec)
+    return Chosen(taken, {place: rows.conversations[place] for place in taken}), sizes
 
 
-def _replayed(
+def _take(spec: DataSpec, encoder: Encoder, order: Sequence[int], wanted: int | None) -> dict[int, Example]:
+    """Return the first usable rows of an order by their places; all for None."""
+    if spec.stratify == "off":
+        return _kept(encoder, order, wanted)
+    plan, rows = by_task(order, encoder.conversations)
+    wanted, end = len(order) if wanted is None else wanted, 0
+    taken: dict[str, dict[int, Example]] = {task: {} for task in rows}
+    # A row that cannot be used makes room for the next of its task, or where there is none for the next in line.
+    while end < len(plan) and (lacking := wanted - sum(map(len, taken.values()))):
+        end += lacking
+        for task, asked in Counter(plan[:end]).items():
+            rest = [place for place in rows[task] if place not in encoder.seen]
+            taken[task] |= _kept(encoder, rest, asked - len(taken[task]))
+    queues = {task: iter(kept.items()) for task, kept in taken.items()}
+    return dict(row for task in plan[:end] if (row := next(queues[task], None)))
+
+
+def _kept(encoder: Encoder, order: Sequence[int], wanted: int | None) -> dict[int, Example]:
+    before = len(encoder.kept)
+    examples = encoder.take(order, wanted)
+    return dict(zip(encoder.kept[before:], examples, strict=True))
+
+
+class _Other(NamedTuple):
+    """A part of the training rows that comes from another source."""
+
+    name: str
+    source: DataSource | None
+    share: str
+    """The field and its value."""
+    order: Callable[[int], list[int]]
+    """Of so many rows."""
+
+
+def _other_sources(spec: DataSpec, seed: int) -> Iterator[_Other]:
+    share = f"data.replay_share {spec.replay_share!r}"
+    yield _Other("replay", spec.replay_source, share, lambda num_rows: replay_order(num_rows, seed))
+    for number, part in enumerate(spec.mixture):
+        share = f"data.mixture.{number}.share {part.share!r}"
+        yield _Other(f"mixture.{number}", part.source, share, partial(mixture_order, seed=seed, number=number))
+
+
+def _from_source(
     spec: DataSpec,
-    chat: ChatFormat,
-    seed: int,
+    other: _Other,
     num_rows: int,
     encoder: Encoder,
     store: Store | None,
     kept_out: Mapping[str, Mapping[str, str]],
 ) -> list[Example]:
-    """Return rows of the replay source; what is dropped of it is counted beside the rest.
+    """Return rows of another source; what is dropped of it is counted beside the rest.
 
     Raises:
-        DataError: there is no replay source, or it has too few usable rows.
+        DataError: there is no source, or it has too few usable rows.
     """
     if not num_rows:
         return []
-    if spec.replay_source is None:
-        raise DataError(
-            f"data.replay_share is {spec.replay_share!r}, but must be 0.0 without data.replay_source; name one"
-        )
-    rows = _cleaned(sources.read_rows(spec.replay_source, store), spec, kept_out)
-    chat.require(rows.conversations)
-    others = Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
-    replayed = others.take(replay_order(len(rows.conversations), seed), num_rows)
-    _require(replayed, num_rows, f"data.replay_share {spec.replay_share!r} in rows", rows, others.dropped)
-    encoder.dropped.update({f"replay {reason}": count for reason, count in others.dropped.items()})
-    encoder.num_truncated += others.num_truncated
-    encoder.num_ends_lost += others.num_ends_lost
-    return replayed
+    if other.source is None:
+        raise DataError(f"data.replay_source is None, but must be a source for {other.share}; name one or ask for 0.0")
+    rows = _cleaned(sources.read_rows(other.source, store), spec, kept_out)
+    encoder.chat.require(rows.conversations)
+    dropped = Counter(rows.dropped)
+    taken = _others(other.name, rows.conversations, other.order(len(rows.conversations)), num_rows, encoder, dropped)
+    _require(taken, num_rows, f"{other.share} in rows", rows, dropped)
+    if other.name == "replay":
+        return taken
+    return [replace(example, row_id=f"{other.name}/{example.row_id}") for example in taken]
+
+
+def _others(
+    name: str,
+    conversations: Sequence[Conversation],
+    order: Sequence[int],
+    num_rows: int | None,
+    encoder: Encoder,
+    dropped: Counter[str] | None = None,
+) -> list[Example]:
+    """Return the first usable rows of an order that are not of the source; what is counted of them is added up."""
+    own = Encoder(encoder.spec, encoder.chat, conversations, Counter() if dropped is None else dropped)
+    taken = own.take(order, num_rows)
+    encoder.dropped.update({f"{name} {reason}": count for reason, count in own.dropped.items()})
+    encoder.num_truncated += own.num_truncated
+    encoder.num_ends_lost += own.num_ends_lost
+    return taken
 
 
 def _require(
-    taken: Sequence[Example],
+    taken: Sized,
     asked: int | None,
     name: str,
     rows: sources.Rows,
@@ -198,16 +283,17 @@ def _summary(
     chat: ChatFormat,
     rows: sources.Rows,
     encoder: Encoder,
-    taken: Sequence[Example],
-    replayed: Sequence[Example],
+    chosen: Chosen,
+    parts: Mapping[str, Sequence[Example]],
     rows_to_train: Sequence[Example],
     validation: Sequence[Example],
-    chosen: Sequence[Conversation],
 ) -> DataSummary:
-    train = [*taken, *replayed]
-    num_tokens = sum(len(example.input_ids) for example in train)
+    train = [*chosen.examples.values(), *(example for part in parts.values() for example in part)]
+    num_tokens = _num_tokens(train)
     num_loss_tokens = sum(int(np.count_nonzero(example.loss_weights)) for example in train)
-    prompts, said = sum(row.prompt_length for row in chosen), spec.instructions == "kept"
+    own = chosen.conversations.values()
+    prompts, said = sum(row.prompt_length for row in own), spec.instructions == "kept"
+    beside = {name: part for name, part in parts.items() if part and name != "replay"}
     return DataSummary(
         rows_sha256=rows_sha256(rows_to_train, validation),
         num_rows_read=rows.num_read,
@@ -215,16 +301,23 @@ def _summary(
         num_train=len(train),
         num_validation=len(validation),
         num_truncated=encoder.num_truncated,
-        completion_prompt_ratio=sum(row.completion_length for row in chosen) / prompts if prompts and said else None,
+        completion_prompt_ratio=sum(row.completion_length for row in own) / prompts if prompts and said else None,
         mean_tokens=num_tokens / len(train),
         loss_token_share=num_loss_tokens / num_tokens,
         template_sha256=chat.sha256,
-        num_replay_rows=len(replayed),
-        num_replay_tokens=sum(len(example.input_ids) for example in replayed),
+        num_replay_rows=len(parts["replay"]),
+        num_replay_tokens=_num_tokens(parts["replay"]),
+        num_part_rows={name: len(part) for name, part in beside.items()},
+        num_part_tokens={name: _num_tokens(part) for name, part in beside.items()},
+        num_marked=dict(chosen.num_marked),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
     )
+
+
+def _num_tokens(examples: Iterable[Example]) -> int:
+    return sum(len(example.input_ids) for example in examples)
 
 
 def rows_sha256(train: Sequence[Example], validation: Sequence[Example]) -> str:
