@@ -22,6 +22,7 @@ from harness.data.conversations import Conversation, Message
 from harness.data.encoding import Encoder
 from harness.data.example import Example
 from harness.data.injection import Chosen
+from harness.data.scrubbing import Scrubber
 from harness.data.selection import (
     by_task,
     in_proportion,
@@ -88,7 +89,8 @@ def prepare(
     Raises:
         DataError: the source is not usable, has fewer usable rows than asked for, or does not fit the template.
     """
-    rows = _cleaned(sources.read_rows(spec.source, store), spec, kept_out or {})
+    scrubber = Scrubber(spec.scrub)
+    rows = _cleaned(sources.read_rows(spec.source, store), spec, kept_out or {}, scrubber)
     chat.require(rows.conversations)
     encoder = Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
     order = validation_order(len(rows.conversations))
@@ -106,7 +108,8 @@ def prepare(
     for example in leaks:
         chosen.mark(example.row_id, "leaked")
     for other in _other_sources(spec, seed):
-        parts[other.name] = _from_source(spec, other, sizes[other.name], encoder, store, kept_out or {})
+        read = partial(_read, other, spec, store, kept_out or {}, scrubber)
+        parts[other.name] = _from_source(other, sizes[other.name], encoder, read)
     train = [*chosen.examples.values(), *(example for part in parts.values() for example in part)]
     prompts = (rows.conversations[index].first_prompt for index in order)
     rows_to_train = packing.packed(train, spec) if spec.is_packed else train
@@ -114,21 +117,24 @@ def prepare(
         train=rows_to_train,
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(spec, chat, rows, encoder, chosen, parts, rows_to_train, validation),
+        summary=_summary(spec, chat, rows, encoder, scrubber, chosen, parts, rows_to_train, validation),
         num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
         marks=chosen.marks,
     )
 
 
-def _cleaned(rows: sources.Rows, spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]]) -> sources.Rows:
-    """Return rows without those that the spec drops whatever is chosen of the rest."""
+def _cleaned(
+    rows: sources.Rows, spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]], scrubber: Scrubber
+) -> sources.Rows:
+    """Return rows, scrubbed, without those that the spec drops whatever is chosen of the rest."""
     kept, dropped = rows.conversations, Counter[str]()
     if spec.decontaminate:
         prompts = [hygiene.prompt(row) for row in kept]
         asked = set[int]().union(*(hygiene.overlap(key, items, prompts).rows for key, items in kept_out.items()))
         kept = [row for place, row in enumerate(kept) if place not in asked]
         dropped["in_evaluation"] = len(asked)
+    kept = scrubber.rows(kept)
     if spec.deduplicate != "off":
         texts = [hygiene.whole(row) for row in kept]
         exact = hygiene.exact_duplicates(texts)
@@ -209,24 +215,23 @@ def _other_sources(spec: DataSpec, seed: int) -> Iterator[_Other]:
         yield _Other(f"mixture.{number}", part.source, share, partial(mixture_order, seed=seed, number=number))
 
 
-def _from_source(
-    spec: DataSpec,
-    other: _Other,
-    num_rows: int,
-    encoder: Encoder,
-    store: Store | None,
-    kept_out: Mapping[str, Mapping[str, str]],
-) -> list[Example]:
-    """Return rows of another source; what is dropped of it is counted beside the rest.
+def _read(
+    other: _Other, spec: DataSpec, store: Store | None, kept_out: Mapping[str, Mapping[str, str]], scrubber: Scrubber
+) -> sources.Rows:
+    if other.source is None:
+        raise DataError(f"data.replay_source is None, but must be a source for {other.share}; name one or ask for 0.0")
+    return _cleaned(sources.read_rows(other.source, store), spec, kept_out, scrubber)
+
+
+def _from_source(other: _Other, num_rows: int, encoder: Encoder, read: Callable[[], sources.Rows]) -> list[Example]:
+    """Return rows of another source, which is read if any are wanted; what is dropped is counted beside the rest.
 
     Raises:
         DataError: there is no source, or it has too few usable rows.
     """
     if not num_rows:
         return []
-    if other.source is None:
-        raise DataError(f"data.replay_source is None, but must be a source for {other.share}; name one or ask for 0.0")
-    rows = _cleaned(sources.read_rows(other.source, store), spec, kept_out)
+    rows = read()
     encoder.chat.require(rows.conversations)
     dropped = Counter(rows.dropped)
     taken = _others(other.name, rows.conversations, other.order(len(rows.conversations)), num_rows, encoder, dropped)
@@ -283,6 +288,7 @@ def _summary(
     chat: ChatFormat,
     rows: sources.Rows,
     encoder: Encoder,
+    scrubber: Scrubber,
     chosen: Chosen,
     parts: Mapping[str, Sequence[Example]],
     rows_to_train: Sequence[Example],
@@ -310,6 +316,8 @@ def _summary(
         num_part_rows={name: len(part) for name, part in beside.items()},
         num_part_tokens={name: _num_tokens(part) for name, part in beside.items()},
         num_marked=dict(chosen.num_marked),
+        num_scrubbed=dict(sorted(scrubber.num_hits.items())),
+        num_rows_scrubbed=dict(sorted(scrubber.num_rows.items())),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
