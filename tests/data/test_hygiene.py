@@ -11,7 +11,9 @@ from harness.data.conversations import Conversation, conversation, document, pre
 from harness.data.hygiene import (
     NEAR,
     NUM_PERMUTATIONS,
+    domains,
     exact_duplicates,
+    languages,
     near_duplicates,
     overlap,
     prompt,
@@ -69,6 +71,32 @@ def test_rows_that_share_a_long_beginning_are_not_near_duplicates_and_cost_no_sq
 @given(st.lists(st.text(alphabet="ab ", max_size=12), max_size=12))
 def test_exact_duplicates_are_near_duplicates_as_well(texts: list[str]) -> None:
     assert set(exact_duplicates(texts)) <= set(near_duplicates(texts))
+
+
+SENTENCES = {
+    "en": ("What is the weather like today?", "It is fine, and we can walk in the park with the children."),
+    "de": ("Wie ist heute das Wetter?", "Es ist sch\N{LATIN SMALL LETTER O WITH DIAERESIS}n, und wir gehen im Park."),
+    "fr": ("Quel temps fait-il aujourd'hui ?", "Il fait beau, et nous pouvons marcher dans le parc avec les enfants."),
+}
+
+
+def said(question: str, answer: str, task: str = "") -> Conversation:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return conversation(turns, row_id="", task=task)
+
+
+def test_languages_are_those_that_are_sure_and_all_others_unknown() -> None:
+    rows = [said(*SENTENCES[language]) for language in ("en", "en", "de", "fr")]
+    unsure = [said("Sure?", "Yes."), said("12+7=", "19"), said("zxqv blorp", "fnord wibble quux")]
+    tokens = pretokenised([1, 2, 3], None, row_id="", task="")
+    raw = document(" ".join(SENTENCES["de"]), row_id="", task="")
+    assert languages([*rows, *unsure, tokens, raw]) == {"en": 2, "de": 2, "fr": 1, "unknown": 4}
+    assert languages([]) == {}
+
+
+def test_domains_are_the_tasks_that_rows_name() -> None:
+    rows = [said("A?", "B", task) for task in ("code", "chat", "code", "")]
+    assert domains(rows) == {"code": 2, "chat": 1, "unknown": 1}
 
 
 def test_an_item_overlaps_from_half_of_its_words_in_one_row() -> None:
