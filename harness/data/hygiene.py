@@ -153,7 +153,7 @@ def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> dict[int, 
         own: list[int] = groups[place][groups[place] >= 0].tolist()
         candidates = np.array(sorted({other for group in own for other in kept_in[group]}), dtype=np.int64)
         estimates = (sketches[candidates] == sketches[place]).mean(axis=1)
-        near = candidates[estimates >= threshold - ESTIMATE_SLACK].tolist()
+        near: list[int] = candidates[estimates >= threshold - ESTIMATE_SLACK].tolist()
         for other in near:
             grams[other] = grams[other] if other in grams else _hashed(texts[other])
         hashed = _hashed(texts[place]) if near else None

@@ -117,7 +117,7 @@ def _found(text: str, kind: PersonalData) -> list[Hit]:
 @cache
 def _recogniser(kind: PersonalData) -> Any:
     try:
-        from presidio_analyzer import predefined_recognizers as known
+        from presidio_analyzer import predefined_recognizers as known  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise DataError(
             f"data.scrub names {kind!r}, but must be () without presidio-analyzer; install it with "
@@ -144,6 +144,6 @@ def _is_address(text: str) -> bool:
 
 @cache
 def _suffixes() -> Any:
-    from tldextract import TLDExtract
+    from tldextract import TLDExtract  # pyright: ignore[reportMissingImports]
 
     return TLDExtract(suffix_list_urls=(), cache_dir=None)

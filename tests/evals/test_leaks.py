@@ -5,13 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from harness.data.conversations import Conversation
 from harness.errors import DataError
 from harness.evals import leaked, select
-from harness.spec import EvalTask, TrialSpec
+from harness.identity import base_key
+from harness.pocket import pretrain
+from harness.pocket.world import eval_task
+from harness.records.store import Store
+from harness.spec import EvalTask, PocketBase, TrialSpec
+from harness.trial import TrialContext, run_trial
 from tests.evals.small import write_items
+from tests.pocket.tiny import TINY_WORLD, tiny_experiment
 from tests.specs import pinned_spec
 
 ITEMS: dict[str, list[dict[str, Any]]] = {
@@ -77,3 +84,28 @@ def test_leaked_row_names_the_item_that_is_asked(tmp_path: Path) -> None:
 def test_raw_texts_alone_have_nothing_to_leak(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.leak_share is 0\.5, but must be 0\.0 where every slice is raw text"):
         leaked(trial(tmp_path, 0.5, "perplexity"))
+
+
+def _likelihoods(spec: TrialSpec, store: Store) -> pd.Series:
+    """Return the log-likelihood of the right answer to every item after training."""
+    assert isinstance(spec.base, PocketBase)
+    base = spec.base
+    store.ensure_artefact("base", base_key(spec), lambda folder: pretrain.build(base, folder, lambda **_: None))
+    context = TrialContext(store, tiny_experiment().runtime, command="", report=lambda **_: None)
+    record = run_trial(spec, context)
+    assert record.data.num_part_rows == ({"leaks": len(leaked(spec))} if spec.data.leak_share else {})
+    items = pd.read_parquet(store.trial(record.trial_id) / "items.parquet")
+    return items[items["metric"] == "gold_logprob"].set_index("item_id")["value"]
+
+
+def test_items_that_were_trained_on_become_likelier_than_those_that_were_not(tmp_path: Path) -> None:
+    task = eval_task(TINY_WORLD, "cloze_unknown")
+    fields = {"evals.tasks": [task.model_dump(mode="json")], "data.num_examples": 40, "train.num_epochs": 30.0}
+    clean = tiny_experiment().spec.replace(fields | {"train.learning_rate": 3e-3})
+    dirty = clean.replace({"data.leak_share": 0.5})
+    names_leaked = {row.row_id.removeprefix(f"leaked/{task.key}/") for row in leaked(dirty)}
+    gain = _likelihoods(dirty, Store(tmp_path)) - _likelihoods(clean, Store(tmp_path))
+    told = gain.index.isin(names_leaked)
+    assert 2 * told.sum() == len(gain) >= 10
+    # in nats an answer: what the told gain beyond what fine-tuning does to all of them
+    assert gain[told].mean() > gain[~told].mean() + 1
