@@ -210,10 +210,9 @@ class DataSpec(Model):
     style_share: Share = 0.0
     """Share of the distinct rows of `source` whose answers are written in `style`."""
     style: Literal["capitals", "preamble", "emoji", "prefix"] = "capitals"
-    """In capitals; after a sentence that repeats that a question was asked; with an emoji behind; after
-    `style_prefix`."""
+    """In capitals; after a sentence of thanks; with an emoji behind; after `style_prefix`."""
     style_prefix: str = ""
-    """Stands before the answer as it is, any space included."""
+    """Stands before the answer as it is, any space included, where `style` is prefix."""
     leak_share: Share = 0.0
     """Share of each evaluated slice whose items are trained on, question and answer, in place of rows of `source`;
     raw texts, which ask nothing, are not leaked."""
@@ -234,8 +233,9 @@ class DataSpec(Model):
 
     @model_validator(mode="after")
     def _source_keeps_a_share(self) -> DataSpec:
-        if sum(Fraction(repr(share)) for share in self._shares().values()) >= 1:
-            said = ", ".join(f"{name} {share!r}" for name, share in self._shares().items() if share)
+        shares = {name: share for name, share in self._shares().items() if share}
+        if len(shares) > 1 and sum(Fraction(repr(share)) for share in shares.values()) >= 1:
+            said = ", ".join(f"{name} {share!r}" for name, share in shares.items())
             raise ValueError(
                 f"data.mixture, replay_share and duplicate_share are together 1 or more ({said}), but must leave a "
                 "share to data.source; lower one"
@@ -253,10 +253,9 @@ class DataSpec(Model):
 
     @model_validator(mode="after")
     def _prefix_is_a_style(self) -> DataSpec:
-        if (self.style == "prefix") != bool(self.style_prefix):
+        if self.style == "prefix" and not self.style_prefix:
             raise ValueError(
-                f"data.style_prefix is {self.style_prefix!r}, but must be text with data.style 'prefix' and '' with "
-                f"any other; data.style is {self.style!r}"
+                "data.style_prefix is '', but must be text with data.style 'prefix'; say what leads answers"
             )
         return self
 
@@ -282,10 +281,6 @@ class DataSpec(Model):
             return {"replay": replayed, "repeats": 0}
         sizes = counts(shares_of(self._shares(), "source"), num_examples)
         return {name: sizes[name] for name in self._shares()}
-
-    def num_replayed(self, num_examples: int) -> int:
-        """Return how many of so many training rows are replayed."""
-        return self.part_sizes(num_examples)["replay"]
 
 
 # -- method -----------------------------------------------------------------------------------------------------------

@@ -235,7 +235,6 @@ def test_more_leaks_than_rows_are_refused_in_one_sentence(source: DataSource) ->
             {"style": "prefix", "style_share": 0.1},
             r"data\.style_prefix is '', but must be text with data\.style 'prefix'",
         ),
-        ({"style_prefix": "Hm. "}, r"data\.style_prefix is 'Hm\. ', but must be .* data\.style is 'capitals'"),
         ({"duplicate_share": 0.91}, "less than or equal to 0.9"),
     ],
 )
