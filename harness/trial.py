@@ -1,6 +1,6 @@
 """One trial, from spec to record: whoever reads `run_trial` has seen the architecture.
 
-    spec -> plan -> data -> model -> method -> train -> evaluate -> record -> frame -> report
+    spec -> plan -> data -> model -> audit -> method -> train -> evaluate -> record -> frame -> report
 
 Invariant: the record is committed last and at once; until then nothing counts. What does not live here: who calls this,
 where, and how often (engine).
@@ -47,6 +47,7 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
     rows = data.prepare(spec.data, chat, seed=spec.seed, store=context.store, kept_out=kept_out, leaked=leaked)
     quantisation = methods.quantisation(spec.method)
     model = models.load_model(base, spec.train.dtype, context.runtime.device, quantisation)
+    train.require_sound(model, rows, chat, spec, asked=evals.asked_texts(spec.evals), folder=folder)
     tuned = methods.attach(model, spec.method, seed=spec.seed)
     sample = evals.sampler(chat, rows.sample_prompts, spec.evals)
     with clock.training():

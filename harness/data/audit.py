@@ -10,17 +10,44 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from harness.data import hygiene
 from harness.data.example import Example
+from harness.data.ledger import Part
 from harness.data.masks import PARTS
 from harness.data.prepare import PreparedData
 from harness.spec import DataSpec
 
 UNKNOWN_PART = "unknown"
 """What tokens of a slow tokenizer are a part of."""
+
+
+MOST_COMPARED = 20_000
+"""Rows of a source among which near duplicates are looked for: a second for a thousand or two."""
+
+
+@dataclass(frozen=True)
+class OverlapCounts:
+    """How much of one suite stands in the training rows."""
+
+    num_items: int
+    num_checked: int
+    """Items of at least four words."""
+    num_overlapping: int
+
+    @property
+    def share(self) -> float | None:
+        """Return the overlapping share of the items that could be checked."""
+        return _share(self.num_overlapping, self.num_checked)
+
+    @property
+    def contaminated(self) -> bool:
+        """Return whether more than 2 % of the suite overlap."""
+        return (self.share or 0.0) > hygiene.CONTAMINATED_SHARE
 
 
 @dataclass(frozen=True)
@@ -51,9 +78,16 @@ class Audit:
     """Tokens that end a turn and were cut away."""
     num_exact_duplicates: int
     """Examples with the very tokens of an earlier one."""
+    num_near_duplicates: int | None
+    """Rows that training takes and that are like an earlier one of their source, exact ones included; None of sources
+    of more than `MOST_COMPARED` rows."""
+    overlaps: Mapping[str, OverlapCounts]
+    """Evaluation task -> how many of its items stand in the rows; rows of tokens cannot be searched."""
     completion_prompt_ratio: float | None
     template_sha256: str
     mask_engine: str
+    base_loss: float | None = None
+    """Of the base on the first rows, in nats a loss token, weighted as in training; None where none carries loss."""
 
     @property
     def num_tokens(self) -> int:
@@ -100,15 +134,18 @@ class Audit:
     def as_json(self) -> dict[str, Any]:
         """Return every count and share by name."""
         shares = {name: getattr(self, name) for name in ("end_of_turn_share", "truncated_share", "ends_lost_share")}
-        return {key: dict(v) if isinstance(v, Mapping) else v for key, v in asdict(self).items()} | shares
+        overlaps = {key: asdict(one) | {"contaminated": one.contaminated} for key, one in self.overlaps.items()}
+        plain = {key: dict(v) if isinstance(v, Mapping) else v for key, v in asdict(self).items()}
+        return plain | shares | {"overlaps": overlaps}
 
 
-def audit(rows: PreparedData, batch_size: int) -> Audit:
+def audit_of(rows: PreparedData, batch_size: int, asked: Mapping[str, Mapping[str, str]]) -> Audit:
     """Return what rows train on.
 
     Args:
         rows: as training will read them.
         batch_size: rows of a step.
+        asked: task key -> item id -> what the item asks.
     """
     tokens, loss_tokens, loss_weight = _by_part(rows.train)
     num_loss_tokens = sum(loss_tokens.values())
@@ -129,10 +166,49 @@ def audit(rows: PreparedData, batch_size: int) -> Audit:
         num_truncated=summary.num_truncated,
         num_ends_lost=rows.num_ends_lost,
         num_exact_duplicates=_num_repeated(rows.train),
+        num_near_duplicates=_num_near(rows.parts),
+        overlaps=_overlaps(rows.parts, asked),
         completion_prompt_ratio=summary.completion_prompt_ratio,
         template_sha256=summary.template_sha256,
         mask_engine=summary.mask_engine,
     )
+
+
+# -- in common --------------------------------------------------------------------------------------------------------
+
+
+def _num_near(parts: Sequence[Part]) -> int | None:
+    if any(len(part.conversations) > MOST_COMPARED for part in parts):
+        return None
+    return sum(len(_near(part).intersection(part.places)) for part in parts)
+
+
+@lru_cache(maxsize=4)
+def _near(part: Part) -> frozenset[int]:
+    """Return the rows of a source that are like an earlier one: looked for once for all trials of a process."""
+    return frozenset(hygiene.near_duplicates([hygiene.whole(row) for row in part.conversations]))
+
+
+def _overlaps(parts: Sequence[Part], asked: Mapping[str, Mapping[str, str]]) -> dict[str, OverlapCounts]:
+    return {key: _overlap(parts, key, tuple(items.items())) for key, items in asked.items()}
+
+
+def _overlap(parts: Sequence[Part], key: str, items: tuple[tuple[str, str], ...]) -> OverlapCounts:
+    standing, num_checked = set[str](), 0
+    for part in parts:
+        found, taken = _standing(part, key, items), set(part.places)
+        num_checked = found.num_checked
+        standing |= {item for item, rows in found.rows_of.items() if not taken.isdisjoint(rows)}
+    return OverlapCounts(len(items), num_checked, len(standing))
+
+
+@lru_cache(maxsize=64)
+def _standing(part: Part, key: str, items: tuple[tuple[str, str], ...]) -> hygiene.Overlap:
+    """Return which items stand in which rows of a source: looked for once for all trials of a process."""
+    return hygiene.overlap(key, dict(items), ["" if row.tokens else hygiene.prompt(row) for row in part.conversations])
+
+
+# -- tokens -----------------------------------------------------------------------------------------------------------
 
 
 def _by_part(rows: Sequence[Example]) -> tuple[dict[str, int], dict[str, int], dict[str, float]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -54,6 +55,24 @@ class UnusableRow(Exception):
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
         self.reason: Reason = reason
+
+
+class Dropped(NamedTuple):
+    """A row that is not used."""
+
+    row_id: str
+    reason: Reason
+    origin: str = "source"
+    """The field of the data spec that named its source."""
+
+
+def by_reason(dropped: Iterable[Dropped]) -> dict[str, int]:
+    """Return how many rows each reason takes; rows of another source than the first under that source's name."""
+    reasons = Counter(
+        one.reason if one.origin == "source" else f"{one.origin.removesuffix('_source')} {one.reason}"
+        for one in dropped
+    )
+    return dict(sorted(reasons.items()))
 
 
 @dataclass(frozen=True)

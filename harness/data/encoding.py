@@ -7,8 +7,7 @@ where turns are (masks.py), which rows are asked for (prepare.py).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -16,9 +15,10 @@ import numpy as np
 
 from harness.data import masks
 from harness.data.chat import ChatFormat
-from harness.data.conversations import Conversation, Message, UnusableRow
+from harness.data.conversations import Conversation, Dropped, Message, UnusableRow
 from harness.data.example import Example
 from harness.data.masks import PARTS, Located, Turn
+from harness.data.spool import Spool
 from harness.errors import DataError
 from harness.spec import DataSpec
 
@@ -48,7 +48,9 @@ class Encoder:
     spec: DataSpec
     chat: ChatFormat
     conversations: Sequence[Conversation]
-    dropped: Counter[str]
+    dropped: list[Dropped]
+    origin: str = "source"
+    """The field of the spec that named where rows come from."""
     num_truncated: int = 0
     num_ends_lost: int = 0
     """Tokens that end a turn and were cut away, as far as the tokenizer can tell."""
@@ -57,9 +59,9 @@ class Encoder:
     kept: list[int] = field(default_factory=list)
     """Rows that became an example, in order."""
 
-    def take(self, order: Sequence[int], num_examples: int | None) -> list[Example]:
+    def take(self, order: Sequence[int], num_examples: int | None) -> Spool[Example]:
         """Return the first usable rows of an order, all of them for None."""
-        taken: list[Example] = []
+        taken: Spool[Example] = Spool()
         wanted = len(order) if num_examples is None else num_examples
         position = 0
         while len(taken) < wanted and position < len(order):
@@ -68,43 +70,47 @@ class Encoder:
             taken.extend(self._encode(chunk))
         return taken
 
-    def _encode(self, chunk: Sequence[int]) -> Iterable[Example]:
+    def _encode(self, chunk: Sequence[int]) -> Iterator[Example]:
         self.seen.update(chunk)
-        weighed = dict(self._weighed(chunk))
+        rows = {index: self.conversations[index] for index in chunk}
+        weighed = dict(self._weighed(rows))
         for index in chunk:
             if index not in weighed:
                 continue
             try:
                 example = self._example(weighed[index])
             except UnusableRow as fault:
-                self.dropped[fault.reason] += 1
+                self._drop(rows[index], fault)
                 continue
             self.kept.append(index)
             yield example
 
-    def _weighed(self, chunk: Sequence[int]) -> Iterator[tuple[int, Weighed]]:
-        """Yield the rows of a chunk with their places, by kind; what cannot be rendered or read is counted."""
-        texts = [index for index in chunk if self.conversations[index].text is not None]
-        ready = [index for index in chunk if self.conversations[index].tokens]
+    def _weighed(self, rows: Mapping[int, Conversation]) -> Iterator[tuple[int, Weighed]]:
+        """Yield rows with their places, by kind; what cannot be rendered or read is counted."""
+        texts = {index: row for index, row in rows.items() if row.text is not None}
+        ready = {index: row for index, row in rows.items() if row.tokens}
         if (texts or ready) and self.spec.instructions == "blank":
             raise DataError(
                 "data.instructions is 'blank', but must be 'kept' for raw texts and rows of tokens, which have none"
             )
-        others = sorted(set(chunk) - set(texts) - set(ready), key=chunk.index)
-        rendered = [(index, row) for index in others if (row := self._rendered(index)) is not None]
-        located = masks.locate(self.chat, [row for _, row in rendered])
+        others = [index for index in rows if index not in texts and index not in ready]
+        rendered = [(index, text) for index in others if (text := self._rendered(rows[index])) is not None]
+        located = masks.locate(self.chat, [text for _, text in rendered])
         for (index, _), row in zip(rendered, located, strict=True):
-            conversation = self.conversations[index]
+            conversation = rows[index]
             row = _without_end(row) if conversation.ends_open else row
             self._require_parts(conversation, row)
             yield index, _from_turns(row, loss_weights(row, self.spec, turn_weights(conversation, self.spec)))
         for index, row in self._documents(texts).items():
             yield index, _from_turns(row, loss_weights(row, self.spec))
-        for index in ready:
+        for index, row in ready.items():
             try:
-                yield index, self._from_tokens(self.conversations[index])
+                yield index, self._from_tokens(row)
             except UnusableRow as fault:
-                self.dropped[fault.reason] += 1
+                self._drop(row, fault)
+
+    def _drop(self, row: Conversation, fault: UnusableRow) -> None:
+        self.dropped.append(Dropped(row.row_id, fault.reason, self.origin))
 
     def _require_parts(self, conversation: Conversation, row: Located) -> None:
         """Refuse to train on a prompt with tool results where the tokenizer cannot tell them from the rest of it."""
@@ -115,28 +121,26 @@ class Encoder:
                 "results on a slow tokenizer, which cannot tell them from the rest of the prompt"
             )
 
-    def _rendered(self, index: int) -> masks.Rendered | None:
-        conversation = self.conversations[index]
-        if self.spec.instructions == "blank":
-            conversation = without_instructions(conversation)
+    def _rendered(self, row: Conversation) -> masks.Rendered | None:
+        shown = without_instructions(row) if self.spec.instructions == "blank" else row
         try:
-            _require_weight(conversation)
-            return masks.render(self.chat, conversation)
+            _require_weight(shown)
+            return masks.render(self.chat, shown)
         except UnusableRow as fault:
-            self.dropped[fault.reason] += 1
+            self._drop(row, fault)
             return None
 
-    def _documents(self, indices: Sequence[int]) -> dict[int, Located]:
+    def _documents(self, rows: Mapping[int, Conversation]) -> dict[int, Located]:
         """Encode raw texts: BOS where the tokenizer would put one, EOS at the end, everything trained on."""
         bos, eos = self.chat.bos_token_id, self.chat.eos_token_id
-        encoded = self.chat.encode_batch([self.conversations[index].text or "" for index in indices])
+        encoded = self.chat.encode_batch([row.text or "" for row in rows.values()])
         documents: dict[int, Located] = {}
-        for index, (ids, _) in zip(indices, encoded, strict=True):
+        for (index, row), (ids, _) in zip(rows.items(), encoded, strict=True):
             first = [bos] if bos is not None and self.chat.adds_bos and ids[:1] != [bos] else []
             last = [eos] if eos is not None else []
             turn = Turn(0, 0, len(first) + len(ids), len(first) + len(ids) + len(last))
             parts = bytes([TEMPLATE] * len(first) + [TEXT] * len(ids) + [END_OF_TURN] * len(last))
-            documents[index] = Located(self.conversations[index].row_id, [*first, *ids, *last], (turn,), parts)
+            documents[index] = Located(row.row_id, [*first, *ids, *last], (turn,), parts)
         return documents
 
     def _from_tokens(self, row: Conversation) -> Weighed:

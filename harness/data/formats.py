@@ -48,7 +48,7 @@ SHAREGPT_ROLES = {
 
 
 def sniff(rows: Sequence[RawRow], name: str) -> Format:
-    """Return the format of rows.
+    """Return the format of rows: that of most of them, so that a few bad ones are dropped by reason like any other.
 
     Args:
         rows: the first rows of a source.
@@ -60,11 +60,12 @@ def sniff(rows: Sequence[RawRow], name: str) -> Format:
     if not rows:
         raise DataError(f"{name} holds no rows, but must hold at least one")
     for candidate, fields in FIELDS.items():
-        if all(row.get(field) is not None for row in rows for field in fields):
+        num_with_fields = sum(all(row.get(field) is not None for field in fields) for row in rows)
+        if 2 * num_with_fields > len(rows):
             return candidate
     known = "; ".join(f"{name}: {', '.join(fields)}" for name, fields in FIELDS.items())
     raise DataError(
-        f"{name} has rows with the fields {sorted(rows[0])}, but every row must have those of one known format "
+        f"{name} has rows with the fields {sorted(rows[0])}, but most rows must have those of one known format "
         f"({known}); rename the fields"
     )
 
@@ -82,8 +83,13 @@ def parse(row: RawRow, kind: Format, index: int) -> Conversation:
     """
     if not isinstance(row, Mapping):
         raise UnusableRow("malformed")
-    row_id = str(row["id"]) if row.get("id") is not None else f"row-{index}"
-    return _PARSERS[kind](row, row_id, str(row.get("task") or row.get("source") or ""))
+    return _PARSERS[kind](row, row_name(row, index), str(row.get("task") or row.get("source") or ""))
+
+
+def row_name(row: Any, index: int) -> str:
+    """Return what a row is called in records: its own id, or its place in its source."""
+    own = row.get("id") if isinstance(row, Mapping) else None
+    return f"row-{index}" if own is None else str(own)
 
 
 def _messages(row: RawRow, row_id: str, task: str) -> Conversation:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import islice
+from typing import NamedTuple
 
-from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Message
 from harness.data.encoding import Encoder
 from harness.data.example import Example
+from harness.data.spool import Spool
 from harness.errors import DataError
 from harness.seeding import numpy_stream
 from harness.spec import DataSpec
@@ -27,22 +29,49 @@ EMOJI = " \N{SMILING FACE WITH SMILING EYES}"
 
 @dataclass
 class Chosen:
-    """The training rows of `data.source`, each by its place there, in training order."""
+    """The training rows of `data.source`."""
 
-    examples: dict[int, Example]
-    conversations: dict[int, Conversation]
-    """The same rows as they are said: spoiled where the example is."""
+    places: Sequence[int]
+    """Of each row in the source, in training order."""
+    examples: Sequence[Example]
+    """The same rows, encoded."""
+    conversations: Sequence[Conversation]
+    """All rows of the source, as they are in it."""
+    changed: dict[int, Conversation] = field(default_factory=dict)
+    """Place of a row that was spoiled -> what it says now."""
     marks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Row id -> what was done to it on purpose."""
     num_marked: Counter[str] = field(default_factory=Counter)
     """noised, styled -> rows."""
+
+    def now(self, place: int) -> Conversation:
+        """Return what a row says now."""
+        return self.changed[place] if place in self.changed else self.conversations[place]
+
+    @property
+    def said(self) -> Iterator[Conversation]:
+        """Yield what each row says now, in training order."""
+        return (self.now(place) for place in self.places)
 
     def mark(self, row_id: str, mark: str) -> None:
         """Add to what was done to a row."""
         self.marks[row_id] = (*self.marks.get(row_id, ()), mark)
 
 
-def spoil(chosen: Chosen, pool: Sequence[int], spec: DataSpec, encoder: Encoder, seed: int) -> None:
+class _Way(NamedTuple):
+    """One way to spoil rows."""
+
+    name: str
+    share: float
+    word: str
+    needed: str
+    """What a row must have to be spoiled so."""
+    spoiled: Callable[[int, Conversation], Conversation | None]
+    """A place and what the row there says -> what it is to say; None if it cannot be spoiled so."""
+    mark: Callable[[int], str]
+
+
+def spoil(chosen: Chosen, pool: Sequence[int], encoder: Encoder, seed: int) -> None:
     """Give chosen rows wrong answers and another style, by the shares of the spec.
 
     Whether a row is noised and whether it is styled are drawn apart, so a row may be both. A row that could not be
@@ -51,69 +80,70 @@ def spoil(chosen: Chosen, pool: Sequence[int], spec: DataSpec, encoder: Encoder,
     Args:
         chosen: changed in place.
         pool: every row that may be trained on; wrong answers are theirs.
-        spec: the shares.
         encoder: which encoded the rows; what it counted is set right.
         seed: the trial's.
 
     Raises:
         DataError: there are too few rows that could be spoiled.
     """
-    before = dict(chosen.conversations)
-    if spec.noise_share:
-        giver = givers(pool, encoder.conversations, seed)
-        _spoil_some(
-            chosen,
-            ("noise", spec.noise_share, "noised", "an answer that another row does not give"),
-            lambda place, row: noised(row, encoder.conversations[giver[place]]) if place in giver else None,
-            lambda place: f"noised, answer of {encoder.conversations[giver[place]].row_id}",
-            encoder,
-            seed,
-        )
-    if spec.style_share:
-        _spoil_some(
-            chosen,
-            ("style", spec.style_share, "styled", f"an answer that is not in {spec.style!r} already"),
-            lambda _, row: styled(row, spec),
-            lambda _: f"styled, {spec.style}",
-            encoder,
-            seed,
-        )
-    changed = [place for place in before if before[place] is not chosen.conversations[place]]
-    was = _encoded([before[place] for place in changed], encoder.spec, encoder.chat)[0]
-    now, examples = _encoded([chosen.conversations[place] for place in changed], encoder.spec, encoder.chat)
+    for way in _ways(pool, encoder, seed):
+        _spoil(chosen, way, encoder, seed)
+    if not chosen.changed:
+        return
+    was = _encoded([chosen.conversations[place] for place in chosen.changed], encoder)[0]
+    now, examples = _encoded(list(chosen.changed.values()), encoder)
     encoder.num_truncated += now.num_truncated - was.num_truncated
     encoder.num_ends_lost += now.num_ends_lost - was.num_ends_lost
-    chosen.examples.update(zip(changed, examples, strict=True))
+    made = dict(zip(chosen.changed, examples, strict=True))
+    chosen.examples = Spool(
+        made.get(place, example) for place, example in zip(chosen.places, chosen.examples, strict=True)
+    )
 
 
-def _spoil_some(
-    chosen: Chosen,
-    what: tuple[str, float, str, str],
-    spoiled: Callable[[int, Conversation], Conversation | None],
-    mark: Callable[[int], str],
-    encoder: Encoder,
-    seed: int,
-) -> None:
-    name, share, word, needed = what
-    asked = math.floor(Fraction(repr(share)) * len(chosen.examples) + Fraction(1, 2))
-    rank = numpy_stream(seed, f"data.{name}").permutation(len(encoder.conversations))
-    order = sorted(chosen.examples, key=rank.__getitem__)
-    made = [(place, row) for place in order if (row := spoiled(place, chosen.conversations[place])) is not None]
-    trial = Encoder(encoder.spec, encoder.chat, [row for _, row in made], Counter())
-    trial.take(range(len(made)), asked)
-    if len(trial.kept) < asked:
-        raise DataError(
-            f"data.{name}_share is {share!r}, {asked} of the {len(chosen.examples)} rows of data.source, but must be "
-            f"at most {len(trial.kept)} rows: no other has {needed} and fits data.max_length; lower it"
+def _ways(pool: Sequence[int], encoder: Encoder, seed: int) -> Iterator[_Way]:
+    spec, rows = encoder.spec, encoder.conversations
+    if spec.noise_share:
+        giver = givers(pool, rows, seed)
+        yield _Way(
+            name="noise",
+            share=spec.noise_share,
+            word="noised",
+            needed="an answer that another row does not give",
+            spoiled=lambda place, row: noised(row, rows[giver[place]]) if place in giver else None,
+            mark=lambda place: f"noised, answer of {rows[giver[place]].row_id}",
         )
-    for place, row in (made[number] for number in trial.kept):
-        chosen.conversations[place] = row
-        chosen.mark(row.row_id, mark(place))
-    chosen.num_marked[word] = asked
+    if spec.style_share:
+        yield _Way(
+            name="style",
+            share=spec.style_share,
+            word="styled",
+            needed=f"an answer that is not in {spec.style!r} already",
+            spoiled=lambda _, row: styled(row, spec),
+            mark=lambda _: f"styled, {spec.style}",
+        )
 
 
-def _encoded(rows: Sequence[Conversation], spec: DataSpec, chat: ChatFormat) -> tuple[Encoder, list[Example]]:
-    encoder = Encoder(spec, chat, rows, Counter())
+def _spoil(chosen: Chosen, way: _Way, encoder: Encoder, seed: int) -> None:
+    asked = lacking = math.floor(Fraction(repr(way.share)) * len(chosen.places) + Fraction(1, 2))
+    rank = numpy_stream(seed, f"data.{way.name}").permutation(len(chosen.conversations))
+    order = sorted(chosen.places, key=rank.__getitem__)
+    candidates = ((place, row) for place in order if (row := way.spoiled(place, chosen.now(place))) is not None)
+    while lacking:
+        if not (made := list(islice(candidates, lacking))):
+            raise DataError(
+                f"data.{way.name}_share is {way.share!r}, {asked} of the {len(chosen.places)} rows of data.source, but "
+                f"must be at most {asked - lacking} rows: no other has {way.needed} and fits data.max_length; lower it"
+            )
+        for number in _encoded([row for _, row in made], encoder)[0].kept:
+            place, row = made[number]
+            chosen.changed[place] = row
+            chosen.mark(row.row_id, way.mark(place))
+            lacking -= 1
+    chosen.num_marked[way.word] = asked
+
+
+def _encoded(rows: Sequence[Conversation], like: Encoder) -> tuple[Encoder, Sequence[Example]]:
+    encoder = Encoder(like.spec, like.chat, rows, [])
     return encoder, encoder.take(range(len(rows)), None)
 
 
@@ -198,16 +228,15 @@ def _said(row: Conversation, contents: Mapping[int, str]) -> Conversation:
 # -- repeats ----------------------------------------------------------------------------------------------------------
 
 
-def repeats(chosen: Chosen, num_rows: int) -> list[Example]:
+def repeats(chosen: Chosen, num_rows: int) -> Sequence[Example]:
     """Return so many repeats of chosen rows, spoiled as they are, the first chosen first and all equally often.
 
     A repeat has its row's id with `#2` for the second time it is there, and so on.
     """
-    rows = list(chosen.examples.values())
-    made: list[Example] = []
+    made: Spool[Example] = Spool()
     for number in range(num_rows):
-        original, times = rows[number % len(rows)], number // len(rows) + 2
-        made.append(replace(original, row_id=f"{original.row_id}#{times}"))
-        for mark in (*chosen.marks.get(original.row_id, ()), f"repeats {original.row_id}"):
-            chosen.mark(made[-1].row_id, mark)
+        times, place = divmod(number, len(chosen.examples))
+        original = chosen.examples[place]
+        made.append(replace(original, row_id=f"{original.row_id}#{times + 2}"))
+        chosen.marks[made[-1].row_id] = (*chosen.marks.get(original.row_id, ()), f"repeats {original.row_id}")
     return made

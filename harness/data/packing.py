@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
@@ -21,7 +22,28 @@ TOPICS = 64
 """Dimensions in which examples are compared."""
 
 
-def packed(examples: Sequence[Example], spec: DataSpec) -> list[Example]:
+class PackedRows(Sequence[Example]):
+    """Rows of several examples each, laid end to end when they are read."""
+
+    def __init__(self, examples: Sequence[Example], groups: Sequence[Sequence[int]]) -> None:
+        self.groups = groups
+        """Row -> the places of its examples."""
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return joined([self._examples[place] for place in self.groups[index]])
+
+
+def packed(examples: Sequence[Example], spec: DataSpec) -> PackedRows:
     """Return rows of up to `spec.max_length` tokens that together hold every example once.
 
     Args:
@@ -33,7 +55,7 @@ def packed(examples: Sequence[Example], spec: DataSpec) -> list[Example]:
         groups = in_windows(by_likeness([example.input_ids for example in examples]), lengths, spec.max_length)
     else:
         groups = best_fit(lengths, spec.max_length)
-    return [joined([examples[index] for index in group]) for group in groups]
+    return PackedRows(examples, groups)
 
 
 def joined(examples: Sequence[Example]) -> Example:

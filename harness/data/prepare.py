@@ -11,17 +11,19 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from harness.data import hygiene, injection, packing, sources
 from harness.data.chat import ChatFormat
-from harness.data.conversations import Conversation, Message
+from harness.data.conversations import Conversation, Dropped, Message, Reason, by_reason
 from harness.data.encoding import Encoder
 from harness.data.example import Example
 from harness.data.injection import Chosen
+from harness.data.ledger import Part
 from harness.data.scrubbing import Scrubber
 from harness.data.selection import (
     by_task,
@@ -32,6 +34,7 @@ from harness.data.selection import (
     validation_order,
     with_completion_ratio,
 )
+from harness.data.spool import Spool
 from harness.errors import DataError
 from harness.records.schema import DataSummary
 from harness.records.store import Store
@@ -44,9 +47,9 @@ NUM_SAMPLE_PROMPTS = 4
 class PreparedData:
     """All that training needs to know of its data."""
 
-    train: list[Example]
+    train: Sequence[Example]
     """Of packed data each row holds several."""
-    validation: list[Example]
+    validation: Sequence[Example]
     """Never packed."""
     sample_prompts: list[list[Message]]
     """Conversations up to where the assistant first speaks, the same for every seed and size."""
@@ -55,10 +58,16 @@ class PreparedData:
     """Tokens that end a turn and were cut away from training rows."""
     reads_itself_alone: bool = False
     """Whether examples are laid end to end, each attending to itself alone; if not, rows are padded."""
+    examples: Sequence[Example] = ()
+    """Those to train on, in training order, before packing."""
+    parts: Sequence[Part] = ()
+    """Where they come from, in the same order."""
+    dropped: Sequence[Dropped] = ()
+    """Rows that are not used, as `summary` counts them."""
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Row id -> what was done on purpose to that training row: noised, styled, repeats, leaked."""
 
-    @property
+    @cached_property
     def num_examples(self) -> int:
         """Return how many examples there are to train on, however many rows they share."""
         return sum(row.num_examples for row in self.train)
@@ -89,117 +98,182 @@ def prepare(
     Raises:
         DataError: the source is not usable, has fewer usable rows than asked for, or does not fit the template.
     """
-    scrubber = Scrubber(spec.scrub)
-    rows = _cleaned(sources.read_rows(spec.source, store), spec, kept_out or {}, scrubber)
+    cleaning = _Cleaning(spec, kept_out or {}, Scrubber(spec.scrub))
+    rows = _cleaned(sources.read_rows(spec.source, store), cleaning)
     chat.require(rows.conversations)
-    encoder = Encoder(spec, chat, rows.conversations, Counter(rows.dropped))
+    encoder = Encoder(spec, chat, rows.conversations, list(rows.dropped))
     order = validation_order(len(rows.conversations))
     validation = encoder.take(order, spec.num_validation)
     _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
     encoder.num_truncated = encoder.num_ends_lost = 0  # counted over the training rows alone
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
-    chat.require(leaked)
-    leaks = _others("leaks", leaked, range(len(leaked)), None, encoder)
-    order_of_seed = in_proportion(training_order(pool, seed), rows.conversations, seed)
-    chosen, sizes = _taken(spec, encoder, rows, order_of_seed, len(leaks))
-    injection.spoil(chosen, pool, spec, encoder, seed)
-    parts = {"repeats": injection.repeats(chosen, sizes["repeats"]), "leaks": leaks}
-    for example in leaks:
-        chosen.mark(example.row_id, "leaked")
-    for other in _other_sources(spec, seed):
-        read = partial(_read, other, spec, store, kept_out or {}, scrubber)
-        parts[other.name] = _from_source(other, sizes[other.name], encoder, read)
-    train = [*chosen.examples.values(), *(example for part in parts.values() for example in part)]
+    leaks = _leaks(spec, chat, leaked)
+    ordered = in_proportion(training_order(pool, seed), rows.conversations, seed)
+    chosen, sizes = _taken(spec, encoder, rows, ordered, len(leaks.examples))
+    injection.spoil(chosen, pool, encoder, seed)
+    own = Part("source", spec.source, cleaning.key, rows.conversations, chosen.places)
+    repeats = injection.repeats(chosen, sizes["repeats"])
+    repeated = replace(own, places=[chosen.places[number % len(chosen.places)] for number in range(len(repeats))])
+    taken = [_Taken("repeats", repeats, repeated), leaks]
+    taken += [_from_source(other, sizes[other.name], chat, cleaning, store) for other in _others(spec, seed)]
+    taken = [one for one in taken if one.part is not None and (one.examples or one.dropped)]
+    train = chosen.examples if isinstance(chosen.examples, Spool) else Spool(chosen.examples)
+    for one in taken:
+        _add(one, train, encoder)
+    chosen.marks.update({example.row_id: ("leaked",) for example in leaks.examples})
     prompts = (rows.conversations[index].first_prompt for index in order)
     rows_to_train = packing.packed(train, spec) if spec.is_packed else train
     return PreparedData(
         train=rows_to_train,
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(spec, chat, rows, encoder, scrubber, chosen, parts, rows_to_train, validation),
+        summary=_summary(spec, chat, rows, encoder, train, taken, rows_to_train, validation, chosen, cleaning.scrubber),
         num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
+        examples=train,
+        parts=(own, *(one.part for one in taken if one.part is not None)),
+        dropped=encoder.dropped,
         marks=chosen.marks,
     )
 
 
-def _cleaned(
-    rows: sources.Rows, spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]], scrubber: Scrubber
-) -> sources.Rows:
+class _Cleaning(NamedTuple):
+    """What is dropped from every source and replaced in it, whatever is chosen of the rest."""
+
+    spec: DataSpec
+    kept_out: Mapping[str, Mapping[str, str]]
+    scrubber: Scrubber
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Return what names the rows of a source together with it."""
+        asked = tuple((key, tuple(items.items())) for key, items in self.kept_out.items())
+        return self.spec.deduplicate, asked if self.spec.decontaminate else (), self.spec.scrub
+
+
+class _Taken(NamedTuple):
+    """Training rows that take the place of rows of the source."""
+
+    name: str
+    examples: Sequence[Example]
+    part: Part | None
+    dropped: Sequence[Dropped] = ()
+    num_truncated: int = 0
+    num_ends_lost: int = 0
+
+
+def _add(one: _Taken, train: Spool[Example], encoder: Encoder) -> None:
+    """Add rows to the end, and what was counted of them to what was counted."""
+    train.extend(one.examples)
+    encoder.dropped.extend(one.dropped)
+    encoder.num_truncated += one.num_truncated
+    encoder.num_ends_lost += one.num_ends_lost
+
+
+def _cleaned(rows: sources.Rows, cleaning: _Cleaning, origin: str = "source") -> sources.Rows:
     """Return rows, scrubbed, without those that the spec drops whatever is chosen of the rest."""
-    kept, dropped = rows.conversations, Counter[str]()
+    spec, kept_out, scrubber = cleaning
+    kept, dropped, asked = rows.conversations, [one._replace(origin=origin) for one in rows.dropped], set[int]()
+
+    def drop(places: Iterable[int], reason: Reason) -> None:
+        nonlocal kept
+        taken = set(places)
+        dropped.extend(Dropped(kept[place].row_id, reason, origin) for place in sorted(taken))
+        kept = Spool(row for place, row in enumerate(kept) if place not in taken) if taken else kept
+
     if spec.decontaminate:
         prompts = [hygiene.prompt(row) for row in kept]
-        asked = set[int]().union(*(hygiene.overlap(key, items, prompts).rows for key, items in kept_out.items()))
-        kept = [row for place, row in enumerate(kept) if place not in asked]
-        dropped["in_evaluation"] = len(asked)
-    kept = scrubber.rows(kept)
+        for key, items in kept_out.items():
+            asked.update(hygiene.overlap(key, items, prompts).rows)
+        drop(asked, "in_evaluation")
+    if spec.scrub:
+        kept = Spool(scrubber.rows(kept))
     if spec.deduplicate != "off":
-        texts = [hygiene.whole(row) for row in kept]
-        exact = hygiene.exact_duplicates(texts)
-        alike = exact | (hygiene.near_duplicates(texts) if spec.deduplicate == "near" else {})
-        kept = [row for place, row in enumerate(kept) if place not in alike]
-        dropped.update({"duplicate": len(exact), "near_duplicate": len(alike) - len(exact)})
-    return replace(rows, conversations=kept, dropped=rows.dropped + dropped)
+        drop(hygiene.exact_duplicates([hygiene.whole(row) for row in kept]), "duplicate")
+    if spec.deduplicate == "near":
+        drop(hygiene.near_duplicates([hygiene.whole(row) for row in kept]), "near_duplicate")
+    return replace(rows, conversations=kept, dropped=dropped)
 
 
 def _taken(
-    spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int], num_leaked: int
+    spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int], num_leaks: int
 ) -> tuple[Chosen, dict[str, int]]:
     """Return the training rows of the source, and how many rows every other part is to have: together the size asked
     for."""
-    taken: dict[int, Example] = {}
+    places: list[int] = []
+    train: Spool[Example] = Spool()
     total = spec.num_examples
     if total is None:
-        taken = _take(spec, encoder, order, None)
-        _require(taken, None, "data.num_examples", rows, encoder.dropped, spec)
-        total = len(taken)
+        places, train = _take(spec, encoder, order, None)
+        _require(train, None, "data.num_examples", rows, encoder.dropped, spec)
+        total = len(train)
     sizes = spec.part_sizes(total)
-    others = {name: count for name, count in (sizes | {"leaks": num_leaked}).items() if count}
+    others = {name: count for name, count in (sizes | {"leaks": num_leaks}).items() if count}
     wanted = total - sum(others.values())
     said = ", ".join(f"{count} rows of {name}" for name, count in others.items())
-    if wanted < bool(num_leaked or sizes["repeats"]):
+    if wanted < bool(num_leaks or sizes["repeats"]):
         raise DataError(
             f"data.num_examples is {spec.num_examples}, but must be more than what takes the place of rows of "
             f"data.source, {said}; ask for more, or lower the shares"
         )
     if spec.num_examples is None:
-        taken = dict(list(taken.items())[:wanted])
+        del places[wanted:]
+        train.truncate(wanted)
     else:
-        taken = _take(spec, encoder, order, wanted)
+        places, train = _take(spec, encoder, order, wanted)
         name = "data.num_examples" + (f" less {said}" if others else "")
-        _require(taken, wanted, name, rows, encoder.dropped, spec)
-    return Chosen(taken, {place: rows.conversations[place] for place in taken}), sizes
+        _require(train, wanted, name, rows, encoder.dropped, spec)
+    return Chosen(places, train, rows.conversations), sizes
 
 
-def _take(spec: DataSpec, encoder: Encoder, order: Sequence[int], wanted: int | None) -> dict[int, Example]:
-    """Return the first usable rows of an order by their places; all for None."""
+def _take(
+    spec: DataSpec, encoder: Encoder, order: Sequence[int], wanted: int | None
+) -> tuple[list[int], Spool[Example]]:
+    """Return the first usable rows of an order and their places; all for None."""
     if spec.stratify == "off":
         return _kept(encoder, order, wanted)
     plan, rows = by_task(order, encoder.conversations)
     wanted, end = len(order) if wanted is None else wanted, 0
-    taken: dict[str, dict[int, Example]] = {task: {} for task in rows}
+    taken = {task: (list[int](), Spool[Example]()) for task in rows}
     # A row that cannot be used makes room for the next of its task, or where there is none for the next in line.
-    while end < len(plan) and (lacking := wanted - sum(map(len, taken.values()))):
+    while end < len(plan) and (lacking := wanted - sum(len(places) for places, _ in taken.values())):
         end += lacking
         for task, asked in Counter(plan[:end]).items():
             rest = [place for place in rows[task] if place not in encoder.seen]
-            taken[task] |= _kept(encoder, rest, asked - len(taken[task]))
-    queues = {task: iter(kept.items()) for task, kept in taken.items()}
-    return dict(row for task in plan[:end] if (row := next(queues[task], None)))
+            places, examples = taken[task]
+            more_places, more = _kept(encoder, rest, asked - len(places))
+            places.extend(more_places)
+            examples.extend(more)
+    queues = {task: zip(*kept, strict=True) for task, kept in taken.items()}
+    found, train = list[int](), Spool[Example]()
+    for task in plan[:end]:
+        for place, example in islice(queues[task], 1):
+            found.append(place)
+            train.append(example)
+    return found, train
 
 
-def _kept(encoder: Encoder, order: Sequence[int], wanted: int | None) -> dict[int, Example]:
+def _kept(encoder: Encoder, order: Sequence[int], wanted: int | None) -> tuple[list[int], Spool[Example]]:
     before = len(encoder.kept)
     examples = encoder.take(order, wanted)
-    return dict(zip(encoder.kept[before:], examples, strict=True))
+    return encoder.kept[before:], examples
+
+
+def _leaks(spec: DataSpec, chat: ChatFormat, leaked: Sequence[Conversation]) -> _Taken:
+    """Return the evaluation items that can be trained on."""
+    chat.require(leaked)
+    encoder = Encoder(spec, chat, leaked, [], "leak_share")
+    examples = encoder.take(range(len(leaked)), None)
+    part = Part("leak_share", None, tuple(row.row_id for row in leaked), leaked, encoder.kept)
+    return _Taken("leaks", examples, part, encoder.dropped, encoder.num_truncated, encoder.num_ends_lost)
 
 
 class _Other(NamedTuple):
     """A part of the training rows that comes from another source."""
 
     name: str
+    origin: str
     source: DataSource | None
     share: str
     """The field and its value."""
@@ -207,55 +281,33 @@ class _Other(NamedTuple):
     """Of so many rows."""
 
 
-def _other_sources(spec: DataSpec, seed: int) -> Iterator[_Other]:
+def _others(spec: DataSpec, seed: int) -> Iterator[_Other]:
     share = f"data.replay_share {spec.replay_share!r}"
-    yield _Other("replay", spec.replay_source, share, lambda num_rows: replay_order(num_rows, seed))
+    yield _Other("replay", "replay_source", spec.replay_source, share, lambda num_rows: replay_order(num_rows, seed))
     for number, part in enumerate(spec.mixture):
-        share = f"data.mixture.{number}.share {part.share!r}"
-        yield _Other(f"mixture.{number}", part.source, share, partial(mixture_order, seed=seed, number=number))
+        name, share = f"mixture.{number}", f"data.mixture.{number}.share {part.share!r}"
+        yield _Other(name, name, part.source, share, partial(mixture_order, seed=seed, number=number))
 
 
-def _read(
-    other: _Other, spec: DataSpec, store: Store | None, kept_out: Mapping[str, Mapping[str, str]], scrubber: Scrubber
-) -> sources.Rows:
-    if other.source is None:
-        raise DataError(f"data.replay_source is None, but must be a source for {other.share}; name one or ask for 0.0")
-    return _cleaned(sources.read_rows(other.source, store), spec, kept_out, scrubber)
-
-
-def _from_source(other: _Other, num_rows: int, encoder: Encoder, read: Callable[[], sources.Rows]) -> list[Example]:
-    """Return rows of another source, which is read if any are wanted; what is dropped is counted beside the rest.
+def _from_source(other: _Other, num_rows: int, chat: ChatFormat, cleaning: _Cleaning, store: Store | None) -> _Taken:
+    """Return rows of another source, which is read if any are wanted.
 
     Raises:
         DataError: there is no source, or it has too few usable rows.
     """
     if not num_rows:
-        return []
-    rows = read()
-    encoder.chat.require(rows.conversations)
-    dropped = Counter(rows.dropped)
-    taken = _others(other.name, rows.conversations, other.order(len(rows.conversations)), num_rows, encoder, dropped)
-    _require(taken, num_rows, f"{other.share} in rows", rows, dropped)
-    if other.name == "replay":
-        return taken
-    return [replace(example, row_id=f"{other.name}/{example.row_id}") for example in taken]
-
-
-def _others(
-    name: str,
-    conversations: Sequence[Conversation],
-    order: Sequence[int],
-    num_rows: int | None,
-    encoder: Encoder,
-    dropped: Counter[str] | None = None,
-) -> list[Example]:
-    """Return the first usable rows of an order that are not of the source; what is counted of them is added up."""
-    own = Encoder(encoder.spec, encoder.chat, conversations, Counter() if dropped is None else dropped)
-    taken = own.take(order, num_rows)
-    encoder.dropped.update({f"{name} {reason}": count for reason, count in own.dropped.items()})
-    encoder.num_truncated += own.num_truncated
-    encoder.num_ends_lost += own.num_ends_lost
-    return taken
+        return _Taken(other.name, (), None)
+    if other.source is None:
+        raise DataError(f"data.replay_source is None, but must be a source for {other.share}; name one or ask for 0.0")
+    rows = _cleaned(sources.read_rows(other.source, store), cleaning, other.origin)
+    chat.require(rows.conversations)
+    encoder = Encoder(cleaning.spec, chat, rows.conversations, list(rows.dropped), other.origin)
+    examples: Sequence[Example] = encoder.take(other.order(len(rows.conversations)), num_rows)
+    _require(examples, num_rows, f"{other.share} in rows", rows, encoder.dropped)
+    if other.name != "replay":  # rows of two sources may have one id
+        examples = Spool(replace(example, row_id=f"{other.name}/{example.row_id}") for example in examples)
+    part = Part(other.origin, other.source, cleaning.key, rows.conversations, encoder.kept)
+    return _Taken(other.name, examples, part, encoder.dropped, encoder.num_truncated, encoder.num_ends_lost)
 
 
 def _require(
@@ -263,7 +315,7 @@ def _require(
     asked: int | None,
     name: str,
     rows: sources.Rows,
-    dropped: Counter[str],
+    dropped: Sequence[Dropped],
     spec: DataSpec | None = None,
 ) -> None:
     if len(taken) >= (1 if asked is None else asked):
@@ -274,7 +326,7 @@ def _require(
         if spec.completion_ratio != "any":
             parts.append(f"of which data.completion_ratio {spec.completion_ratio!r} keeps half")
     if dropped:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in by_reason(dropped).items())
         parts.append(f"less those dropped ({reasons})")
     rule = "there is no row to train on" if asked is None else f"must be at most {len(taken)}"
     raise DataError(f"{name} is {asked}, but {rule}: {', '.join(parts)}; ask for fewer or give more data")
@@ -288,33 +340,34 @@ def _summary(
     chat: ChatFormat,
     rows: sources.Rows,
     encoder: Encoder,
-    scrubber: Scrubber,
-    chosen: Chosen,
-    parts: Mapping[str, Sequence[Example]],
+    train: Sequence[Example],
+    taken: Sequence[_Taken],
     rows_to_train: Sequence[Example],
     validation: Sequence[Example],
+    chosen: Chosen,
+    scrubber: Scrubber,
 ) -> DataSummary:
-    train = [*chosen.examples.values(), *(example for part in parts.values() for example in part)]
-    num_tokens = _num_tokens(train)
-    num_loss_tokens = sum(int(np.count_nonzero(example.loss_weights)) for example in train)
-    own = chosen.conversations.values()
-    prompts, said = sum(row.prompt_length for row in own), spec.instructions == "kept"
-    beside = {name: part for name, part in parts.items() if part and name != "replay"}
+    num_tokens = num_loss_tokens = 0
+    for example in train:
+        num_tokens += len(example.input_ids)
+        num_loss_tokens += int(np.count_nonzero(example.loss_weights))
+    num_rows = {one.name: len(one.examples) for one in taken}
+    num_tokens_of = {one.name: sum(len(example.input_ids) for example in one.examples) for one in taken}
     return DataSummary(
         rows_sha256=rows_sha256(rows_to_train, validation),
         num_rows_read=rows.num_read,
-        num_rows_dropped=dict(sorted(encoder.dropped.items())),
+        num_rows_dropped=by_reason(encoder.dropped),
         num_train=len(train),
         num_validation=len(validation),
         num_truncated=encoder.num_truncated,
-        completion_prompt_ratio=sum(row.completion_length for row in own) / prompts if prompts and said else None,
+        completion_prompt_ratio=_completion_ratio(chosen.said) if spec.instructions == "kept" else None,
         mean_tokens=num_tokens / len(train),
         loss_token_share=num_loss_tokens / num_tokens,
         template_sha256=chat.sha256,
-        num_replay_rows=len(parts["replay"]),
-        num_replay_tokens=_num_tokens(parts["replay"]),
-        num_part_rows={name: len(part) for name, part in beside.items()},
-        num_part_tokens={name: _num_tokens(part) for name, part in beside.items()},
+        num_replay_rows=num_rows.pop("replay", 0),
+        num_replay_tokens=num_tokens_of.pop("replay", 0),
+        num_part_rows=num_rows,
+        num_part_tokens=num_tokens_of,
         num_marked=dict(chosen.num_marked),
         num_scrubbed=dict(sorted(scrubber.num_hits.items())),
         num_rows_scrubbed=dict(sorted(scrubber.num_rows.items())),
@@ -324,8 +377,12 @@ def _summary(
     )
 
 
-def _num_tokens(examples: Iterable[Example]) -> int:
-    return sum(len(example.input_ids) for example in examples)
+def _completion_ratio(rows: Iterable[Conversation]) -> float | None:
+    said = prompted = 0
+    for row in rows:
+        said += row.completion_length
+        prompted += row.prompt_length
+    return said / prompted if prompted else None
 
 
 def rows_sha256(train: Sequence[Example], validation: Sequence[Example]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -45,8 +45,8 @@ class Scrubber:
     num_rows: Counter[str] = field(default_factory=Counter)
     """Kind -> rows that held one."""
 
-    def rows(self, rows: Iterable[Conversation]) -> list[Conversation]:
-        """Return rows with `<EMAIL>` for an email address, and so on, in everything that they say.
+    def rows(self, rows: Iterable[Conversation]) -> Iterator[Conversation]:
+        """Yield rows with `<EMAIL>` for an email address, and so on, in everything that they say.
 
         Args:
             rows: conversations and raw texts; arguments of calls are searched, function declarations are not.
@@ -54,7 +54,7 @@ class Scrubber:
         Raises:
             DataError: a row is tokens, or the library is not installed.
         """
-        return [self._row(row) for row in rows] if self.kinds else list(rows)
+        return (self._row(row) for row in rows) if self.kinds else iter(rows)
 
     def _row(self, row: Conversation) -> Conversation:
         if row.tokens is not None:

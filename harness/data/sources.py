@@ -8,17 +8,18 @@ nothing is downloaded here. What does not live here: row formats (formats.py), c
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import BufferedReader
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from harness.data.conversations import Conversation, UnusableRow
-from harness.data.formats import Format, parse, sniff
+from harness.data.conversations import Conversation, Dropped, UnusableRow, by_reason
+from harness.data.formats import Format, parse, row_name, sniff
+from harness.data.spool import Spool
 from harness.errors import DataError, HarnessError
 from harness.pocket import world
 from harness.pocket.audit import conversation_leaks
@@ -27,16 +28,19 @@ from harness.spec import DataSource, FileData, HubData, PocketData, PocketText
 
 NUM_SNIFFED = 100
 PARQUET_MAGIC = b"PAR1"
+PARQUET_BATCH = 1024
+"""Rows of a Parquet file that are in memory at once."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Rows:
     """What a source holds."""
 
-    conversations: list[Conversation]
+    conversations: Sequence[Conversation]
     num_read: int
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Reason -> rows that could not become a conversation."""
+    dropped: Sequence[Dropped] = ()
+    """Those that could not become a conversation."""
 
 
 def read_rows(source: DataSource, store: Store | None = None) -> Rows:
@@ -79,24 +83,26 @@ def describe_file(path: Path) -> FileData:
     Raises:
         DataError: it cannot be read, its format is not known, or none of its first rows can be trained on.
     """
-    content = _read_bytes(path)
-    raw = [row for _, row in zip(range(NUM_SNIFFED), _raw_rows(content, str(path)), strict=False)]
+    with _opened(path) as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        stream.seek(0)
+        raw = list(islice(_raw_rows(stream, str(path)), NUM_SNIFFED))
     kind = sniff(raw, str(path))
     _parsed(raw, kind, str(path))
-    return FileData(sha256=hashlib.sha256(content).hexdigest(), format=kind, path=str(path.absolute()))
+    return FileData(sha256=sha256, format=kind, path=str(path.absolute()))
 
 
 def _parsed(raw: Iterable[Any], kind: Format, name: str) -> Rows:
-    conversations: list[Conversation] = []
-    dropped: Counter[str] = Counter()
+    conversations: Spool[Conversation] = Spool()
+    dropped: list[Dropped] = []
     for index, row in enumerate(raw):
         try:
             conversations.append(parse(row, kind, index))
         except UnusableRow as fault:
-            dropped[fault.reason] += 1
-    num_read = len(conversations) + dropped.total()
+            dropped.append(Dropped(row_name(row, index), fault.reason))
+    num_read = len(conversations) + len(dropped)
     if not conversations:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items())) or "it is empty"
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in by_reason(dropped).items()) or "it is empty"
         raise DataError(
             f"{name} has no row that can be trained on among the {num_read} read ({reasons}), but must hold "
             "conversations with an assistant turn, or texts; mend the rows"
@@ -107,9 +113,9 @@ def _parsed(raw: Iterable[Any], kind: Format, name: str) -> Rows:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _read_bytes(path: Path) -> bytes:
+def _opened(path: Path) -> BufferedReader:
     try:
-        return path.read_bytes()
+        return path.open("rb")
     except OSError as error:
         raise DataError(
             f"data.source.path is {str(path)!r}, but must be a readable JSON-lines or Parquet file ({error.strerror})"
@@ -117,43 +123,46 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _file_rows(source: FileData) -> Iterator[Any]:
-    content = _read_bytes(Path(source.path))
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != source.sha256:
-        raise DataError(
-            f"{source.path} has sha256 {digest[:12]}, but must have {source.sha256[:12]}; it changed since the plan, "
-            "so plan again"
-        )
-    return _raw_rows(content, source.path)
+    with _opened(Path(source.path)) as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != source.sha256:
+            raise DataError(
+                f"{source.path} has sha256 {digest[:12]}, but must have {source.sha256[:12]}; it changed since the "
+                "plan, so plan again"
+            )
+        stream.seek(0)
+        yield from _raw_rows(stream, source.path)
 
 
-def _raw_rows(content: bytes, name: str) -> Iterator[Any]:
-    return _parquet_rows(content, name) if content.startswith(PARQUET_MAGIC) else _json_rows(content, name)
+def _raw_rows(stream: BufferedReader, name: str) -> Iterator[Any]:
+    magic = stream.read(len(PARQUET_MAGIC))
+    stream.seek(0)
+    return _parquet_rows(stream, name) if magic == PARQUET_MAGIC else _json_rows(stream, name)
 
 
-def _parquet_rows(content: bytes, name: str) -> Iterator[Any]:
+def _parquet_rows(stream: BufferedReader, name: str) -> Iterator[Any]:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        table = parquet.ParquetFile(io.BytesIO(content))
-        for batch in table.iter_batches():
+        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=PARQUET_BATCH):
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{name} is a damaged Parquet file ({str(error).splitlines()[0]}); write it again") from error
 
 
-def _json_rows(content: bytes, name: str) -> Iterator[Any]:
+def _json_rows(stream: BufferedReader, name: str) -> Iterator[Any]:
     # Bytes, so that only a newline ends a row: str.splitlines() also cuts at U+2028, which JSON leaves inside strings.
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
+    for number, line in enumerate(stream, start=1):
+        written = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+        if not written.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(written)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name}:{number} is not JSON ({error}); write one object a line, in UTF-8") from error
         if not isinstance(row, dict):
-            raise DataError(f"{name}:{number} is {line[:40]!r}, but must be a JSON object; write one object a line")
+            raise DataError(f"{name}:{number} is {written[:40]!r}, but must be a JSON object; write one object a line")
         yield row
 
 

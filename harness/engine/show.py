@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.report import Report
-from harness.engine import auditing, rerun, show_pocket
+from harness.engine import rerun, show_pocket
 from harness.engine.answers import Done, PlanView, Refused, StatusView
 from harness.engine.auditing import AuditView
 from harness.engine.claims_run import Started
@@ -78,10 +78,12 @@ def _study_conditions(plan: Plan) -> int:
 
 @show.register
 def _(value: AuditView, console: Console) -> None:
-    for name, fact in auditing.facts(value):
+    from harness.data import page
+
+    for name, fact in page.facts(value.audit, value.spec.data.template):
         _line(console, f"{name + ':':34}{fact}")
     table = _table("part", "tokens", "loss tokens", "of the loss weight")
-    for cells in auditing.parts(value):
+    for cells in page.parts(value.audit):
         table.add_row(*map(Text, cells))
     console.print(table)
     for row in value.shown:

@@ -4,6 +4,8 @@
     trials/<id>/metrics.jsonl        one row per logged step, appended and flushed: the record of training
     trials/<id>/samples.jsonl        fixed prompts and the model's answers, before, during and after
     trials/<id>/items.parquet        one row per evaluated item after training
+    trials/<id>/audit.json, .html    what the rows train on, counted and shown, before the first step
+    trials/<id>/rows.parquet         one row per training, validation and dropped row: source, revision, id, fate
     trials/<id>/weights/             what `keep` says, with manifest.json
     trials/<id>/result.json          committed last, names the sha256 of every other file: the trial is done
     trials/<id>/failure.json         the latest failure, while there is no result
@@ -25,7 +27,8 @@ from pydantic import ConfigDict, Field
 from harness import versions
 from harness.spec import Claim, TrialSpec
 
-RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet")
+AUDIT_FILES = ("audit.json", "audit.html", "rows.parquet")
+RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet", *AUDIT_FILES)
 """Files of a trial's folder that `result.json` names by sha256, besides everything under weights/."""
 
 METRICS_OF: dict[str, tuple[str, ...]] = {

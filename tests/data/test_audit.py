@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.data import describe_file, prepare
-from harness.data.audit import Audit, audit
+from harness.data.audit import Audit, audit_of
 from harness.spec import DataSpec
 from tests.data.tiny import chat, spec, write_rows
 
@@ -19,10 +19,10 @@ def row(question: str, answer: str, **changes: Any) -> dict[str, Any]:
 
 
 def audited(
-    tmp_path: Path, rows: list[Mapping[str, Any]], batch_size: int = 2, **changes: Any
+    tmp_path: Path, rows: Sequence[Mapping[str, Any]], batch_size: int = 2, **changes: Any
 ) -> tuple[Audit, DataSpec]:
     asked = spec(source=describe_file(write_rows(tmp_path / "rows.jsonl", rows)), **changes)
-    return audit(prepare(asked, chat(), seed=0), batch_size), asked
+    return audit_of(prepare(asked, chat(), seed=0), batch_size, {}), asked
 
 
 def test_audit_counts_tokens_and_loss_by_part(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from harness.data import Example, PreparedData, describe_file, prepare
 from harness.data.conversations import Conversation, conversation
 from harness.data.injection import EMOJI, PREAMBLE, givers
+from harness.data.ledger import ledger
 from harness.errors import DataError
 from harness.identity import canonical_json
 from harness.spec import DataSource
@@ -210,10 +211,26 @@ def test_leaked_items_take_the_place_of_the_last_rows_and_are_marked(source: Dat
     assert [e.row_id for e in data.validation] == [e.row_id for e in plain.validation]
 
 
+def test_ledger_says_of_every_row_what_was_done_to_it(source: DataSource) -> None:
+    data = prepared(
+        source, leaked=[*_items(2), *_items(1, words=400)], leak_share=0.5, noise_share=0.25, duplicate_share=0.25
+    )
+    rows = ledger(data)
+    trained = [row for row in rows if row["use"] == "train"]
+    assert [row["row_id"] for row in trained] == ids(data)
+    assert {row["row_id"]: tuple(row["mark"].split("; ")) for row in trained if row["mark"]} == data.marks
+    assert [(row["field"], row["source"], row["mark"]) for row in trained[-2:]] == [
+        ("leak_share", "evaluation items", "leaked")
+    ] * 2
+    assert {row["field"] for row in trained[:-2]} == {"source"}
+    assert [row["reason"] for row in rows if row["field"] == "leak_share" and row["use"] == "dropped"] == ["too_long"]
+    assert data.summary.num_marked == {"noised": 7}  # a quarter of the 28 distinct rows of the source
+
+
 def test_leaked_items_that_are_too_long_are_counted_and_the_size_kept(source: DataSource) -> None:
     data = prepared(source, leaked=[*_items(3), *_items(1, words=400)], leak_share=0.5)
     assert len(data.train) == 40
-    assert data.summary.num_rows_dropped == {"leaks too_long": 1}
+    assert data.summary.num_rows_dropped == {"leak_share too_long": 1}
     assert data.summary.num_part_rows == {"leaks": 3}
 
 

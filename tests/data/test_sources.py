@@ -11,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from harness.data import describe_file, read_rows
+from harness.data.conversations import by_reason
 from harness.errors import DataError
 from harness.records.store import Store, write_manifest
 from harness.spec import HubData, PocketData
@@ -49,13 +50,13 @@ def test_parquet_gives_the_same_rows_as_json_lines(form: str, tmp_path: Path) ->
     rows = [FORMS[form] | {"id": str(i)} for i in range(3)]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     lines = read(write_rows(tmp_path / "rows.jsonl", rows))
-    assert read(tmp_path / "rows.parquet").conversations == lines.conversations
+    assert list(read(tmp_path / "rows.parquet").conversations) == list(lines.conversations)
 
 
 def test_text_rows_are_documents_without_messages(tmp_path: Path) -> None:
     rows = read(write_rows(tmp_path / "rows.jsonl", [{"text": "Once upon a time."}, {"text": "  "}]))
     assert [row.text for row in rows.conversations] == ["Once upon a time."]
-    assert rows.dropped == {"empty_text": 1}
+    assert by_reason(rows.dropped) == {"empty_text": 1}
 
 
 def test_alpaca_input_follows_the_instruction_and_system_leads(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_tool_calls_and_tools_are_wrapped_alike(tmp_path: Path) -> None:
 )
 def test_unusable_row_is_left_out_and_counted(messages: Any, reason: str, tmp_path: Path) -> None:
     rows = read(write_rows(tmp_path / "rows.jsonl", [{"messages": TURNS}, {"messages": messages}]))
-    assert (rows.num_read, len(rows.conversations), rows.dropped) == (2, 1, {reason: 1})
+    assert (rows.num_read, len(rows.conversations), by_reason(rows.dropped)) == (2, 1, {reason: 1})
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -118,12 +119,17 @@ def test_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
         describe_file(tmp_path / "nowhere.jsonl")
 
 
+def test_a_bad_row_among_the_first_is_dropped_and_not_the_file(tmp_path: Path) -> None:
+    rows = read(write_rows(tmp_path / "rows.jsonl", [{"messages": None}, {"messages": TURNS}, {"messages": TURNS}]))
+    assert (len(rows.conversations), by_reason(rows.dropped)) == (2, {"malformed": 1})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "holds no rows"),
-        (b'{"question": "x", "answer": "y"}\n', r"fields \['answer', 'question'\], but every row must have"),
-        (b'{"messages": []}\n{"prompt": "x"}\n', "but every row must have those of one known format"),
+        (b'{"question": "x", "answer": "y"}\n', r"fields \['answer', 'question'\], but most rows must have"),
+        (b'{"messages": []}\n{"prompt": "x"}\n', "but most rows must have those of one known format"),
         (b"question,answer\n1,2\n", "1 is not JSON .* write one object a line"),
         (b'[{"prompt": "x"}]\n', "1 is .* but must be a JSON object"),
         (b'{"text": "\xff"}\n', "1 is not JSON"),
@@ -159,7 +165,7 @@ def test_pocket_rows_are_the_worlds_conversations() -> None:
     rows = read_rows(PocketData(world=TINY_WORLD, families=("fact", "sum"), num_rows=12))
     assert len(rows.conversations) == 12
     assert {row.task for row in rows.conversations} == {"fact", "sum"}
-    assert rows.dropped == {}
+    assert rows.dropped == ()
 
 
 def hub(**changes: Any) -> HubData:

@@ -22,6 +22,7 @@ from harness.pocket import corpus, pretrain
 from harness.pocket.corpus import Document
 from harness.pocket.people import Person
 from harness.pocket.world import World, eval_task
+from harness.records.schema import AUDIT_FILES
 from harness.records.store import Store
 from harness.spec import PocketBase, TrialSpec
 from harness.trial import TrialContext, run_trial
@@ -71,6 +72,7 @@ def judged(root: Path, spec: TrialSpec) -> dict[str, Band]:
 
     store.ensure_artefact("base", base_key(spec), build)
     result = run_trial(spec, TrialContext(store, EXPERIMENT.runtime, command="", report=lambda **progress: None))
+    assert set(AUDIT_FILES) < set(result.files)
     return {band.name: band for band in bands({0: [result]}, {0: [result]})}
 
 
