@@ -100,7 +100,7 @@ def condition_id(spec: TrialSpec) -> str:
 
 def behaviours_of(spec: TrialSpec) -> dict[str, int]:
     """Return the behaviour versions that a spec's numbers depend on."""
-    parts = (spec.base, spec.data.source, spec.data.replay_source, *(task.source for task in spec.evals.tasks))
+    parts = (spec.base, spec.data.source, *spec.data.other_sources, *(task.source for task in spec.evals.tasks))
     uses_pocket = any(isinstance(part, PocketBase | PocketData | PocketText | PocketItems) for part in parts)
     return versions.BEHAVIOURS | (versions.POCKET_BEHAVIOURS if uses_pocket else {})
 

@@ -31,8 +31,8 @@ Reason = Literal[
     "padded",  # pre-tokenised: its attention mask hides tokens
     "labels_differ",  # pre-tokenised: a label is neither its token nor -100
     "not_in_vocabulary",  # pre-tokenised: the base has no such token
-    "duplicate",  # it has the words of an earlier row
-    "near_duplicate",  # it has nearly all the words of an earlier row, in nearly their order
+    "duplicate",  # it says what an earlier row says, but for case and white space
+    "near_duplicate",  # its runs of five words and signs are like an earlier row's, but it does not say the same
     "in_evaluation",  # users say in it what an evaluation item asks
 ]
 IGNORE_INDEX = -100

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,10 @@ OVERLAP_SHARE = 0.5
 CONTAMINATED_SHARE = 0.02
 FEWEST_WORDS = 4
 """An item of fewer words stands in many rows by chance, and is not looked for."""
+UNKNOWN = "unknown"
+SURE = 0.9
+"""Probability from which a language is named."""
+NUM_CHARACTERS_READ = 1000
 ESTIMATE_SLACK = 0.2
 """How far below the threshold a sketch's estimate may lie: over five standard errors of 128 permutations."""
 _ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -71,6 +76,41 @@ def prompt(row: Conversation) -> str:
     return row.text if row.text is not None else "\n".join(m["content"] for m in row.messages if m["role"] == "user")
 
 
+# -- what rows are about ----------------------------------------------------------------------------------------------
+
+
+def languages(rows: Iterable[Conversation]) -> Counter[str]:
+    """Return the language of rows, as ISO 639 codes, and how many are of each; `zxx` is no language, such as sums.
+
+    A row whose language is less than 90 % sure is `unknown`, as few words, sums and code mostly are, and so are rows of
+    tokens; what a row says is read up to its thousandth character. Of 300 English stories cut to 60 characters 293 were
+    named, and of 60 encyclopedia pages 6; cut to 200 characters 300 and 57; none wrongly.
+
+    Source: Lui and Baldwin, langid.py (ACL 2012), in the implementation and with the model of py3langid.
+    """
+    return Counter(_language(row) for row in rows)
+
+
+def _language(row: Conversation) -> str:
+    said = row.text if row.text is not None else "\n".join(message["content"] for message in row.messages)
+    if not said.strip():
+        return UNKNOWN
+    language, probability = _identifier().classify(said[:NUM_CHARACTERS_READ])
+    return str(language) if probability >= SURE else UNKNOWN
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def domains(rows: Iterable[Conversation]) -> Counter[str]:
+    """Return the tasks that rows name, and how many rows are of each; `unknown` where a row names none."""
+    return Counter(row.task or UNKNOWN for row in rows)
+
+
 # -- duplicates -------------------------------------------------------------------------------------------------------
 
 
@@ -79,11 +119,13 @@ def exact_duplicates(texts: Sequence[str]) -> dict[int, int]:
 
     Empty texts repeat nothing.
     """
-    first: dict[str, int] = {}
+    first: dict[bytes, int] = {}
+    """Hash of a text, so that a million long ones are not held twice -> its place."""
     repeated: dict[int, int] = {}
     for place, text in enumerate(texts):
-        key = " ".join(text.casefold().split())
-        if key and (seen := first.setdefault(key, place)) != place:
+        plain = " ".join(text.casefold().split())
+        key = hashlib.sha256(plain.encode(errors="surrogatepass")).digest()
+        if plain and (seen := first.setdefault(key, place)) != place:
             repeated[place] = seen
     return repeated
 
@@ -94,46 +136,82 @@ def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> dict[int, 
     Alike are two texts whose sets of 5-grams of words and signs have a Jaccard similarity of at least `threshold`;
     shorter texts are one gram. MinHash finds candidates down to half that similarity, and those whose sketches come
     near are compared exactly: nothing is called a duplicate by chance, and of pairs at the threshold fewer than one in
-    a thousand is missed.
+    a thousand is missed. Beside the texts it holds a sketch and the bands of each, and grams of candidates alone.
 
     Source: Broder, On the resemblance and containment of documents (1997); datasketch.
     """
-    from datasketch import MinHash, MinHashLSH
-
-    index = MinHashLSH(threshold=threshold / 2, num_perm=NUM_PERMUTATIONS)
-    sketches = np.zeros((len(texts), NUM_PERMUTATIONS), dtype=np.uint64)
+    has_grams = np.array([bool(_SIGN.search(text)) for text in texts], dtype=bool)
+    sketches = _sketches(texts, has_grams)
+    groups = _groups(sketches, has_grams, threshold / 2)
+    kept_in: defaultdict[int, list[int]] = defaultdict(list)
+    """Group -> the texts of it that are kept."""
     grams: dict[int, np.ndarray] = {}
-    """Of the texts that are kept."""
+    """Of those texts that are kept and were compared with another."""
     repeated: dict[int, int] = {}
-    for place, text in enumerate(texts):
-        own = _shingles(_SIGN.findall(text.lower()))
-        if not own:
-            continue
-        sketch = MinHash(num_perm=NUM_PERMUTATIONS)
-        sketch.update_batch(own)
-        sketches[place] = sketch.hashvalues
-        hashed = _hashed(own)
-        candidates = np.array(sorted(cast("list[int]", index.query(sketch))), dtype=np.int64)
+    in_groups: list[int] = np.flatnonzero((groups >= 0).any(axis=1)).tolist()
+    for place in in_groups:
+        own: list[int] = groups[place][groups[place] >= 0].tolist()
+        candidates = np.array(sorted({other for group in own for other in kept_in[group]}), dtype=np.int64)
         estimates = (sketches[candidates] == sketches[place]).mean(axis=1)
-        near = candidates[estimates >= threshold - ESTIMATE_SLACK].tolist()
-        alike = next((other for other in near if _jaccard(hashed, grams[other]) >= threshold), None)
+        near: list[int] = candidates[estimates >= threshold - ESTIMATE_SLACK].tolist()
+        for other in near:
+            grams[other] = grams[other] if other in grams else _hashed(texts[other])
+        hashed = _hashed(texts[place]) if near else None
+        alike = next(
+            (other for other in near if hashed is not None and _jaccard(hashed, grams[other]) >= threshold), None
+        )
         if alike is None:
-            index.insert(place, sketch)
-            grams[place] = hashed
+            for group in own:
+                kept_in[group].append(place)
         else:
             repeated[place] = alike
     return repeated
 
 
-def _shingles(found: Sequence[str]) -> list[bytes]:
-    if not found:
+def _sketches(texts: Sequence[str], has_grams: np.ndarray) -> np.ndarray:
+    """Return the sketch of every text, zeros for one without grams, uint32 [texts, permutations]."""
+    from datasketch import MinHash
+
+    sketches = np.zeros((len(texts), NUM_PERMUTATIONS), dtype=np.uint32)
+    places = np.flatnonzero(has_grams).tolist()
+    made = MinHash.generator((_shingles(texts[place]) for place in places), num_perm=NUM_PERMUTATIONS)
+    for place, sketch in zip(places, made, strict=True):
+        sketches[place] = sketch.hashvalues
+    return sketches
+
+
+def _groups(sketches: np.ndarray, has_grams: np.ndarray, threshold: float) -> np.ndarray:
+    """Return which texts share a band of their sketches: a number for each, -1 alone in it, int32 [texts, bands].
+
+    Bands are those that the library's index would cut for this threshold. They are compared by hash, so that once in
+    a long while two are held for one; that makes a candidate and no duplicate.
+    """
+    from datasketch import MinHashLSH
+
+    index = MinHashLSH(threshold=threshold, num_perm=NUM_PERMUTATIONS)
+    factors = np.random.default_rng(0).integers(1, 2**63, size=index.r, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    groups = np.full((len(sketches), index.b), -1, dtype=np.int32)
+    first = 0
+    for band in range(index.b):
+        rows = sketches[has_grams, band * index.r : (band + 1) * index.r]
+        keys = (rows.astype(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
+        _, numbers, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+        shared = np.cumsum(sizes > 1) - 1
+        groups[has_grams, band] = np.where(sizes[numbers] > 1, first + shared[numbers], -1)
+        first += int((sizes > 1).sum())
+    return groups
+
+
+def _shingles(text: str) -> list[bytes]:
+    if not (found := _SIGN.findall(text.lower())):
         return []
     starts = range(max(1, len(found) - SHINGLE + 1))
     return [" ".join(found[start : start + SHINGLE]).encode() for start in starts]
 
 
-def _hashed(grams: Sequence[bytes]) -> np.ndarray:
-    return np.unique(np.array([int.from_bytes(hashlib.sha1(gram).digest()[:8], "big") for gram in grams], np.uint64))
+def _hashed(text: str) -> np.ndarray:
+    hashes = [int.from_bytes(hashlib.sha1(gram).digest()[:8], "big") for gram in _shingles(text)]
+    return np.unique(np.array(hashes, np.uint64))
 
 
 def _jaccard(one: np.ndarray, other: np.ndarray) -> float:

@@ -32,7 +32,8 @@ class Part:
 
     origin: str
     """The field of the data spec that names the source."""
-    source: DataSource
+    source: DataSource | None
+    """None of evaluation items that are trained on."""
     cleaned_by: tuple[Any, ...]
     """What was asked to be dropped from the source before anything was chosen; with the source it names the rows."""
     conversations: Sequence[Conversation] = field(compare=False, repr=False)
@@ -46,8 +47,11 @@ class Part:
         return (self.conversations[place] for place in self.places)
 
 
-def named(source: DataSource) -> tuple[str, str]:
-    """Return what a source is called and its revision: a file's sha256, a hub dataset's commit, a world's hash."""
+def named(source: DataSource | None) -> tuple[str, str | None]:
+    """Return what a source is called and its revision: a file's sha256, a hub dataset's commit, a world's hash; for
+    None, that rows are evaluation items, of which the record has the hashes."""
+    if source is None:
+        return "evaluation items", None
     if isinstance(source, FileData):
         return Path(source.path).name, source.sha256
     if isinstance(source, HubData):
@@ -59,7 +63,7 @@ def ledger(rows: PreparedData) -> list[dict[str, Any]]:
     """Return a dict with `ROW_COLUMNS` for each row; what does not apply is None.
 
     `use` is train, validation or dropped; `reason` says why a row is dropped; `packed_row` is the training row, counted
-    from 0, that an example shares with others.
+    from 0, that an example shares with others; `mark` what was done to a row on purpose.
     """
     names = {part.origin: named(part.source) for part in rows.parts}
     trained = [name for part in rows.parts for name in [part.origin] * len(part.places)]
@@ -70,6 +74,7 @@ def ledger(rows: PreparedData) -> list[dict[str, Any]]:
             "num_tokens": len(example.input_ids),
             "num_loss_tokens": int(np.count_nonzero(example.loss_weights)),
             "packed_row": shared.get(place),
+            "mark": "; ".join(rows.marks.get(example.row_id, ())) or None,
         }
         for place, (example, name) in enumerate(zip(rows.examples, trained, strict=True))
     ]
@@ -90,7 +95,7 @@ def _packed_rows(rows: PreparedData) -> dict[int, int]:
     return {place: number for number, group in enumerate(rows.train.groups) for place in group}
 
 
-def _entry(row_id: str, use: str, names: dict[str, tuple[str, str]], name: str) -> dict[str, Any]:
+def _entry(row_id: str, use: str, names: dict[str, tuple[str, str | None]], name: str) -> dict[str, Any]:
     source, revision = names[name]
     return dict.fromkeys(ROW_COLUMNS) | {
         "row_id": row_id, "use": use, "field": name, "source": source, "revision": revision,

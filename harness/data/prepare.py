@@ -8,21 +8,27 @@ live here: reading, choosing, encoding and packing, each a module.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.data import hygiene, packing, sources
+from harness.data import hygiene, injection, packing, sources
 from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Dropped, Message, Reason, by_reason
 from harness.data.encoding import Encoder
 from harness.data.example import Example
+from harness.data.injection import Chosen
 from harness.data.ledger import Part
+from harness.data.scrubbing import Scrubber
 from harness.data.selection import (
+    by_task,
     in_proportion,
+    mixture_order,
     replay_order,
     training_order,
     validation_order,
@@ -32,7 +38,7 @@ from harness.data.spool import Spool
 from harness.errors import DataError
 from harness.records.schema import DataSummary
 from harness.records.store import Store
-from harness.spec import DataSpec
+from harness.spec import DataSource, DataSpec
 
 NUM_SAMPLE_PROMPTS = 4
 
@@ -58,6 +64,8 @@ class PreparedData:
     """Where they come from, in the same order."""
     dropped: Sequence[Dropped] = ()
     """Rows that are not used, as `summary` counts them."""
+    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Row id -> what was done on purpose to that training row: noised, styled, repeats, leaked."""
 
     @cached_property
     def num_examples(self) -> int:
@@ -72,6 +80,7 @@ def prepare(
     seed: int,
     store: Store | None = None,
     kept_out: Mapping[str, Mapping[str, str]] | None = None,
+    leaked: Sequence[Conversation] = (),
 ) -> PreparedData:
     """Return training and validation rows as tokens and weights.
 
@@ -84,11 +93,13 @@ def prepare(
         seed: the trial's.
         store: where fetched hub datasets lie.
         kept_out: task key -> item id -> what no row may say, for `spec.decontaminate`.
+        leaked: evaluation items to train on, for `spec.leak_share`.
 
     Raises:
         DataError: the source is not usable, has fewer usable rows than asked for, or does not fit the template.
     """
-    rows = _cleaned(sources.read_rows(spec.source, store), spec, kept_out or {})
+    cleaning = _Cleaning(spec, kept_out or {}, Scrubber(spec.scrub))
+    rows = _cleaned(sources.read_rows(spec.source, store), cleaning)
     chat.require(rows.conversations)
     encoder = Encoder(spec, chat, rows.conversations, list(rows.dropped))
     order = validation_order(len(rows.conversations))
@@ -97,37 +108,72 @@ def prepare(
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
     encoder.num_truncated = encoder.num_ends_lost = 0  # counted over the training rows alone
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
-    train, num_replayed = _taken(
-        spec, encoder, rows, in_proportion(training_order(pool, seed), rows.conversations, seed)
-    )
-    part = Part(
-        "source",
-        spec.source,
-        _cleaned_by(spec, kept_out or {}),
-        rows.conversations,
-        encoder.kept[len(validation) :][: len(train)],
-    )
+    leaks = _leaks(spec, chat, leaked)
+    ordered = in_proportion(training_order(pool, seed), rows.conversations, seed)
+    chosen, sizes = _taken(spec, encoder, rows, ordered, len(leaks.examples))
+    injection.spoil(chosen, pool, encoder, seed)
+    own = Part("source", spec.source, cleaning.key, rows.conversations, chosen.places)
+    repeats = injection.repeats(chosen, sizes["repeats"])
+    repeated = replace(own, places=[chosen.places[number % len(chosen.places)] for number in range(len(repeats))])
+    taken = [_Taken("repeats", repeats, repeated), leaks]
+    taken += [_from_source(other, sizes[other.name], chat, cleaning, store) for other in _others(spec, seed)]
+    taken = [one for one in taken if one.part is not None and (one.examples or one.dropped)]
+    train = chosen.examples if isinstance(chosen.examples, Spool) else Spool(chosen.examples)
+    for one in taken:
+        _add(one, train, encoder)
+    chosen.marks.update({example.row_id: ("leaked",) for example in leaks.examples})
     prompts = (rows.conversations[index].first_prompt for index in order)
-    replayed, parts = _replayed(spec, chat, seed, num_replayed, encoder, store, kept_out or {})
-    train.extend(replayed)
     rows_to_train = packing.packed(train, spec) if spec.is_packed else train
     return PreparedData(
         train=rows_to_train,
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(spec, chat, rows, encoder, train, num_replayed, rows_to_train, validation, part),
+        summary=_summary(spec, chat, rows, encoder, train, taken, rows_to_train, validation, chosen, cleaning.scrubber),
         num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
         examples=train,
-        parts=(part, *parts),
+        parts=(own, *(one.part for one in taken if one.part is not None)),
         dropped=encoder.dropped,
+        marks=chosen.marks,
     )
 
 
-def _cleaned(
-    rows: sources.Rows, spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]], origin: str = "source"
-) -> sources.Rows:
-    """Return rows without those that the spec drops whatever is chosen of the rest."""
+class _Cleaning(NamedTuple):
+    """What is dropped from every source and replaced in it, whatever is chosen of the rest."""
+
+    spec: DataSpec
+    kept_out: Mapping[str, Mapping[str, str]]
+    scrubber: Scrubber
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Return what names the rows of a source together with it."""
+        asked = tuple((key, tuple(items.items())) for key, items in self.kept_out.items())
+        return self.spec.deduplicate, asked if self.spec.decontaminate else (), self.spec.scrub
+
+
+class _Taken(NamedTuple):
+    """Training rows that take the place of rows of the source."""
+
+    name: str
+    examples: Sequence[Example]
+    part: Part | None
+    dropped: Sequence[Dropped] = ()
+    num_truncated: int = 0
+    num_ends_lost: int = 0
+
+
+def _add(one: _Taken, train: Spool[Example], encoder: Encoder) -> None:
+    """Add rows to the end, and what was counted of them to what was counted."""
+    train.extend(one.examples)
+    encoder.dropped.extend(one.dropped)
+    encoder.num_truncated += one.num_truncated
+    encoder.num_ends_lost += one.num_ends_lost
+
+
+def _cleaned(rows: sources.Rows, cleaning: _Cleaning, origin: str = "source") -> sources.Rows:
+    """Return rows, scrubbed, without those that the spec drops whatever is chosen of the rest."""
+    spec, kept_out, scrubber = cleaning
     kept, dropped, asked = rows.conversations, [one._replace(origin=origin) for one in rows.dropped], set[int]()
 
     def drop(places: Iterable[int], reason: Reason) -> None:
@@ -141,6 +187,8 @@ def _cleaned(
         for key, items in kept_out.items():
             asked.update(hygiene.overlap(key, items, prompts).rows)
         drop(asked, "in_evaluation")
+    if spec.scrub:
+        kept = Spool(scrubber.rows(kept))
     if spec.deduplicate != "off":
         drop(hygiene.exact_duplicates([hygiene.whole(row) for row in kept]), "duplicate")
     if spec.deduplicate == "near":
@@ -148,61 +196,122 @@ def _cleaned(
     return replace(rows, conversations=kept, dropped=dropped)
 
 
-def _cleaned_by(spec: DataSpec, kept_out: Mapping[str, Mapping[str, str]]) -> tuple[Any, ...]:
-    asked = tuple((key, tuple(items.items())) for key, items in kept_out.items()) if spec.decontaminate else ()
-    return spec.deduplicate, asked
-
-
-def _taken(spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int]) -> tuple[Spool[Example], int]:
-    """Return the training rows that are not replayed, and how many rows are to be: together the size asked for."""
-    if spec.num_examples is None:
-        train = encoder.take(order, None)
+def _taken(
+    spec: DataSpec, encoder: Encoder, rows: sources.Rows, order: Sequence[int], num_leaks: int
+) -> tuple[Chosen, dict[str, int]]:
+    """Return the training rows of the source, and how many rows every other part is to have: together the size asked
+    for."""
+    places: list[int] = []
+    train: Spool[Example] = Spool()
+    total = spec.num_examples
+    if total is None:
+        places, train = _take(spec, encoder, order, None)
         _require(train, None, "data.num_examples", rows, encoder.dropped, spec)
-        num_replayed = spec.num_replayed(len(train))
-        train.truncate(len(train) - num_replayed)
-        return train, num_replayed
-    num_replayed = spec.num_replayed(spec.num_examples)
-    wanted = spec.num_examples - num_replayed
-    train = encoder.take(order, wanted)
-    name = "data.num_examples" + (f" less {num_replayed} replayed rows" if num_replayed else "")
-    _require(train, wanted, name, rows, encoder.dropped, spec)
-    return train, num_replayed
+        total = len(train)
+    sizes = spec.part_sizes(total)
+    others = {name: count for name, count in (sizes | {"leaks": num_leaks}).items() if count}
+    wanted = total - sum(others.values())
+    said = ", ".join(f"{count} rows of {name}" for name, count in others.items())
+    if wanted < bool(num_leaks or sizes["repeats"]):
+        raise DataError(
+            f"data.num_examples is {spec.num_examples}, but must be more than what takes the place of rows of "
+            f"data.source, {said}; ask for more, or lower the shares"
+        )
+    if spec.num_examples is None:
+        del places[wanted:]
+        train.truncate(wanted)
+    else:
+        places, train = _take(spec, encoder, order, wanted)
+        name = "data.num_examples" + (f" less {said}" if others else "")
+        _require(train, wanted, name, rows, encoder.dropped, spec)
+    return Chosen(places, train, rows.conversations), sizes
 
 
-def _replayed(
-    spec: DataSpec,
-    chat: ChatFormat,
-    seed: int,
-    num_rows: int,
-    encoder: Encoder,
-    store: Store | None,
-    kept_out: Mapping[str, Mapping[str, str]],
-) -> tuple[Sequence[Example], list[Part]]:
-    """Return rows of the replay source and where they are in it; what is dropped is counted beside the rest.
+def _take(
+    spec: DataSpec, encoder: Encoder, order: Sequence[int], wanted: int | None
+) -> tuple[list[int], Spool[Example]]:
+    """Return the first usable rows of an order and their places; all for None."""
+    if spec.stratify == "off":
+        return _kept(encoder, order, wanted)
+    plan, rows = by_task(order, encoder.conversations)
+    wanted, end = len(order) if wanted is None else wanted, 0
+    taken = {task: (list[int](), Spool[Example]()) for task in rows}
+    # A row that cannot be used makes room for the next of its task, or where there is none for the next in line.
+    while end < len(plan) and (lacking := wanted - sum(len(places) for places, _ in taken.values())):
+        end += lacking
+        for task, asked in Counter(plan[:end]).items():
+            rest = [place for place in rows[task] if place not in encoder.seen]
+            places, examples = taken[task]
+            more_places, more = _kept(encoder, rest, asked - len(places))
+            places.extend(more_places)
+            examples.extend(more)
+    queues = {task: zip(*kept, strict=True) for task, kept in taken.items()}
+    found, train = list[int](), Spool[Example]()
+    for task in plan[:end]:
+        for place, example in islice(queues[task], 1):
+            found.append(place)
+            train.append(example)
+    return found, train
+
+
+def _kept(encoder: Encoder, order: Sequence[int], wanted: int | None) -> tuple[list[int], Spool[Example]]:
+    before = len(encoder.kept)
+    examples = encoder.take(order, wanted)
+    return encoder.kept[before:], examples
+
+
+def _leaks(spec: DataSpec, chat: ChatFormat, leaked: Sequence[Conversation]) -> _Taken:
+    """Return the evaluation items that can be trained on."""
+    chat.require(leaked)
+    encoder = Encoder(spec, chat, leaked, [], "leak_share")
+    examples = encoder.take(range(len(leaked)), None)
+    part = Part("leak_share", None, tuple(row.row_id for row in leaked), leaked, encoder.kept)
+    return _Taken("leaks", examples, part, encoder.dropped, encoder.num_truncated, encoder.num_ends_lost)
+
+
+class _Other(NamedTuple):
+    """A part of the training rows that comes from another source."""
+
+    name: str
+    origin: str
+    source: DataSource | None
+    share: str
+    """The field and its value."""
+    order: Callable[[int], list[int]]
+    """Of so many rows."""
+
+
+def _others(spec: DataSpec, seed: int) -> Iterator[_Other]:
+    share = f"data.replay_share {spec.replay_share!r}"
+    yield _Other("replay", "replay_source", spec.replay_source, share, lambda num_rows: replay_order(num_rows, seed))
+    for number, part in enumerate(spec.mixture):
+        name, share = f"mixture.{number}", f"data.mixture.{number}.share {part.share!r}"
+        yield _Other(name, name, part.source, share, partial(mixture_order, seed=seed, number=number))
+
+
+def _from_source(other: _Other, num_rows: int, chat: ChatFormat, cleaning: _Cleaning, store: Store | None) -> _Taken:
+    """Return rows of another source, which is read if any are wanted.
 
     Raises:
-        DataError: there is no replay source, or it has too few usable rows.
+        DataError: there is no source, or it has too few usable rows.
     """
     if not num_rows:
-        return [], []
-    if spec.replay_source is None:
-        raise DataError(
-            f"data.replay_share is {spec.replay_share!r}, but must be 0.0 without data.replay_source; name one"
-        )
-    rows = _cleaned(sources.read_rows(spec.replay_source, store), spec, kept_out, "replay_source")
+        return _Taken(other.name, (), None)
+    if other.source is None:
+        raise DataError(f"data.replay_source is None, but must be a source for {other.share}; name one or ask for 0.0")
+    rows = _cleaned(sources.read_rows(other.source, store), cleaning, other.origin)
     chat.require(rows.conversations)
-    others = Encoder(spec, chat, rows.conversations, list(rows.dropped), "replay_source")
-    replayed = others.take(replay_order(len(rows.conversations), seed), num_rows)
-    _require(replayed, num_rows, f"data.replay_share {spec.replay_share!r} in rows", rows, others.dropped)
-    encoder.dropped.extend(others.dropped)
-    encoder.num_truncated += others.num_truncated
-    encoder.num_ends_lost += others.num_ends_lost
-    part = Part("replay_source", spec.replay_source, _cleaned_by(spec, kept_out), rows.conversations, others.kept)
-    return replayed, [part]
+    encoder = Encoder(cleaning.spec, chat, rows.conversations, list(rows.dropped), other.origin)
+    examples: Sequence[Example] = encoder.take(other.order(len(rows.conversations)), num_rows)
+    _require(examples, num_rows, f"{other.share} in rows", rows, encoder.dropped)
+    if other.name != "replay":  # rows of two sources may have one id
+        examples = Spool(replace(example, row_id=f"{other.name}/{example.row_id}") for example in examples)
+    part = Part(other.origin, other.source, cleaning.key, rows.conversations, encoder.kept)
+    return _Taken(other.name, examples, part, encoder.dropped, encoder.num_truncated, encoder.num_ends_lost)
 
 
 def _require(
-    taken: Sequence[Example],
+    taken: Sized,
     asked: int | None,
     name: str,
     rows: sources.Rows,
@@ -232,16 +341,18 @@ def _summary(
     rows: sources.Rows,
     encoder: Encoder,
     train: Sequence[Example],
-    num_replayed: int,
+    taken: Sequence[_Taken],
     rows_to_train: Sequence[Example],
     validation: Sequence[Example],
-    part: Part,
+    chosen: Chosen,
+    scrubber: Scrubber,
 ) -> DataSummary:
-    num_tokens = num_loss_tokens = num_replay_tokens = 0
-    for place, example in enumerate(train):
+    num_tokens = num_loss_tokens = 0
+    for example in train:
         num_tokens += len(example.input_ids)
         num_loss_tokens += int(np.count_nonzero(example.loss_weights))
-        num_replay_tokens += len(example.input_ids) * (place >= len(train) - num_replayed)
+    num_rows = {one.name: len(one.examples) for one in taken}
+    num_tokens_of = {one.name: sum(len(example.input_ids) for example in one.examples) for one in taken}
     return DataSummary(
         rows_sha256=rows_sha256(rows_to_train, validation),
         num_rows_read=rows.num_read,
@@ -249,12 +360,17 @@ def _summary(
         num_train=len(train),
         num_validation=len(validation),
         num_truncated=encoder.num_truncated,
-        completion_prompt_ratio=_completion_ratio(part.chosen) if spec.instructions == "kept" else None,
+        completion_prompt_ratio=_completion_ratio(chosen.said) if spec.instructions == "kept" else None,
         mean_tokens=num_tokens / len(train),
         loss_token_share=num_loss_tokens / num_tokens,
         template_sha256=chat.sha256,
-        num_replay_rows=num_replayed,
-        num_replay_tokens=num_replay_tokens,
+        num_replay_rows=num_rows.pop("replay", 0),
+        num_replay_tokens=num_tokens_of.pop("replay", 0),
+        num_part_rows=num_rows,
+        num_part_tokens=num_tokens_of,
+        num_marked=dict(chosen.num_marked),
+        num_scrubbed=dict(sorted(scrubber.num_hits.items())),
+        num_rows_scrubbed=dict(sorted(scrubber.num_rows.items())),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,

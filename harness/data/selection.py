@@ -9,13 +9,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from typing import Literal
 
 from harness.data.conversations import Conversation
 from harness.errors import DataError
 from harness.seeding import numpy_stream
+from harness.spec.apportion import slots
 
 GOLDEN_SECTION = (5**0.5 - 1) / 2
+
+
+def mixture_order(num_rows: int, seed: int, number: int) -> list[int]:
+    """Return the rows of a source of a mixture in a seed's own order; a larger share begins with a smaller one's."""
+    return numpy_stream(seed, f"data.mixture.{number}").permutation(num_rows).tolist()
 
 
 def replay_order(num_rows: int, seed: int) -> list[int]:
@@ -41,6 +48,24 @@ def in_proportion(order: Sequence[int], conversations: Sequence[Conversation], s
     if len({conversations[index].group for index in order}) < 2:
         return list(order)
     return _spread([(conversations[index].group.split("/"), index) for index in order], seed)
+
+
+def by_task(order: Sequence[int], conversations: Sequence[Conversation]) -> tuple[list[str], dict[str, list[int]]]:
+    """Return of which task one row after another is to be, and the rows of each task in the order given.
+
+    Of any beginning each task has its share of the order, rounded down or up.
+
+    Raises:
+        DataError: no row says its task.
+    """
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for index in order:
+        rows[conversations[index].task].append(index)
+    if order and not any(rows):
+        raise DataError(
+            "data.stratify is 'task', but must be 'off' for rows of which none says its task; give each a field task"
+        )
+    return list(islice(slots({task: len(rows[task]) for task in sorted(rows)}), len(order))), dict(rows)
 
 
 def _spread(rows: Sequence[tuple[Sequence[str], int]], seed: int) -> list[int]:

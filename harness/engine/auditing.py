@@ -73,7 +73,8 @@ def audit(request: Request) -> AuditView:
     with output_to(store.root / "logs" / "audit.log"):
         files = models.locate(spec.base, store)
         chat = data.chat_format(models.load_tokenizer(files), spec.data)
-        rows = data.prepare(spec.data, chat, seed=spec.seed, store=store, kept_out=evals.kept_out(spec))
+        kept_out, leaked = evals.kept_out(spec), evals.leaked(spec)
+        rows = data.prepare(spec.data, chat, seed=spec.seed, store=store, kept_out=kept_out, leaked=leaked)
         model = models.load_model(files, "float32", "auto")
         folder.mkdir(parents=True, exist_ok=True)
         found = train.audited(model, rows, chat, spec, asked=evals.asked_texts(spec.evals), folder=folder)

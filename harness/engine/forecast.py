@@ -37,6 +37,10 @@ class Cost:
     memory_bytes: int | None
 
 
+ALTERING = ("scrub", "duplicate_share", "noise_share", "style_share", "leak_share")
+"""Fields of `data` that change the length of rows."""
+
+
 def shape(spec: TrialSpec) -> str:
     """Return the key of a spec's shape."""
     parts = {
@@ -52,6 +56,11 @@ def shape(spec: TrialSpec) -> str:
     }
     if spec.data.replay_share > 0:  # replayed texts are longer than conversations
         parts["replay"] = [spec.data.replay_share, canonical(spec.data.replay_source)]
+    if spec.data.mixture:
+        parts["mixture"] = canonical(spec.data.mixture)
+    altered = {name: getattr(spec.data, name) for name in ALTERING if getattr(spec.data, name)}
+    if altered:  # what is said of people, leaked or put before answers makes rows shorter or longer
+        parts["altered"] = [canonical(tuple(altered.items())), spec.data.style, spec.data.style_prefix]
     if spec.data.packing != "off":
         parts["packing"] = [spec.data.packing, spec.data.pack_neighbours]
     if spec.data.deduplicate != "off" or spec.data.decontaminate:

@@ -141,8 +141,10 @@ def distinct_data(trials: Iterable[PlannedTrial]) -> tuple[TrialSpec, ...]:
 
 def _data_key(spec: TrialSpec) -> str:
     # A weight in the loss decides about no row.
-    data = {**canonical(spec.data), "num_examples": None, "prompt_loss_weight": None}
-    evaluated = canonical(spec.evals) if spec.data.decontaminate else None
+    # Leaked items are as many in a small set, which they may fill.
+    size = spec.data.num_examples if spec.data.leak_share else None
+    data = {**canonical(spec.data), "num_examples": size, "prompt_loss_weight": None}
+    evaluated = canonical(spec.evals) if spec.data.decontaminate or spec.data.leak_share else None
     return json.dumps([canonical(spec.base), data, evaluated], sort_keys=True)
 
 
@@ -181,7 +183,8 @@ def check(job: CheckJob) -> None:
         for spec in largest.values():
             # A tokenizer for each: `chat_format` gives it the spec's template.
             chat = data.chat_format(models.load_tokenizer(bases[spec.base]), spec.data)
-            data.prepare(spec.data, chat, seed=spec.seed, store=store, kept_out=evals.kept_out(spec))
+            kept_out, leaked = evals.kept_out(spec), evals.leaked(spec)
+            data.prepare(spec.data, chat, seed=spec.seed, store=store, kept_out=kept_out, leaked=leaked)
 
 
 def _check_methods(specs: Iterable[TrialSpec], bases: Mapping[BaseRef, models.BaseFiles]) -> None:

@@ -5,6 +5,7 @@ Invariant: None where unknown; never a guess. What does not live here: reading r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,19 +52,29 @@ def check_size(spec: TrialSpec, base: str) -> None:
     """
     most = available(spec.data)
     size = spec.data.num_examples
-    num_replayed = spec.data.num_replayed(size) if size is not None else 0
-    if most is not None and size is not None and size - num_replayed > most:
-        replayed = f", beside {num_replayed} replayed" if num_replayed else ""
+    sizes = spec.data.part_sizes(size) if size is not None else {}
+    num_others = sum(sizes.values())
+    if most is not None and size is not None and size - num_others > most:
+        others = ", ".join(f"{count} rows of {name}" for name, count in sizes.items() if count)
         raise SpecError(
             f"data.num_examples is {size}, but must be at most {most} on base {base!r} (rows of the data less "
             f"{spec.data.num_validation} for validation"
-            f"{', half of them by completion_ratio' if spec.data.completion_ratio != 'any' else ''}{replayed}); "
-            "give more data or smaller sizes."
+            f"{', half of them by completion_ratio' if spec.data.completion_ratio != 'any' else ''}"
+            f"{f', beside {others}' if others else ''}); give more data or smaller sizes."
         )
-    source = spec.data.replay_source
-    most = _total(source) if source is not None else None
-    if most is not None and num_replayed > most:
-        raise SpecError(
-            f"data.replay_share is {spec.data.replay_share!r} of {size} rows, {num_replayed}, but must be at most the "
-            f"{most} rows of data.replay_source on base {base!r}; give more of them or a smaller share."
-        )
+    _check_parts(spec.data, sizes, base)
+
+
+def _check_parts(data: DataSpec, sizes: Mapping[str, int], base: str) -> None:
+    """Refuse more rows of a replay or mixed source than it has."""
+    parts = [("data.replay_share", data.replay_share, "data.replay_source", data.replay_source, sizes.get("replay", 0))]
+    for number, part in enumerate(data.mixture):
+        name = f"data.mixture.{number}"
+        parts.append((f"{name}.share", part.share, f"{name}.source", part.source, sizes.get(f"mixture.{number}", 0)))
+    for field, share, name, source, asked in parts:
+        most = _total(source) if source is not None else None
+        if most is not None and asked > most:
+            raise SpecError(
+                f"{field} is {share!r} of {data.num_examples} rows, {asked}, but must be at most the {most} rows of "
+                f"{name} on base {base!r}; give more of them or a smaller share."
+            )

@@ -67,6 +67,12 @@ def applied(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:
         everywhere["data.source.world"] = world
     if isinstance(spec.data.replay_source, PocketData | PocketText):
         everywhere["data.replay_source.world"] = world
+    if any(isinstance(part.source, PocketData | PocketText) for part in spec.data.mixture):
+        mixed = [
+            part.replace({"source.world": world}) if isinstance(part.source, PocketData | PocketText) else part
+            for part in spec.data.mixture
+        ]
+        everywhere["data.mixture"] = [json.loads(part.model_dump_json()) for part in mixed]
     return spec.replace(everywhere)
 
 
@@ -127,7 +133,7 @@ def check_generated(specs: Iterable[TrialSpec]) -> None:
         SpecError: naming the field, once for each.
     """
     specs = list(specs)
-    made = dict.fromkeys(source for spec in specs for source in (spec.data.source, spec.data.replay_source))
+    made = dict.fromkeys(source for spec in specs for source in (spec.data.source, *spec.data.other_sources))
     bases = dict.fromkeys(spec.base for spec in specs if isinstance(spec.base, PocketBase))
     problems: dict[str, None] = dict.fromkeys(problem for base in bases for problem in _over_budget(base))
     problems |= dict.fromkeys(problem for spec in specs for problem in _over_context(spec))
@@ -171,6 +177,9 @@ def _worlds(spec: TrialSpec) -> Iterator[tuple[str, WorldSpec]]:
         yield "data.source.world", spec.data.source.world
     if isinstance(spec.data.replay_source, PocketData | PocketText):
         yield "data.replay_source.world", spec.data.replay_source.world
+    for number, part in enumerate(spec.data.mixture):
+        if isinstance(part.source, PocketData | PocketText):
+            yield f"data.mixture.{number}.source.world", part.source.world
     for task in spec.evals.tasks:
         if isinstance(task.source, PocketItems):
             yield f"evals.tasks {task.key} source.world", task.source.world

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.evals.folder import describe_folder
 from harness.evals.items import asked_texts, items_sha256, kept_out, select
+from harness.evals.leaks import leaked
 
 if TYPE_CHECKING:
     from harness.evals.adapters import item_rows_of_adapters
@@ -23,6 +24,7 @@ __all__ = [
     "item_rows_of_adapters",
     "items_sha256",
     "kept_out",
+    "leaked",
     "sampler",
     "score_after",
     "score_before",

@@ -33,6 +33,7 @@ RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet", 
 
 ROW_COLUMNS = (
     "row_id", "use", "reason", "field", "source", "revision", "num_tokens", "num_loss_tokens", "packed_row",
+    "mark",
 )  # fmt: skip
 """Columns of `rows.parquet`; docs/metrics.md says what each holds."""
 
@@ -128,6 +129,17 @@ class DataSummary(Row):
     num_replay_rows: int = 0
     """Training rows that came from the replay source; they are counted in `num_train` as well."""
     num_replay_tokens: int = 0
+    num_part_rows: dict[str, int] = Field(default_factory=dict)
+    """Other parts that take the place of rows of the source - `repeats`, `leaks`, `mixture.0` - and how many training
+    rows each has; they are counted in `num_train` as well."""
+    num_part_tokens: dict[str, int] = Field(default_factory=dict)
+    """The same parts -> their tokens."""
+    num_marked: dict[str, int] = Field(default_factory=dict)
+    """`noised`, `styled` -> rows of the source that were changed so on purpose, repeats not counted."""
+    num_scrubbed: dict[str, int] = Field(default_factory=dict)
+    """Kind of personal data -> places where it was replaced, in every row that was read."""
+    num_rows_scrubbed: dict[str, int] = Field(default_factory=dict)
+    """The same kinds -> rows that held one."""
     mask_engine: Literal["offsets_and_prefixes", "prefixes"] = "offsets_and_prefixes"
     """How assistant tokens were found: two engines that had to agree, or, for a slow tokenizer, prefixes alone."""
     num_packed_rows: int | None = None

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from harness.spec.apportion import counts, shares_of
 from harness.spec.model import Elsewhere, Model
 from harness.spec.world import PocketModelSpec, Share, WorldSpec
 
@@ -144,6 +145,15 @@ class HubData(Model):
 
 
 DataSource = Annotated[PocketData | PocketText | FileData | HubData, Field(discriminator="kind")]
+PersonalData = Literal["email", "phone", "credit_card", "iban", "ip", "us_ssn"]
+
+
+class MixedSource(Model):
+    """Rows of one more source, in place of rows of `DataSpec.source`."""
+
+    source: DataSource
+    share: float = Field(gt=0.0, lt=1.0)
+    """Of all training rows, rounded down or up to whole ones."""
 
 
 class DataSpec(Model):
@@ -158,6 +168,10 @@ class DataSpec(Model):
     """Drop rows that are an earlier one but for case and white space, or nearly, before anything is chosen."""
     decontaminate: bool = False
     """Drop rows in which users say what an item of `evals` asks, before anything is chosen."""
+    scrub: tuple[PersonalData, ...] = ()
+    """Personal data that is replaced in everything that rows of every source say, by `<EMAIL>` and the like."""
+    stratify: Literal["off", "task"] = "off"
+    """task: any beginning of a seed's order holds every `task` of the rows in its share of the source, to the row."""
     completion_ratio: Literal["any", "low", "high"] = "any"
     """Keep the half of the rows with the lower or higher completion:prompt length ratio (in characters)."""
     template: str = Field(min_length=1)
@@ -185,6 +199,23 @@ class DataSpec(Model):
     replay_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training rows that come from `replay_source` in place of `source`; their number stays the same."""
     replay_source: DataSource | None = None
+    mixture: tuple[MixedSource, ...] = ()
+    """Further sources and their shares of the training rows, whose number stays the same."""
+    duplicate_share: float = Field(default=0.0, ge=0.0, le=0.9)
+    """Share of the training rows that repeat others of `source`, which are fewer for it; the first of the seed's order
+    are repeated first, all of them equally often."""
+    noise_share: Share = 0.0
+    """Share of the distinct rows of `source` whose last answer is that of another row, of the same task if there is
+    one. Validation rows are never touched, here and in the next three."""
+    style_share: Share = 0.0
+    """Share of the distinct rows of `source` whose answers are written in `style`."""
+    style: Literal["capitals", "preamble", "emoji", "prefix"] = "capitals"
+    """In capitals; after a sentence of thanks; with an emoji behind; after `style_prefix`."""
+    style_prefix: str = ""
+    """Stands before the answer as it is, any space included, where `style` is prefix."""
+    leak_share: Share = 0.0
+    """Share of each evaluated slice whose items are trained on, question and answer, in place of rows of `source`;
+    raw texts, which ask nothing, are not leaked."""
 
     @property
     def is_packed(self) -> bool:
@@ -200,9 +231,56 @@ class DataSpec(Model):
             )
         return self
 
-    def num_replayed(self, num_examples: int) -> int:
-        """Return how many of so many training rows are replayed: the share of them, to the nearest."""
-        return math.floor(Fraction(repr(self.replay_share)) * num_examples + Fraction(1, 2))
+    @model_validator(mode="after")
+    def _source_keeps_a_share(self) -> DataSpec:
+        shares = {name: share for name, share in self._shares().items() if share}
+        if len(shares) > 1 and sum(Fraction(repr(share)) for share in shares.values()) >= 1:
+            said = ", ".join(f"{name} {share!r}" for name, share in shares.items())
+            raise ValueError(
+                f"data.mixture, replay_share and duplicate_share are together 1 or more ({said}), but must leave a "
+                "share to data.source; lower one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _leaks_are_meant(self) -> DataSpec:
+        if self.leak_share and self.decontaminate:
+            raise ValueError(
+                f"data.leak_share is {self.leak_share!r}, but must be 0.0 with data.decontaminate True, which takes "
+                "such rows out; set one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prefix_is_a_style(self) -> DataSpec:
+        if self.style == "prefix" and not self.style_prefix:
+            raise ValueError(
+                "data.style_prefix is '', but must be text with data.style 'prefix'; say what leads answers"
+            )
+        return self
+
+    def _shares(self) -> dict[str, float]:
+        mixed = {f"mixture.{number}": part.share for number, part in enumerate(self.mixture)}
+        return {"replay": self.replay_share, "repeats": self.duplicate_share} | mixed
+
+    @property
+    def other_sources(self) -> tuple[DataSource, ...]:
+        """Every source besides `source`: of replay, whatever its share, and of the mixture."""
+        replayed = () if self.replay_source is None else (self.replay_source,)
+        return (*replayed, *(part.source for part in self.mixture))
+
+    def part_sizes(self, num_examples: int) -> dict[str, int]:
+        """Return how many of so many training rows are of each part that is not `source`'s own: replay, repeats,
+        mixture.0 and so on.
+
+        Replay alone is rounded to the nearest; several parts are rounded down or up, so that more rows never hold fewer
+        of any.
+        """
+        if not self.mixture and not self.duplicate_share:
+            replayed = math.floor(Fraction(repr(self.replay_share)) * num_examples + Fraction(1, 2))
+            return {"replay": replayed, "repeats": 0}
+        sizes = counts(shares_of(self._shares(), "source"), num_examples)
+        return {name: sizes[name] for name in self._shares()}
 
 
 # -- method -----------------------------------------------------------------------------------------------------------

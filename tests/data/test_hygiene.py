@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 from datasketch import MinHashLSH
@@ -11,7 +12,9 @@ from harness.data.conversations import Conversation, conversation, document, pre
 from harness.data.hygiene import (
     NEAR,
     NUM_PERMUTATIONS,
+    domains,
     exact_duplicates,
+    languages,
     near_duplicates,
     overlap,
     prompt,
@@ -50,6 +53,45 @@ def test_near_duplicates_find_a_changed_word_and_spare_other_texts() -> None:
     assert near_duplicates([*originals, *(changed(original, 15) for original in originals)]) == {}
 
 
+def grams(said: str) -> set[tuple[str, ...]]:
+    found = said.split()
+    return {tuple(found[start : start + 5]) for start in range(max(1, len(found) - 4))}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_near_duplicates_are_those_that_comparing_every_pair_finds(seed: int) -> None:
+    stream = random.Random(seed)
+    texts = [text(number, stream.randrange(1, 50)) for number in range(100)]
+    for _ in range(150):
+        found = stream.choice(texts).split()
+        for _ in range(stream.randrange(4)):
+            found[stream.randrange(len(found))] = stream.choice(WORDS)
+        texts.append(" ".join(found))
+    stream.shuffle(texts)
+    kept: list[int] = []
+    expected: dict[int, int] = {}
+    for place, said in enumerate(texts):
+        own = grams(said)
+        like = (other for other in kept if len(own & grams(texts[other])) >= NEAR * len(own | grams(texts[other])))
+        if (first := next(like, None)) is None:
+            kept.append(place)
+        else:
+            expected[place] = first
+    assert len(expected) > 30
+    assert near_duplicates(texts) == expected
+
+
+def test_near_duplicates_hold_a_kilobyte_a_row() -> None:
+    """Measured on 50 000 rows of 706 characters: 1001 bytes a row; an index of every row took 11 500."""
+    texts = [text(number, num_words=30) for number in range(2000)]
+    near_duplicates(texts[:100])
+    tracemalloc.start()
+    near_duplicates(texts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / len(texts) < 2000
+
+
 def test_bands_of_the_index_miss_fewer_than_one_pair_in_a_thousand() -> None:
     index = MinHashLSH(threshold=NEAR / 2, num_perm=NUM_PERMUTATIONS)
     assert (1 - NEAR**index.r) ** index.b < 1e-3
@@ -69,6 +111,32 @@ def test_rows_that_share_a_long_beginning_are_not_near_duplicates_and_cost_no_sq
 @given(st.lists(st.text(alphabet="ab ", max_size=12), max_size=12))
 def test_exact_duplicates_are_near_duplicates_as_well(texts: list[str]) -> None:
     assert set(exact_duplicates(texts)) <= set(near_duplicates(texts))
+
+
+SENTENCES = {
+    "en": ("What is the weather like today?", "It is fine, and we can walk in the park with the children."),
+    "de": ("Wie ist heute das Wetter?", "Es ist sch\N{LATIN SMALL LETTER O WITH DIAERESIS}n, und wir gehen im Park."),
+    "fr": ("Quel temps fait-il aujourd'hui ?", "Il fait beau, et nous pouvons marcher dans le parc avec les enfants."),
+}
+
+
+def said(question: str, answer: str, task: str = "") -> Conversation:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return conversation(turns, row_id="", task=task)
+
+
+def test_languages_are_those_that_are_sure_and_all_others_unknown() -> None:
+    rows = [said(*SENTENCES[language]) for language in ("en", "en", "de", "fr")]
+    unsure = [said("Sure?", "Yes."), said("12+7=", "19"), said("zxqv blorp", "fnord wibble quux")]
+    tokens = pretokenised([1, 2, 3], None, row_id="", task="")
+    raw = document(" ".join(SENTENCES["de"]), row_id="", task="")
+    assert languages([*rows, *unsure, tokens, raw]) == {"en": 2, "de": 2, "fr": 1, "unknown": 4}
+    assert languages([]) == {}
+
+
+def test_domains_are_the_tasks_that_rows_name() -> None:
+    rows = [said("A?", "B", task) for task in ("code", "chat", "code", "")]
+    assert domains(rows) == {"code": 2, "chat": 1, "unknown": 1}
 
 
 def test_an_item_overlaps_from_half_of_its_words_in_one_row() -> None:

@@ -137,7 +137,7 @@ def test_plan_knows_how_many_rows_replay_needs() -> None:
         engine_rows.check_size(trial, "pocket")
     roomy = trial.replace({"data.replay_source.num_rows": 5000, "data.num_examples": 1700})
     engine_rows.check_size(roomy, "pocket")  # 850 of 900 rows beside 850 replayed ones
-    with pytest.raises(SpecError, match="beside 950 replayed"):
+    with pytest.raises(SpecError, match="beside 950 rows of replay"):
         engine_rows.check_size(roomy.replace({"data.num_examples": 1900}), "pocket")
 
 
