@@ -10,12 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.frames import load_items, load_metrics, load_samples, load_sweep, why_missing
+    from analysis.frames import load_items, load_metrics, load_rows, load_samples, load_sweep, why_missing
     from analysis.report import last_report, write_figures, write_report
 
 _HOMES = {
     "load_items": "analysis.frames",
     "load_metrics": "analysis.frames",
+    "load_rows": "analysis.frames",
     "load_samples": "analysis.frames",
     "load_sweep": "analysis.frames",
     "why_missing": "analysis.frames",
@@ -27,6 +28,7 @@ __all__ = [
     "last_report",
     "load_items",
     "load_metrics",
+    "load_rows",
     "load_samples",
     "load_sweep",
     "why_missing",

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.items import items_frame, metrics_frame, samples_frame
+from analysis.items import items_frame, metrics_frame, rows_frame, samples_frame
 from analysis.opened import OpenedSweep, OpenedTrial, find_sweep, open_sweep
 from analysis.selection import mark_chosen
 from harness.records.measures import is_lower_better, measure_mean, primary_metrics
@@ -56,6 +56,11 @@ def load_samples(name: str, base: str = "pocket", out: str | Path = "out", set_h
 def load_metrics(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return the training logs: one row per trial and logged step; raises as `load_sweep`."""
     return metrics_frame(_open(name, base, out, set_hash))
+
+
+def load_rows(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
+    """Return one row per trial and row of its data, with what became of it; raises as `load_sweep`."""
+    return rows_frame(_open(name, base, out, set_hash))
 
 
 def _open(name: str, base: str, out: str | Path, set_hash: str | None) -> OpenedSweep:
@@ -233,6 +238,8 @@ def _training_columns(result: TrialResult | None) -> dict[str, Any]:
         "num_validation": data.num_validation,
         "num_rows_dropped": sum(data.num_rows_dropped.values()),
         "num_truncated": data.num_truncated,
+        "num_packed_rows": _number(data.num_packed_rows),
+        "pack_fill": _number(data.pack_fill),
         "completion_prompt_ratio": _number(data.completion_prompt_ratio),
         "mean_tokens": _number(data.mean_tokens),
         "loss_token_share": _number(data.loss_token_share),
@@ -244,7 +251,7 @@ TRAINING_COLUMNS = (
     "steps", "num_epochs", "num_examples_seen", "num_tokens", "num_loss_tokens", "loss_tokens_per_step",
     "learning_rate_integral", "trainable_parameters", "total_parameters", "trainable_share", "train_loss_first",
     "train_loss_last", "val_loss", "num_train", "num_validation", "num_rows_dropped", "num_truncated",
-    "completion_prompt_ratio", "mean_tokens", "loss_token_share",
+    "num_packed_rows", "pack_fill", "completion_prompt_ratio", "mean_tokens", "loss_token_share",
 )  # fmt: skip
 NUMERIC_PROVENANCE = (
     "seconds", "seconds_train", "seconds_eval", "tokens_per_second", "peak_memory_bytes", "peak_gpu_memory_bytes",

@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis.opened import OpenedSweep, OpenedTrial
 from harness.errors import StoreError
+from harness.records.schema import ROW_COLUMNS
 from harness.records.store import Store, read_lines
 
 ITEM_KEYS = ["suite", "task", "item_id", "split", "metric"]
@@ -107,6 +108,24 @@ def samples_frame(sweep: OpenedSweep) -> pd.DataFrame:
 def metrics_frame(sweep: OpenedSweep) -> pd.DataFrame:
     """Return the training logs of an opened sweep, in the order they were written."""
     return _lines_frame(sweep, "metrics.jsonl", ["step"])
+
+
+def rows_frame(sweep: OpenedSweep) -> pd.DataFrame:
+    """Return what became of every row that the trials of an opened sweep looked at.
+
+    A trial whose table is gone or damaged, or that was recorded before there was one, has no rows here.
+    """
+    tables = [table.assign(**_trial_keys(trial)) for trial in sweep.trials if (table := _rows(trial)) is not None]
+    columns = [*TRIAL_KEYS, *ROW_COLUMNS]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def _rows(trial: OpenedTrial) -> pd.DataFrame | None:
+    path = trial.folder / "rows.parquet"
+    try:
+        return pd.read_parquet(path).reindex(columns=list(ROW_COLUMNS)) if path.is_file() else None
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors; a damaged table costs its own rows alone
+        return None
 
 
 def _lines_frame(sweep: OpenedSweep, file: str, columns: list[str]) -> pd.DataFrame:

@@ -23,8 +23,8 @@ from harness.spec import Arm, Axis, Sweep
 SWEEP = Sweep(
     name="packing",
     hypothesis=(
-        "Padding changes nothing; packed rows at equal epochs learn less, because their steps are fewer, and as much at "
-        "equal steps; reading the examples packed before does no good."
+        "Padding changes nothing; packed rows at equal epochs learn less, because their steps are fewer, and as much "
+        "at equal steps; reading the examples packed before does no good."
     ),
     refuted_if=(
         "Padding-free and padded rows differ, isolated packing at equal epochs learns as much as no packing, or joined "

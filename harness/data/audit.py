@@ -202,7 +202,7 @@ def _overlap(parts: Sequence[Part], key: str, items: tuple[tuple[str, str], ...]
     return OverlapCounts(len(items), num_checked, len(standing))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _standing(part: Part, key: str, items: tuple[tuple[str, str], ...]) -> hygiene.Overlap:
     """Return which items stand in which rows of a source: looked for once for all trials of a process."""
     return hygiene.overlap(key, dict(items), ["" if row.tokens else hygiene.prompt(row) for row in part.conversations])

@@ -18,24 +18,12 @@ from harness import versions
 from harness.data.conversations import Conversation
 from harness.data.packing import PackedRows
 from harness.identity import fingerprint
+from harness.records.schema import ROW_COLUMNS
 from harness.records.store import write_atomic
 from harness.spec import DataSource, FileData, HubData
 
 if TYPE_CHECKING:
     from harness.data.prepare import PreparedData
-
-COLUMNS = (
-    "row_id",
-    "use",
-    "reason",
-    "field",
-    "source",
-    "revision",
-    "num_tokens",
-    "num_loss_tokens",
-    "packed_row",
-    "mark",
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ def named(source: DataSource | None) -> tuple[str, str | None]:
 
 
 def ledger(rows: PreparedData) -> list[dict[str, Any]]:
-    """Return a dict with `COLUMNS` for each row; what does not apply is None.
+    """Return a dict with `ROW_COLUMNS` for each row; what does not apply is None.
 
     `use` is train, validation or dropped; `reason` says why a row is dropped; `packed_row` is the training row, counted
     from 0, that an example shares with others; `mark` what was done to a row on purpose.
@@ -109,7 +97,7 @@ def _packed_rows(rows: PreparedData) -> dict[int, int]:
 
 def _entry(row_id: str, use: str, names: dict[str, tuple[str, str | None]], name: str) -> dict[str, Any]:
     source, revision = names[name]
-    return dict.fromkeys(COLUMNS) | {
+    return dict.fromkeys(ROW_COLUMNS) | {
         "row_id": row_id, "use": use, "field": name, "source": source, "revision": revision,
     }  # fmt: skip
 
@@ -125,7 +113,7 @@ def write_ledger(path: Path, rows: PreparedData) -> None:
 
     texts, numbers = pyarrow.string(), pyarrow.int64()
     schema = pyarrow.schema(
-        [(name, numbers if name.startswith("num_") or name == "packed_row" else texts) for name in COLUMNS]
+        [(name, numbers if name.startswith("num_") or name == "packed_row" else texts) for name in ROW_COLUMNS]
     )
     written = BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(ledger(rows), schema=schema), written, compression="zstd")

@@ -31,6 +31,12 @@ AUDIT_FILES = ("audit.json", "audit.html", "rows.parquet")
 RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet", *AUDIT_FILES)
 """Files of a trial's folder that `result.json` names by sha256, besides everything under weights/."""
 
+ROW_COLUMNS = (
+    "row_id", "use", "reason", "field", "source", "revision", "num_tokens", "num_loss_tokens", "packed_row",
+    "mark",
+)  # fmt: skip
+"""Columns of `rows.parquet`; docs/metrics.md says what each holds."""
+
 METRICS_OF: dict[str, tuple[str, ...]] = {
     "multiple_choice": ("acc", "acc_norm", "gold_logprob"),
     "schema": ("acc", "gold_logprob"),

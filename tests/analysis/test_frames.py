@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import load_items, load_metrics, load_samples, load_sweep, why_missing
+from analysis import load_items, load_metrics, load_rows, load_samples, load_sweep, why_missing
 from analysis.frames import sweep_frame
 from analysis.opened import open_sweep
 from harness.errors import BadInputError
-from harness.records.schema import TrialResult
+from harness.records.schema import ROW_COLUMNS, TrialResult
 from harness.records.store import Store
 from tests.analysis.conftest import ARM, MIXED
 from tests.analysis.synthetic import Plan, build
@@ -214,6 +214,19 @@ def test_load_samples_and_metrics_are_the_logs(whole: tuple[Store, str]) -> None
     metrics = load_metrics("lima_size", out=whole[0].root)
     assert metrics["train/loss"].notna().any()
     assert {"trial_id", "condition", "seed", "step"} <= set(metrics.columns)
+
+
+def test_load_rows_are_the_tables_of_the_trials_that_have_one(small: tuple[Store, str]) -> None:
+    store, folder = small
+    assert load_rows("lima_size", out=store.root).empty
+    first, second = (trial.folder for trial in open_sweep(store, folder).trials[:2])
+    written = pd.DataFrame([dict.fromkeys(ROW_COLUMNS) | {"row_id": "r1", "use": "train", "num_tokens": 7}])
+    written.to_parquet(first / "rows.parquet")
+    (second / "rows.parquet").write_bytes(b"PAR1 torn")
+    (row,) = load_rows("lima_size", out=store.root).to_dict("records")
+    assert (row["row_id"], row["num_tokens"], row["trial_id"]) == ("r1", 7, first.name)
+    assert set(ROW_COLUMNS) < set(row)
+    assert set(ROW_COLUMNS) <= set(re.findall(r"^\| `([^`]+)`", METRICS_DOC.read_text(), flags=re.MULTILINE))
 
 
 def test_frame_columns_are_all_documented(tmp_path: Path) -> None:

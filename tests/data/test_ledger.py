@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.data import describe_file, write_ledger
 from harness.data.conversations import by_reason
-from harness.data.ledger import COLUMNS
+from harness.records.schema import ROW_COLUMNS
 from harness.spec import WorldSpec
 from tests.data.tiny import pairs, prepared, write_rows
 from tests.pocket.tiny import TINY_WORLD
@@ -28,7 +28,7 @@ def test_ledger_has_every_row_of_a_file_once_with_its_fate(tmp_path: Path) -> No
     source = write_rows(tmp_path / "rows.jsonl", [*pairs(20), *BAD])
     rows = prepared(source, num_validation=4, num_examples=16, seed=3)
     table = read(tmp_path / "ledger.parquet", rows)
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == ROW_COLUMNS
     assert sorted(table.row_id) == sorted([f"r{i}" for i in range(20)] + ["bad", "row-21"])
     assert table.use.value_counts().to_dict() == {"train": 16, "validation": 4, "dropped": 2}
     trained = table[table.use == "train"]

@@ -68,7 +68,9 @@ def test_gate_refuses_rows_that_teach_nothing_and_leaves_the_audit(tmp_path: Pat
 
 
 @pytest.mark.parametrize("packing", ["off", "isolated", "joined"])
-def test_base_loss_is_the_mean_over_loss_tokens_of_the_base_alone(tmp_path: Path, packing: Literal["off", "isolated", "joined"]) -> None:
+def test_base_loss_is_the_mean_over_loss_tokens_of_the_base_alone(
+    tmp_path: Path, packing: Literal["off", "isolated", "joined"]
+) -> None:
     rows, form, _ = setting(tmp_path, texts.pairs(9), packing=packing, max_length=256)
     base = model(form)
     total, count = 0.0, 0
