@@ -116,8 +116,10 @@ def prepare(
     repeats = injection.repeats(chosen, sizes["repeats"])
     repeated = replace(own, places=[chosen.places[number % len(chosen.places)] for number in range(len(repeats))])
     taken = [_Taken("repeats", repeats, repeated), leaks]
-    taken += [_from_source(other, sizes[other.name], chat, cleaning, store) for other in _others(spec, seed)]
-    taken = [one for one in taken if one.part is not None and (one.examples or one.dropped)]
+    for other in _others(spec, seed):
+        if sizes[other.name]:
+            taken.append(_from_source(other, sizes[other.name], chat, cleaning, store))
+    taken = [one for one in taken if one.examples or (one.counted and one.counted.dropped)]
     train = chosen.examples if isinstance(chosen.examples, Spool) else Spool(chosen.examples)
     for one in taken:
         _add(one, train, encoder)
@@ -132,7 +134,7 @@ def prepare(
         num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
         examples=train,
-        parts=(own, *(one.part for one in taken if one.part is not None)),
+        parts=(own, *(one.part for one in taken)),
         dropped=encoder.dropped,
         marks=chosen.marks,
     )
@@ -157,18 +159,18 @@ class _Taken(NamedTuple):
 
     name: str
     examples: Sequence[Example]
-    part: Part | None
-    dropped: Sequence[Dropped] = ()
-    num_truncated: int = 0
-    num_ends_lost: int = 0
+    part: Part
+    counted: Encoder | None = None
+    """What encoded them, where it is not the encoder of the source."""
 
 
 def _add(one: _Taken, train: Spool[Example], encoder: Encoder) -> None:
     """Add rows to the end, and what was counted of them to what was counted."""
     train.extend(one.examples)
-    encoder.dropped.extend(one.dropped)
-    encoder.num_truncated += one.num_truncated
-    encoder.num_ends_lost += one.num_ends_lost
+    if one.counted is not None:
+        encoder.dropped.extend(one.counted.dropped)
+        encoder.num_truncated += one.counted.num_truncated
+        encoder.num_ends_lost += one.counted.num_ends_lost
 
 
 def _cleaned(rows: sources.Rows, cleaning: _Cleaning, origin: str = "source") -> sources.Rows:
@@ -266,7 +268,7 @@ def _leaks(spec: DataSpec, chat: ChatFormat, leaked: Sequence[Conversation]) -> 
     encoder = Encoder(spec, chat, leaked, [], "leak_share")
     examples = encoder.take(range(len(leaked)), None)
     part = Part("leak_share", None, tuple(row.row_id for row in leaked), leaked, encoder.kept)
-    return _Taken("leaks", examples, part, encoder.dropped, encoder.num_truncated, encoder.num_ends_lost)
+    return _Taken("leaks", examples, part, encoder)
 
 
 class _Other(NamedTuple):
@@ -290,13 +292,11 @@ def _others(spec: DataSpec, seed: int) -> Iterator[_Other]:
 
 
 def _from_source(other: _Other, num_rows: int, chat: ChatFormat, cleaning: _Cleaning, store: Store | None) -> _Taken:
-    """Return rows of another source, which is read if any are wanted.
+    """Return so many rows of another source.
 
     Raises:
         DataError: there is no source, or it has too few usable rows.
     """
-    if not num_rows:
-        return _Taken(other.name, (), None)
     if other.source is None:
         raise DataError(f"data.replay_source is None, but must be a source for {other.share}; name one or ask for 0.0")
     rows = _cleaned(sources.read_rows(other.source, store), cleaning, other.origin)
@@ -307,7 +307,7 @@ def _from_source(other: _Other, num_rows: int, chat: ChatFormat, cleaning: _Clea
     if other.name != "replay":  # rows of two sources may have one id
         examples = Spool(replace(example, row_id=f"{other.name}/{example.row_id}") for example in examples)
     part = Part(other.origin, other.source, cleaning.key, rows.conversations, encoder.kept)
-    return _Taken(other.name, examples, part, encoder.dropped, encoder.num_truncated, encoder.num_ends_lost)
+    return _Taken(other.name, examples, part, encoder)
 
 
 def _require(
