@@ -20,6 +20,7 @@ from harness.spec import Runtime, TrainSpec
 from harness.train.batches import Order
 from harness.train.checkpoints import Checkpoints
 from harness.train.early_stopping import Best
+from harness.train.head import Head
 from harness.train.log import Reporter
 
 Sample = Callable[[nn.Module, str], list[dict[str, Any]]]
@@ -69,6 +70,7 @@ class Run:
     best: Best | None
     """None without early stopping."""
     has_dropout: bool
+    head: Head
     state: State = field(default_factory=State)
 
     @cached_property

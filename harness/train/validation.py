@@ -41,7 +41,7 @@ def _nll_sum(run: Run) -> float:
             rows, list(np.zeros((len(rows), 1))), run.runtime.eval_batch_size, run.device
         ):
             with run.autocast():
-                total += losses.objective(run.model, batch)[1]
+                total += losses.objective(run.model, batch, run.head)[1]
     return total.item()
 
 
