@@ -59,6 +59,8 @@ class Prepared:
     """What one side made of the rows."""
 
     seconds: float
+    cpu_seconds: float
+    """Of this process and the ones it started."""
     num_tokens: int
     num_loss_tokens: int
     num_rows: int
@@ -90,18 +92,17 @@ class Race:
             if (run.num_tokens, run.num_loss_tokens) != expected
         ]
 
-    @property
-    def ratios(self) -> list[float]:
-        """Return how many times as fast ours was than TRL's best in each repeat; none where sides disagree."""
+    def ratios(self, of: str = "seconds") -> list[float]:
+        """Return how many times the seconds of ours TRL's best took in each repeat; none where sides disagree."""
         if self.problems:
             return []
         pairs = zip(self.runs[self.best], self.runs["ours"], strict=True)
-        return [their.seconds / our.seconds for their, our in pairs]
+        return [getattr(their, of) / getattr(our, of) for their, our in pairs]
 
     @property
     def is_met(self) -> bool:
         """Return whether sides agree and the median ratio is what is wanted."""
-        return not self.problems and statistics.median(self.ratios) >= self.required
+        return not self.problems and statistics.median(self.ratios()) >= self.required
 
 
 def main() -> int:
@@ -121,7 +122,7 @@ def main() -> int:
     print(describe(race), flush=True)
     if arguments.out:
         runs = {side: [asdict(one) for one in runs] for side, runs in race.runs.items()}
-        arguments.out.write_text(json.dumps({"runs": runs, "ratios": race.ratios}, indent=1))
+        arguments.out.write_text(json.dumps({"runs": runs, "ratios": race.ratios()}, indent=1))
     return 0 if race.is_met else 1
 
 
@@ -144,7 +145,8 @@ def run(sides_: dict[str, Callable[[], Prepared]], repeats: int, required: float
     for _ in range(repeats):
         for name, side in sides_.items():
             race.runs[name].append(side())
-            print(f"  {name}: {race.runs[name][-1].seconds:.2f} s", flush=True)
+            latest = race.runs[name][-1]
+            print(f"  {name}: {latest.seconds:.2f} s, {latest.cpu_seconds:.2f} s of CPU", flush=True)
     return race
 
 
@@ -191,6 +193,13 @@ def sides(rows: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], P
     }
 
 
+def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Return what work gives, its seconds, and the CPU seconds of this process and those that ended meanwhile."""
+    started, before = time.perf_counter(), sum(os.times()[:4])
+    result = work()
+    return result, time.perf_counter() - started, sum(os.times()[:4]) - before
+
+
 def ours(rows: Path, arguments: argparse.Namespace) -> Prepared:
     """Return what `data.prepare` makes of a file."""
     spec: DataSpec = smollm2_135m_instruct.EXPERIMENT.spec.data.replace(
@@ -204,11 +213,9 @@ def ours(rows: Path, arguments: argparse.Namespace) -> Prepared:
         }
     )
     chat = data.chat_format(_tokenizer(arguments.tokenizer), spec)
-    started = time.perf_counter()
-    prepared = data.prepare(spec, chat, seed=0)
-    seconds = time.perf_counter() - started
+    prepared, *seconds = timed(lambda: data.prepare(spec, chat, seed=0))
     num_loss_tokens = sum(int(np.count_nonzero(row.loss_weights)) for row in prepared.train)
-    return Prepared(seconds, sum(len(row.input_ids) for row in prepared.train), num_loss_tokens, len(prepared.train))
+    return Prepared(*seconds, sum(len(row.input_ids) for row in prepared.train), num_loss_tokens, len(prepared.train))
 
 
 def theirs(rows: Path, arguments: argparse.Namespace, num_proc: int | None) -> Prepared:
@@ -232,22 +239,20 @@ def theirs(rows: Path, arguments: argparse.Namespace, num_proc: int | None) -> P
             use_cpu=True,
             report_to="none",
         )
-        spent: list[float] = []
+        spent: list[list[float]] = []
 
         class Timed(trl.SFTTrainer):
             def _prepare_dataset(self, *arguments_: Any, **options: Any) -> Any:
-                started = time.perf_counter()
-                prepared = super()._prepare_dataset(*arguments_, **options)
-                spent.append(time.perf_counter() - started)
+                prepared, *seconds = timed(lambda: trl.SFTTrainer._prepare_dataset(self, *arguments_, **options))
+                spent.append(seconds)
                 return prepared
 
-        started = time.perf_counter()
-        dataset = Dataset.from_list([json.loads(line) for line in rows.read_text().splitlines()])
-        spent.append(time.perf_counter() - started)
+        dataset, *seconds = timed(lambda: Dataset.from_list(list(map(json.loads, rows.read_text().splitlines()))))
+        spent.append(seconds)
         trainer = Timed(model=model, args=settings, train_dataset=dataset, processing_class=tokenizer)
-        seconds, packed = sum(spent), trainer.train_dataset
+        packed, totals = trainer.train_dataset, [sum(parts) for parts in zip(*spent, strict=True)]
         num_loss_tokens = sum(loss_tokens(row["labels"], row["seq_lengths"]) for row in packed)
-        return Prepared(seconds, sum(len(row["input_ids"]) for row in packed), num_loss_tokens, len(packed))
+        return Prepared(*totals, sum(len(row["input_ids"]) for row in packed), num_loss_tokens, len(packed))
 
 
 def _model(vocab_size: int) -> Any:
@@ -272,8 +277,11 @@ def describe(race: Race) -> str:
         )
     if race.problems:
         return "\n".join([*lines, *(f"DISAGREE: {problem}" for problem in race.problems)])
-    ratios = race.ratios
-    spread = f"median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
+    ratios = race.ratios()
+    cpu = statistics.median(race.ratios("cpu_seconds"))
+    spread = (
+        f"median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f} (in CPU seconds {cpu:.2f})"
+    )
     wanted = f"wanted {race.required}: {'met' if race.is_met else 'MISSED'}"
     return "\n".join([*lines, f"{race.best} / ours: {spread}, {wanted}"])
 
