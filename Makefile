@@ -80,7 +80,7 @@ budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard audit pocket pocket-check bench bench-scorer clean
+.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard audit pocket pocket-check bench bench-scorer bench-training bench-preparation clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -159,6 +159,12 @@ bench: $(VENV)/.ready-dev ## Compare with a loop of separate training and evalua
 
 bench-scorer: $(VENV)/.ready-dev ## Compare the scorer with lm-eval's own, on the bases that are here
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.scorer
+
+bench-training: $(VENV)/.ready-dev ## Compare training with TRL's, on BASE (smollm2_135m_instruct, or gemma3_270m)
+	@OMP_NUM_THREADS=2 $(PYTHON) -m benchmarks.training $${BASE:+--base "$$BASE"}
+
+bench-preparation: $(VENV)/.ready-dev ## Compare the preparation of rows with TRL's
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.preparation
 
 clean: ## Remove caches and build files; results under OUT stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

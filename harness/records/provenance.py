@@ -20,7 +20,10 @@ from pathlib import Path
 from harness.records.schema import Provenance
 from harness.spec import Runtime
 
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "lm_eval", "optuna", "wandb")
+LIBRARIES = (
+    "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "lm_eval", "optuna", "wandb",
+    "liger_kernel",
+)  # fmt: skip
 
 
 class Clock:
@@ -80,6 +83,7 @@ class Clock:
             tokens_per_second=num_tokens / train_seconds if train_seconds > 0 and num_tokens else None,
             peak_memory_bytes=peak_memory_bytes(),
             peak_gpu_memory_bytes=_peak_gpu_memory_bytes(),
+            loss_kernel=self._runtime.loss_kernel,
         )
 
 

@@ -180,6 +180,8 @@ class Provenance(Row):
     """Training tokens over training seconds."""
     peak_memory_bytes: int | None
     peak_gpu_memory_bytes: int | None
+    loss_kernel: str = "torch"
+    """What computed the training loss."""
 
 
 class TrialResult(Row):

@@ -32,6 +32,8 @@ class Runtime(Model):
     """Which trained weights stay: none, adapters only, or everything."""
     checkpoint_every: int = Field(default=0, ge=0)
     """Steps between training checkpoints; 0 is none: a killed trial then starts again."""
+    loss_kernel: Literal["torch", "liger"] = "torch"
+    """What computes the loss: torch, or on a GPU Liger's fused kernel, which moves last digits and is recorded."""
 
 
 class MethodReference(Model):

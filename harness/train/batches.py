@@ -104,41 +104,53 @@ def collate(rows: Sequence[Example], scales: Sequence[np.ndarray], device: torch
     """
     length = max(len(row.input_ids) for row in rows)
     ids_BT = np.full((len(rows), length), PAD_ID, dtype=np.int64)
-    weights_BT = np.zeros((len(rows), length), dtype=np.float32)
-    scales_BT = np.zeros((len(rows), length))
-    for place, (row, factors) in enumerate(zip(rows, scales, strict=True)):
+    for place, row in enumerate(rows):
         ids_BT[place, : len(row.input_ids)] = row.input_ids
-        weights_BT[place, 1 : len(row.input_ids)] = row.loss_weights[1:]
-        scales_BT[place, : len(row.input_ids)] = np.repeat(factors, row.lengths or len(row.input_ids))
-    return _micro_batch(ids_BT, weights_BT, scales_BT, device)
+    return _micro_batch(ids_BT, rows, scales, np.arange(len(rows)) * length, device)
 
 
 def laid_end_to_end(rows: Sequence[Example], scales: Sequence[np.ndarray], device: torch.device) -> MicroBatch:
     """Lay rows in one, without padding, and list the positions that carry loss."""
     lengths = tuple(length for row in rows for length in (row.lengths or (len(row.input_ids),)))
     ids_1T = np.concatenate([row.input_ids for row in rows])[None]
-    weights_1T = np.concatenate([row.loss_weights for row in rows])[None].copy()
-    # what is predicted from nothing, lest an example be predicted from the end of the one before it
-    weights_1T[0, np.cumsum((0, *lengths[:-1]))] = 0.0
-    scales_1T = np.repeat(np.concatenate(list(scales)), lengths)[None]
-    return _micro_batch(ids_1T, weights_1T, scales_1T, device, lengths)
+    firsts = np.cumsum([0, *(len(row.input_ids) for row in rows[:-1])])
+    return _micro_batch(ids_1T, rows, scales, firsts, device, lengths)
 
 
 def _micro_batch(
     ids_BT: np.ndarray,
-    weights_BT: np.ndarray,
-    scales_BT: np.ndarray,
+    rows: Sequence[Example],
+    scales: Sequence[np.ndarray],
+    firsts: np.ndarray,
     device: torch.device,
     lengths: tuple[int, ...] = (),
 ) -> MicroBatch:
-    rows_K, tokens_K = np.nonzero(weights_BT)
-    weights_K = weights_BT[rows_K, tokens_K]
+    """Return the tensors of rows whose first tokens stand at `firsts` of the flattened ids."""
+    tokens = [_predicted(row) for row in rows]
+    weights_K = np.concatenate([row.loss_weights[place] for row, place in zip(rows, tokens, strict=True)])
+    example_scales_K = np.concatenate(
+        [factors[_example_of(row, place)] for row, factors, place in zip(rows, scales, tokens, strict=True)]
+    )
+    at_K = np.concatenate([first + place for first, place in zip(firsts, tokens, strict=True)])
     arrays = (
         ids_BT,
-        rows_K * ids_BT.shape[1] + tokens_K - 1,
-        ids_BT[rows_K, tokens_K],
-        weights_K,
-        (weights_K * scales_BT[rows_K, tokens_K]).astype(np.float32),
+        at_K - 1,
+        ids_BT.reshape(-1)[at_K],
+        weights_K.astype(np.float32, copy=False),
+        (weights_K * example_scales_K).astype(np.float32),
     )
     tensors = [torch.from_numpy(array).to(device, non_blocking=True) for array in arrays]
     return MicroBatch(*tensors, lengths=lengths)
+
+
+def _predicted(row: Example) -> np.ndarray:
+    """Return which tokens of a row carry loss: never the first of an example, lest it be predicted from the end of the
+    one before it."""
+    carries = row.loss_weights != 0
+    carries[row.starts] = False
+    return np.flatnonzero(carries)
+
+
+def _example_of(row: Example, tokens: np.ndarray) -> np.ndarray:
+    """Return which example of a row each token belongs to."""
+    return np.searchsorted(row.starts, tokens, side="right") - 1

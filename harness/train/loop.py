@@ -29,6 +29,7 @@ from harness.train import batches, losses, schedules, segments
 from harness.train.checkpoints import Checkpoints
 from harness.train.dropout import has_dropout
 from harness.train.early_stopping import Best
+from harness.train.head import chosen
 from harness.train.log import Reporter, write_row
 from harness.train.resume import identity, resume, save
 from harness.train.run import Context, Run, Sample
@@ -99,6 +100,7 @@ def _begin(
         report=Reporter(context.report),
         best=None if spec.early_stopping_patience is None else Best(spec.early_stopping_patience),
         has_dropout=has_dropout(model),
+        head=chosen(model, runtime.loss_kernel),
     )
     if rows.reads_itself_alone:
         segments.require(model)
@@ -158,7 +160,7 @@ def _backward(run: Run, rows: Sequence[Example]) -> Measured:
         if run.has_dropout:
             seed_torch(run.order.seed, f"train.dropout/{run.state.step}/{number}")
         with run.autocast():
-            objective, nll_sum = losses.objective(run.model, batch)
+            objective, nll_sum = losses.objective(run.model, batch, run.head)
         objective.backward()
         sums += torch.stack([objective.detach(), nll_sum])
     norm = torch.nn.utils.get_total_norm(schedules.gradients(run.model))
@@ -185,7 +187,7 @@ def _record(run: Run, rows: Sequence[Example], rate: float, measured: Measured, 
     num_examples_seen = state.num_examples_seen + sum(row.num_examples for row in rows)
     row = {
         "step": state.step + 1,
-        "epoch": num_examples_seen / run.rows.num_examples,
+        "epoch": num_examples_seen / run.num_examples,
         "train/loss": measured.loss,
         "train/objective": measured.objective,
         "train/learning_rate": rate,
@@ -227,7 +229,7 @@ def _end(run: Run) -> TrainSummary:
     trainable_parameters, total_parameters = count_parameters(run.model)
     return TrainSummary(
         num_steps=state.step,
-        num_epochs=state.num_examples_seen / run.rows.num_examples,
+        num_epochs=state.num_examples_seen / run.num_examples,
         num_examples_seen=state.num_examples_seen,
         num_tokens=state.num_tokens,
         num_loss_tokens=state.num_loss_tokens,

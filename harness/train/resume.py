@@ -26,7 +26,7 @@ def identity(model: nn.Module, rows: PreparedData, spec: TrainSpec, seed: int, r
     initialisation.
     """
     digest = hashlib.sha256()
-    where = (runtime.num_threads, runtime.micro_batch_size, torch.__version__)
+    where = (runtime.num_threads, runtime.micro_batch_size, runtime.loss_kernel, torch.__version__)
     layout = ("end to end",) if rows.reads_itself_alone else ()
     facts = (spec.model_dump_json(), seed, rows.summary.rows_sha256, *layout, *where)
     digest.update(repr(facts).encode())

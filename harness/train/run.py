@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from harness.spec import Runtime, TrainSpec
 from harness.train.batches import Order
 from harness.train.checkpoints import Checkpoints
 from harness.train.early_stopping import Best
+from harness.train.head import Head
 from harness.train.log import Reporter
 
 Sample = Callable[[nn.Module, str], list[dict[str, Any]]]
@@ -68,7 +70,13 @@ class Run:
     best: Best | None
     """None without early stopping."""
     has_dropout: bool
+    head: Head
     state: State = field(default_factory=State)
+
+    @cached_property
+    def num_examples(self) -> int:
+        """Examples there are to train on, however many rows they share."""
+        return self.rows.num_examples
 
     @property
     def device(self) -> torch.device:

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from harness.errors import SpecError
+from harness.train.modes import evaluating
 
 NAME = "harness_segments"
 PROBE = (5, 4, 6)
@@ -42,29 +43,27 @@ def require(model: Any) -> None:
     device = next(model.parameters()).device
     vocabulary = model.get_input_embeddings().num_embeddings
     ids = torch.arange(7, 7 + sum(PROBE), device=device)[None] % vocabulary
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            apart = [model(input_ids=part, use_cache=False).logits for part in ids.split(PROBE, dim=1)]
-            with alone(model):
-                where = positions(PROBE, device)
-                together = model(input_ids=ids, position_ids=where, use_cache=False, segment_lengths=PROBE).logits
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model):
+        apart = [model(input_ids=part, use_cache=False).logits for part in ids.split(PROBE, dim=1)]
+        with alone(model):
+            where = positions(PROBE, device)
+            together = model(input_ids=ids, position_ids=where, use_cache=False, segment_lengths=PROBE).logits
     expected = torch.cat(apart, dim=1).float()
-    tolerance = TOLERANCE[expected.dtype if together.dtype == torch.float32 else torch.bfloat16]
-    if not (together.float() - expected).abs().max() <= tolerance * expected.std():
+    if not (together.float() - expected).abs().max() <= TOLERANCE[together.dtype] * expected.std():
         raise _refusal(model)
 
 
 def _refusal(model: Any) -> SpecError:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    name = type(inner(model)).__name__
     return SpecError(
-        f"data.packing lays examples end to end, but must be 'off' or 'joined' for a {type(inner).__name__}, whose "
+        f"data.packing lays examples end to end, but must be 'off' or 'joined' for a {name}, whose "
         "layers cannot be confined to one example"
     )
+
+
+def inner(model: Any) -> Any:
+    """Return the model of transformers, whatever adapters are around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager
@@ -74,15 +73,15 @@ def alone(model: Any) -> Iterator[None]:
     Raises:
         SpecError: the model computes attention in a way of its own, which cannot be replaced.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    before = inner.config._attn_implementation
-    inner.set_attn_implementation(NAME)
-    if inner.config._attn_implementation != NAME:
+    bare = inner(model)
+    before = bare.config._attn_implementation
+    bare.set_attn_implementation(NAME)
+    if bare.config._attn_implementation != NAME:
         raise _refusal(model)
     try:
         yield
     finally:
-        inner.set_attn_implementation(before)
+        bare.set_attn_implementation(before)
 
 
 def attention(

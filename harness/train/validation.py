@@ -7,29 +7,13 @@ not live here: the evaluation suites (harness/evals).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
 
-from harness.seeding import preserved_rng
 from harness.train import batches, log, losses
+from harness.train.modes import evaluating
 from harness.train.run import Run
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold a model in eval mode without gradients; restore each module's mode and every generator on exit."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with preserved_rng(), torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def validate(run: Run) -> None:
@@ -57,7 +41,7 @@ def _nll_sum(run: Run) -> float:
             rows, list(np.zeros((len(rows), 1))), run.runtime.eval_batch_size, run.device
         ):
             with run.autocast():
-                total += losses.objective(run.model, batch)[1]
+                total += losses.objective(run.model, batch, run.head)[1]
     return total.item()
 
 
