@@ -21,7 +21,8 @@ from harness.records.schema import AUDIT_FILES
 from harness.records.store import write_atomic
 from harness.spec import TrialSpec
 from harness.train import batches, losses
-from harness.train.validation import evaluating
+from harness.train.head import tried
+from harness.train.modes import evaluating
 
 NUM_SHOWN = 4
 """Rows shown whole."""
@@ -85,10 +86,10 @@ def base_loss(model: nn.Module, rows: PreparedData) -> float | None:
         return None
     device = next(model.parameters()).device
     unscaled = [row.weight_sums * 0.0 for row in chosen]
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total, head = torch.zeros((), dtype=torch.float64, device=device), tried(model)
     with evaluating(model):
         for batch in batches.micro_batches(chosen, unscaled, MICRO_BATCH, device, end_to_end=rows.reads_itself_alone):
-            total += losses.objective(model, batch)[1]
+            total += losses.objective(model, batch, head)[1]
     return total.item() / weight
 
 
