@@ -187,10 +187,8 @@ def trl_labels(
     import datasets
     import trl
 
-    features = {"tools": datasets.Json()} if any(row.tools for row in rows) else {}
-    names = ("messages",) if way == "messages" else ("prompt", "completion")
-    features |= dict.fromkeys(names, datasets.List(datasets.Json()))
-    table = datasets.Dataset.from_list([_fields(row, way, features) for row in rows], datasets.Features(features))
+    # Streamed, since a table of datasets' JSON columns writes small numbers anew: 8.854e-12 comes back as 0.0.
+    table = datasets.IterableDataset.from_generator(_fields, gen_kwargs={"rows": rows, "way": way})
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=len(tokenizer), hidden_size=4, intermediate_size=4, num_hidden_layers=1,
                     num_attention_heads=1, num_key_value_heads=1)
@@ -204,19 +202,22 @@ def trl_labels(
             bf16=False,
             report_to="none",
             disable_tqdm=True,
+            max_steps=1,  # of a stream that is never trained on
             **({"assistant_only_loss": way == "messages"} | settings),
         )
         made = trl.SFTTrainer(model=model, args=arguments, train_dataset=table, processing_class=tokenizer)
-        return made.train_dataset.select_columns(["input_ids", "labels"]).to_list()
+        return [{name: row[name] for name in ("input_ids", "labels")} for row in made.train_dataset]
 
 
-def _fields(row: Conversation, way: Way, features: Mapping[str, Any]) -> dict[str, Any]:
-    messages = [dict(message) for message in row.messages]
-    # TRL's completion is what follows the prompt: ours is the last answer, wherever it stands
-    last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
-    halves = {"prompt": messages[:last], "completion": messages[last:]}
-    said = {"messages": messages} if way == "messages" else halves
-    return said | ({"tools": row.tools or []} if "tools" in features else {})
+def _fields(rows: Sequence[Conversation], way: Way) -> Iterator[dict[str, Any]]:
+    has_tools = any(row.tools for row in rows)
+    for row in rows:
+        messages = [dict(message) for message in row.messages]
+        # TRL's completion is what follows the prompt: here the last answer, and what comes after it
+        last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+        halves = {"prompt": messages[:last], "completion": messages[last:]}
+        said = {"messages": messages} if way == "messages" else halves
+        yield said | ({"tools": row.tools} if has_tools else {})
 
 
 def causes_of(chat: ChatFormat, row: Conversation, ids: Sequence[int]) -> list[str]:
