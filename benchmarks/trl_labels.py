@@ -169,8 +169,8 @@ def count(
     if labelled == ours:
         return
     causes = causes_of(chat, row, ids)
-    result.only_theirs.update({(causes[place], chat.tokenizer.decode(ids[place])) for place in labelled - ours})
-    result.only_ours.update({(causes[place], chat.tokenizer.decode(ids[place])) for place in ours - labelled})
+    result.only_theirs.update({(causes[place], str(chat.tokenizer.decode(ids[place]))) for place in labelled - ours})
+    result.only_ours.update({(causes[place], str(chat.tokenizer.decode(ids[place]))) for place in ours - labelled})
 
 
 def trl_labels(
@@ -189,6 +189,7 @@ def trl_labels(
 
     # Streamed, since a table of datasets' JSON columns writes small numbers anew: 8.854e-12 comes back as 0.0.
     table = datasets.IterableDataset.from_generator(_fields, gen_kwargs={"rows": rows, "way": way})
+    asked: dict[str, Any] = {"assistant_only_loss": way == "messages"} | settings
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=len(tokenizer), hidden_size=4, intermediate_size=4, num_hidden_layers=1,
                     num_attention_heads=1, num_key_value_heads=1)
@@ -203,10 +204,11 @@ def trl_labels(
             report_to="none",
             disable_tqdm=True,
             max_steps=1,  # of a stream that is never trained on
-            **({"assistant_only_loss": way == "messages"} | settings),
+            **asked,
         )
         made = trl.SFTTrainer(model=model, args=arguments, train_dataset=table, processing_class=tokenizer)
-        return [{name: row[name] for name in ("input_ids", "labels")} for row in made.train_dataset]
+        labelled: Any = made.train_dataset
+        return [{name: row[name] for name in ("input_ids", "labels")} for row in labelled]
 
 
 def _fields(rows: Sequence[Conversation], way: Way) -> Iterator[dict[str, Any]]:
