@@ -2,19 +2,22 @@
 
 Invariant: training, evaluation and the saved tokenizer render through the same source by the same function
 (`apply_chat_template`), and text that the template wrote is encoded without further special tokens, so that BOS is
-there exactly once or, as the template says, not at all. What does not live here: the named templates (templates.py),
-which tokens are trained on (masks.py).
+there exactly once or, as the template says, not at all; what people typed is text, even where it spells a control
+token (control.py). What does not live here: the named templates (templates.py), which tokens are trained on (masks.py).
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 
+from harness.data import control
+from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
 from harness.data.templates import OWN, TEMPLATES, with_frozen_date
 from harness.errors import DataError, unknown_name
@@ -31,13 +34,6 @@ TEMPLATE_FAULTS = (
 _QUESTION, _ANSWER, _SYSTEM, _RESULT, _FUNCTION = (
     f"{word} 7301" for word in ("Probing question", "Probing answer", "Probing rule", "Probing result", "probe")
 )
-
-
-class Encoded(NamedTuple):
-    """Tokens of a text, and the characters each stands for; no offsets from a slow tokenizer."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]] | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,10 @@ class ChatFormat:
     """What a template writes once after a whole conversation (EOS, in Phi-3's): part of no turn, never trained on."""
     stop_token_ids: tuple[int, ...] = ()
     """Any of these ends an answer: the special tokens of the end of turn, and EOS."""
+    control_text: Literal["text", "drop", "as_is"] = "text"
+    """What becomes of a control token that a message spells; see `DataSpec.control_text`."""
+    markers: re.Pattern[str] = control.NONE
+    """Finds the tokenizer's control tokens in text."""
 
     @property
     def is_fast(self) -> bool:
@@ -86,7 +86,7 @@ class ChatFormat:
         add_generation_prompt: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """Return a conversation as the template writes it.
+        """Return a conversation as the template writes it; control tokens that a message spells are marked.
 
         Args:
             messages: at least one.
@@ -100,13 +100,25 @@ class ChatFormat:
             {name: value for name, value in message.items() if name != "weight"} for message in messages
         ]
         rendered = self.tokenizer.apply_chat_template(
-            said,
-            tools=[dict(tool) for tool in tools] if tools else None,
+            self.guarded(said),
+            tools=self.guarded([dict(tool) for tool in tools]) if tools else None,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
         assert isinstance(rendered, str)
         return rendered
+
+    def guarded(self, said: Any) -> Any:
+        """Return what people say with its control tokens marked as spelled, so that they are encoded as text."""
+        return said if self.control_text == "as_is" else control.guarded(said, self.markers)
+
+    def readable(self, text: str) -> str:
+        """Return rendered text without marks."""
+        return control.readable(text, self.markers)
+
+    def spells_control(self, text: str) -> bool:
+        """Return whether a message in a rendered text spells a control token."""
+        return control.MARK in text and any(piece.is_spelled for piece in control.pieces(text, self.markers))
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of rendered text; the template wrote every special token there is."""
@@ -122,6 +134,13 @@ class ChatFormat:
         if not texts:
             return []
         with_offsets = with_offsets and self.is_fast
+        if any(control.MARK in text for text in texts):
+            return self._encode_marked(texts, with_offsets=with_offsets)
+        return self._encode_whole(texts, with_offsets=with_offsets)
+
+    def _encode_whole(self, texts: Sequence[str], *, with_offsets: bool) -> list[Encoded]:
+        if not texts:
+            return []
         batch = self.tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -134,6 +153,25 @@ class ChatFormat:
         )
         offsets = batch["offset_mapping"] if with_offsets else [None] * len(texts)
         return [Encoded(ids, spans) for ids, spans in zip(batch["input_ids"], offsets, strict=True)]
+
+    def _encode_marked(self, texts: Sequence[str], *, with_offsets: bool) -> list[Encoded]:
+        parts = {n: control.pieces(text, self.markers) for n, text in enumerate(texts) if control.MARK in text}
+        parts = {n: cut for n, cut in parts.items() if any(piece.is_spelled for piece in cut)}
+        found = {n: control.encode(self.tokenizer, cut) for n, cut in parts.items()}
+        found = {n: encoded if with_offsets else Encoded(encoded.ids, None) for n, encoded in found.items()}
+        others = [n for n in range(len(texts)) if n not in found]
+        encoded = self._encode_whole([texts[n] for n in others], with_offsets=with_offsets)
+        return [one for _, one in sorted({**found, **dict(zip(others, encoded, strict=True))}.items())]
+
+    def can_encode(self, text: str) -> bool:
+        """Return whether the tokenizer survives a text: some panic over a million spaces in a row."""
+        try:
+            self.encode(text)
+        except BaseException as fault:  # a panic of tokenizers' Rust is no Exception
+            if type(fault).__name__ != "PanicException":
+                raise
+            return False
+        return True
 
     def require(self, conversations: Sequence[Conversation]) -> None:
         """Check that the template writes every role, call and function declaration that rows have.
@@ -166,6 +204,8 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         bos_token_id=bos,
         eos_token_id=eos,
         adds_bos=adds_bos,
+        control_text=spec.control_text,
+        markers=control.markers(tokenizer),
     )
     header, closing, final = _turn_frame(chat)
     chat = replace(chat, header=header, closing=closing, final=final)

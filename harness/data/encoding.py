@@ -52,6 +52,8 @@ class Encoder:
     num_truncated: int = 0
     num_ends_lost: int = 0
     """Tokens that end a turn and were cut away, as far as the tokenizer can tell."""
+    num_control_text: int = 0
+    """Rows that were rendered in which a message spells a control token."""
     seen: set[int] = field(default_factory=set)
     """Rows that were looked at."""
     kept: list[int] = field(default_factory=list)
@@ -121,7 +123,9 @@ class Encoder:
             conversation = without_instructions(conversation)
         try:
             _require_weight(conversation)
-            return masks.render(self.chat, conversation)
+            rendered = masks.render(self.chat, conversation)
+            self.num_control_text += rendered.spells_control
+            return rendered
         except UnusableRow as fault:
             self.dropped[fault.reason] += 1
             return None

@@ -86,7 +86,7 @@ def prepare(
     validation = encoder.take(order, spec.num_validation)
     _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
-    encoder.num_truncated = encoder.num_ends_lost = 0  # counted over the training rows alone
+    encoder.num_truncated = encoder.num_ends_lost = encoder.num_control_text = 0  # counted over the training rows alone
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
     train, num_replayed = _taken(
         spec, encoder, rows, in_proportion(training_order(pool, seed), rows.conversations, seed)
@@ -165,6 +165,7 @@ def _replayed(
     encoder.dropped.update({f"replay {reason}": count for reason, count in others.dropped.items()})
     encoder.num_truncated += others.num_truncated
     encoder.num_ends_lost += others.num_ends_lost
+    encoder.num_control_text += others.num_control_text
     return replayed
 
 
@@ -223,6 +224,7 @@ def _summary(
         num_replay_tokens=sum(len(example.input_ids) for example in replayed),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
+        num_control_text=encoder.num_control_text,
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
     )
 

@@ -111,9 +111,10 @@ def _in_chat(chat: ChatFormat) -> tuple[Ask, Answer]:
     lead: list[str] = []
 
     def answer(context: str, continuation: str, delimiter: str | None) -> str:
+        said = chat.guarded(continuation.strip())
         if not lead:
-            lead.append(_answer_lead(chat, context, continuation.strip()))
-        return lead[0] + continuation.strip()
+            lead.append(_answer_lead(chat, context, said))
+        return lead[0] + said
 
     return lambda question: prompt(chat, question), answer
 

@@ -173,7 +173,7 @@ def sampler(chat: ChatFormat, prompts: Sequence[Sequence[Mapping[str, Any]]], sp
             questions = [tuple(encoded.ids) for encoded in chat.encode_batch(rendered)]
             answers = scorer.answer(questions, scorer.turn_ends, max_new_tokens, is_chat=True)
         return [
-            {"phase": phase, "prompt": text, "answer": str(answer), "stopped": answer.stopped}
+            {"phase": phase, "prompt": chat.readable(text), "answer": str(answer), "stopped": answer.stopped}
             for text, answer in zip(rendered, answers, strict=True)
         ]
 
@@ -250,7 +250,7 @@ def _settings(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
         "evals": canonical(spec),
         "items": items_sha256(spec),
         "behaviour": versions.BEHAVIOURS["evals"],
-    }
+    } | ({"control_text": "as_is"} if chat.control_text == "as_is" else {})
 
 
 def _hash(tree: dict[str, Any]) -> str:
