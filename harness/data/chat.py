@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 
-from harness.data import control
+from harness.data import bounds, control
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
 from harness.data.templates import OWN, TEMPLATES, with_frozen_date
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 TEMPLATE_FAULTS = (
     jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError,
 )  # fmt: skip
+
+MAX_PROBED_EXCHANGES = 64
+"""Exchanges of the longest conversation that a template is tried on."""
 
 _QUESTION, _ANSWER, _SYSTEM, _RESULT, _FUNCTION = (
     f"{word} 7301" for word in ("Probing question", "Probing answer", "Probing rule", "Probing result", "probe")
@@ -177,22 +180,28 @@ class ChatFormat:
         """Check that the template writes every role, call and function declaration that rows have.
 
         Raises:
-            DataError: it lacks one, or writes it differently for training than for generation.
+            DataError: it lacks one, writes it differently for training than for generation, or leaves out, repeats or
+            reorders turns of a conversation as long as those.
         """
         for feature in sorted({feature for row in conversations for feature in _features(row)}):
             _probe(self, feature)
+        longest = max((sum(m["role"] == "user" for m in row.messages) for row in conversations), default=0)
+        has_system = any(row.messages and row.messages[0]["role"] == "system" for row in conversations)
+        _require_every_turn(self, min(max(longest, 1), MAX_PROBED_EXCHANGES), has_system=has_system)
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatFormat:
     """Return a tokenizer with the template that a data spec names, checked. Sets the tokenizer's `chat_template`.
 
     Raises:
-        DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, its
-            generation prompt is not what it trains on, or it writes BOS twice.
+        DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, it
+            does not end, its generation prompt is not what it trains on, or it writes BOS twice.
     """
     bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
     adds_bos = _adds_bos(tokenizer, bos)
     source = with_frozen_date(_source(tokenizer, spec.template), spec.template_date)
+    if spec.template == OWN:
+        bounds.require_bounded(spec.template, source, tokenizer.special_tokens_map)
     if spec.template != OWN and adds_bos:
         source = _with_bos(tokenizer, source)
     tokenizer.chat_template = source
@@ -318,6 +327,31 @@ def _probe(chat: ChatFormat, feature: str) -> None:
             f"data.template is {chat.name!r}, but must render the {feature} that the data has; it leaves them out; "
             "name another template or take those turns out"
         )
+
+
+def _require_every_turn(chat: ChatFormat, num_exchanges: int, *, has_system: bool) -> None:
+    """Refuse a template that does not write every turn of a conversation once and in its order.
+
+    Templates that raise are left to the rows: one may hold for shorter ones.
+    """
+    messages: list[Message] = [{"role": "system", "content": _SYSTEM}] if has_system else []
+    for number in range(num_exchanges):
+        messages.append({"role": "user", "content": f"{_QUESTION} in exchange {number}."})
+        messages.append({"role": "assistant", "content": f"{_ANSWER} in exchange {number}."})
+    for shown in (messages[:-1], messages):
+        try:
+            text = chat.render(shown, add_generation_prompt=shown is not messages)
+        except TEMPLATE_FAULTS:
+            return
+        places = [text.find(message["content"]) for message in shown]
+        for number, (message, place) in enumerate(zip(shown, places, strict=True)):
+            times = text.count(message["content"])
+            if times != 1 or (number and place < places[number - 1]):
+                what = "out of order" if times == 1 else f"{times} times"
+                raise DataError(
+                    f"data.template is {chat.name!r}, but must write every turn once and in order; of {len(shown)} "
+                    f"turns it writes number {number + 1}, the {message['role']}'s, {what}; name another template"
+                )
 
 
 def _probe_rows() -> dict[str, tuple[list[Message], list[dict[str, Any]] | None, str]]:

@@ -110,8 +110,8 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, marker: str) -> Encoded:
     ids = [token for letter in letters for token in letter.ids]
     if token in ids:
         raise DataError(
-            f"a message spells {marker!r}, which this tokenizer can only read as a control token; set data.control_text "
-            "to 'drop', or take the row out"
+            f"a message spells {marker!r}, which this tokenizer can only read as a control token; set "
+            "data.control_text to 'drop', or take the row out"
         )
     places = [(n + a, n + b) for n, letter in enumerate(letters) for a, b in letter.offsets or ()]
     return Encoded(ids, places if tokenizer.is_fast else None)

@@ -22,7 +22,6 @@ from harness.data.chat import TEMPLATE_FAULTS, ChatFormat, Encoded, mismatch_sen
 from harness.data.conversations import Conversation, Role, UnusableRow
 from harness.errors import DataError
 
-
 MAX_RENDERED = 2**31
 """Characters that are rendered at most for one row, which is rendered anew for each of its turns."""
 MESSAGE_COST = 200
@@ -89,8 +88,8 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
     will be asked with.
 
     Raises:
-        UnusableRow: the template raises on these messages, they are too many, the tokenizer cannot read them, or they
-            spell a control token and `data.control_text` is drop.
+        UnusableRow: the template raises on these messages or does not write what they say, they are too many, the
+            tokenizer cannot read them, or they spell a control token and `data.control_text` is drop.
         DataError: the text of the messages before a turn is not the generation prompt they give.
     """
     messages = row.messages
@@ -143,6 +142,8 @@ def _others(row: Conversation, contents: Sequence[str], text: str, turns: Sequen
         stop = start + len(said) if start >= 0 else limit
         if message["role"] == "tool":
             start, stop = cursor, limit if following is None or following["role"] == "assistant" else stop
+        if start < 0 and said and "".join(said.split()) not in "".join(text[cursor:limit].split()):
+            raise UnusableRow("template_alters")
         if start >= 0:
             cursor = stop
             found.append(Span(message["role"], start, stop))
