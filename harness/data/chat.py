@@ -19,7 +19,7 @@ import jinja2
 from harness.data import bounds, control
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
-from harness.data.templates import OWN, TEMPLATES, with_frozen_date
+from harness.data.templates import OWN, TEMPLATES, with_frozen_date, with_user_end
 from harness.errors import DataError, unknown_name
 from harness.spec import DataSpec
 
@@ -195,11 +195,13 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
 
     Raises:
         DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, it
-            does not end, its generation prompt is not what it trains on, or it writes BOS twice.
+            has no end of users' turns to add or leave out, it does not end, its generation prompt is not what it
+            trains on, or it writes BOS twice.
     """
     bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
     adds_bos = _adds_bos(tokenizer, bos)
     source = with_frozen_date(_source(tokenizer, spec.template), spec.template_date)
+    source = with_user_end(spec.template, source, spec.end_after_user)
     if spec.template == OWN:
         bounds.require_bounded(spec.template, source, tokenizer.special_tokens_map)
     if spec.template != OWN and adds_bos:

@@ -164,6 +164,8 @@ class DataSpec(Model):
     """`tokenizer` for the tokenizer's own chat template, or a named one."""
     template_date: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     """The date that a template which asks the clock is given."""
+    end_after_user: Literal["as_written", "with", "without"] = "as_written"
+    """Whether the end-of-turn marker also closes what users say, in training and in prompts; named templates only."""
     control_text: Literal["text", "drop", "as_is"] = "text"
     """What a special token of the tokenizer is that a message spells out: the text it is, also in evaluation prompts;
     a reason to drop the row, and text in prompts; or, as many tools have it, the control token itself."""
