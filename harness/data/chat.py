@@ -21,7 +21,7 @@ from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
 from harness.data.templates import OWN, TEMPLATES, with_frozen_date, with_user_end
 from harness.errors import DataError, unknown_name
-from harness.spec import DataSpec
+from harness.spec import DataSpec, EvalSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 TEMPLATE_FAULTS = (
     jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError,
 )  # fmt: skip
+
+_ROLE_NAME = re.compile("assistant|model|response", re.IGNORECASE)
+_OTHER_NAME = "helper"
+"""What a renamed tag calls the assistant: no published template does."""
 
 MAX_PROBED_EXCHANGES = 64
 """Exchanges of the longest conversation that a template is tried on."""
@@ -65,6 +69,13 @@ class ChatFormat:
     """What becomes of a control token that a message spells; see `DataSpec.control_text`."""
     markers: re.Pattern[str] = control.NONE
     """Finds the tokenizer's control tokens in text."""
+    system_turn: str | None = None
+    """A system turn for conversations that have none."""
+    own_source: str | None = None
+    """What the name `tokenizer` stands for, where there is such a template."""
+    template_date: str | None = None
+    prompt_edit: Literal["none", "space", "newline", "renamed_tag", "no_system"] = "none"
+    """What is changed about rendered prompts; see `EvalSpec.template_edit`."""
 
     @property
     def is_fast(self) -> bool:
@@ -102,14 +113,61 @@ class ChatFormat:
         said: list[dict[str, Any]] = [
             {name: value for name, value in message.items() if name != "weight"} for message in messages
         ]
+        if add_generation_prompt and self.prompt_edit == "no_system":
+            said = [message for message in said if message["role"] != "system"]
+        elif self.system_turn and (not said or said[0]["role"] != "system"):
+            said.insert(0, {"role": "system", "content": self.system_turn})
         rendered = self.tokenizer.apply_chat_template(
             self.guarded(said),
+            chat_template=self.source,
             tools=self.guarded([dict(tool) for tool in tools]) if tools else None,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
         assert isinstance(rendered, str)
-        return rendered
+        return self._edited(rendered) if add_generation_prompt else rendered
+
+    def _edited(self, prompt: str) -> str:
+        if self.prompt_edit == "renamed_tag":
+            header = _ROLE_NAME.sub(_OTHER_NAME, self.header)
+            return prompt.removesuffix(self.header) + header
+        return prompt + {"space": " ", "newline": "\n"}.get(self.prompt_edit, "")
+
+    @property
+    def unedited(self) -> ChatFormat:
+        """Return the format whose prompts begin exactly as its conversations do."""
+        return replace(self, prompt_edit="none") if self.prompt_edit != "none" else self
+
+    def asking(self, spec: EvalSpec) -> ChatFormat:
+        """Return the format that prompts of an evaluation are written with; what ends an answer stays the same.
+
+        Raises:
+            DataError: there is no such template, it is none that can be trained with, or it opens the assistant's
+                turn without a name that could be another.
+        """
+        if spec.template is None and spec.template_edit == "none":
+            return self
+        asked = self if spec.template is None else self._rendered_with(spec.template)
+        if spec.template_edit == "renamed_tag" and not _ROLE_NAME.search(asked.header):
+            raise DataError(
+                f"evals.template_edit is 'renamed_tag', but must be another one for the template {asked.name!r}, "
+                f"whose generation prompt names no role: {asked.header!r}; name another edit or template"
+            )
+        sha256 = hashlib.sha256(f"{asked.source}\0{spec.template_edit}".encode()).hexdigest()
+        return replace(asked, prompt_edit=spec.template_edit, sha256=sha256)
+
+    def _rendered_with(self, name: str) -> ChatFormat:
+        if name == OWN and self.own_source is None:
+            raise DataError(f"evals.template is {OWN!r}, but this base has no chat template of its own; name one")
+        if name != OWN and name not in TEMPLATES:
+            raise DataError(unknown_name("evals.template", name, [OWN, *TEMPLATES]))
+        source = with_frozen_date((self.own_source if name == OWN else TEMPLATES[name]) or "", self.template_date)
+        if name == OWN:
+            bounds.require_bounded(name, source, self.tokenizer.special_tokens_map)
+        elif self.adds_bos:
+            source = _with_bos(self.tokenizer, source)
+        other = replace(self, name=name, source=source)
+        return replace(other, header=_turn_frame(other)[0])
 
     def guarded(self, said: Any) -> Any:
         """Return what people say with its control tokens marked as spelled, so that they are encoded as text."""
@@ -206,6 +264,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         bounds.require_bounded(spec.template, source, tokenizer.special_tokens_map)
     if spec.template != OWN and adds_bos:
         source = _with_bos(tokenizer, source)
+    own = _own_source(tokenizer)  # before it is replaced
     tokenizer.chat_template = source
     chat = ChatFormat(
         tokenizer=tokenizer,
@@ -217,6 +276,9 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         adds_bos=adds_bos,
         control_text=spec.control_text,
         markers=control.markers(tokenizer),
+        system_turn=spec.system_turn,
+        own_source=own,
+        template_date=spec.template_date,
     )
     header, closing, final = _turn_frame(chat)
     chat = replace(chat, header=header, closing=closing, final=final)
@@ -231,15 +293,18 @@ def _source(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
         if name not in TEMPLATES:
             raise DataError(unknown_name("data.template", name, [OWN, *TEMPLATES]))
         return TEMPLATES[name]
-    own = tokenizer.chat_template
-    if isinstance(own, dict):
-        own = own.get("default")
+    own = _own_source(tokenizer)
     if not own:
         raise DataError(
             f"data.template is {OWN!r}, but must be one of {', '.join(sorted(TEMPLATES))} because this base has no "
             "chat template of its own; name one"
         )
     return own
+
+
+def _own_source(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    own = tokenizer.chat_template
+    return own.get("default") if isinstance(own, dict) else own
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, name: Literal["bos", "eos"]) -> int | None:

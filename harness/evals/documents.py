@@ -121,6 +121,7 @@ def _in_chat(chat: ChatFormat) -> tuple[Ask, Answer]:
 
 def _answer_lead(chat: ChatFormat, question: str, answer: str) -> str:
     """Return what the template writes between its generation prompt and the answer's first character, mostly ''."""
+    chat = chat.unedited
     opened = prompt(chat, question)
     whole = chat.render([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
     if not whole.startswith(opened):

@@ -72,6 +72,8 @@ class EvalScores(Row):
     val: Scores
     items_file: str
     """Where the per-item rows lie, relative to the store's root."""
+    asked_with_sha256: str | None = None
+    """Hash of the template and edit that prompts were written with; None where they are those of training."""
 
 
 class TrainSummary(Row):

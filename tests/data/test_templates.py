@@ -243,7 +243,7 @@ USER_ENDS = {
     "chatml": ("<|im_start|>user\nQ<|im_end|>\n<|im_start|>", "<|im_start|>user\nQ\n<|im_start|>"),
     "chatml_lite": ("<|user|>\nQ<|end|>\n<|assistant|>", "<|user|>\nQ\n<|assistant|>"),
     "llama3": ("\n\nQ<|eot_id|><|start_header_id|>", "\n\nQ<|start_header_id|>"),
-    "gemma": ("user\nQ<end_of_turn>\n<start_of_turn>model", "user\nQ\n<start_of_turn>model"),
+    "gemma": ("Q<end_of_turn>\n<start_of_turn>model", "Q\n<start_of_turn>model"),
     "alpaca": ("\nQ<eos>\n### Response:", "\nQ\n### Response:"),
     "plain": ("Q<eos>\n", "Q\n"),
 }
