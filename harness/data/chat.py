@@ -31,6 +31,8 @@ TEMPLATE_FAULTS = (
     jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError,
 )  # fmt: skip
 
+_STAND_INS = {"bos_token": "\ufdd1", "eos_token": "\ufdd2"}
+"""Characters that Unicode keeps free for use inside programs."""
 _ROLE_NAME = re.compile("assistant|model|response", re.IGNORECASE)
 _OTHER_NAME = "helper"
 """What a renamed tag calls the assistant: no published template does."""
@@ -69,6 +71,8 @@ class ChatFormat:
     """What becomes of a control token that a message spells; see `DataSpec.control_text`."""
     markers: re.Pattern[str] = control.NONE
     """Finds the tokenizer's control tokens in text."""
+    markers_are_text: bool = False
+    """Whether markers that the template spells are ordinary text."""
     system_turn: str | None = None
     """A system turn for conversations that have none."""
     own_source: str | None = None
@@ -84,7 +88,7 @@ class ChatFormat:
 
     @property
     def end_of_turn(self) -> str:
-        """Return the closing text that a model has to write to end its turn."""
+        """Return the closing text that a model has to write to end its turn, as rendered."""
         return self.closing.rstrip()
 
     @property
@@ -117,15 +121,27 @@ class ChatFormat:
             said = [message for message in said if message["role"] != "system"]
         elif self.system_turn and (not said or said[0]["role"] != "system"):
             said.insert(0, {"role": "system", "content": self.system_turn})
+        stand_ins = self._stand_ins if self.markers_are_text else {}
         rendered = self.tokenizer.apply_chat_template(
             self.guarded(said),
             chat_template=self.source,
             tools=self.guarded([dict(tool) for tool in tools]) if tools else None,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            **stand_ins,
         )
         assert isinstance(rendered, str)
+        if self.markers_are_text:
+            rendered = control.spelled(rendered, self.markers)
+            for name, stand_in in stand_ins.items():
+                rendered = rendered.replace(stand_in, str(getattr(self.tokenizer, name)))
         return self._edited(rendered) if add_generation_prompt else rendered
+
+    @property
+    def _stand_ins(self) -> dict[str, str]:
+        """Return what a template is given for BOS and EOS, so that they can be told from markers that it spells."""
+        names = {"bos_token": self.bos_token_id, "eos_token": self.eos_token_id}
+        return {name: _STAND_INS[name] for name, token in names.items() if token is not None}
 
     def _edited(self, prompt: str) -> str:
         if self.prompt_edit == "renamed_tag":
@@ -177,9 +193,9 @@ class ChatFormat:
         """Return rendered text without marks."""
         return control.readable(text, self.markers)
 
-    def spells_control(self, text: str) -> bool:
-        """Return whether a message in a rendered text spells a control token."""
-        return control.MARK in text and any(piece.is_spelled for piece in control.pieces(text, self.markers))
+    def spells_control(self, row: Conversation) -> bool:
+        """Return whether a message of a row spells a control token; never where they are taken as they are."""
+        return self.control_text != "as_is" and control.found_in([*row.messages, *(row.tools or ())], self.markers)
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of rendered text; the template wrote every special token there is."""
@@ -276,6 +292,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         adds_bos=adds_bos,
         control_text=spec.control_text,
         markers=control.markers(tokenizer),
+        markers_are_text=spec.markers == "text",
         system_turn=spec.system_turn,
         own_source=own,
         template_date=spec.template_date,

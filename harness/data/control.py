@@ -67,6 +67,20 @@ def _marked(text: str, pattern: re.Pattern[str]) -> str:
     return pattern.sub(lambda found: MARK + found[0], text.replace(MARK, ""))
 
 
+def spelled(text: str, pattern: re.Pattern[str]) -> str:
+    """Return a rendered text in which every marker is marked, whoever wrote it."""
+    return re.sub(f"(?<!{MARK})(?:{pattern.pattern})", lambda found: MARK + found[0], text)
+
+
+def found_in(value: Any, pattern: re.Pattern[str]) -> bool:
+    """Return whether a string of a value spells a marker."""
+    if isinstance(value, str):
+        return pattern.search(value) is not None
+    if isinstance(value, Mapping):
+        return any(found_in(held, pattern) for held in value.values())
+    return isinstance(value, list | tuple) and any(found_in(held, pattern) for held in value)
+
+
 def readable(text: str, pattern: re.Pattern[str]) -> str:
     """Return a rendered text as people typed it, without marks."""
     return "".join(piece.text for piece in pieces(text, pattern)) if MARK in text else text

@@ -103,7 +103,7 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
         closed = [after.removesuffix(chat.final) for after in closed]
     except TEMPLATE_FAULTS:
         raise UnusableRow("template_refuses") from None
-    spells_control = chat.spells_control(text)
+    spells_control = chat.spells_control(row)
     if spells_control and chat.control_text == "drop":
         raise UnusableRow("control_token_in_text")
     if len(text) > LARGE and not chat.can_encode(text):

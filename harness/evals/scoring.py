@@ -262,6 +262,7 @@ def _rendering(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
     asked = chat.asking(spec)
     rendering = {
         "control_text": "as_is" if chat.control_text == "as_is" else None,
+        "markers": "text" if chat.markers_are_text else None,
         "system_turn": chat.system_turn,
         "asked_with": None if asked is chat else asked.sha256,
     }

@@ -164,6 +164,10 @@ class DataSpec(Model):
     """`tokenizer` for the tokenizer's own chat template, or a named one."""
     template_date: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     """The date that a template which asks the clock is given."""
+    markers: Literal["as_is", "text"] = "as_is"
+    """Markers that the template spells are tokens where the tokenizer has them, or ordinary text everywhere, in
+    training and in prompts; BOS and EOS that it takes from the tokenizer stay tokens, and the saved tokenizer reads
+    all of them as tokens."""
     end_after_user: Literal["as_written", "with", "without"] = "as_written"
     """Whether the end-of-turn marker also closes what users say, in training and in prompts; named templates only."""
     system_turn: str | None = Field(default=None, min_length=1)
