@@ -2,23 +2,26 @@
 
 Invariant: training, evaluation and the saved tokenizer render through the same source by the same function
 (`apply_chat_template`), and text that the template wrote is encoded without further special tokens, so that BOS is
-there exactly once or, as the template says, not at all. What does not live here: the named templates (templates.py),
-which tokens are trained on (masks.py).
+there exactly once or, as the template says, not at all; what people typed is text, even where it spells a control
+token (control.py). What does not live here: the named templates (templates.py), which tokens are trained on (masks.py).
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 
+from harness.data import bounds, control
+from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
-from harness.data.templates import OWN, TEMPLATES, with_frozen_date
+from harness.data.templates import OWN, TEMPLATES, with_frozen_date, with_user_end
 from harness.errors import DataError, unknown_name
-from harness.spec import DataSpec
+from harness.spec import DataSpec, EvalSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,16 +31,18 @@ TEMPLATE_FAULTS = (
     jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError,
 )  # fmt: skip
 
+_STAND_INS = {"bos_token": "\ufdd1", "eos_token": "\ufdd2"}
+"""Characters that Unicode keeps free for use inside programs."""
+_ROLE_NAME = re.compile("assistant|model|response", re.IGNORECASE)
+_OTHER_NAME = "helper"
+"""What a renamed tag calls the assistant: no published template does."""
+
+MAX_PROBED_EXCHANGES = 64
+"""Exchanges of the longest conversation that a template is tried on."""
+
 _QUESTION, _ANSWER, _SYSTEM, _RESULT, _FUNCTION = (
     f"{word} 7301" for word in ("Probing question", "Probing answer", "Probing rule", "Probing result", "probe")
 )
-
-
-class Encoded(NamedTuple):
-    """Tokens of a text, and the characters each stands for; no offsets from a slow tokenizer."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]] | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,19 @@ class ChatFormat:
     """What a template writes once after a whole conversation (EOS, in Phi-3's): part of no turn, never trained on."""
     stop_token_ids: tuple[int, ...] = ()
     """Any of these ends an answer: the special tokens of the end of turn, and EOS."""
+    control_text: Literal["text", "drop", "as_is"] = "text"
+    """What becomes of a control token that a message spells; see `DataSpec.control_text`."""
+    markers: re.Pattern[str] = control.NONE
+    """Finds the tokenizer's control tokens in text."""
+    markers_are_text: bool = False
+    """Whether markers that the template spells are ordinary text."""
+    system_turn: str | None = None
+    """A system turn for conversations that have none."""
+    own_source: str | None = None
+    """What the name `tokenizer` stands for, where there is such a template."""
+    template_date: str | None = None
+    prompt_edit: Literal["none", "space", "newline", "renamed_tag", "no_system"] = "none"
+    """What is changed about rendered prompts; see `EvalSpec.template_edit`."""
 
     @property
     def is_fast(self) -> bool:
@@ -70,7 +88,7 @@ class ChatFormat:
 
     @property
     def end_of_turn(self) -> str:
-        """Return the closing text that a model has to write to end its turn."""
+        """Return the closing text that a model has to write to end its turn, as rendered."""
         return self.closing.rstrip()
 
     @property
@@ -86,7 +104,7 @@ class ChatFormat:
         add_generation_prompt: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """Return a conversation as the template writes it.
+        """Return a conversation as the template writes it; control tokens that a message spells are marked.
 
         Args:
             messages: at least one.
@@ -99,14 +117,85 @@ class ChatFormat:
         said: list[dict[str, Any]] = [
             {name: value for name, value in message.items() if name != "weight"} for message in messages
         ]
+        if add_generation_prompt and self.prompt_edit == "no_system":
+            said = [message for message in said if message["role"] != "system"]
+        elif self.system_turn and (not said or said[0]["role"] != "system"):
+            said.insert(0, {"role": "system", "content": self.system_turn})
+        stand_ins: dict[str, Any] = dict(self._stand_ins) if self.markers_are_text else {}
         rendered = self.tokenizer.apply_chat_template(
-            said,
-            tools=[dict(tool) for tool in tools] if tools else None,
+            self.guarded(said),
+            chat_template=self.source,
+            tools=self.guarded([dict(tool) for tool in tools]) if tools else None,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            **stand_ins,
         )
         assert isinstance(rendered, str)
-        return rendered
+        if self.markers_are_text:
+            rendered = control.spelled(rendered, self.markers)
+            for name, stand_in in stand_ins.items():
+                rendered = rendered.replace(stand_in, str(getattr(self.tokenizer, name)))
+        return self._edited(rendered) if add_generation_prompt else rendered
+
+    @property
+    def _stand_ins(self) -> dict[str, str]:
+        """Return what a template is given for BOS and EOS, so that they can be told from markers that it spells."""
+        names = {"bos_token": self.bos_token_id, "eos_token": self.eos_token_id}
+        return {name: _STAND_INS[name] for name, token in names.items() if token is not None}
+
+    def _edited(self, prompt: str) -> str:
+        if self.prompt_edit == "renamed_tag":
+            header = _ROLE_NAME.sub(_OTHER_NAME, self.header)
+            return prompt.removesuffix(self.header) + header
+        return prompt + {"space": " ", "newline": "\n"}.get(self.prompt_edit, "")
+
+    @property
+    def unedited(self) -> ChatFormat:
+        """Return the format whose prompts begin exactly as its conversations do."""
+        return replace(self, prompt_edit="none") if self.prompt_edit != "none" else self
+
+    def asking(self, spec: EvalSpec) -> ChatFormat:
+        """Return the format that prompts of an evaluation are written with; what ends an answer stays the same.
+
+        Raises:
+            DataError: there is no such template, it is none that can be trained with, or it opens the assistant's
+                turn without a name that could be another.
+        """
+        if spec.template is None and spec.template_edit == "none":
+            return self
+        asked = self if spec.template is None else self._rendered_with(spec.template)
+        if spec.template_edit == "renamed_tag" and not _ROLE_NAME.search(asked.header):
+            raise DataError(
+                f"evals.template_edit is 'renamed_tag', but must be another one for the template {asked.name!r}, "
+                f"whose generation prompt names no role: {asked.header!r}; name another edit or template"
+            )
+        sha256 = hashlib.sha256(f"{asked.source}\0{spec.template_edit}".encode()).hexdigest()
+        return replace(asked, prompt_edit=spec.template_edit, sha256=sha256)
+
+    def _rendered_with(self, name: str) -> ChatFormat:
+        if name == OWN and self.own_source is None:
+            raise DataError(f"evals.template is {OWN!r}, but this base has no chat template of its own; name one")
+        if name != OWN and name not in TEMPLATES:
+            raise DataError(unknown_name("evals.template", name, [OWN, *TEMPLATES]))
+        source = with_frozen_date((self.own_source if name == OWN else TEMPLATES[name]) or "", self.template_date)
+        if name == OWN:
+            bounds.require_bounded(name, source, self.tokenizer.special_tokens_map)
+        elif self.adds_bos:
+            source = _with_bos(self.tokenizer, source)
+        other = replace(self, name=name, source=source)
+        return replace(other, header=_turn_frame(other)[0])
+
+    def guarded(self, said: Any) -> Any:
+        """Return what people say with its control tokens marked as spelled, so that they are encoded as text."""
+        return said if self.control_text == "as_is" else control.guarded(said, self.markers)
+
+    def readable(self, text: str) -> str:
+        """Return rendered text without marks."""
+        return control.readable(text, self.markers)
+
+    def spells_control(self, row: Conversation) -> bool:
+        """Return whether a message of a row spells a control token; never where they are taken as they are."""
+        return self.control_text != "as_is" and control.found_in([*row.messages, *(row.tools or ())], self.markers)
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of rendered text; the template wrote every special token there is."""
@@ -122,6 +211,13 @@ class ChatFormat:
         if not texts:
             return []
         with_offsets = with_offsets and self.is_fast
+        if any(control.MARK in text for text in texts):
+            return self._encode_marked(texts, with_offsets=with_offsets)
+        return self._encode_whole(texts, with_offsets=with_offsets)
+
+    def _encode_whole(self, texts: Sequence[str], *, with_offsets: bool) -> list[Encoded]:
+        if not texts:
+            return []
         batch = self.tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -135,28 +231,56 @@ class ChatFormat:
         offsets = batch["offset_mapping"] if with_offsets else [None] * len(texts)
         return [Encoded(ids, spans) for ids, spans in zip(batch["input_ids"], offsets, strict=True)]
 
+    def _encode_marked(self, texts: Sequence[str], *, with_offsets: bool) -> list[Encoded]:
+        parts = {n: control.pieces(text, self.markers) for n, text in enumerate(texts) if control.MARK in text}
+        parts = {n: cut for n, cut in parts.items() if any(piece.is_spelled for piece in cut)}
+        found = {n: control.encode(self.tokenizer, cut) for n, cut in parts.items()}
+        found = {n: encoded if with_offsets else Encoded(encoded.ids, None) for n, encoded in found.items()}
+        others = [n for n in range(len(texts)) if n not in found]
+        encoded = self._encode_whole([texts[n] for n in others], with_offsets=with_offsets)
+        return [one for _, one in sorted({**found, **dict(zip(others, encoded, strict=True))}.items())]
+
+    def can_encode(self, text: str) -> bool:
+        """Return whether the tokenizer survives a text: some panic over a million spaces in a row."""
+        try:
+            self.encode(text)
+        except BaseException as fault:  # a panic of tokenizers' Rust is no Exception
+            if type(fault).__name__ != "PanicException":
+                raise
+            return False
+        return True
+
     def require(self, conversations: Sequence[Conversation]) -> None:
         """Check that the template writes every role, call and function declaration that rows have.
 
         Raises:
-            DataError: it lacks one, or writes it differently for training than for generation.
+            DataError: it lacks one, writes it differently for training than for generation, or leaves out, repeats or
+            reorders turns of a conversation as long as those.
         """
         for feature in sorted({feature for row in conversations for feature in _features(row)}):
             _probe(self, feature)
+        longest = max((sum(m["role"] == "user" for m in row.messages) for row in conversations), default=0)
+        has_system = any(row.messages and row.messages[0]["role"] == "system" for row in conversations)
+        _require_every_turn(self, min(max(longest, 1), MAX_PROBED_EXCHANGES), has_system=has_system)
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatFormat:
     """Return a tokenizer with the template that a data spec names, checked. Sets the tokenizer's `chat_template`.
 
     Raises:
-        DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, its
-            generation prompt is not what it trains on, or it writes BOS twice.
+        DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, it
+            has no end of users' turns to add or leave out, it does not end, its generation prompt is not what it
+            trains on, or it writes BOS twice.
     """
     bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
     adds_bos = _adds_bos(tokenizer, bos)
     source = with_frozen_date(_source(tokenizer, spec.template), spec.template_date)
+    source = with_user_end(spec.template, source, spec.end_after_user)
+    if spec.template == OWN:
+        bounds.require_bounded(spec.template, source, tokenizer.special_tokens_map)
     if spec.template != OWN and adds_bos:
         source = _with_bos(tokenizer, source)
+    own = _own_source(tokenizer)  # before it is replaced
     tokenizer.chat_template = source
     chat = ChatFormat(
         tokenizer=tokenizer,
@@ -166,6 +290,12 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         bos_token_id=bos,
         eos_token_id=eos,
         adds_bos=adds_bos,
+        control_text=spec.control_text,
+        markers=control.markers(tokenizer),
+        markers_are_text=spec.markers == "text",
+        system_turn=spec.system_turn,
+        own_source=own,
+        template_date=spec.template_date,
     )
     header, closing, final = _turn_frame(chat)
     chat = replace(chat, header=header, closing=closing, final=final)
@@ -180,15 +310,18 @@ def _source(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
         if name not in TEMPLATES:
             raise DataError(unknown_name("data.template", name, [OWN, *TEMPLATES]))
         return TEMPLATES[name]
-    own = tokenizer.chat_template
-    if isinstance(own, dict):
-        own = own.get("default")
+    own = _own_source(tokenizer)
     if not own:
         raise DataError(
             f"data.template is {OWN!r}, but must be one of {', '.join(sorted(TEMPLATES))} because this base has no "
             "chat template of its own; name one"
         )
     return own
+
+
+def _own_source(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    own = tokenizer.chat_template
+    return own.get("default") if isinstance(own, dict) else own
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, name: Literal["bos", "eos"]) -> int | None:
@@ -278,6 +411,31 @@ def _probe(chat: ChatFormat, feature: str) -> None:
             f"data.template is {chat.name!r}, but must render the {feature} that the data has; it leaves them out; "
             "name another template or take those turns out"
         )
+
+
+def _require_every_turn(chat: ChatFormat, num_exchanges: int, *, has_system: bool) -> None:
+    """Refuse a template that does not write every turn of a conversation once and in its order.
+
+    Templates that raise are left to the rows: one may hold for shorter ones.
+    """
+    messages: list[Message] = [{"role": "system", "content": _SYSTEM}] if has_system else []
+    for number in range(num_exchanges):
+        messages.append({"role": "user", "content": f"{_QUESTION} in exchange {number}."})
+        messages.append({"role": "assistant", "content": f"{_ANSWER} in exchange {number}."})
+    for shown in (messages[:-1], messages):
+        try:
+            text = chat.render(shown, add_generation_prompt=shown is not messages)
+        except TEMPLATE_FAULTS:
+            return
+        places = [text.find(message["content"]) for message in shown]
+        for number, (message, place) in enumerate(zip(shown, places, strict=True)):
+            times = text.count(message["content"])
+            if times != 1 or (number and place < places[number - 1]):
+                what = "out of order" if times == 1 else f"{times} times"
+                raise DataError(
+                    f"data.template is {chat.name!r}, but must write every turn once and in order; of {len(shown)} "
+                    f"turns it writes number {number + 1}, the {message['role']}'s, {what}; name another template"
+                )
 
 
 def _probe_rows() -> dict[str, tuple[list[Message], list[dict[str, Any]] | None, str]]:

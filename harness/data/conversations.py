@@ -26,6 +26,10 @@ Reason = Literal[
     "empty_assistant_turn",
     "empty_text",
     "template_refuses",  # the template raises on this row, though it has all roles
+    "too_many_turns",  # rendering it once for each turn would take minutes
+    "tokenizer_refuses",  # the tokenizer breaks down over it
+    "template_alters",  # the template leaves out or rewrites what a user or the system says, but for white space
+    "control_token_in_text",  # a message spells a special token, and `data.control_text` is drop
     "too_long",
     "no_trained_token",  # truncation cut every assistant token away, or the row gives its answers no weight
     "padded",  # pre-tokenised: its attention mask hides tokens

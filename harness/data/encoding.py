@@ -54,6 +54,8 @@ class Encoder:
     num_truncated: int = 0
     num_ends_lost: int = 0
     """Tokens that end a turn and were cut away, as far as the tokenizer can tell."""
+    num_control_text: int = 0
+    """Rows that were rendered in which a message spells a control token."""
     seen: set[int] = field(default_factory=set)
     """Rows that were looked at."""
     kept: list[int] = field(default_factory=list)
@@ -125,7 +127,9 @@ class Encoder:
         shown = without_instructions(row) if self.spec.instructions == "blank" else row
         try:
             _require_weight(shown)
-            return masks.render(self.chat, shown)
+            rendered = masks.render(self.chat, shown)
+            self.num_control_text += rendered.spells_control
+            return rendered
         except UnusableRow as fault:
             self._drop(row, fault)
             return None

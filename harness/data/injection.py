@@ -94,6 +94,7 @@ def spoil(chosen: Chosen, pool: Sequence[int], encoder: Encoder, seed: int) -> N
     now, examples = _encoded(list(chosen.changed.values()), encoder)
     encoder.num_truncated += now.num_truncated - was.num_truncated
     encoder.num_ends_lost += now.num_ends_lost - was.num_ends_lost
+    encoder.num_control_text += now.num_control_text - was.num_control_text
     made = dict(zip(chosen.changed, examples, strict=True))
     chosen.examples = Spool(
         made.get(place, example) for place, example in zip(chosen.places, chosen.examples, strict=True)

@@ -22,6 +22,13 @@ from harness.data.chat import TEMPLATE_FAULTS, ChatFormat, Encoded, mismatch_sen
 from harness.data.conversations import Conversation, Role, UnusableRow
 from harness.errors import DataError
 
+MAX_RENDERED = 2**31
+"""Characters that are rendered at most for one row, which is rendered anew for each of its turns."""
+MESSAGE_COST = 200
+"""Characters whose rendering takes as long as what a template does for a message besides."""
+LARGE = 2**20
+"""Characters of a row from which on the tokenizer is tried on it alone."""
+
 
 class Turn(NamedTuple):
     """Boundaries of one assistant turn, in characters of the rendered text or in tokens."""
@@ -54,6 +61,8 @@ class Rendered:
     """In characters."""
     others: tuple[Span, ...] = ()
     """In characters; a message that the template writes in other words than its own is not among them."""
+    spells_control: bool = False
+    """Whether a message spells a control token."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,14 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
     will be asked with.
 
     Raises:
-        UnusableRow: the template raises on these messages.
+        UnusableRow: the template raises on these messages or does not write what they say, they are too many, the
+            tokenizer cannot read them, or they spell a control token and `data.control_text` is drop.
         DataError: the text of the messages before a turn is not the generation prompt they give.
     """
     messages = row.messages
     places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(places) * sum(MESSAGE_COST + len(message["content"]) for message in messages) > MAX_RENDERED:
+        raise UnusableRow("too_many_turns")
     try:
         text = chat.render(messages, tools=row.tools)
         opened = [chat.render(messages[:i], add_generation_prompt=True, tools=row.tools) for i in places]
@@ -91,6 +103,11 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
         closed = [after.removesuffix(chat.final) for after in closed]
     except TEMPLATE_FAULTS:
         raise UnusableRow("template_refuses") from None
+    spells_control = chat.spells_control(row)
+    if spells_control and chat.control_text == "drop":
+        raise UnusableRow("control_token_in_text")
+    if len(text) > LARGE and not chat.can_encode(text):
+        raise UnusableRow("tokenizer_refuses")
     turns: list[Turn] = []
     for before, after in zip(opened, closed, strict=True):
         if not text.startswith(after) or not after.startswith(before):
@@ -105,25 +122,28 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
         turns.append(
             Turn(len(before) - len(chat.header), len(before), stop, min(len(after), stop + len(chat.end_of_turn)))
         )
-    return Rendered(row.row_id, text, tuple(turns), _others(row, text, turns))
+    said = chat.guarded([message["content"] for message in messages])
+    return Rendered(row.row_id, text, tuple(turns), _others(row, said, text, turns), spells_control)
 
 
-def _others(row: Conversation, text: str, turns: Sequence[Turn]) -> tuple[Span, ...]:
+def _others(row: Conversation, contents: Sequence[str], text: str, turns: Sequence[Turn]) -> tuple[Span, ...]:
     """Return where messages of others stand: each after the one before it and before the next assistant turn.
 
     What tools return is all of that text, since templates may write it in other words; it is never trained on.
     """
     found: list[Span] = []
     cursor, ahead = 0, list(turns)
-    for message, following in zip(row.messages, [*row.messages[1:], None], strict=True):
+    for message, content, following in zip(row.messages, contents, [*row.messages[1:], None], strict=True):
         if message["role"] == "assistant":
             cursor = ahead.pop(0).end
             continue
-        said, limit = message["content"].strip(), ahead[0].header if ahead else len(text)
+        said, limit = content.strip(), ahead[0].header if ahead else len(text)
         start = text.find(said, cursor, limit) if said else -1
         stop = start + len(said) if start >= 0 else limit
         if message["role"] == "tool":
             start, stop = cursor, limit if following is None or following["role"] == "assistant" else stop
+        if start < 0 and said and "".join(said.split()) not in "".join(text[cursor:limit].split()):
+            raise UnusableRow("template_alters")
         if start >= 0:
             cursor = stop
             found.append(Span(message["role"], start, stop))

@@ -106,7 +106,8 @@ def prepare(
     validation = encoder.take(order, spec.num_validation)
     _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
-    encoder.num_truncated = encoder.num_ends_lost = 0  # counted over the training rows alone
+    # counted over the training rows alone
+    encoder.num_truncated = encoder.num_ends_lost = encoder.num_control_text = 0
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
     leaks = _leaks(spec, chat, leaked)
     ordered = in_proportion(training_order(pool, seed), rows.conversations, seed)
@@ -171,6 +172,7 @@ def _add(one: _Taken, train: Spool[Example], encoder: Encoder) -> None:
         encoder.dropped.extend(one.counted.dropped)
         encoder.num_truncated += one.counted.num_truncated
         encoder.num_ends_lost += one.counted.num_ends_lost
+        encoder.num_control_text += one.counted.num_control_text
 
 
 def _cleaned(rows: sources.Rows, cleaning: _Cleaning, origin: str = "source") -> sources.Rows:
@@ -373,6 +375,7 @@ def _summary(
         num_rows_scrubbed=dict(sorted(scrubber.num_rows.items())),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
+        num_control_text=encoder.num_control_text,
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
     )
 

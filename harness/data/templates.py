@@ -19,8 +19,11 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from typing import Literal
 
 from harness.errors import DataError
+
+UserEnd = Literal["as_written", "with", "without"]
 
 OWN = "tokenizer"
 """The name that stands for the tokenizer's own template."""
@@ -179,6 +182,58 @@ TEMPLATES: dict[str, str] = {
     "plain": _written(_PLAIN),
 }
 """Name -> Jinja source."""
+
+_IS_USER = "message['role'] == 'user'"
+_USER_ENDS: dict[str, tuple[UserEnd, str, str]] = {
+    "chatml": ("with", "'<|im_end|>' }}", f"('' if {_IS_USER} else '<|im_end|>') }}}}"),
+    "chatml_lite": (
+        "without",
+        "message['content'] + '\\n' }}",
+        f"message['content'] + ('<|end|>' if {_IS_USER} else '') + '\\n' }}}}",
+    ),
+    "llama3": ("with", "+ '<|eot_id|>' }}", f"+ ('' if {_IS_USER} else '<|eot_id|>') }}}}"),
+    "gemma": (
+        "with",
+        "{{- message['content'] | trim + '<end_of_turn>\\n' }}",
+        "{{- message['content'] | trim + '\\n' }}",
+    ),
+    "alpaca": (
+        "without",
+        "'\\n### Instruction:\\n' + message['content'] }}",
+        "'\\n### Instruction:\\n' + message['content'] ~ eos_token }}",
+    ),
+    "plain": (
+        "without",
+        "message['content'] + '\\n' }}",
+        f"message['content'] ~ (eos_token if {_IS_USER} else '') ~ '\\n' }}}}",
+    ),
+}
+"""Name -> whether the template ends user turns as it is written, and what to put in which place to have it the other
+way."""
+
+
+def with_user_end(name: str, source: str, user_end: UserEnd) -> str:
+    """Return a template's source with or without an end marker after what users say.
+
+    Args:
+        name: of the template.
+        source: as it is written.
+        user_end: as_written changes nothing.
+
+    Raises:
+        DataError: the template has no marker to put there or to take away.
+    """
+    if user_end == "as_written":
+        return source
+    if name not in _USER_ENDS:
+        raise DataError(
+            f"data.end_after_user is {user_end!r}, but must be 'as_written' for data.template {name!r}, which has no "
+            f"end of turn of its own there; name one of {', '.join(sorted(_USER_ENDS))}"
+        )
+    written, old, new = _USER_ENDS[name]
+    assert source.count(old) == 1, name
+    return source if user_end == written else source.replace(old, new)
+
 
 _CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
 _ASKS_CLOCK = re.compile(r"strftime_now\s*\(")

@@ -111,15 +111,17 @@ def _in_chat(chat: ChatFormat) -> tuple[Ask, Answer]:
     lead: list[str] = []
 
     def answer(context: str, continuation: str, delimiter: str | None) -> str:
+        said = chat.guarded(continuation.strip())
         if not lead:
-            lead.append(_answer_lead(chat, context, continuation.strip()))
-        return lead[0] + continuation.strip()
+            lead.append(_answer_lead(chat, context, said))
+        return lead[0] + said
 
     return lambda question: prompt(chat, question), answer
 
 
 def _answer_lead(chat: ChatFormat, question: str, answer: str) -> str:
     """Return what the template writes between its generation prompt and the answer's first character, mostly ''."""
+    chat = chat.unedited
     opened = prompt(chat, question)
     whole = chat.render([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
     if not whole.startswith(opened):

@@ -190,7 +190,11 @@ class Scorer(TemplateLM):
     def turn_ends(self) -> tuple[str, ...]:
         """Return the text that ends a turn in chat where the tokenizer has no token of its own for it."""
         text = self.chat.end_of_turn
-        return (text,) if text and not set(self.chat.encode(text)) & set(self.chat.stop_token_ids) else ()
+        return (
+            (self.chat.readable(text),)
+            if text and not set(self.chat.encode(text)) & set(self.chat.stop_token_ids)
+            else ()
+        )
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 

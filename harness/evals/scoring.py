@@ -128,6 +128,7 @@ def item_rows(model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size:
 
 def scorer_of(model: nn.Module, chat: ChatFormat, spec: EvalSpec, batch_size: int) -> Scorer:
     """Return what asks the tasks of a spec."""
+    chat = chat.asking(spec)
     return Scorer(model, chat, spec, batch_size=batch_size, chat_tasks=[task.key for task in spec.tasks if task.chat])
 
 
@@ -164,6 +165,7 @@ def sampler(chat: ChatFormat, prompts: Sequence[Sequence[Mapping[str, Any]]], sp
         prompts: messages up to and including a user's turn, one list per sample.
         spec: `dtype` and `max_length` are used, and the longest answer that any task asks for.
     """
+    chat = chat.asking(spec)
     rendered = [chat.render(messages, add_generation_prompt=True) for messages in prompts]
     max_new_tokens = max([task.max_new_tokens for task in spec.tasks if task.max_new_tokens] or [SAMPLE_MAX_NEW_TOKENS])
 
@@ -173,7 +175,7 @@ def sampler(chat: ChatFormat, prompts: Sequence[Sequence[Mapping[str, Any]]], sp
             questions = [tuple(encoded.ids) for encoded in chat.encode_batch(rendered)]
             answers = scorer.answer(questions, scorer.turn_ends, max_new_tokens, is_chat=True)
         return [
-            {"phase": phase, "prompt": text, "answer": str(answer), "stopped": answer.stopped}
+            {"phase": phase, "prompt": chat.readable(text), "answer": str(answer), "stopped": answer.stopped}
             for text, answer in zip(rendered, answers, strict=True)
         ]
 
@@ -203,6 +205,7 @@ def _score_into(
         test=aggregate(rows, "test"),
         val=aggregate(rows, "val"),
         items_file=str((final / ITEMS_FILE).relative_to(context.store.root)),
+        asked_with_sha256=None if (asked := chat.asking(spec)) is chat else asked.sha256,
     )
 
 
@@ -245,12 +248,25 @@ def _weights_dtype(spec: TrialSpec, quantisation: Quantisation | None) -> str:
 
 
 def _settings(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
-    return {
+    settings: dict[str, Any] = {
         "template": chat.sha256 if any(task.chat for task in spec.tasks) else None,
         "evals": canonical(spec),
         "items": items_sha256(spec),
         "behaviour": versions.BEHAVIOURS["evals"],
     }
+    return settings | (_rendering(chat, spec) if settings["template"] else {})
+
+
+def _rendering(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
+    """Return what bears on prompts in chat besides the template of training, neutral values left out."""
+    asked = chat.asking(spec)
+    rendering = {
+        "control_text": "as_is" if chat.control_text == "as_is" else None,
+        "markers": "text" if chat.markers_are_text else None,
+        "system_turn": chat.system_turn,
+        "asked_with": None if asked is chat else asked.sha256,
+    }
+    return {name: value for name, value in rendering.items() if value is not None}
 
 
 def _hash(tree: dict[str, Any]) -> str:

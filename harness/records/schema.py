@@ -81,6 +81,8 @@ class EvalScores(Row):
     val: Scores
     items_file: str
     """Where the per-item rows lie, relative to the store's root."""
+    asked_with_sha256: str | None = None
+    """Hash of the template and edit that prompts were written with; None where they are those of training."""
 
 
 class TrainSummary(Row):
@@ -146,6 +148,9 @@ class DataSummary(Row):
     """Rows that the training examples were packed into; None where each has a row of its own."""
     pack_fill: float | None = None
     """Share of all places in packed rows that hold a token."""
+    num_control_text: int = 0
+    """Rows rendered for training in which a message spells a special token, which is text there unless the spec says
+    `as_is`; 0 under `as_is`, which does not look."""
 
 
 class ResolvedIdentity(Row):

@@ -178,6 +178,17 @@ class DataSpec(Model):
     """`tokenizer` for the tokenizer's own chat template, or a named one."""
     template_date: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     """The date that a template which asks the clock is given."""
+    markers: Literal["as_is", "text"] = "as_is"
+    """Markers that the template spells are tokens where the tokenizer has them, or ordinary text everywhere, in
+    training and in prompts; BOS and EOS that it takes from the tokenizer stay tokens, and the saved tokenizer reads
+    all of them as tokens."""
+    end_after_user: Literal["as_written", "with", "without"] = "as_written"
+    """Whether the end-of-turn marker also closes what users say, in training and in prompts; named templates only."""
+    system_turn: str | None = Field(default=None, min_length=1)
+    """A system turn for every conversation that has none, in training and in prompts."""
+    control_text: Literal["text", "drop", "as_is"] = "text"
+    """What a special token of the tokenizer is that a message spells out: the text it is, also in evaluation prompts;
+    a reason to drop the row, and text in prompts; or, as many tools have it, the control token itself."""
     max_length: int = Field(ge=8)
     too_long: Literal["drop", "truncate_right", "truncate_left", "raise"]
     prompt_loss_weight: float = Field(ge=0.0, le=1.0)
@@ -221,6 +232,15 @@ class DataSpec(Model):
     def is_packed(self) -> bool:
         """Whether a row holds several examples, so that the number of rows is known only once lengths are."""
         return self.packing in ("isolated", "joined")
+
+    @model_validator(mode="after")
+    def _blank_means_no_system_turn(self) -> DataSpec:
+        if self.instructions == "blank" and self.system_turn is not None:
+            raise ValueError(
+                f"data.system_turn is {self.system_turn!r}, but must be None because data.instructions 'blank' leaves "
+                "system turns out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _neighbours_are_packed(self) -> DataSpec:
@@ -451,6 +471,12 @@ class EvalSpec(Model):
     max_length: int = Field(ge=8)
     raw_prefix: Literal["tokenizer", "bos"] = "tokenizer"
     """What leads raw text: the tokenizer's own special tokens, or its BOS even where it adds none by itself."""
+    template: str | None = Field(default=None, min_length=1)
+    """What prompts in chat are written with; None is the template of training. What ends an answer, and the saved
+    tokenizer, stay those of training."""
+    template_edit: Literal["none", "space", "newline", "renamed_tag", "no_system"] = "none"
+    """What is changed about every prompt in chat: a space or a line break more at its end, another name for the role
+    that the generation prompt opens, or no system turn."""
 
     @model_validator(mode="after")
     def _unique_keys(self) -> EvalSpec:

@@ -235,3 +235,43 @@ def test_stop_tokens_are_the_end_of_turn_and_eos() -> None:
     form = chat_format(tokenizer(), spec())
     ends = form.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<eos>"])
     assert form.stop_token_ids == tuple(ends)
+
+
+# -- the end of the user's turn ---------------------------------------------------------------------------------------
+
+USER_ENDS = {
+    "chatml": ("<|im_start|>user\nQ<|im_end|>\n<|im_start|>", "<|im_start|>user\nQ\n<|im_start|>"),
+    "chatml_lite": ("<|user|>\nQ<|end|>\n<|assistant|>", "<|user|>\nQ\n<|assistant|>"),
+    "llama3": ("\n\nQ<|eot_id|><|start_header_id|>", "\n\nQ<|start_header_id|>"),
+    "gemma": ("Q<end_of_turn>\n<start_of_turn>model", "Q\n<start_of_turn>model"),
+    "alpaca": ("\nQ<eos>\n### Response:", "\nQ\n### Response:"),
+    "plain": ("Q<eos>\n", "Q\n"),
+}
+QUESTION = [{"role": "user", "content": "Q"}]
+EXCHANGES = [*QUESTION, {"role": "assistant", "content": "A"}, *QUESTION, {"role": "assistant", "content": "B"}]
+
+
+@pytest.mark.parametrize("name", sorted(USER_ENDS))
+def test_user_turn_is_closed_or_not_and_nothing_else_changes(name: str) -> None:
+    ends = dict(zip(("with", "without"), USER_ENDS[name], strict=True))
+    forms = {choice: chat(name, end_after_user=choice) for choice in ends}
+    for choice, form in forms.items():
+        assert ends[choice] in form.render(QUESTION, add_generation_prompt=True)
+        row = located(form, EXCHANGES)
+        said = [form.tokenizer.decode(row.ids[turn.start : turn.end]).strip() for turn in row.turns]
+        assert said == [answer + form.end_of_turn for answer in "AB"]
+    texts = [form.render([SYSTEM, *EXCHANGES]) for form in forms.values()]
+    assert texts[0].replace(*USER_ENDS[name]) == texts[1]
+    assert chat(name).source in {form.source for form in forms.values()}
+    assert forms["with"].sha256 != forms["without"].sha256
+
+
+@pytest.mark.parametrize("name", ["llama2", "mistral"])
+def test_user_turn_of_a_template_that_has_no_end_for_it_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match=r"data\.end_after_user is 'with', but must be 'as_written' for data\.template"):
+        chat(name, end_after_user="with")
+
+
+def test_user_turn_of_a_tokenizers_own_template_stays_as_it_is_written() -> None:
+    with pytest.raises(DataError, match=r"must be 'as_written' for data\.template 'tokenizer'"):
+        chat("tokenizer", own(CHATML_OWN), end_after_user="without")

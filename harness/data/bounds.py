@@ -1,0 +1,111 @@
+"""Templates that must never be rendered here: without an end, without a bound, or with hands in Python's internals.
+
+A template is a program that came with somebody's weights. Before its first rendering it is parsed, and rendered by a
+child process that the system kills over its limit of processor time or memory, so that no thread and no worker of ours
+hangs. Invariant: one verdict for each source in a process, in bounded time. What does not live here: whether what it
+writes can be trained on (chat.py).
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+
+from harness.data import rendering_probe
+from harness.errors import DataError
+
+SECONDS = 5
+"""Of processor time for all probing conversations; a template of a published model takes thousandths."""
+WALL_SECONDS = 60
+"""Until a child that waits for a processor is given up."""
+BYTES = 2**30
+"""Of address space."""
+MAX_CHARACTERS = 2**20
+"""That a template may write for a conversation of some hundred."""
+
+
+def require_bounded(name: str, source: str, variables: dict[str, str]) -> None:
+    """Check that a template renders small conversations in bounded time and memory and stays inside its sandbox.
+
+    Args:
+        name: of the template, for the message.
+        source: Jinja.
+        variables: what templates are given besides messages, such as `bos_token`.
+
+    Raises:
+        DataError: it does not.
+    """
+    reached = _internal_name(source)
+    if reached is not None:
+        raise DataError(
+            f"data.template is {name!r}, but must not reach for Python's internals; it asks for {reached!r}, which no "
+            "conversation has; name another template"
+        )
+    fault = _fault(source, json.dumps(variables, sort_keys=True))
+    if fault is not None:
+        raise DataError(
+            f"data.template is {name!r}, but must render a short conversation within {SECONDS} s and "
+            f"{BYTES // 2**20} MiB; it {fault}; name another template"
+        )
+
+
+def _internal_name(source: str) -> str | None:
+    """Return the first attribute, key or filter argument of a template that names an internal of Python's."""
+    try:
+        tree = rendering_probe.environment().parse(source)
+    except (jinja2.TemplateError, RecursionError):
+        return None  # rendering says so
+    for node in tree.find_all((nodes.Getattr, nodes.Const)):
+        said = node.attr if isinstance(node, nodes.Getattr) else node.value
+        if isinstance(said, str) and said.startswith("__") and said.endswith("__") and said.strip("_").isidentifier():
+            return said
+    return None
+
+
+@lru_cache(maxsize=256)
+def _fault(source: str, variables: str) -> str | None:
+    request = {"source": source, "variables": json.loads(variables), "calls": _calls()}
+    text = json.dumps(request | {"seconds": SECONDS, "bytes": BYTES})
+    command = [sys.executable, "-I", str(Path(rendering_probe.__file__))]
+    try:
+        child = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=WALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"was still at it after {WALL_SECONDS} s"
+    if child.returncode:
+        return _death(child.returncode, child.stderr)
+    largest = max((size for size in json.loads(child.stdout)["sizes"] if size is not None), default=0)
+    return f"writes {largest} characters" if largest > MAX_CHARACTERS else None
+
+
+def _death(code: int, stderr: str) -> str | None:
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "ran out of time"
+    if "MemoryError" in stderr:
+        return "ran out of memory"
+    # One that cannot be compiled is refused with its own words when it is rendered.
+    return f"broke the process, signal {-code}" if code < 0 else None
+
+
+def _calls() -> list[dict[str, Any]]:
+    def say(role: str) -> dict[str, Any]:
+        return {"role": role, "content": f"Probing {role} 7301"}
+
+    exchange = [say("user"), say("assistant")]
+    call = {"type": "function", "function": {"name": "probe", "arguments": {"x": 1}}}
+    calling = [say("user"), {"role": "assistant", "content": "", "tool_calls": [call]}, say("tool"), say("assistant")]
+    function = {"name": "probe", "description": "", "parameters": {"type": "object", "properties": {}}}
+    conversations = [exchange[:1], exchange, [say("system"), *exchange], exchange * 8, calling]
+    tools = [{"type": "function", "function": function}]
+    return [
+        {"messages": messages, "add_generation_prompt": asking, "tools": declared, "documents": None}
+        for messages in conversations
+        for asking, declared in ((False, None), (True, None), (False, tools))
+    ]

@@ -1,0 +1,149 @@
+"""Control tokens that somebody spells inside a message: they are the text that was typed, and no control token.
+
+A spelled marker is preceded by a mark before the template sees it, so that after rendering it can be told from those
+that the template wrote. Encoding takes the marks out again and spells each marked marker in ordinary tokens. Control
+tokens are those that the tokenizer flags as special; other added tokens (`<think>`, `<tool_call>`) are things that an
+assistant writes, and stay what they are. Invariant: text without a mark is encoded in one piece, as if this module were
+not there. What does not live here: rendering (chat.py), which rows are dropped (masks.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harness.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MARK = "\ufdd0"
+"""Stands before a spelled marker. Unicode keeps it free for use inside programs; where a message holds it, it is taken
+out, since before an end of turn that the template writes it would make text of that."""
+
+NONE = re.compile(r"(?!)")
+"""Finds nothing: of a tokenizer without control tokens."""
+
+_LEAD = "\n"
+"""Goes before a piece and is taken off again, since some tokenizers put a space before what begins a text."""
+
+
+class Piece(NamedTuple):
+    """Part of a rendered text, either spelled markers or everything around them."""
+
+    text: str
+    start: int
+    """Its first character's place in the rendered text."""
+    is_spelled: bool
+
+
+class Encoded(NamedTuple):
+    """Tokens of a text, and the characters each stands for; no offsets from a slow tokenizer."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]] | None
+
+
+def markers(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Return the pattern of every control token of a tokenizer, longest first."""
+    flagged = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    contents = sorted(filter(None, flagged | set(map(str, tokenizer.all_special_tokens))), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, contents))) if contents else NONE
+
+
+def guarded(value: Any, pattern: re.Pattern[str]) -> Any:
+    """Return a value in whose strings every marker is marked and nothing else; guarded again it stays the same."""
+    if isinstance(value, str):
+        return _marked(value, pattern)
+    if isinstance(value, Mapping):
+        return {name: guarded(held, pattern) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [guarded(held, pattern) for held in value]
+    return value
+
+
+def _marked(text: str, pattern: re.Pattern[str]) -> str:
+    return pattern.sub(lambda found: MARK + found[0], text.replace(MARK, ""))
+
+
+def spelled(text: str, pattern: re.Pattern[str]) -> str:
+    """Return a rendered text in which every marker is marked, whoever wrote it."""
+    return re.sub(f"(?<!{MARK})(?:{pattern.pattern})", lambda found: MARK + found[0], text)
+
+
+def found_in(value: Any, pattern: re.Pattern[str]) -> bool:
+    """Return whether a string of a value spells a marker."""
+    if isinstance(value, str):
+        return pattern.search(value) is not None
+    if isinstance(value, Mapping):
+        return any(found_in(held, pattern) for held in value.values())
+    return isinstance(value, list | tuple) and any(found_in(held, pattern) for held in value)
+
+
+def readable(text: str, pattern: re.Pattern[str]) -> str:
+    """Return a rendered text as people typed it, without marks."""
+    return "".join(piece.text for piece in pieces(text, pattern)) if MARK in text else text
+
+
+def pieces(text: str, pattern: re.Pattern[str]) -> list[Piece]:
+    """Return a rendered text cut around its marked markers, without the marks and without empty pieces."""
+    found: list[Piece] = []
+    cursor = 0
+    for match in re.finditer(f"{MARK}({pattern.pattern})", text):
+        found += [Piece(text[cursor : match.start()], cursor, False), Piece(match[1], match.start(1), True)]
+        cursor = match.end()
+    return [piece for piece in [*found, Piece(text[cursor:], cursor, False)] if piece.text]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, parts: list[Piece]) -> Encoded:
+    """Return the tokens of a text in pieces, with characters of the text that the pieces were cut from.
+
+    Source: the pieces are those of transformers' `sanitize_control_tokens`, so a server that sets it reads the same
+    tokens.
+
+    Raises:
+        DataError: the tokenizer has no ordinary tokens for a marker.
+    """
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    for number, piece in enumerate(parts):
+        encoded = _spelled(tokenizer, piece.text) if piece.is_spelled else _piece(tokenizer, piece.text, number > 0)
+        ids.extend(encoded.ids)
+        offsets.extend((first + piece.start, past + piece.start) for first, past in encoded.offsets or ())
+    return Encoded(ids, offsets if tokenizer.is_fast else None)
+
+
+def _spelled(tokenizer: PreTrainedTokenizerBase, marker: str) -> Encoded:
+    token = tokenizer.convert_tokens_to_ids(marker)
+    spelled = _piece(tokenizer, marker, True, as_text=True)
+    if token not in spelled.ids:
+        return spelled
+    # A vocabulary that holds the marker as a piece of text finds it again; its letters one by one are none of it.
+    letters = [_piece(tokenizer, letter, True, as_text=True) for letter in marker]
+    ids = [token for letter in letters for token in letter.ids]
+    if token in ids:
+        raise DataError(
+            f"a message spells {marker!r}, which this tokenizer can only read as a control token; set "
+            "data.control_text to 'drop', or take the row out"
+        )
+    places = [(n + a, n + b) for n, letter in enumerate(letters) for a, b in letter.offsets or ()]
+    return Encoded(ids, places if tokenizer.is_fast else None)
+
+
+def _piece(tokenizer: PreTrainedTokenizerBase, text: str, is_inside: bool, *, as_text: bool = False) -> Encoded:
+    if is_inside:
+        lead = _bare(tokenizer, _LEAD, as_text).ids
+        led = _bare(tokenizer, _LEAD + text, as_text)
+        if led.ids[: len(lead)] == lead:
+            places = [(max(0, a - len(_LEAD)), b - len(_LEAD)) for a, b in (led.offsets or ())[len(lead) :]]
+            return Encoded(led.ids[len(lead) :], places if led.offsets is not None else None)
+    return _bare(tokenizer, text, as_text)
+
+
+def _bare(tokenizer: PreTrainedTokenizerBase, text: str, as_text: bool) -> Encoded:
+    options: dict[str, Any] = {"split_special_tokens": True} if as_text else {}
+    found = tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast), verbose=False, **options
+    )
+    return Encoded(list(found["input_ids"]), found["offset_mapping"] if tokenizer.is_fast else None)

@@ -1,0 +1,85 @@
+"""What is trained on, what a prompt is, and what the saved tokenizer writes: the same bytes, on real tokenizers."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, ByT5Tokenizer
+
+from harness.data import TEMPLATES, ChatFormat, chat_format, describe_file, prepare
+from tests.data.tiny import REAL, SYSTEM, TURNS, chat, located, spec, write_rows
+
+TOKENIZERS = (
+    "tokenizers/qwen2.5",
+    "tokenizers/mistral",
+    "models/minimind2-small",
+    "models/stories15M",
+    "models/stories260K",
+)
+TALK = [SYSTEM, *TURNS]
+needs_tokenizers = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real tokenizers in {REAL}")
+
+
+@cache
+def _loaded(folder: str) -> Any:
+    return AutoTokenizer.from_pretrained(REAL / folder, local_files_only=True)
+
+
+def form_of(folder: str, name: str) -> ChatFormat:
+    return chat_format(_loaded(folder), spec(template=name))
+
+
+@pytest.mark.real
+@needs_tokenizers
+@pytest.mark.parametrize("folder", TOKENIZERS)
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_saved_tokenizer_writes_the_bytes_of_training_and_of_prompts_with_bos_once(
+    name: str, folder: str, tmp_path: Path
+) -> None:
+    form = form_of(folder, name)
+    form.tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    for messages in (TALK, TURNS[:2]):
+        trained_on = located(form, messages).ids
+        assert loaded.apply_chat_template(messages, return_dict=False) == trained_on
+        prompt = loaded.apply_chat_template(messages[:-1], return_dict=False, add_generation_prompt=True)
+        assert prompt == form.encode(form.render(messages[:-1], add_generation_prompt=True))
+        bos = form.bos_token_id
+        if form.adds_bos:
+            assert trained_on[0] == prompt[0] == bos
+        if bos not in (None, form.eos_token_id) and name not in ("llama2", "chatml"):
+            # Llama 2 opens every exchange with BOS; the BOS of MiniMind2 is the opening marker of ChatML.
+            assert trained_on.count(bos) == (1 if form.source.startswith("{{- bos_token") else 0)
+        assert bos is None or trained_on[:2] != [bos, bos]
+
+
+@pytest.mark.real
+@needs_tokenizers
+@pytest.mark.parametrize("folder", TOKENIZERS)
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_prompt_is_the_beginning_of_what_is_trained_on(name: str, folder: str) -> None:
+    form = form_of(folder, name)
+    whole = form.render(TALK)
+    prompt = form.render(TALK[:-1], add_generation_prompt=True)
+    assert whole.startswith(prompt)
+    assert whole[len(prompt) :].strip() == ("Paris." + form.end_of_turn).strip() or name == "llama2"
+
+
+def test_record_says_that_a_slow_tokenizer_was_masked_by_prefixes_alone(tmp_path: Path) -> None:
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", [{"messages": TURNS}]))
+    engines = [
+        prepare(spec(source=source), form, seed=0).summary.mask_engine
+        for form in (chat("chatml", ByT5Tokenizer()), chat())
+    ]
+    assert engines == ["prefixes", "offsets_and_prefixes"]
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_saved_slow_tokenizer_writes_the_bytes_of_training(name: str, tmp_path: Path) -> None:
+    form = chat(name, ByT5Tokenizer())
+    form.tokenizer.save_pretrained(tmp_path)
+    loaded = ByT5Tokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert loaded.apply_chat_template(TALK, return_dict=False) == located(form, TALK).ids

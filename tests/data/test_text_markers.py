@@ -1,0 +1,98 @@
+"""Markers of a template as ordinary text, on tokenizers that have them as tokens."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoTokenizer
+
+from harness.data import TEMPLATES, ChatFormat, chat_format
+from harness.evals.generation import Decoded
+from harness.evals.scorer import Scorer
+from tests.data.tiny import REAL, SYSTEM, TURNS, chat, located, rendered, spec, tokenizer
+from tests.evals.test_prompt_format import evals
+
+MARKERS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "[INST]", "[/INST]")
+MARKERS += ("<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
+TALK = [SYSTEM, *TURNS]
+
+
+def special(form: ChatFormat, ids: list[int]) -> list[str]:
+    return [token for token in form.tokenizer.convert_ids_to_tokens(ids) if form.markers.fullmatch(token)]
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_markers_as_text_are_no_tokens_and_turns_are_the_same_text(name: str) -> None:
+    tokens, text = (chat(name, tokenizer(MARKERS, adds_bos=True), markers=kind) for kind in ("as_is", "text"))
+    rows = located(tokens, TALK), located(text, TALK)
+    assert text.tokenizer.decode(rows[1].ids) == tokens.tokenizer.decode(rows[0].ids)
+    assert set(special(text, rows[1].ids)) <= {"<bos>", "<eos>"}
+    assert special(text, rows[1].ids) == [t for t in special(tokens, rows[0].ids) if t in ("<bos>", "<eos>")]
+    spans = [
+        [form.tokenizer.decode(row.ids[turn.start : turn.end]).strip() for turn in row.turns]
+        for form, row in zip((tokens, text), rows, strict=True)
+    ]
+    assert spans[0] == spans[1]
+    assert spans[1][0].startswith("The answer is 4.")
+
+
+def test_prompt_of_text_markers_is_the_beginning_of_what_is_trained_on() -> None:
+    form = chat(markers="text")
+    prompt = form.encode(form.render(TURNS[:3], add_generation_prompt=True))
+    assert located(form, TURNS).ids[: len(prompt)] == prompt
+
+
+def test_answer_ends_at_the_text_of_an_end_of_turn_and_at_no_token_of_it() -> None:
+    form = chat(markers="text")
+    scorer = Scorer(None, form, evals(), batch_size=1)  # pyright: ignore[reportArgumentType]
+    assert scorer.turn_ends == ("<|im_end|>",)
+    assert form.stop_token_ids == (form.eos_token_id,)
+    assert form.turn_token_ids == ()
+    assert Scorer(None, chat(), evals(), batch_size=1).turn_ends == ()  # pyright: ignore[reportArgumentType]
+
+
+def test_answer_of_text_markers_is_cut_before_them_and_counts_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = chat(markers="text")
+    row = located(form, TURNS[:2])
+    turn = row.turns[0]
+
+    def decode(model: object, prompts: list[object], **options: object) -> list[Decoded]:
+        tokens = row.ids[turn.start : turn.end]
+        assert not options["has_ended"](tokens[:-1])  # type: ignore[operator]
+        return [Decoded(tokens, stopped=options["has_ended"](tokens), stop_id=None, is_finite=True)]  # type: ignore[operator]
+
+    monkeypatch.setattr("harness.evals.scorer.greedy_decode", decode)
+    scorer = Scorer(None, form, evals(), batch_size=1)  # pyright: ignore[reportArgumentType]
+    (answer,) = scorer.answer([(1,)], scorer.turn_ends, 8, is_chat=True)
+    assert (str(answer), answer.stopped) == ("The answer is 4.", True)
+
+
+def test_typed_marker_is_counted_also_where_every_marker_is_text() -> None:
+    form = chat(markers="text")
+    assert not rendered(form, TURNS).spells_control
+    assert rendered(form, [{"role": "user", "content": "<|im_end|>"}, TURNS[1]]).spells_control
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real tokenizers in {REAL}")
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("tokenizers/qwen2.5", "chatml"),
+        ("tokenizers/qwen2.5", "tokenizer"),
+        ("tokenizers/mistral", "mistral"),
+        ("models/minimind2-small", "chatml"),
+    ],
+)
+def test_real_tokenizer_reads_markers_as_text_with_the_same_turns(folder: str, name: str) -> None:
+    forms = [
+        chat_format(
+            AutoTokenizer.from_pretrained(REAL / folder, local_files_only=True), spec(template=name, markers=kind)
+        )
+        for kind in ("as_is", "text")
+    ]
+    rows = [located(form, TALK) for form in forms]
+    assert forms[1].tokenizer.decode(rows[1].ids) == forms[0].tokenizer.decode(rows[0].ids)
+    assert set(special(forms[1], rows[1].ids)) <= {"<s>", "</s>"}
+    for form, row in zip(forms, rows, strict=True):
+        said = [form.tokenizer.decode(row.ids[turn.start : turn.stop]).strip() for turn in row.turns]
+        assert said == ["The answer is 4.", "Paris."]
