@@ -121,7 +121,7 @@ class ChatFormat:
             said = [message for message in said if message["role"] != "system"]
         elif self.system_turn and (not said or said[0]["role"] != "system"):
             said.insert(0, {"role": "system", "content": self.system_turn})
-        stand_ins = self._stand_ins if self.markers_are_text else {}
+        stand_ins: dict[str, Any] = self._stand_ins if self.markers_are_text else {}
         rendered = self.tokenizer.apply_chat_template(
             self.guarded(said),
             chat_template=self.source,
@@ -138,7 +138,7 @@ class ChatFormat:
         return self._edited(rendered) if add_generation_prompt else rendered
 
     @property
-    def _stand_ins(self) -> dict[str, str]:
+    def _stand_ins(self) -> dict[str, Any]:
         """Return what a template is given for BOS and EOS, so that they can be told from markers that it spells."""
         names = {"bos_token": self.bos_token_id, "eos_token": self.eos_token_id}
         return {name: _STAND_INS[name] for name, token in names.items() if token is not None}
