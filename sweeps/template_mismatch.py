@@ -12,6 +12,11 @@ Design: training template ChatML or Alpaca, each with a system turn, asked as tr
     text, that is without a template; and as trained but for one edit. The arm that names the training template again is
     a control: it must score as the first. Steps and rows are equal.
 Cost: 2 templates x 8 arms x 3 seeds = 48 trials.
+Measured on the pocket world (2026-11-22, seed 0 alone, so without an interval): of the questions about people whom no
+    row asks about, asked as trained .759 are right in ChatML and .786 in Alpaca, and the same where the arm names that
+    template. In the other template .014 and .063, in plain text .158 and .176. A line break more costs .016 and .009,
+    another name for the assistant .016 and .020, no system turn .086 and .070; a space more costs .419 and .559, over
+    half of what the other template costs: refuted by that edit, and by it alone. A token as marker protects no better.
 """
 
 from __future__ import annotations
