@@ -82,7 +82,7 @@ def tried(model: Any) -> Head:
     device = next(model.parameters()).device
     ids_1T = torch.arange(3, 3 + PROBE, device=device)[None] % model.get_input_embeddings().num_embeddings
     places_K = torch.arange(1, PROBE, 3, device=device)
-    written: list[torch.Tensor] = []
+    written: list[Any] = []
     handle = layer.register_forward_hook(lambda _layer, _inputs, output: written.append(output))
     try:
         with evaluating(model):
