@@ -66,7 +66,7 @@ LEARNING_RATE = 1e-9
 were 4-bit lie on ties of bfloat16, where even this moves a loss by a hundredth from one repeat to the next: each starts
 from the base's own weights."""
 TOLERANCE = 0.02
-"""Of the mean loss of an epoch: bfloat16 products over rows put together otherwise, and the ties. In one step: .0005."""
+"""Of the mean loss of an epoch: bfloat16 products over rows put together otherwise, and the ties. One step: .0005."""
 
 
 @dataclass(frozen=True)
