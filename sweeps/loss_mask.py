@@ -11,9 +11,9 @@ Command: make sweep NAME=loss_mask
 Design: weights 0, 0.1 and 1 crossed with the half of the rows that has the lower and the higher ratio. Steps and
     rows are equal between weights; loss tokens are not, and the report says so.
 Cost: 3 weights x 2 ratios x 3 seeds = 18 trials; on the pocket world 2 to 4 minutes on 2 cores after the base model.
-Measured on version 4 of the pocket world (2026-11-21, full fine-tuning): over the weights 0, .1 and 1 learned scores
-    are .94 .93 .81 for long completions and .19 .16 .08 for short ones, retained ones move by -.06 -.09 -.07 and -.05
-    -.08 -.11. The mask is better than every positive weight for short completions as well: refuted.
+Measured on the pocket world (2026-11-22, full fine-tuning): over the weights 0, .1 and 1 learned scores are .91 .90 .90
+    for long completions and .39 .32 .16 for short ones, retained ones move by -.07 -.08 -.06 and -.07 -.10 -.12. The
+    mask is better than every positive weight for short completions as well: refuted.
 """
 
 from __future__ import annotations
