@@ -12,8 +12,8 @@ Design: both methods over two decades around the reference that the experiment s
 Cost: 2 methods x 5 rates x 3 seeds = 30 trials; on the pocket world 4 to 5 minutes on 2 cores after the base model.
 Measured on the pocket world (2026-11-22): learned scores peak at 9e-5 for full fine-tuning (.90) and at 9e-4 for LoRA
     (.91), ten times as much. Retained scores move by -.02 and -.05 there, by -.07 and -.18 one step above (learned .86
-    and .84), by -.36 and -.51 two steps above and by -.80 and -.87 three steps above, where learned scores fall as well.
-    The hypothesis holds.
+    and .84), by -.36 and -.51 two steps above and by -.80 and -.87 three steps above, where learned scores fall as
+    well. The hypothesis holds.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from harness.data.example import Example
 from harness.data.ledger import Part
 from harness.data.masks import PARTS
 from harness.data.prepare import PreparedData
+from harness.records.schema import DataSummary
 from harness.spec import DataSpec
 
 UNKNOWN_PART = "unknown"
@@ -83,6 +84,18 @@ class Audit:
     of more than `MOST_COMPARED` rows."""
     overlaps: Mapping[str, OverlapCounts]
     """Evaluation task -> how many of its items stand in the rows; rows of tokens cannot be searched."""
+    languages: Mapping[str, int] | None
+    """ISO 639 code, or `unknown` -> training rows; None of more than `MOST_COMPARED` rows."""
+    domains: Mapping[str, int]
+    """Task that rows name, or `unknown` -> training rows."""
+    num_part_rows: Mapping[str, int]
+    """Other part that takes the place of rows of the source -> its training rows."""
+    num_marked: Mapping[str, int]
+    """What was done to rows on purpose -> rows."""
+    num_scrubbed: Mapping[str, int]
+    """Kind of personal data -> places where it was replaced, in every row that was read."""
+    num_control_text: int
+    """Training rows in which a message spells a control token; it was read as text, unless the spec says otherwise."""
     completion_prompt_ratio: float | None
     template_sha256: str
     mask_engine: str
@@ -168,6 +181,12 @@ def audit_of(rows: PreparedData, batch_size: int, asked: Mapping[str, Mapping[st
         num_exact_duplicates=_num_repeated(rows.train),
         num_near_duplicates=_num_near(rows.parts),
         overlaps=_overlaps(rows.parts, asked),
+        languages=_languages(rows),
+        domains=dict(hygiene.domains(row for part in rows.parts for row in part.chosen).most_common()),
+        num_part_rows=_others(summary),
+        num_marked=summary.num_marked,
+        num_scrubbed=summary.num_scrubbed,
+        num_control_text=summary.num_control_text,
         completion_prompt_ratio=summary.completion_prompt_ratio,
         template_sha256=summary.template_sha256,
         mask_engine=summary.mask_engine,
@@ -181,6 +200,27 @@ def _num_near(parts: Sequence[Part]) -> int | None:
     if any(len(part.conversations) > MOST_COMPARED for part in parts):
         return None
     return sum(len(_near(part).intersection(part.places)) for part in parts)
+
+
+def _languages(rows: PreparedData) -> dict[str, int] | None:
+    if rows.num_examples > MOST_COMPARED:
+        return None
+    found = Counter[str]()
+    for part in rows.parts:
+        named = _languages_of(part)
+        found.update(named[place] for place in part.places)
+    return dict(found.most_common())
+
+
+@lru_cache(maxsize=4)
+def _languages_of(part: Part) -> tuple[str, ...]:
+    """Return the language of every row of a source: told once for all trials of a process."""
+    return tuple(hygiene.language(row) for row in part.conversations)
+
+
+def _others(summary: DataSummary) -> dict[str, int]:
+    replayed = {"replay": summary.num_replay_rows} if summary.num_replay_rows else {}
+    return replayed | summary.num_part_rows
 
 
 @lru_cache(maxsize=4)

@@ -88,10 +88,11 @@ def languages(rows: Iterable[Conversation]) -> Counter[str]:
 
     Source: Lui and Baldwin, langid.py (ACL 2012), in the implementation and with the model of py3langid.
     """
-    return Counter(_language(row) for row in rows)
+    return Counter(language(row) for row in rows)
 
 
-def _language(row: Conversation) -> str:
+def language(row: Conversation) -> str:
+    """Return the language of a row, as `languages` counts it."""
     said = row.text if row.text is not None else "\n".join(message["content"] for message in row.messages)
     if not said.strip():
         return UNKNOWN

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from harness.data import picture
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+MOST_NAMED = 8
+"""Names of a kind that are shown."""
+
+
 def facts(found: Audit, template: str) -> list[tuple[str, str]]:
     """Return what is said of a set as a whole: a name and a value each.
 
@@ -28,7 +33,6 @@ def facts(found: Audit, template: str) -> list[tuple[str, str]]:
         found: the audit.
         template: the name of the chat template.
     """
-    dropped = ", ".join(f"{reason}: {count}" for reason, count in sorted(found.num_rows_dropped.items())) or "none"
     packed = "" if found.pack_fill is None else f" in {found.num_rows} rows, {found.pack_fill:.1%} full"
     overlapping = [f"{key} {_percent(one.share)}" for key, one in found.overlaps.items() if one.num_overlapping]
     num_items = sum(one.num_items for one in found.overlaps.values())
@@ -36,7 +40,7 @@ def facts(found: Audit, template: str) -> list[tuple[str, str]]:
     near = "unknown" if found.num_near_duplicates is None else f"{found.num_near_duplicates}"
     return [
         ("rows read", f"{found.num_rows_read}"),
-        ("rows not used", dropped),
+        ("rows not used", _counts(found.num_rows_dropped)),
         ("training examples", f"{found.num_examples}{packed}"),
         ("examples a step", f"{found.examples_per_step:.4g}"),
         ("loss tokens a step", f"{found.loss_tokens_per_step:.4g}"),
@@ -44,6 +48,12 @@ def facts(found: Audit, template: str) -> list[tuple[str, str]]:
         ("examples cut short", f"{found.num_truncated} ({_percent(found.truncated_share)})"),
         ("ends of turns cut away", f"{found.num_ends_lost} ({_percent(found.ends_lost_share)})"),
         ("examples without loss", f"{found.num_without_loss}"),
+        ("rows from elsewhere", _counts(found.num_part_rows)),
+        ("rows changed on purpose", _counts(found.num_marked)),
+        ("personal data replaced", _counts(found.num_scrubbed)),
+        ("rows that spell a control token", f"{found.num_control_text}"),
+        ("tasks", _counts(found.domains)),
+        ("languages", "unknown" if found.languages is None else _counts(found.languages)),
         ("completion:prompt ratio", _plain(found.completion_prompt_ratio, "in characters")),
         ("base's loss", _plain(found.base_loss, "nats a loss token of the first rows")),
         ("exact duplicates", f"{found.num_exact_duplicates} of the examples"),
@@ -67,6 +77,13 @@ def parts(found: Audit) -> list[tuple[str, str, str, str]]:
         )
         for name, count in found.tokens.items()
     ]
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    """Return counts by name, the first ones of many."""
+    named = [f"{name.replace('_', ' ')}: {count}" for name, count in islice(found.items(), MOST_NAMED)]
+    more = [f"and {len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
+    return ", ".join(named + more) or "none"
 
 
 def _percent(share: float | None) -> str:

@@ -90,7 +90,7 @@ def test_audit_of_a_file_finds_duplicates_contamination_and_what_is_not_used(out
     assert overlap == {"num_items": 2, "num_checked": 1, "num_overlapping": 1, "contaminated": True}
     printed = run("audit", *words)
     assert re.search(r"evaluation items in the rows:\s+\S*towns 100.0%", printed)
-    assert "empty_assistant_turn: 1" in printed
+    assert "empty assistant turn: 1" in printed
     assert "Arden." in printed
 
 
