@@ -99,7 +99,7 @@ def found(form: ChatFormat, messages: list[dict[str, Any]], tools: Any = None) -
 def require_answers(form: ChatFormat, row: Rendered, tokens: Located, expected: list[str]) -> None:
     """Check that every turn is what is expected of it, as text and as the tokens that carry loss: no token of it could
     be left out, and no other is in it."""
-    assert [row.text[turn.start : turn.end] for turn in row.turns] == expected
+    assert [form.readable(row.text[turn.start : turn.end]) for turn in row.turns] == expected
     spans = [range(turn.start, turn.end) for turn in tokens.turns]
     assert np.flatnonzero(loss_weights(tokens, spec())).tolist() == [place for span in spans for place in span]
     for span, wanted in zip(spans, expected, strict=True):
