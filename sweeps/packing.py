@@ -11,9 +11,13 @@ Command: make sweep NAME=packing
 Design: the same 400 examples throughout. `batch_size` counts rows, so a packed step holds several times the examples of
     an unpacked one: `equal_epochs` passes the data as often, in fewer steps; `equal_steps` takes as many steps as
     without packing, and so passes the data several times as often; `quarter_batch` takes a quarter of the rows a step
-    at equal epochs, so that a packed step of this world has about the 8 examples that an unpacked one has by default.
+    at equal epochs, so that a packed step of this world has 6 examples, where an unpacked one has 8 by default.
 Cost: 4 ways x 3 arms x 3 seeds, 36 trials.
-Measured: not yet.
+Measured on the pocket world (2026-11-22, full fine-tuning): padding-free rows score as padded ones to a thousandth. At
+    equal epochs, 98 steps for 300, isolated rows learn .88 and move what is retained by -.05, without packing .86 and
+    -.07, intervals .03 to .05 either way; at equal steps .84 and -.11; at a quarter of the rows .85 and -.10. Joined
+    rows learn .87, .82 and .83 in the three arms. Packing at equal epochs learns as much here, in a third of the steps:
+    refuted, and by that alone.
 """
 
 from __future__ import annotations
