@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+MOST_NATS = 100.0
+"""Of which the perplexity is a number to read."""
 MOST_NAMED = 8
 """Names of a kind that are shown."""
 
@@ -55,7 +57,7 @@ def facts(found: Audit, template: str) -> list[tuple[str, str]]:
         ("tasks", _counts(found.domains)),
         ("languages", "unknown" if found.languages is None else _counts(found.languages)),
         ("completion:prompt ratio", _plain(found.completion_prompt_ratio, "in characters")),
-        ("base's loss", _plain(found.base_loss, "nats a loss token of the first rows")),
+        ("base's loss", _loss(found.base_loss)),
         ("exact duplicates", f"{found.num_exact_duplicates} of the examples"),
         ("near duplicates", f"{near} of the rows trained on, beside all of their source"),
         ("evaluation items in the rows", ", ".join(overlapping) or ("none" if num_checked else "unknown")),
@@ -88,6 +90,13 @@ def _counts(found: Mapping[str, int]) -> str:
 
 def _percent(share: float | None) -> str:
     return "unknown" if share is None else f"{share:.1%}"
+
+
+def _loss(nats: float | None) -> str:
+    if nats is None:
+        return "unknown"
+    perplexity = f", perplexity {math.exp(nats):.3g}" if nats < MOST_NATS else ""
+    return f"{nats:.3g} nats a loss token of the first rows{perplexity}"
 
 
 def _plain(value: float | None, unit: str) -> str:
