@@ -97,6 +97,12 @@ class ChatFormat:
         written = set(self.encode(self.end_of_turn)) if self.end_of_turn else set[int]()
         return tuple(token for token in self.stop_token_ids if token in written)
 
+    @property
+    def turn_ends(self) -> tuple[str, ...]:
+        """Return the text that ends a turn where no stop token does: generation has to look for it."""
+        text = self.end_of_turn
+        return (self.readable(text),) if text and not self.turn_token_ids else ()
+
     def render(
         self,
         messages: Sequence[Message] | Sequence[Mapping[str, Any]],
