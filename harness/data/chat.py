@@ -71,6 +71,8 @@ class ChatFormat:
     """What becomes of a control token that a message spells; see `DataSpec.control_text`."""
     markers: re.Pattern[str] = control.NONE
     """Finds the tokenizer's control tokens in text."""
+    lost: re.Pattern[str] = control.NONE
+    """Finds characters that the tokenizer leaves out."""
     markers_are_text: bool = False
     """Whether markers that the template spells are ordinary text."""
     system_turn: str | None = None
@@ -203,6 +205,10 @@ class ChatFormat:
         """Return whether a message of a row spells a control token; never where they are taken as they are."""
         return self.control_text != "as_is" and control.found_in([*row.messages, *(row.tools or ())], self.markers)
 
+    def loses_part_of(self, text: str) -> bool:
+        """Return whether a rendered or raw text holds a character that the tokenizer leaves out."""
+        return self.lost is not control.NONE and self.lost.search(text) is not None
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of rendered text; the template wrote every special token there is."""
         return self.encode_batch([text])[0].ids
@@ -298,6 +304,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         adds_bos=adds_bos,
         control_text=spec.control_text,
         markers=control.markers(tokenizer),
+        lost=control.lost(tokenizer),
         markers_are_text=spec.markers == "text",
         system_turn=spec.system_turn,
         own_source=own,

@@ -28,6 +28,7 @@ Reason = Literal[
     "template_refuses",  # the template raises on this row, though it has all roles
     "too_many_turns",  # rendering it once for each turn would take minutes
     "tokenizer_refuses",  # the tokenizer breaks down over it
+    "tokenizer_loses_text",  # it says a control character that the tokenizer leaves out without a word
     "template_alters",  # the template leaves out or rewrites what a user or the system says, but for white space
     "control_token_in_text",  # a message spells a special token, and `data.control_text` is drop
     "too_long",
