@@ -43,6 +43,8 @@ MAX_PROBED_EXCHANGES = 64
 _QUESTION, _ANSWER, _SYSTEM, _RESULT, _FUNCTION = (
     f"{word} 7301" for word in ("Probing question", "Probing answer", "Probing rule", "Probing result", "probe")
 )
+_CALL_ID = "probe7301"
+"""Nine letters and digits: Mistral's templates refuse others."""
 
 
 @dataclass(frozen=True)
@@ -455,9 +457,9 @@ def _probe_rows() -> dict[str, tuple[list[Message], list[dict[str, Any]] | None,
     system: Message = {"role": "system", "content": _SYSTEM}
     question: Message = {"role": "user", "content": _QUESTION}
     answer: Message = {"role": "assistant", "content": _ANSWER}
-    call = {"type": "function", "function": {"name": _FUNCTION, "arguments": {"x": 1}}}
+    call = {"id": _CALL_ID, "type": "function", "function": {"name": _FUNCTION, "arguments": {"x": 1}}}
     calling: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
-    result: Message = {"role": "tool", "content": _RESULT}
+    result: Message = {"role": "tool", "content": _RESULT, "tool_call_id": _CALL_ID, "name": _FUNCTION}
     function = {"name": _FUNCTION, "description": "", "parameters": {"type": "object", "properties": {}}}
     return {
         "role 'system'": ([system, question, answer], None, _SYSTEM),
