@@ -19,7 +19,7 @@ import jinja2
 from harness.data import bounds, control
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
-from harness.data.templates import OWN, TEMPLATES, with_frozen_date, with_user_end
+from harness.data.templates import MARKERS, OWN, TEMPLATES, with_frozen_date, with_user_end
 from harness.errors import DataError, unknown_name
 from harness.spec import DataSpec, EvalSpec
 
@@ -106,6 +106,30 @@ class ChatFormat:
         """Return the text that ends a turn where no stop token does: generation has to look for it."""
         text = self.end_of_turn
         return (self.readable(text),) if text and not self.turn_token_ids else ()
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each thing that this tokenizer does not have and this template counts on.
+
+        Markers that `data.markers` makes text are meant to be, and are not among them.
+        """
+        found: list[str] = []
+        spelled = [
+            marker
+            for marker in MARKERS.get(self.name, ())
+            if not self.markers_are_text and marker in self.source and len(self.encode(marker)) > 1
+        ]
+        if spelled:
+            found.append(
+                f"data.template is {self.name!r}, whose {', '.join(spelled)} this tokenizer reads as plain text of "
+                f"{' + '.join(str(len(self.encode(marker))) for marker in spelled)} tokens; name a template whose "
+                "markers it has, unless that is meant"
+            )
+        if self.turn_ends:
+            found.append(
+                f"a turn ends in the plain text {self.turn_ends[0]!r}, which no stop token stands for: generation here "
+                "looks for that text, and whoever serves the trained model must give it as a stop string"
+            )
+        return found
 
     def render(
         self,
