@@ -13,7 +13,7 @@ from harness.data import chat_format
 from harness.data.conversations import UnusableRow, conversation
 from harness.data.masks import locate, render
 from tests.data.test_templates import own
-from tests.data.tiny import REAL, TURNS, chat, prepared, spec, write_rows
+from tests.data.tiny import REAL, TURNS, chat, prepared, spec, tokenizer, write_rows
 
 STRICT = """
 {%- for m in messages %}
@@ -76,7 +76,7 @@ def test_template_that_insists_on_ids_trains_rows_that_have_them_and_counts_thos
     path = write_rows(tmp_path / "rows.jsonl", rows)
     data = prepared(path, tok=own(STRICT), template="tokenizer")
     assert (data.summary.num_train, data.summary.num_rows_dropped) == (1, {"template_refuses": 2})
-    (text,) = (own(STRICT).decode(row.input_ids) for row in data.train)
+    (text,) = (tokenizer().decode(row.input_ids) for row in data.train)
     assert "add call00001<eos>[RESULT] 4 call00001[/RESULT] The answer is 4.<eos>" in text
 
 
