@@ -99,8 +99,9 @@ def _calls() -> list[dict[str, Any]]:
         return {"role": role, "content": f"Probing {role} 7301"}
 
     exchange = [say("user"), say("assistant")]
-    call = {"type": "function", "function": {"name": "probe", "arguments": {"x": 1}}}
-    calling = [say("user"), {"role": "assistant", "content": "", "tool_calls": [call]}, say("tool"), say("assistant")]
+    call = {"id": "probe7301", "type": "function", "function": {"name": "probe", "arguments": {"x": 1}}}
+    result = say("tool") | {"tool_call_id": call["id"], "name": "probe"}
+    calling = [say("user"), {"role": "assistant", "content": "", "tool_calls": [call]}, result, say("assistant")]
     function = {"name": "probe", "description": "", "parameters": {"type": "object", "properties": {}}}
     conversations = [exchange[:1], exchange, [say("system"), *exchange], exchange * 8, calling]
     tools = [{"type": "function", "function": function}]

@@ -19,7 +19,7 @@ import jinja2
 from harness.data import bounds, control
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
-from harness.data.templates import OWN, TEMPLATES, with_frozen_date, with_user_end
+from harness.data.templates import MARKERS, OWN, TEMPLATES, with_frozen_date, with_user_end
 from harness.errors import DataError, unknown_name
 from harness.spec import DataSpec, EvalSpec
 
@@ -43,6 +43,8 @@ MAX_PROBED_EXCHANGES = 64
 _QUESTION, _ANSWER, _SYSTEM, _RESULT, _FUNCTION = (
     f"{word} 7301" for word in ("Probing question", "Probing answer", "Probing rule", "Probing result", "probe")
 )
+_CALL_ID = "probe7301"
+"""Nine letters and digits: Mistral's templates refuse others."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class ChatFormat:
     """What becomes of a control token that a message spells; see `DataSpec.control_text`."""
     markers: re.Pattern[str] = control.NONE
     """Finds the tokenizer's control tokens in text."""
+    lost: re.Pattern[str] = control.NONE
+    """Finds characters that the tokenizer leaves out."""
     markers_are_text: bool = False
     """Whether markers that the template spells are ordinary text."""
     system_turn: str | None = None
@@ -96,6 +100,36 @@ class ChatFormat:
         """Return the stop tokens that end a turn, not a document; none where the end of turn is plain text."""
         written = set(self.encode(self.end_of_turn)) if self.end_of_turn else set[int]()
         return tuple(token for token in self.stop_token_ids if token in written)
+
+    @property
+    def turn_ends(self) -> tuple[str, ...]:
+        """Return the text that ends a turn where no stop token does: generation has to look for it."""
+        text = self.end_of_turn
+        return (self.readable(text),) if text and not self.turn_token_ids else ()
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each thing that this tokenizer does not have and this template counts on.
+
+        Markers that `data.markers` makes text are meant to be, and are not among them.
+        """
+        found: list[str] = []
+        spelled = [
+            marker
+            for marker in MARKERS.get(self.name, ())
+            if not self.markers_are_text and marker in self.source and len(self.encode(marker)) > 1
+        ]
+        if spelled:
+            found.append(
+                f"data.template is {self.name!r}, whose {', '.join(spelled)} this tokenizer reads as plain text of "
+                f"{' + '.join(str(len(self.encode(marker))) for marker in spelled)} tokens; name a template whose "
+                "markers it has, unless that is meant"
+            )
+        if self.turn_ends:
+            found.append(
+                f"a turn ends in the plain text {self.turn_ends[0]!r}, which no stop token stands for: generation here "
+                "looks for that text, and whoever serves the trained model must give it as a stop string"
+            )
+        return found
 
     def render(
         self,
@@ -197,6 +231,10 @@ class ChatFormat:
         """Return whether a message of a row spells a control token; never where they are taken as they are."""
         return self.control_text != "as_is" and control.found_in([*row.messages, *(row.tools or ())], self.markers)
 
+    def loses_part_of(self, text: str) -> bool:
+        """Return whether a rendered or raw text holds a character that the tokenizer leaves out."""
+        return self.lost is not control.NONE and self.lost.search(text) is not None
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of rendered text; the template wrote every special token there is."""
         return self.encode_batch([text])[0].ids
@@ -292,6 +330,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         adds_bos=adds_bos,
         control_text=spec.control_text,
         markers=control.markers(tokenizer),
+        lost=control.lost(tokenizer),
         markers_are_text=spec.markers == "text",
         system_turn=spec.system_turn,
         own_source=own,
@@ -442,9 +481,9 @@ def _probe_rows() -> dict[str, tuple[list[Message], list[dict[str, Any]] | None,
     system: Message = {"role": "system", "content": _SYSTEM}
     question: Message = {"role": "user", "content": _QUESTION}
     answer: Message = {"role": "assistant", "content": _ANSWER}
-    call = {"type": "function", "function": {"name": _FUNCTION, "arguments": {"x": 1}}}
+    call = {"id": _CALL_ID, "type": "function", "function": {"name": _FUNCTION, "arguments": {"x": 1}}}
     calling: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
-    result: Message = {"role": "tool", "content": _RESULT}
+    result: Message = {"role": "tool", "content": _RESULT, "tool_call_id": _CALL_ID, "name": _FUNCTION}
     function = {"name": _FUNCTION, "description": "", "parameters": {"type": "object", "properties": {}}}
     return {
         "role 'system'": ([system, question, answer], None, _SYSTEM),

@@ -25,6 +25,8 @@ out, since before an end of turn that the template writes it would make text of 
 NONE = re.compile(r"(?!)")
 """Finds nothing: of a tokenizer without control tokens."""
 
+_CONTROL_CHARACTERS = tuple(map(chr, (*range(0x20), *range(0x7F, 0xA0))))
+
 _LEAD = "\n"
 """Goes before a piece and is taken off again, since some tokenizers put a space before what begins a text."""
 
@@ -50,6 +52,19 @@ def markers(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     flagged = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
     contents = sorted(filter(None, flagged | set(map(str, tokenizer.all_special_tokens))), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, contents))) if contents else NONE
+
+
+def lost(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Return the pattern of every control character that a tokenizer leaves out, as if it had not been said.
+
+    A vocabulary of bytes need not hold all of them (SmolLM2's lacks U+0004 and five more). What becomes white space or
+    an unknown token leaves a trace and is not lost.
+    """
+    texts = ["ab", *(f"a{character}b" for character in _CONTROL_CHARACTERS)]
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    without, *read = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in encoded)
+    left_out = [one for one, text in zip(_CONTROL_CHARACTERS, read, strict=True) if text == without]
+    return re.compile(f"[{''.join(map(re.escape, left_out))}]") if left_out else NONE
 
 
 def guarded(value: Any, pattern: re.Pattern[str]) -> Any:

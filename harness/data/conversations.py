@@ -28,6 +28,7 @@ Reason = Literal[
     "template_refuses",  # the template raises on this row, though it has all roles
     "too_many_turns",  # rendering it once for each turn would take minutes
     "tokenizer_refuses",  # the tokenizer breaks down over it
+    "tokenizer_loses_text",  # it says a control character that the tokenizer leaves out without a word
     "template_alters",  # the template leaves out or rewrites what a user or the system says, but for white space
     "control_token_in_text",  # a message spells a special token, and `data.control_text` is drop
     "too_long",
@@ -49,6 +50,10 @@ class Message(TypedDict):
     role: Role
     content: str
     tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    """Of the call that a tool answers, where the data says so; as `name`, some templates write it."""
+    name: NotRequired[str]
+    """Of the tool that speaks, where the data says so."""
     weight: NotRequired[float]
     """Of an assistant turn in the loss, at least 0; templates never see it. Without it, 1."""
 
@@ -135,7 +140,7 @@ def conversation(
 
     Args:
         messages: a sequence of `{"role", "content", ("tool_calls")}`; content may be None beside tool calls, or a list
-            of text parts.
+            of text parts. A tool's message may have `tool_call_id` and `name`.
         row_id: names the row in reports.
         task: what the row is an example of; "" where unknown.
         tools: function declarations, bare or wrapped as `{"type": "function", "function": ...}`.
@@ -214,6 +219,11 @@ def _message(message: Any) -> Message:
         if role != "assistant" or not isinstance(calls, Sequence):
             raise UnusableRow("malformed")
         checked["tool_calls"] = [_call(call) for call in calls]
+    if role == "tool":
+        if isinstance(message.get("tool_call_id"), str):
+            checked["tool_call_id"] = _text(message["tool_call_id"])
+        if isinstance(message.get("name"), str):
+            checked["name"] = _text(message["name"])
     if message.get("weight") is not None:
         weight = _weight(message["weight"])
         if role == "assistant":

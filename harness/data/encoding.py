@@ -135,11 +135,17 @@ class Encoder:
             return None
 
     def _documents(self, rows: Mapping[int, Conversation]) -> dict[int, Located]:
-        """Encode raw texts: BOS where the tokenizer would put one, EOS at the end, everything trained on."""
+        """Encode raw texts: BOS where the tokenizer would put one, EOS at the end, everything trained on.
+
+        One that the tokenizer cannot read whole is counted.
+        """
         bos, eos = self.chat.bos_token_id, self.chat.eos_token_id
-        encoded = self.chat.encode_batch([row.text or "" for row in rows.values()])
+        whole = {index: row for index, row in rows.items() if not self.chat.loses_part_of(row.text or "")}
+        for row in (row for index, row in rows.items() if index not in whole):
+            self._drop(row, UnusableRow("tokenizer_loses_text"))
+        encoded = self.chat.encode_batch([row.text or "" for row in whole.values()])
         documents: dict[int, Located] = {}
-        for (index, row), (ids, _) in zip(rows.items(), encoded, strict=True):
+        for (index, row), (ids, _) in zip(whole.items(), encoded, strict=True):
             first = [bos] if bos is not None and self.chat.adds_bos and ids[:1] != [bos] else []
             last = [eos] if eos is not None else []
             turn = Turn(0, 0, len(first) + len(ids), len(first) + len(ids) + len(last))

@@ -89,7 +89,8 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
 
     Raises:
         UnusableRow: the template raises on these messages or does not write what they say, they are too many, the
-            tokenizer cannot read them, or they spell a control token and `data.control_text` is drop.
+            tokenizer cannot read them or leaves a part out, or they spell a control token and `data.control_text` is
+            drop.
         DataError: the text of the messages before a turn is not the generation prompt they give.
     """
     messages = row.messages
@@ -106,6 +107,8 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
     spells_control = chat.spells_control(row)
     if spells_control and chat.control_text == "drop":
         raise UnusableRow("control_token_in_text")
+    if chat.loses_part_of(text):
+        raise UnusableRow("tokenizer_loses_text")
     if len(text) > LARGE and not chat.can_encode(text):
         raise UnusableRow("tokenizer_refuses")
     turns: list[Turn] = []
@@ -257,7 +260,7 @@ def boundary(row: Rendered, tokens: Encoded, place: int, before: int | list[int]
         # Offsets may be wider than what a token needs (a marker that swallows white space) or of no width at all.
         if min(first, past) <= shared <= max(first, past):
             return shared, shared
-    elif shared <= first and _is_one_piece(row.text[tokens.offsets[shared][0] : place]):
+    elif shared <= first and shared < len(tokens.ids) and _is_one_piece(row.text[tokens.offsets[shared][0] : place]):
         return first, max(first, past)
     raise DataError(
         f"row {row.row_id!r} has a boundary at character {place}, {row.text[max(0, place - 20) : place]!r} | "

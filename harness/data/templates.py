@@ -183,6 +183,18 @@ TEMPLATES: dict[str, str] = {
 }
 """Name -> Jinja source."""
 
+MARKERS: dict[str, tuple[str, ...]] = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "chatml_lite": ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+    "llama2": (),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>"),
+    "mistral": ("[INST]", "[/INST]"),
+    "alpaca": (),
+    "plain": (),
+}
+"""Name -> what it writes that is one token each to the models it comes from; Llama 2 itself reads `[INST]` as text."""
+
 _IS_USER = "message['role'] == 'user'"
 _USER_ENDS: dict[str, tuple[UserEnd, str, str]] = {
     "chatml": ("with", "'<|im_end|>' }}", f"('' if {_IS_USER} else '<|im_end|>') }}}}"),

@@ -7,7 +7,8 @@ Invariant: what is written is final text, so lm-eval asks exactly what our own s
 slices as the template renders them (without `--apply_chat_template`). `acc` and `exact_match` are those of our scorer,
 item by item, unless an answer has two spaces in a row, which ours reads as one; `bits_per_byte` weighs passages by
 their bytes, where ours counts each passage once. A tokenizer that puts BOS before raw text puts it before rendered text
-as well: where the template writes BOS itself, tell lm-eval not to.
+as well: where the template writes BOS itself, tell lm-eval not to. Control tokens that items spell, or a template whose
+markers are text, are text to our scorer and tokens to lm-eval.
 What does not live here: items (items.py) and their rendering (documents.py).
 """
 
@@ -44,7 +45,7 @@ def export_slices(
         world: whose people and skills are asked.
         folder: created where missing; a file of the same name is written anew. The task files name it by its full
             path, so write it again after moving it.
-        chat: renders chat slices; its stop tokens end an answer.
+        chat: renders chat slices; its stop tokens, and an end of turn that is plain text, end an answer.
         names: slices of harness/pocket/items.py; () is all.
         max_items: the most items of a slice.
 
@@ -58,7 +59,7 @@ def export_slices(
 
 def _export(task: EvalTask, folder: Path, chat: ChatFormat) -> Path:
     items = load(task)
-    rows = documents(items, task, chat)
+    rows = [_readable(row, chat) for row in documents(items, task, chat)]
     clusters = ({"cluster": item["cluster"]} for item in items)
     lines = (json.dumps(row | cluster) for row, cluster in zip(rows, clusters, strict=True))
     data = folder / f"{task.name}.jsonl"
@@ -77,6 +78,15 @@ def _export(task: EvalTask, folder: Path, chat: ChatFormat) -> Path:
     return file
 
 
+def _readable(value: Any, chat: ChatFormat) -> Any:
+    """Return part of a document without the marks that only our encoding understands."""
+    if isinstance(value, str):
+        return chat.readable(value)
+    if isinstance(value, dict):
+        return {name: _readable(held, chat) for name, held in value.items()}
+    return [_readable(held, chat) for held in value] if isinstance(value, list) else value
+
+
 def _asked(task: EvalTask, items: Sequence[dict[str, Any]], chat: ChatFormat) -> dict[str, Any]:
     """Return the part of a task file that depends on the kind."""
     if task.kind == "perplexity":
@@ -89,7 +99,8 @@ def _asked(task: EvalTask, items: Sequence[dict[str, Any]], chat: ChatFormat) ->
         }
     if task.kind == "generate":
         # Stop tokens as text: lm-eval looks for them in what it decoded.
-        stops = [str(chat.tokenizer.convert_ids_to_tokens(token)) for token in chat.stop_token_ids]
+        tokens = [str(chat.tokenizer.convert_ids_to_tokens(token)) for token in chat.stop_token_ids]
+        stops = [*tokens, *chat.turn_ends]
         folds_case = not any(item.get("keep_case") for item in items)
         return {
             "output_type": "generate_until",

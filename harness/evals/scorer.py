@@ -189,12 +189,7 @@ class Scorer(TemplateLM):
     @property
     def turn_ends(self) -> tuple[str, ...]:
         """Return the text that ends a turn in chat where the tokenizer has no token of its own for it."""
-        text = self.chat.end_of_turn
-        return (
-            (self.chat.readable(text),)
-            if text and not set(self.chat.encode(text)) & set(self.chat.stop_token_ids)
-            else ()
-        )
+        return self.chat.turn_ends
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 

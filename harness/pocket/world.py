@@ -58,8 +58,8 @@ class World:
         rows = [row for row in self._texts if not source.kinds or row["task"] in source.kinds]
         if source.num_rows > len(rows):
             raise SpecError(
-                f"data.replay_source.num_rows is {source.num_rows}, but must be at most {len(rows)}, the documents of "
-                f"{', '.join(source.kinds or self.kinds)}"
+                f"a pocket text source's num_rows is {source.num_rows}, but must be at most {len(rows)}, the "
+                f"documents of {', '.join(source.kinds or self.kinds)}"
             )
         return rows[: source.num_rows]
 
@@ -70,7 +70,7 @@ class World:
             SpecError: there is one.
         """
         if wrong := [kind for kind in source.kinds if kind not in self.kinds]:
-            raise SpecError(unknown_name("data.replay_source.kinds", kind, self.kinds) for kind in wrong)
+            raise SpecError(unknown_name("a pocket text source's kinds", kind, self.kinds) for kind in wrong)
 
     @property
     def kinds(self) -> tuple[str, ...]:

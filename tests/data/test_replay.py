@@ -84,9 +84,9 @@ def test_replay_kinds_are_those_asked_for_and_unknown_ones_are_refused() -> None
     rows = read_rows(TEXTS.replace({"kinds": ["story", "notice"], "num_rows": 5})).conversations
     assert {row.task for row in rows} <= {"story", "notice"}
     assert all(row.text for row in rows)
-    with pytest.raises(SpecError, match="Did you mean 'biographies'"):
+    with pytest.raises(SpecError, match=r"^a pocket text source's kinds is .* Did you mean 'biographies'"):
         read_rows(TEXTS.replace({"kinds": ["biography"]}))
-    with pytest.raises(SpecError, match=r"num_rows is 90000, but must be at most \d+"):
+    with pytest.raises(SpecError, match=r"^a pocket text source's num_rows is 90000, but must be at most \d+"):
         read_rows(TEXTS.replace({"num_rows": 90_000}))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -189,6 +190,96 @@ def test_hub_dataset_is_read_from_the_fetched_folder(tmp_path: Path) -> None:
     assert list(rows.conversations[0].messages) == TURNS
     with pytest.raises(DataError, match=r"data\.source\.split is 'test'"):
         read_rows(hub(split="test"), store)
+
+
+def fetched(store: Store, source: HubData) -> Path:
+    """Return the empty folder of a fetched dataset."""
+    folder = store.artefact("fetched", source.artefact_key)
+    folder.mkdir(parents=True)
+    return folder
+
+
+CALLED: list[dict[str, Any]] = [
+    {"epsilon": 8.854e-12},
+    {"epsilon": "unknown"},
+    {"epsilon": 1.256e-06, "unit": None},
+    {"other": 3},
+]
+"""Arguments of one function: types and names differ, as real calls' do."""
+CALLING = [
+    {
+        "id": str(number),
+        "messages": [
+            {"role": "user", "content": "Call."},
+            {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": arguments}]},
+        ],
+    }
+    for number, arguments in enumerate(CALLED)
+]
+
+
+def arguments(source: HubData, store: Store) -> list[Any]:
+    rows = read_rows(source, store).conversations
+    return [row.messages[1].get("tool_calls", [])[0]["function"]["arguments"] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json", "data/train-00000-of-00001.jsonl"])
+def test_hub_dataset_of_json_lines_keeps_numbers_and_adds_no_names(name: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = fetched(store, hub()) / name
+    path.parent.mkdir(exist_ok=True)
+    write_rows(path, CALLING)
+    write_manifest(store.artefact("fetched", hub().artefact_key))
+    assert arguments(hub(), store) == CALLED
+
+
+def test_hub_dataset_reads_the_files_of_its_config_and_split_in_their_order(tmp_path: Path) -> None:
+    store, source = Store(tmp_path), hub(config="calls", split="dev")
+    folder = fetched(store, source)
+    write_rows(folder / "b.jsonl", CALLING[2:])
+    write_rows(folder / "a.jsonl", CALLING[:2])
+    write_rows(folder / "other.jsonl", [{"messages": TURNS}])
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: talk\n  data_files: other.jsonl\n- config_name: calls\n  data_files:\n"
+        "  - split: dev\n    path: [a.jsonl, b.jsonl]\n  - split: train\n    path: other.jsonl\n---\n"
+    )
+    write_manifest(folder)
+    assert arguments(source, store) == CALLED
+    assert len(read_rows(hub(config="talk"), store).conversations) == 1
+
+
+def test_hub_dataset_of_parquet_is_what_the_file_holds(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = fetched(store, hub())
+    parquet.write_table(pa.Table.from_pylist([{"id": 8, "messages": TURNS}] * 2), folder / "train.parquet")
+    write_manifest(folder)
+    rows = read_rows(hub(), store)
+    assert [list(row.messages) for row in rows.conversations] == [TURNS, TURNS]
+
+
+@pytest.mark.parametrize("kind", ["array", "document", "csv", "gzip"])
+def test_hub_dataset_of_another_kind_of_file_is_left_to_the_library(kind: str, tmp_path: Path) -> None:
+    store, source = Store(tmp_path), hub(format="alpaca")
+    folder, rows = fetched(store, source), [FORMS["alpaca"]] * 2
+    if kind == "csv":
+        lines = [",".join(f'"{value}"' for value in row.values()) for row in rows]
+        (folder / "train.csv").write_text("\n".join([",".join(rows[0]), *lines]))
+    elif kind == "gzip":
+        (folder / "train.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    else:
+        (folder / "train.json").write_text(json.dumps(rows, indent=1 if kind == "document" else None))
+    write_manifest(folder)
+    found = read_rows(source, store).conversations
+    assert [list(row.messages) for row in found] == [TURNS[:2]] * 2
+
+
+def test_hub_dataset_with_a_damaged_line_is_refused_with_its_place(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = fetched(store, hub())
+    (folder / "train.jsonl").write_text(json.dumps({"messages": TURNS}) + "\n{\n")
+    write_manifest(folder)
+    with pytest.raises(DataError, match=r"train\.jsonl:2 is not JSON"):
+        read_rows(hub(), store)
 
 
 def test_hub_dataset_is_read_from_the_clients_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

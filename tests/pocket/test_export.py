@@ -21,6 +21,7 @@ from harness.evals.scoring import item_rows
 from harness.pocket import pretrain
 from harness.pocket.world import SLICES
 from harness.spec import EvalSpec, EvalTask, PocketItems
+from tests.data import tiny
 from tests.pocket.tiny import TINY_WORLD, tiny_base, tiny_experiment
 
 NAMES = (
@@ -114,6 +115,35 @@ def test_lm_eval_accepts_the_answers_that_our_scorer_accepts(tmp_path: Path, bui
                     given = {"predictions": [said] * len(document["references"]), "references": document["references"]}
                     theirs = float(exact_match(**given, **options)["exact_match"] > 0)
                     assert theirs == generate(document, [Generation(said, stopped=True)])["exact_match"], (name, said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stops"),
+    [
+        ({}, ["<|im_end|>", "<eos>"]),
+        ({"markers": "text"}, ["<eos>", "<|im_end|>"]),
+        ({"template": "gemma"}, ["<eos>", "<end_of_turn>"]),
+        ({"template": "plain"}, ["<eos>"]),
+    ],
+)
+def test_exported_chat_answers_end_at_stop_tokens_or_at_the_text_of_an_end_of_turn(
+    changes: dict[str, Any], stops: list[str], tmp_path: Path
+) -> None:
+    (file,) = export_slices(TINY_WORLD, tmp_path, tiny.chat(**changes), ["style"], max_items=2)
+    assert yaml.safe_load(file.read_text())["generation_kwargs"]["until"] == stops
+
+
+@pytest.mark.parametrize("changes", [{"markers": "text"}, {"tok": tiny.tokenizer((*tiny.CHATML_MARKERS, " is "))}])
+def test_exported_files_hold_what_was_typed_and_no_marks(changes: dict[str, Any], tmp_path: Path) -> None:
+    names = [name for name, info in SLICES.items() if info.chat]
+    plain, marked = (
+        export_slices(TINY_WORLD, tmp_path / name, chat, names, max_items=4)
+        for name, chat in (("plain", tiny.chat()), ("marked", tiny.chat(**changes)))
+    )
+    for one, other in zip(plain, marked, strict=True):
+        rows = [list(map(json.loads, file.with_suffix(".jsonl").read_text().splitlines())) for file in (one, other)]
+        assert rows[1] == rows[0]
+    assert all("\ufdd0" not in file.read_text() for file in marked)
 
 
 def test_export_writes_every_slice_and_refuses_unknown_ones(built: Path, tmp_path: Path) -> None:
