@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.data import hygiene
+from harness.data.chat import ChatFormat
 from harness.data.example import Example
 from harness.data.ledger import Part
 from harness.data.masks import PARTS
@@ -99,6 +100,8 @@ class Audit:
     completion_prompt_ratio: float | None
     template_sha256: str
     mask_engine: str
+    warnings: Sequence[str]
+    """A sentence for each thing to look at that is no reason to refuse the rows."""
     base_loss: float | None = None
     """Of the base on the first rows, in nats a loss token, weighted as in training; None where none carries loss."""
 
@@ -152,11 +155,12 @@ class Audit:
         return plain | shares | {"overlaps": overlaps}
 
 
-def audit_of(rows: PreparedData, batch_size: int, asked: Mapping[str, Mapping[str, str]]) -> Audit:
+def audit_of(rows: PreparedData, chat: ChatFormat, batch_size: int, asked: Mapping[str, Mapping[str, str]]) -> Audit:
     """Return what rows train on.
 
     Args:
         rows: as training will read them.
+        chat: tokenizer and template.
         batch_size: rows of a step.
         asked: task key -> item id -> what the item asks.
     """
@@ -190,6 +194,7 @@ def audit_of(rows: PreparedData, batch_size: int, asked: Mapping[str, Mapping[st
         completion_prompt_ratio=summary.completion_prompt_ratio,
         template_sha256=summary.template_sha256,
         mask_engine=summary.mask_engine,
+        warnings=chat.warnings(),
     )
 
 

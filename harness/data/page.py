@@ -113,6 +113,7 @@ def audit_page(found: Audit, spec: DataSpec, rows: Sequence[Example], tokenizer:
         tokenizer: decodes them.
     """
     problems = "".join(f'<p class="problem">{html.escape(problem)}</p>' for problem in found.problems(spec))
+    problems += "".join(f'<p class="warning">{html.escape(warning)}</p>' for warning in found.warnings)
     about = "".join(_table_row((name, value), "th") for name, value in facts(found, spec.template))
     heads = _table_row(("part", "tokens", "loss tokens", "of the loss weight"), "th", "th")
     counted = "".join(_table_row(row, "th") for row in parts(found))
@@ -137,6 +138,7 @@ h1 {{ font-size: 1.3rem; overflow-wrap: anywhere; }} h2 {{ font-size: 1.05rem; m
 table {{ border-collapse: collapse; }} th, td {{ padding: 2px 1.2rem 2px 0; text-align: left; vertical-align: top; }}
 th {{ font-weight: 500; color: #445; }} td {{ font-variant-numeric: tabular-nums; }}
 .problem {{ background: #fde8e8; border-left: 4px solid #c00; padding: .5rem .8rem; }}
+.warning {{ background: #fdf6e3; border-left: 4px solid #b58900; padding: .5rem .8rem; }}
 .row {{ border: 1px solid #dde; border-radius: 4px; padding: .6rem .8rem; margin: .8rem 0; }}{style}
 </style></head><body>
 <h1>{title}</h1>{problems}

@@ -90,6 +90,8 @@ def _(value: AuditView, console: Console) -> None:
         console.rule()
         console.print(row)
     console.rule()
+    for warning in value.audit.warnings:
+        _line(console, f"WARNING: {warning}")
     for problem in value.problems:
         _line(console, f"PROBLEM: {problem}")
     for path in value.paths:

@@ -65,7 +65,7 @@ def audited(
     Raises:
         DiskError: the disk is full or read-only.
     """
-    counted = audit_of(rows, spec.train.batch_size, asked)
+    counted = audit_of(rows, chat, spec.train.batch_size, asked)
     found = replace(counted, base_loss=base_loss(model, rows))
     as_json, as_page, ledger = (folder / name for name in AUDIT_FILES)
     problems = {"problems": found.problems(spec.data)}

@@ -22,7 +22,7 @@ def audited(
     tmp_path: Path, rows: Sequence[Mapping[str, Any]], batch_size: int = 2, **changes: Any
 ) -> tuple[Audit, DataSpec]:
     asked = spec(source=describe_file(write_rows(tmp_path / "rows.jsonl", rows)), **changes)
-    return audit_of(prepare(asked, chat(), seed=0), batch_size, {}), asked
+    return audit_of(prepare(asked, chat(), seed=0), chat(), batch_size, {}), asked
 
 
 def test_audit_counts_tokens_and_loss_by_part(tmp_path: Path) -> None:
@@ -85,3 +85,12 @@ def test_audit_of_tokens_does_not_know_their_parts(tmp_path: Path) -> None:
     found, asked = audited(tmp_path, [{"input_ids": [5, 6, 7]}])
     assert (found.tokens, found.loss_tokens, found.end_of_turn_share) == ({"unknown": 3}, {"unknown": 2}, None)
     assert found.problems(asked) == []
+
+
+def test_audit_warns_of_markers_that_are_plain_text_and_passes(tmp_path: Path) -> None:
+    asked = spec(source=describe_file(write_rows(tmp_path / "rows.jsonl", [row("q", "a")])), template="gemma")
+    form = chat("gemma")
+    found = audit_of(prepare(asked, form, seed=0), form, 2, {})
+    assert any("'gemma'" in warning and "<end_of_turn>" in warning for warning in found.warnings)
+    assert found.problems(asked) == []
+    assert audited(tmp_path, [row("q", "a")])[0].warnings == []
