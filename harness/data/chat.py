@@ -256,6 +256,9 @@ class ChatFormat:
     def _encode_whole(self, texts: Sequence[str], *, with_offsets: bool) -> list[Encoded]:
         if not texts:
             return []
+        if self.is_fast:
+            found = _core(self.tokenizer).encode_batch(list(texts), add_special_tokens=False)
+            return [Encoded(one.ids, one.offsets if with_offsets else None) for one in found]
         batch = self.tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -263,11 +266,9 @@ class ChatFormat:
             truncation=False,
             return_attention_mask=False,
             return_token_type_ids=False,
-            return_offsets_mapping=with_offsets,
             verbose=False,
         )
-        offsets = batch["offset_mapping"] if with_offsets else [None] * len(texts)
-        return [Encoded(ids, spans) for ids, spans in zip(batch["input_ids"], offsets, strict=True)]
+        return [Encoded(ids, None) for ids in batch["input_ids"]]
 
     def _encode_marked(self, texts: Sequence[str], *, with_offsets: bool) -> list[Encoded]:
         parts = {n: control.pieces(text, self.markers) for n, text in enumerate(texts) if control.MARK in text}
@@ -339,6 +340,21 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
     header, closing, final = _turn_frame(chat)
     chat = replace(chat, header=header, closing=closing, final=final)
     return replace(chat, stop_token_ids=_stop_token_ids(chat))
+
+
+def _core(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the Rust tokenizer in the state in which transformers calls it for whole texts.
+
+    Called without transformers, whose copies of every token's attributes take longer than the tokens.
+    """
+    core: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    if core.truncation is not None:
+        core.no_truncation()
+    if core.padding is not None:
+        core.no_padding()
+    if core.encode_special_tokens != tokenizer.split_special_tokens:
+        core.encode_special_tokens = tokenizer.split_special_tokens
+    return core
 
 
 # -- which source -----------------------------------------------------------------------------------------------------

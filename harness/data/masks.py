@@ -1,7 +1,7 @@
 """Which tokens an assistant wrote, by two independent engines.
 
     offsets   the characters of each turn, overlapped with the characters that each token stands for
-    prefixes  the number of tokens of the text up to each boundary, encoded on its own
+    prefixes  the number of tokens of the text up to each boundary, encoded on its own, or of the text behind it
 
 Invariant: the engines agree on every boundary of every row, or training is refused with a picture of the difference.
 Policy for a token that straddles a boundary (the prompt ends in a space, and " Paris" is one token): it counts as the
@@ -15,7 +15,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 from harness.data.chat import TEMPLATE_FAULTS, ChatFormat, Encoded, mismatch_sentence
@@ -196,22 +196,29 @@ Prefixes = dict[int, int | list[int]]
 def _by_pieces(
     chat: ChatFormat, rows: Sequence[Rendered], encoded: Sequence[Encoded], cuts: Sequence[list[int]]
 ) -> list[Prefixes]:
-    """Settle every row whose pieces between boundaries, encoded one by one, are together the tokens of the whole.
+    """Settle every row whose pieces between boundaries, encoded one by one, are the tokens around its longest piece.
 
-    Then no token crosses a boundary and the tokens before each are those of the text before it; one pass over the
-    text instead of one per boundary.
+    Then no token crosses a boundary: those before the longest piece are the tokens of the text before it, those behind
+    it of the text behind, and the longest has what is left, without a second encoding of most of the text.
     """
     pieces = [
         [row.text[a:b] for a, b in pairwise([0, *places, len(row.text)])]
         for row, places in zip(rows, cuts, strict=True)
     ]
-    distinct = list({piece for row in pieces for piece in row if piece})
+    longest = [max(range(len(row)), key=lambda place: len(row[place])) for row in pieces]
+    around = [row[:place] + row[place + 1 :] for row, place in zip(pieces, longest, strict=True)]
+    distinct = list({piece for row in around for piece in row if piece})
     ids_of = {"": []} | {piece: tokens.ids for piece, tokens in zip(distinct, chat.encode_batch(distinct), strict=True)}
     settled: list[Prefixes] = []
-    for row, tokens, places in zip(pieces, encoded, cuts, strict=True):
+    for row, place, tokens, places in zip(around, longest, encoded, cuts, strict=True):
         parts = [ids_of[piece] for piece in row]
-        whole = [token for part in parts for token in part] == tokens.ids
-        settled.append(dict(zip(places, accumulate(map(len, parts)), strict=False)) if whole else {})
+        left = len(tokens.ids) - sum(map(len, parts))
+        before, behind = list(chain(*parts[:place])), list(chain(*parts[place:]))
+        # one unknown token may stand for what two pieces say, so it does not show where either ends
+        whole = before == tokens.ids[: len(before)] and behind == tokens.ids[len(tokens.ids) - len(behind) :]
+        whole = whole and left >= 0 and behind[:1] != [chat.tokenizer.unk_token_id]
+        counts = [*map(len, parts[:place]), left, *map(len, parts[place:])]
+        settled.append(dict(zip(places, accumulate(counts), strict=False)) if whole else {})
     return settled
 
 

@@ -12,7 +12,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from harness.data import masks
 from harness.data.chat import ChatFormat, Encoded
 from harness.data.encoding import loss_weights
-from harness.data.masks import Located, Turn
+from harness.data.masks import Located, Rendered, Turn
 from harness.errors import DataError
 from tests.data.tiny import TURNS, chat, located, rendered, spec, tokenizer
 
@@ -171,6 +171,41 @@ def test_slow_tokenizer_finds_the_turns_by_prefixes_alone() -> None:
     row = located(form, TURNS)
     answers = [form.tokenizer.decode(row.ids[turn.start : turn.stop]) for turn in row.turns]
     assert answers == ["The answer is 4.", "Paris."]
+
+
+def test_unknown_token_that_stands_for_the_end_of_an_answer_and_more_is_the_answers() -> None:
+    """The text behind the boundary, encoded on its own, also ends in that token, and does not show where it begins."""
+    core = Tokenizer(models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>", fuse_unk=True))
+    tok = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    tok.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    form = ChatFormat(tok, "tokenizer", tok.chat_template, "", None, None, adds_bos=False)
+    row = Rendered("row", "aaaa\u00a7\u00a7", (Turn(0, 0, 5, 6),))
+    found = masks.locate(form, [row])[0]
+    assert found.ids == [1, 1, 1, 1, 0]
+    assert found.turns == (Turn(0, 0, 5, 5),)
+
+
+class Listening(ChatFormat):
+    """A format that notes what its engine of prefixes encodes."""
+
+    heard: list[str]
+
+    def encode_batch(self, texts: Sequence[str], *, with_offsets: bool = False) -> list[Encoded]:
+        if not with_offsets:
+            self.heard.extend(texts)
+        return super().encode_batch(texts, with_offsets=with_offsets)
+
+
+def test_longest_piece_of_a_row_is_not_encoded_a_second_time() -> None:
+    form = Listening(**vars(chat("chatml")))
+    object.__setattr__(form, "heard", [])
+    answer = "The capital is Paris. " * 20 + "Yes."
+    row = rendered(form, [TURNS[0], {"role": "assistant", "content": answer}])
+    (found,) = masks.locate(form, [row])
+    turn = found.turns[0]
+    assert form.tokenizer.decode(found.ids[turn.start : turn.stop]) == answer
+    assert form.heard
+    assert all(len(text) < len(answer) for text in form.heard)
 
 
 def test_rows_located_together_equal_rows_located_alone() -> None:
