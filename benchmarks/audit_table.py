@@ -23,7 +23,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.data import chat_format, describe_file, prepare
-from harness.data.audit import Audit, audit
+from harness.data.audit import Audit, audit_of
 from harness.data.masks import PARTS
 from harness.data.templates import OWN
 from harness.errors import DataError
@@ -121,10 +121,11 @@ def counted(folder: Path, path: Path, template: str, max_length: int) -> Line:
     )
     try:
         # A fresh one for each template: `chat_format` writes the template into the tokenizer.
-        rows = prepare(spec, chat_format(load(folder), spec), seed=0)
+        chat = chat_format(load(folder), spec)
+        rows = prepare(spec, chat, seed=0)
     except DataError as refusal:
         return Line(path.stem, folder.name, template, None, str(refusal))
-    return Line(path.stem, folder.name, template, audit(rows, batch_size=1))
+    return Line(path.stem, folder.name, template, audit_of(rows, chat, 1, {}))
 
 
 def load(folder: Path) -> PreTrainedTokenizerBase:

@@ -13,12 +13,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from harness.data import ChatFormat, prepare
-from harness.data.audit import audit
 from harness.data.conversations import IGNORE_INDEX
 from harness.data.encoding import loss_weights
 from harness.data.masks import Rendered, Turn, locate
 from harness.data.sources import describe_file
-from tests.data.tiny import TURNS, chat, located, pairs, prepared, spec, tokenizer, write_rows
+from tests.data.tiny import TURNS, audited, chat, located, pairs, prepared, spec, tokenizer, write_rows
 
 ANSWERS = ["The answer is 4.<|im_end|>", "Paris.<|im_end|>"]
 TAGGED = (
@@ -219,8 +218,8 @@ def test_ends_of_turns_that_truncation_cuts_are_counted_and_dropping_loses_none(
     rows = [{"messages": [TURNS[0], {"role": "assistant", "content": "Paris. " * (4 * n)}]} for n in (1, 2, 6)]
     path = write_rows(tmp_path / "rows.jsonl", rows)
     cut, dropped = (prepared(path, max_length=60, too_long=how) for how in ("truncate_right", "drop"))
-    assert (audit(cut, 1).num_ends_lost, audit(cut, 1).loss_tokens["end_of_turn"]) == (1, 2)
-    assert (audit(dropped, 1).num_ends_lost, audit(dropped, 1).num_examples) == (0, 2)
+    assert (audited(cut, 1).num_ends_lost, audited(cut, 1).loss_tokens["end_of_turn"]) == (1, 2)
+    assert (audited(dropped, 1).num_ends_lost, audited(dropped, 1).num_examples) == (0, 2)
 
 
 # -- Unsloth ----------------------------------------------------------------------------------------------------------
@@ -261,7 +260,7 @@ def test_what_tools_return_is_not_trained_on_where_a_search_between_markers_trai
     source = describe_file(write_rows(tmp_path / "rows.jsonl", [{"messages": messages}]))
     for weight in (0.0, 1.0):
         asked = spec(source=source, template="tokenizer", prompt_loss_weight=weight)
-        found = audit(prepare(asked, form, seed=0), 1)
+        found = audited(prepare(asked, form, seed=0), 1, form)
         assert found.tokens["tool"] > 0
         assert found.loss_tokens["tool"] == 0
 

@@ -14,13 +14,12 @@ from torch import nn
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from harness.data import Example
-from harness.data.audit import audit
 from harness.data.packing import joined
 from harness.seeding import preserved_rng
 from harness.train import segments
 from harness.train.batches import Order, laid_end_to_end, micro_batches
 from harness.train.losses import example_scales, logits_at, objective
-from tests.data.tiny import pairs, prepared, write_rows
+from tests.data.tiny import audited, pairs, prepared, write_rows
 from tests.train import tiny
 
 CPU = torch.device("cpu")
@@ -128,7 +127,7 @@ def test_packing_at_equal_epochs_cuts_the_steps_and_a_count_of_rows_hides_it(tmp
     assert by_epochs[0] == 10
     assert by_epochs[1] < by_epochs[0]
     assert [Order.of(steps, len(rows.train), 0).num_steps for rows in (alone, together)] == [10, 10]
-    audits = [audit(rows, 4) for rows in (alone, together)]
+    audits = [audited(rows, 4) for rows in (alone, together)]
     assert [found.num_examples for found in audits] == [40, 40]
     assert audits[0].examples_per_step == 4
     per_step = min(4, len(together.train))

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from harness.data import ChatFormat, PreparedData, chat_format, describe_file, prepare
+from harness.data import Audit, ChatFormat, PreparedData, audit_of, chat_format, describe_file, prepare
 from harness.data.conversations import conversation
 from harness.data.masks import Located, Rendered, locate, render
 from harness.spec import DataSpec, FileData
@@ -106,6 +106,11 @@ def pairs(num: int) -> list[dict[str, Any]]:
         }
         for i in range(num)
     ]
+
+
+def audited(rows: PreparedData, batch_size: int, form: ChatFormat | None = None) -> Audit:
+    """Return what rows train on."""
+    return audit_of(rows, chat() if form is None else form, batch_size, {})
 
 
 def prepared(path: Path, *, seed: int = 0, tok: Any = None, **changes: Any) -> PreparedData:
