@@ -42,6 +42,7 @@ SETS = {
     "method": TWO_STEPS | {"train.learning_rate": [0.001, 0.01]},
     "lora_rank": TWO_STEPS | {"method.rank": [1, 4]},
     "aa_control": TWO_STEPS | ONE_WORLD,
+    "packing": {"seed": [0], "train.num_epochs": 1, "data.num_examples": 4, "evals.num_items": 6},
     "planted_effect": TWO_STEPS | ONE_WORLD,
     "claim_a1_mask": SIZES | ONE_WORLD,
     "claim_a4_end_of_turn": TWO_STEPS | ONE_WORLD,
