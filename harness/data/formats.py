@@ -7,7 +7,7 @@
     text               {"text"}: raw documents
     tokens             {"input_ids", ("labels")}: encoded already; a label is its token or -100, which is not trained on
 
-A message of the assistant may carry `weight`, its weight in the loss: 0, 1 or any other number of at least 0. Every row
+A message of the assistant may carry `weight`, its weight in the loss: any number from 0 to a million. Every row
 may carry `id`, `task` (or `source`) and `tools`. Invariant: a row becomes one `Conversation` or one reason. What does
 not live here: files and hubs (sources.py).
 """
@@ -34,6 +34,11 @@ FIELDS: dict[Format, tuple[str, ...]] = {
     "tokens": ("input_ids",),
 }
 """Format -> the fields that give it away, looked for in this order."""
+
+KNOWN_FIELDS = frozenset(
+    {"id", "task", "source", "tools", "system", "input", "history", "labels", "attention_mask"}.union(*FIELDS.values())
+)
+"""Every field of a row that is read, in one format or another."""
 
 SHAREGPT_ROLES = {
     "human": "user",
@@ -83,13 +88,18 @@ def parse(row: RawRow, kind: Format, index: int) -> Conversation:
     """
     if not isinstance(row, Mapping):
         raise UnusableRow("malformed")
-    return _PARSERS[kind](row, row_name(row, index), str(row.get("task") or row.get("source") or ""))
+    return _PARSERS[kind](row, row_name(row, index), _encodable(row.get("task") or row.get("source") or ""))
 
 
 def row_name(row: Any, index: int) -> str:
     """Return what a row is called in records: its own id, or its place in its source."""
     own = row.get("id") if isinstance(row, Mapping) else None
-    return f"row-{index}" if own is None else str(own)
+    return f"row-{index}" if own is None else _encodable(own)
+
+
+def _encodable(name: Any) -> str:
+    """Return a name that can be written: what is no Unicode, and no tokenizer reads, is spelled with backslashes."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def _messages(row: RawRow, row_id: str, task: str) -> Conversation:
@@ -102,7 +112,7 @@ def _sharegpt(row: RawRow, row_id: str, task: str) -> Conversation:
         raise UnusableRow("malformed")
     messages = [
         {
-            "role": SHAREGPT_ROLES.get(turn.get("from", turn.get("role")), "unknown"),
+            "role": _sharegpt_role(turn.get("from", turn.get("role"))),
             "content": turn.get("value", turn.get("content")),
             "weight": turn.get("weight"),
         }
@@ -111,6 +121,11 @@ def _sharegpt(row: RawRow, row_id: str, task: str) -> Conversation:
     if isinstance(row.get("system"), str) and row["system"]:
         messages.insert(0, {"role": "system", "content": row["system"]})
     return conversation(messages, row_id=row_id, task=task, tools=row.get("tools"))
+
+
+def _sharegpt_role(speaker: Any) -> str | None:
+    """Return who speaks; None where a row does not say it in a word."""
+    return SHAREGPT_ROLES.get(speaker, "unknown") if isinstance(speaker, str) else None
 
 
 def _prompt_completion(row: RawRow, row_id: str, task: str) -> Conversation:
@@ -143,8 +158,11 @@ def _document(row: RawRow, row_id: str, task: str) -> Conversation:
 
 
 def _tokens(row: RawRow, row_id: str, task: str) -> Conversation:
-    if row.get("attention_mask") is not None and set(row["attention_mask"]) != {1}:
-        raise UnusableRow("padded")
+    if (mask := row.get("attention_mask")) is not None:
+        if not isinstance(mask, Sequence) or not all(isinstance(one, int) for one in mask):
+            raise UnusableRow("malformed")
+        if set(mask) != {1}:
+            raise UnusableRow("padded")
     return pretokenised(row.get("input_ids"), row.get("labels"), row_id=row_id, task=task)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.data.conversations import Conversation, Dropped, UnusableRow, by_reason
-from harness.data.formats import Format, parse, row_name, sniff
+from harness.data.formats import KNOWN_FIELDS, Format, parse, row_name, sniff
 from harness.data.spool import Spool
 from harness.errors import DataError, HarnessError
 from harness.pocket import world
@@ -28,11 +29,14 @@ from harness.spec import DataSource, FileData, HubData, PocketData, PocketText
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
+    from pyarrow import Array, Scalar
 
 NUM_SNIFFED = 100
 PARQUET_MAGIC = b"PAR1"
 PARQUET_BATCH = 1024
 """Rows of a Parquet file that are in memory at once."""
+UNREADABLE = math.nan
+"""Stands for a value that cannot be read: malformed wherever a text, a list or an object must be."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -148,10 +152,31 @@ def _parquet_rows(stream: BufferedReader, name: str) -> Iterator[Any]:
     from pyarrow import parquet
 
     try:
-        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=PARQUET_BATCH):
-            yield from batch.to_pylist()
+        file = parquet.ParquetFile(stream)
+        known = [column for column in file.schema_arrow.names if column in KNOWN_FIELDS]
+        # Where no column is known, all are read, so that whoever reads on can say which there are.
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=known or None):
+            columns = [_values(column) for column in batch.columns]
+            for values in zip(*columns, strict=True):
+                yield dict(zip(batch.schema.names, values, strict=True))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{name} is a damaged Parquet file ({str(error).splitlines()[0]}); write it again") from error
+
+
+def _values(column: Array) -> list[Any]:
+    """Return the values of a column, `UNREADABLE` for one that Python has none for: no UTF-8, or a date past its
+    range."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return UNREADABLE
 
 
 def _json_rows(stream: BufferedReader, name: str) -> Iterator[Any]:

@@ -54,6 +54,26 @@ def test_parquet_gives_the_same_rows_as_json_lines(form: str, tmp_path: Path) ->
     assert list(read(tmp_path / "rows.parquet").conversations) == list(lines.conversations)
 
 
+def not_utf8() -> pa.Array:
+    """Return the texts "ok" and two bytes that are no UTF-8, as a writer that checks nothing leaves them."""
+    ends = b"".join(end.to_bytes(4, "little") for end in (0, 2, 4))
+    return pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(ends), pa.py_buffer(b"ok\xff\xfe")])
+
+
+@pytest.mark.parametrize("column", [not_utf8(), pa.array([0, 2**62]).cast(pa.timestamp("us"))], ids=["utf8", "date"])
+def test_parquet_column_that_no_format_reads_may_hold_anything(column: pa.Array, tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"text": ["one", "two"], "note": column}), tmp_path / "rows.parquet")
+    assert [row.text for row in read(tmp_path / "rows.parquet").conversations] == ["one", "two"]
+
+
+def test_parquet_value_that_cannot_be_read_drops_its_row_alone(tmp_path: Path) -> None:
+    tools = pa.chunked_array([not_utf8().slice(1), pa.array(["", "[]"])])
+    parquet.write_table(pa.table({"messages": [TURNS[:2]] * 3, "tools": tools}), tmp_path / "rows.parquet")
+    rows = read(tmp_path / "rows.parquet")
+    assert [row.row_id for row in rows.conversations] == ["row-1", "row-2"]
+    assert by_reason(rows.dropped) == {"malformed": 1}
+
+
 def test_text_rows_are_documents_without_messages(tmp_path: Path) -> None:
     rows = read(write_rows(tmp_path / "rows.jsonl", [{"text": "Once upon a time."}, {"text": "  "}]))
     assert [row.text for row in rows.conversations] == ["Once upon a time."]
