@@ -74,7 +74,7 @@ def ledger(rows: PreparedData) -> list[dict[str, Any]]:
             "num_tokens": len(example.input_ids),
             "num_loss_tokens": int(np.count_nonzero(example.loss_weights)),
             "packed_row": shared.get(place),
-            "mark": "; ".join(rows.marks.get(example.row_id, ())) or None,
+            "mark": "; ".join(rows.marks.get(place, ())) or None,
         }
         for place, (example, name) in enumerate(zip(rows.examples, trained, strict=True))
     ]

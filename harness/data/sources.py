@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BufferedReader
@@ -102,11 +102,16 @@ def describe_file(path: Path) -> FileData:
 def _parsed(raw: Iterable[Any], kind: Format, name: str) -> Rows:
     conversations: Spool[Conversation] = Spool()
     dropped: list[Dropped] = []
+    names = set[str]()
     for index, row in enumerate(raw):
+        row_id = _distinct(row_name(row, index), index, names)
+        names.add(row_id)
         try:
-            conversations.append(parse(row, kind, index))
+            parsed = parse(row, kind, index)
         except UnusableRow as fault:
-            dropped.append(Dropped(row_name(row, index), fault.reason))
+            dropped.append(Dropped(row_id, fault.reason))
+        else:
+            conversations.append(parsed if parsed.row_id == row_id else replace(parsed, row_id=row_id))
     num_read = len(conversations) + len(dropped)
     if not conversations:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in by_reason(dropped).items()) or "it is empty"
@@ -115,6 +120,13 @@ def _parsed(raw: Iterable[Any], kind: Format, name: str) -> Rows:
             "conversations with an assistant turn, or texts; mend the rows"
         )
     return Rows(conversations, num_read, dropped)
+
+
+def _distinct(row_id: str, index: int, taken: Collection[str]) -> str:
+    """Return what a row is called in records: with its place behind it where an earlier row has its name."""
+    while row_id in taken:
+        row_id = f"{row_id} (row-{index})"
+    return row_id
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -193,8 +193,8 @@ class DataSpec(Model):
     max_length: int = Field(ge=8)
     too_long: Literal["drop", "truncate_right", "truncate_left", "raise"]
     prompt_loss_weight: float = Field(ge=0.0, le=1.0)
-    """Weight of every token outside the assistant's turns in the loss: 0 is loss mask on, 1 is off. In a row of tokens a
-    label of -100 weighs 0 whatever this says."""
+    """Weight of every token outside the assistant's turns in the loss: 0 is loss mask on, 1 is off. In a row of tokens
+    a label of -100 weighs 0 whatever this says."""
     train_on_end_of_turn: bool
     train_on_role_header: bool = False
     trained_turns: Literal["all", "last", "completion"] = "all"
