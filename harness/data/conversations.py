@@ -43,6 +43,8 @@ Reason = Literal[
 ]
 IGNORE_INDEX = -100
 """The label of a token that is not trained on."""
+FIELDS = ("role", "content", "tool_calls", "weight")
+"""Of a message; those that it has for one role alone are left out of another's, and that is said."""
 HEAVIEST = 1e6
 """The largest weight of a turn: sums of larger ones would lose the ordinary ones beside them in float32."""
 MOST_NESTED = 100
@@ -114,6 +116,8 @@ class Conversation:
     """Messages that the row itself calls its prompt; None where it does not say."""
     group: str = ""
     """What subsets hold in proportion, broad to narrow, as "fact/07"; "" for rows of sources without groups."""
+    ignored_fields: tuple[str, ...] = ()
+    """Fields of its messages that hold something and that nothing here reads."""
     ends_open: bool = False
     """Whether the row breaks off in its last answer, so that nothing after it is seen or trained on."""
 
@@ -162,7 +166,13 @@ def conversation(messages: Any, *, row_id: str, task: str, tools: Any = None) ->
         raise UnusableRow("assistant_first")
     if any(m["role"] == "assistant" and not m["content"].strip() and "tool_calls" not in m for m in checked):
         raise UnusableRow("empty_assistant_turn")
-    return Conversation(row_id, task, checked, _declared(tools))
+    ignored = {name for given, kept in zip(messages, checked, strict=True) for name in _ignored(given, kept)}
+    return Conversation(row_id, task, checked, _declared(tools), ignored_fields=tuple(sorted(ignored)))
+
+
+def _ignored(given: Mapping[Any, Any], kept: Message) -> list[str]:
+    """Return the fields of a message that are left out of it, though they hold something."""
+    return [str(name) for name, held in given.items() if name not in kept and name not in FIELDS and held]
 
 
 def document(text: Any, *, row_id: str, task: str) -> Conversation:

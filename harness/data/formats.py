@@ -7,15 +7,17 @@
     text               {"text"}: raw documents
     tokens             {"input_ids", ("labels")}: encoded already; a label is its token or -100, which is not trained on
 
-A message of the assistant may carry `weight`, its weight in the loss: any number from 0 to a million. Every row
-may carry `id`, `task` (or `source`) and `tools`. Invariant: a row becomes one `Conversation` or one reason. What does
-not live here: files and hubs (sources.py).
+A message of the assistant may carry `weight`, its weight in the loss: any number from 0 to a million. Every row may
+carry `id` and `task` (or `source`), and a conversation `system`, its first turn, and `tools`, a list or the JSON text
+of one; of `alpaca` also `history`, a list of pairs of an earlier instruction and its answer. Invariant: a row becomes
+one `Conversation` or one reason. What does not live here: files and hubs (sources.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 from harness.data.conversations import Conversation, UnusableRow, conversation, document, pretokenised
@@ -103,29 +105,22 @@ def _encodable(name: Any) -> str:
 
 
 def _messages(row: RawRow, row_id: str, task: str) -> Conversation:
-    return conversation(row.get("messages"), row_id=row_id, task=task, tools=row.get("tools"))
-
-
-def _sharegpt(row: RawRow, row_id: str, task: str) -> Conversation:
-    turns = row.get("conversations")
-    if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise UnusableRow("malformed")
-    messages = [
-        {
-            "role": _sharegpt_role(turn.get("from", turn.get("role"))),
-            "content": turn.get("value", turn.get("content")),
-            "weight": turn.get("weight"),
-        }
-        for turn in turns
-    ]
-    if isinstance(row.get("system"), str) and row["system"]:
-        messages.insert(0, {"role": "system", "content": row["system"]})
+    messages = _with_system(row, _listed(row.get("messages")))
     return conversation(messages, row_id=row_id, task=task, tools=row.get("tools"))
 
 
-def _sharegpt_role(speaker: Any) -> str | None:
-    """Return who speaks; None where a row does not say it in a word."""
-    return SHAREGPT_ROLES.get(speaker, "unknown") if isinstance(speaker, str) else None
+def _sharegpt(row: RawRow, row_id: str, task: str) -> Conversation:
+    turns = [_sharegpt_turn(turn) for turn in _listed(row.get("conversations"))]
+    return conversation(_with_system(row, turns), row_id=row_id, task=task, tools=row.get("tools"))
+
+
+def _sharegpt_turn(turn: Any) -> dict[str, Any]:
+    if not isinstance(turn, Mapping):
+        raise UnusableRow("malformed")
+    speaker = turn.get("from", turn.get("role"))
+    said = {"role": SHAREGPT_ROLES.get(speaker, "unknown") if isinstance(speaker, str) else None}
+    said["content"] = turn.get("value", turn.get("content"))
+    return said | {name: held for name, held in turn.items() if name not in ("from", "role", "value", "content")}
 
 
 def _prompt_completion(row: RawRow, row_id: str, task: str) -> Conversation:
@@ -138,6 +133,7 @@ def _prompt_completion(row: RawRow, row_id: str, task: str) -> Conversation:
         raise UnusableRow("malformed")
     if not any(isinstance(m, Mapping) and m.get("role") == "assistant" for m in completion):
         raise UnusableRow("no_assistant_turn")
+    prompt = _with_system(row, prompt)
     made = conversation([*prompt, *completion], row_id=row_id, task=task, tools=row.get("tools"))
     return replace(made, num_prompt_messages=len(prompt))
 
@@ -147,10 +143,33 @@ def _alpaca(row: RawRow, row_id: str, task: str) -> Conversation:
     if not isinstance(instruction, str) or not isinstance(context, str):
         raise UnusableRow("malformed")
     asked = f"{instruction}\n\n{context}" if context.strip() else instruction
-    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": row.get("output")}]
-    if isinstance(row.get("system"), str) and row["system"]:
-        messages.insert(0, {"role": "system", "content": row["system"]})
-    return conversation(messages, row_id=row_id, task=task)
+    said = [*_earlier(row.get("history") or []), asked, row.get("output")]
+    messages = [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), said, strict=False)]
+    return conversation(_with_system(row, messages), row_id=row_id, task=task, tools=row.get("tools"))
+
+
+def _earlier(history: Any) -> list[Any]:
+    """Return what was asked and answered before, turn after turn, of a list of such pairs."""
+    if any(len(_listed(pair)) != 2 for pair in _listed(history)):
+        raise UnusableRow("malformed")
+    return [text for pair in history for text in pair]
+
+
+def _with_system(row: RawRow, messages: list[Any]) -> list[Any]:
+    """Return messages after the system turn that a row says apart from them, unless they begin with that very turn."""
+    said = row.get("system")
+    if said is not None and not isinstance(said, str):
+        raise UnusableRow("malformed")
+    turn = {"role": "system", "content": said}
+    first = messages[0] if messages else None
+    repeats = isinstance(first, Mapping) and all(first.get(name) == held for name, held in turn.items())
+    return [turn, *messages] if said and not repeats else messages
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise UnusableRow("malformed")
+    return list(value)
 
 
 def _document(row: RawRow, row_id: str, task: str) -> Conversation:

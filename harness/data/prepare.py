@@ -99,7 +99,7 @@ def prepare(
     Raises:
         DataError: the source is not usable, has fewer usable rows than asked for, or does not fit the template.
     """
-    cleaning = _Cleaning(spec, kept_out or {}, Scrubber(spec.scrub))
+    cleaning = _Cleaning(spec, kept_out or {}, Scrubber(spec.scrub), Counter())
     rows = _cleaned(sources.read_rows(spec.source, store), cleaning)
     chat.require(rows.conversations)
     encoder = Encoder(spec, chat, rows.conversations, list(rows.dropped))
@@ -132,7 +132,7 @@ def prepare(
         train=rows_to_train,
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(spec, chat, rows, encoder, train, taken, rows_to_train, validation, chosen, cleaning.scrubber),
+        summary=_summary(spec, chat, rows, encoder, train, taken, rows_to_train, validation, chosen, cleaning),
         num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
         examples=train,
@@ -148,6 +148,8 @@ class _Cleaning(NamedTuple):
     spec: DataSpec
     kept_out: Mapping[str, Mapping[str, str]]
     scrubber: Scrubber
+    ignored_fields: Counter[str]
+    """Field of messages that nothing reads -> rows of every source with something in it."""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -178,7 +180,8 @@ def _add(one: _Taken, train: Spool[Example], encoder: Encoder) -> None:
 
 def _cleaned(rows: sources.Rows, cleaning: _Cleaning, origin: str = "source") -> sources.Rows:
     """Return rows, scrubbed, without those that the spec drops whatever is chosen of the rest."""
-    spec, kept_out, scrubber = cleaning
+    spec, kept_out, scrubber, ignored = cleaning
+    ignored.update(rows.ignored_fields)
     kept, dropped, asked = rows.conversations, [one._replace(origin=origin) for one in rows.dropped], set[int]()
 
     def drop(places: Iterable[int], reason: Reason) -> None:
@@ -356,7 +359,7 @@ def _summary(
     rows_to_train: Sequence[Example],
     validation: Sequence[Example],
     chosen: Chosen,
-    scrubber: Scrubber,
+    cleaning: _Cleaning,
 ) -> DataSummary:
     num_tokens = num_loss_tokens = 0
     for example in train:
@@ -380,11 +383,12 @@ def _summary(
         num_part_rows=num_rows,
         num_part_tokens=num_tokens_of,
         num_marked=dict(chosen.num_marked),
-        num_scrubbed=dict(sorted(scrubber.num_hits.items())),
-        num_rows_scrubbed=dict(sorted(scrubber.num_rows.items())),
+        num_scrubbed=dict(sorted(cleaning.scrubber.num_hits.items())),
+        num_rows_scrubbed=dict(sorted(cleaning.scrubber.num_rows.items())),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
         num_control_text=encoder.num_control_text,
+        ignored_fields=dict(sorted(cleaning.ignored_fields.items())),
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
     )
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import BufferedReader
 from itertools import chain, islice
@@ -48,6 +49,8 @@ class Rows:
     num_read: int
     dropped: Sequence[Dropped] = ()
     """Those that could not become a conversation."""
+    ignored_fields: Mapping[str, int] = field(default_factory=dict)
+    """Field of messages that is not read -> rows with something in it."""
 
 
 def read_rows(source: DataSource, store: Store | None = None) -> Rows:
@@ -103,6 +106,7 @@ def _parsed(raw: Iterable[Any], kind: Format, name: str) -> Rows:
     conversations: Spool[Conversation] = Spool()
     dropped: list[Dropped] = []
     names = set[str]()
+    ignored = Counter[str]()
     for index, row in enumerate(raw):
         row_id = _distinct(row_name(row, index), index, names)
         names.add(row_id)
@@ -111,6 +115,7 @@ def _parsed(raw: Iterable[Any], kind: Format, name: str) -> Rows:
         except UnusableRow as fault:
             dropped.append(Dropped(row_id, fault.reason))
         else:
+            ignored.update(parsed.ignored_fields)
             conversations.append(parsed if parsed.row_id == row_id else replace(parsed, row_id=row_id))
     num_read = len(conversations) + len(dropped)
     if not conversations:
@@ -119,7 +124,7 @@ def _parsed(raw: Iterable[Any], kind: Format, name: str) -> Rows:
             f"{name} has no row that can be trained on among the {num_read} read ({reasons}), but must hold "
             "conversations with an assistant turn, or texts; mend the rows"
         )
-    return Rows(conversations, num_read, dropped)
+    return Rows(conversations, num_read, dropped, dict(sorted(ignored.items())))
 
 
 def _distinct(row_id: str, index: int, taken: Collection[str]) -> str:
@@ -168,7 +173,7 @@ def _parquet_rows(stream: BufferedReader, name: str) -> Iterator[Any]:
         known = [column for column in file.schema_arrow.names if column in KNOWN_FIELDS]
         # Where no column is known, all are read, so that whoever reads on can say which there are.
         for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=known or None):
-            columns = [_values(column) for column in batch.columns]
+            columns = map(_values, batch.columns)
             for values in zip(*columns, strict=True):
                 yield dict(zip(batch.schema.names, values, strict=True))
     except (pyarrow.ArrowException, OSError) as error:
@@ -179,9 +184,10 @@ def _values(column: Array) -> list[Any]:
     """Return the values of a column, `UNREADABLE` for one that Python has none for: no UTF-8, or a date past its
     range."""
     try:
-        return column.to_pylist()
+        values = column.to_pylist()
     except (ValueError, OverflowError):
-        return [_value(scalar) for scalar in column]
+        values = [_value(scalar) for scalar in column]
+    return [_without_nulls(value) for value in values] if "struct<" in str(column.type) else values
 
 
 def _value(scalar: Scalar) -> Any:
@@ -206,6 +212,14 @@ def _json_rows(stream: BufferedReader, name: str) -> Iterator[Any]:
         yield row
 
 
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the fields of objects that hold nothing: a struct has those of all others in its column,
+    so that every call would have the arguments of every other."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
 # -- hub --------------------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +233,9 @@ def _hub_rows(source: HubData, store: Store | None) -> Iterator[Any]:
         if files is not None:
             return chain.from_iterable(map(_local_rows, files))
         # Streaming reads the files as they lie: no second copy in the library's own cache, and nothing to go stale.
-        return iter(datasets.load_dataset(folder, name=source.config, split=source.split, streaming=True))
+        return map(
+            _without_nulls, datasets.load_dataset(folder, name=source.config, split=source.split, streaming=True)
+        )
     except (ValueError, OSError, DatasetsError) as error:
         raise DataError(
             f"data.source.split is {source.split!r} with config {source.config!r}, but must be in the snapshot of "
