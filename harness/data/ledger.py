@@ -1,7 +1,8 @@
 """What became of every row that was looked at, for the record.
 
 Invariant: a row of the table for each training example in training order, each validation row and each row that is not
-used; a source is named by its content. What does not live here: choosing rows (prepare.py).
+used; a source is named by its content. Rows that were never reached, and the half that `completion_ratio` leaves out,
+are in no table. What does not live here: choosing rows (prepare.py).
 """
 
 from __future__ import annotations
