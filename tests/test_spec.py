@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.errors import SpecError
 from harness.identity import canonical, fingerprint
-from harness.spec import Axis, FullConfig, LoraConfig, Model, QLoraConfig, Runtime, TrialSpec, parse_json
+from harness.spec import Axis, DataSpec, FullConfig, LoraConfig, Model, QLoraConfig, Runtime, TrialSpec, parse_json
 from tests.specs import pinned_spec
 
 
@@ -152,3 +152,9 @@ def test_spec_kind_is_in_the_fingerprint_though_it_is_a_default() -> None:
 def test_trial_that_asks_nothing_is_refused() -> None:
     with pytest.raises(SpecError, match=r"evals\.tasks is empty, but must name at least one slice"):
         pinned_spec().replace({"evals.tasks": ()})
+
+
+@pytest.mark.parametrize("day", ["2026-02-31", "2026-13-01", "0000-01-01"])
+def test_template_date_that_is_no_day_is_refused_whether_or_not_the_template_asks(day: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=rf"data\.template_date is '{day}', but must be a day"):
+        DataSpec.model_validate(dict(pinned_spec().data) | {"template_date": day})

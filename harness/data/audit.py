@@ -194,8 +194,15 @@ def audit_of(rows: PreparedData, chat: ChatFormat, batch_size: int, asked: Mappi
         completion_prompt_ratio=summary.completion_prompt_ratio,
         template_sha256=summary.template_sha256,
         mask_engine=summary.mask_engine,
-        warnings=chat.warnings(),
+        warnings=[*chat.warnings(), *_left_out(summary)],
     )
+
+
+def _left_out(summary: DataSummary) -> list[str]:
+    if not summary.ignored_fields:
+        return []
+    said = ", ".join(f"{name}: {count}" for name, count in summary.ignored_fields.items())
+    return [f"messages hold fields that nothing reads ({said} rows); what should be trained on belongs in content"]
 
 
 # -- in common --------------------------------------------------------------------------------------------------------

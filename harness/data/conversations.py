@@ -8,11 +8,12 @@ reason is counted by whoever reads rows. What does not live here: file formats (
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -42,6 +43,12 @@ Reason = Literal[
 ]
 IGNORE_INDEX = -100
 """The label of a token that is not trained on."""
+FIELDS = ("role", "content", "tool_calls", "weight")
+"""Of a message; those that it has for one role alone are left out of another's, and that is said."""
+HEAVIEST = 1e6
+"""The largest weight of a turn: sums of larger ones would lose the ordinary ones beside them in float32."""
+MOST_NESTED = 100
+"""Lists and objects inside one another in a call or a declaration: templates and whatever writes JSON recurse."""
 
 
 class Message(TypedDict):
@@ -55,7 +62,7 @@ class Message(TypedDict):
     name: NotRequired[str]
     """Of the tool that speaks, where the data says so."""
     weight: NotRequired[float]
-    """Of an assistant turn in the loss, at least 0; templates never see it. Without it, 1."""
+    """Of an assistant turn in the loss, 0 to `HEAVIEST`; templates never see it. Without it, 1."""
 
 
 class UnusableRow(Exception):
@@ -109,6 +116,8 @@ class Conversation:
     """Messages that the row itself calls its prompt; None where it does not say."""
     group: str = ""
     """What subsets hold in proportion, broad to narrow, as "fact/07"; "" for rows of sources without groups."""
+    ignored_fields: tuple[str, ...] = ()
+    """Fields of its messages that hold something and that nothing here reads."""
     ends_open: bool = False
     """Whether the row breaks off in its last answer, so that nothing after it is seen or trained on."""
 
@@ -133,9 +142,7 @@ class Conversation:
         return list(self.messages[:first])
 
 
-def conversation(
-    messages: Any, *, row_id: str, task: str, tools: Sequence[Mapping[str, Any]] | None = None
-) -> Conversation:
+def conversation(messages: Any, *, row_id: str, task: str, tools: Any = None) -> Conversation:
     """Return a checked conversation.
 
     Args:
@@ -143,7 +150,8 @@ def conversation(
             of text parts. A tool's message may have `tool_call_id` and `name`.
         row_id: names the row in reports.
         task: what the row is an example of; "" where unknown.
-        tools: function declarations, bare or wrapped as `{"type": "function", "function": ...}`.
+        tools: function declarations, bare or wrapped as `{"type": "function", "function": ...}`, or the JSON text of
+            them; None for none.
 
     Raises:
         UnusableRow: it cannot be trained on.
@@ -158,8 +166,13 @@ def conversation(
         raise UnusableRow("assistant_first")
     if any(m["role"] == "assistant" and not m["content"].strip() and "tool_calls" not in m for m in checked):
         raise UnusableRow("empty_assistant_turn")
-    wrapped = [_wrapped(tool) for tool in tools] if tools else None
-    return Conversation(row_id, task, checked, wrapped)
+    ignored = {name for given, kept in zip(messages, checked, strict=True) for name in _ignored(given, kept)}
+    return Conversation(row_id, task, checked, _declared(tools), ignored_fields=tuple(sorted(ignored)))
+
+
+def _ignored(given: Mapping[Any, Any], kept: Message) -> list[str]:
+    """Return the fields of a message that are left out of it, though they hold something."""
+    return [str(name) for name, held in given.items() if name not in kept and name not in FIELDS and held]
 
 
 def document(text: Any, *, row_id: str, task: str) -> Conversation:
@@ -216,7 +229,7 @@ def _message(message: Any) -> Message:
     content = message.get("content")
     checked: Message = {"role": role, "content": "" if content is None and calls else _text(_joined(content))}
     if calls:
-        if role != "assistant" or not isinstance(calls, Sequence):
+        if role != "assistant" or not isinstance(calls, Sequence) or isinstance(calls, str):
             raise UnusableRow("malformed")
         checked["tool_calls"] = [_call(call) for call in calls]
     if role == "tool":
@@ -235,9 +248,9 @@ def _message(message: Any) -> Message:
 
 def _weight(value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < math.inf:
+    if not is_number or not 0 <= value <= HEAVIEST:
         raise UnusableRow("malformed")
-    return float(value)
+    return float(value) if np.float32(value) else 0.0  # as training holds it
 
 
 def _joined(content: Any) -> Any:
@@ -259,21 +272,55 @@ def _text(value: Any) -> str:
     return value
 
 
-def _wrapped(function: Any) -> dict[str, Any]:
-    inner = function.get("function", function) if isinstance(function, Mapping) else None
-    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+# -- functions and calls ----------------------------------------------------------------------------------------------
+
+
+def _declared(tools: Any) -> list[dict[str, Any]] | None:
+    listed = _read(tools) if isinstance(tools, str) and tools.strip() else tools
+    if not listed or isinstance(listed, str):
+        return None
+    if not isinstance(listed, Sequence):
         raise UnusableRow("malformed")
-    return {"type": "function", "function": dict(inner)}
+    return [_wrapped(_function(tool)) for tool in listed]
 
 
 def _call(call: Any) -> dict[str, Any]:
-    wrapped = _wrapped(call)
-    arguments = wrapped["function"].get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            raise UnusableRow("malformed") from None
-    wrapped["function"]["arguments"] = arguments
-    identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
-    return identity | wrapped
+    function = _function(call)
+    arguments = function.get("arguments", {})
+    function["arguments"] = _read(arguments) if isinstance(arguments, str) else arguments
+    identity = {"id": _text(call["id"])} if isinstance(call.get("id"), str) else {}
+    return identity | _wrapped(function)
+
+
+def _function(wrapped: Any) -> dict[str, Any]:
+    inner = wrapped.get("function", wrapped) if isinstance(wrapped, Mapping) else None
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+        raise UnusableRow("malformed")
+    return dict(inner)
+
+
+def _wrapped(function: dict[str, Any]) -> dict[str, Any]:
+    _require_json(function)
+    return {"type": "function", "function": function}
+
+
+def _read(written: str) -> Any:
+    try:
+        return json.loads(written)
+    except (ValueError, RecursionError):
+        raise UnusableRow("malformed") from None
+
+
+def _require_json(value: Any, depth: int = 0) -> None:
+    """Refuse what a template could not write as JSON, or a tokenizer not encode."""
+    if depth > MOST_NESTED:
+        raise UnusableRow("malformed")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _text(key)
+            _require_json(inner, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _require_json(inner, depth + 1)
+    elif value is not None and not isinstance(value, int | float):
+        _text(value)

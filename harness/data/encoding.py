@@ -159,7 +159,7 @@ class Encoder:
             raise UnusableRow("not_in_vocabulary")
         ids = np.array(row.tokens.ids, dtype=np.int64)
         trained = np.array(row.tokens.trained)
-        weights = np.where(trained, 1.0, self.spec.prompt_loss_weight).astype(np.float32)
+        weights = trained.astype(np.float32)  # a label of -100 is no prompt: the row itself says it is not trained on
         weights[0] = 0.0
         return Weighed(row.row_id, ids, weights, trained, None)
 

@@ -7,15 +7,17 @@
     text               {"text"}: raw documents
     tokens             {"input_ids", ("labels")}: encoded already; a label is its token or -100, which is not trained on
 
-A message of the assistant may carry `weight`, its weight in the loss: 0, 1 or any other number of at least 0. Every row
-may carry `id`, `task` (or `source`) and `tools`. Invariant: a row becomes one `Conversation` or one reason. What does
-not live here: files and hubs (sources.py).
+A message of the assistant may carry `weight`, its weight in the loss: any number from 0 to a million. Every row may
+carry `id` and `task` (or `source`), and a conversation `system`, its first turn, and `tools`, a list or the JSON text
+of one; of `alpaca` also `history`, a list of pairs of an earlier instruction and its answer. Invariant: a row becomes
+one `Conversation` or one reason. What does not live here: files and hubs (sources.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 from harness.data.conversations import Conversation, UnusableRow, conversation, document, pretokenised
@@ -34,6 +36,11 @@ FIELDS: dict[Format, tuple[str, ...]] = {
     "tokens": ("input_ids",),
 }
 """Format -> the fields that give it away, looked for in this order."""
+
+KNOWN_FIELDS = frozenset(
+    {"id", "task", "source", "tools", "system", "input", "history", "labels", "attention_mask"}.union(*FIELDS.values())
+)
+"""Every field of a row that is read, in one format or another."""
 
 SHAREGPT_ROLES = {
     "human": "user",
@@ -83,34 +90,37 @@ def parse(row: RawRow, kind: Format, index: int) -> Conversation:
     """
     if not isinstance(row, Mapping):
         raise UnusableRow("malformed")
-    return _PARSERS[kind](row, row_name(row, index), str(row.get("task") or row.get("source") or ""))
+    return _PARSERS[kind](row, row_name(row, index), _encodable(row.get("task") or row.get("source") or ""))
 
 
 def row_name(row: Any, index: int) -> str:
     """Return what a row is called in records: its own id, or its place in its source."""
     own = row.get("id") if isinstance(row, Mapping) else None
-    return f"row-{index}" if own is None else str(own)
+    return f"row-{index}" if own is None else _encodable(own)
+
+
+def _encodable(name: Any) -> str:
+    """Return a name that can be written: what is no Unicode, and no tokenizer reads, is spelled with backslashes."""
+    return str(name).encode(errors="backslashreplace").decode()
 
 
 def _messages(row: RawRow, row_id: str, task: str) -> Conversation:
-    return conversation(row.get("messages"), row_id=row_id, task=task, tools=row.get("tools"))
+    messages = _with_system(row, _listed(row.get("messages")))
+    return conversation(messages, row_id=row_id, task=task, tools=row.get("tools"))
 
 
 def _sharegpt(row: RawRow, row_id: str, task: str) -> Conversation:
-    turns = row.get("conversations")
-    if not isinstance(turns, Sequence) or not all(isinstance(turn, Mapping) for turn in turns):
+    turns = [_sharegpt_turn(turn) for turn in _listed(row.get("conversations"))]
+    return conversation(_with_system(row, turns), row_id=row_id, task=task, tools=row.get("tools"))
+
+
+def _sharegpt_turn(turn: Any) -> dict[str, Any]:
+    if not isinstance(turn, Mapping):
         raise UnusableRow("malformed")
-    messages = [
-        {
-            "role": SHAREGPT_ROLES.get(turn.get("from", turn.get("role")), "unknown"),
-            "content": turn.get("value", turn.get("content")),
-            "weight": turn.get("weight"),
-        }
-        for turn in turns
-    ]
-    if isinstance(row.get("system"), str) and row["system"]:
-        messages.insert(0, {"role": "system", "content": row["system"]})
-    return conversation(messages, row_id=row_id, task=task, tools=row.get("tools"))
+    speaker = turn.get("from", turn.get("role"))
+    said = {"role": SHAREGPT_ROLES.get(speaker, "unknown") if isinstance(speaker, str) else None}
+    said["content"] = turn.get("value", turn.get("content"))
+    return said | {name: held for name, held in turn.items() if name not in ("from", "role", "value", "content")}
 
 
 def _prompt_completion(row: RawRow, row_id: str, task: str) -> Conversation:
@@ -123,6 +133,7 @@ def _prompt_completion(row: RawRow, row_id: str, task: str) -> Conversation:
         raise UnusableRow("malformed")
     if not any(isinstance(m, Mapping) and m.get("role") == "assistant" for m in completion):
         raise UnusableRow("no_assistant_turn")
+    prompt = _with_system(row, prompt)
     made = conversation([*prompt, *completion], row_id=row_id, task=task, tools=row.get("tools"))
     return replace(made, num_prompt_messages=len(prompt))
 
@@ -132,10 +143,33 @@ def _alpaca(row: RawRow, row_id: str, task: str) -> Conversation:
     if not isinstance(instruction, str) or not isinstance(context, str):
         raise UnusableRow("malformed")
     asked = f"{instruction}\n\n{context}" if context.strip() else instruction
-    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": row.get("output")}]
-    if isinstance(row.get("system"), str) and row["system"]:
-        messages.insert(0, {"role": "system", "content": row["system"]})
-    return conversation(messages, row_id=row_id, task=task)
+    said = [*_earlier(row.get("history") or []), asked, row.get("output")]
+    messages = [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), said, strict=False)]
+    return conversation(_with_system(row, messages), row_id=row_id, task=task, tools=row.get("tools"))
+
+
+def _earlier(history: Any) -> list[Any]:
+    """Return what was asked and answered before, turn after turn, of a list of such pairs."""
+    if any(len(_listed(pair)) != 2 for pair in _listed(history)):
+        raise UnusableRow("malformed")
+    return [text for pair in history for text in pair]
+
+
+def _with_system(row: RawRow, messages: list[Any]) -> list[Any]:
+    """Return messages after the system turn that a row says apart from them, unless they begin with that very turn."""
+    said = row.get("system")
+    if said is not None and not isinstance(said, str):
+        raise UnusableRow("malformed")
+    turn = {"role": "system", "content": said}
+    first = messages[0] if messages else None
+    repeats = isinstance(first, Mapping) and all(first.get(name) == held for name, held in turn.items())
+    return [turn, *messages] if said and not repeats else messages
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise UnusableRow("malformed")
+    return list(value)
 
 
 def _document(row: RawRow, row_id: str, task: str) -> Conversation:
@@ -143,8 +177,11 @@ def _document(row: RawRow, row_id: str, task: str) -> Conversation:
 
 
 def _tokens(row: RawRow, row_id: str, task: str) -> Conversation:
-    if row.get("attention_mask") is not None and set(row["attention_mask"]) != {1}:
-        raise UnusableRow("padded")
+    if (mask := row.get("attention_mask")) is not None:
+        if not isinstance(mask, Sequence) or not all(isinstance(one, int) for one in mask):
+            raise UnusableRow("malformed")
+        if set(mask) != {1}:
+            raise UnusableRow("padded")
     return pretokenised(row.get("input_ids"), row.get("labels"), row_id=row_id, task=task)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ SURE = 0.9
 NUM_CHARACTERS_READ = 1000
 ESTIMATE_SLACK = 0.2
 """How far below the threshold a sketch's estimate may lie: over five standard errors of 128 permutations."""
+FEW = 16
+"""Texts that one is compared with pair by pair; with more of them grams are looked up."""
 _ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Thai, Japanese and Chinese are written without spaces: each character counts as a word."""
 _WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
@@ -144,23 +147,16 @@ def near_duplicates(texts: Sequence[str], threshold: float = NEAR) -> dict[int, 
     has_grams = np.array([bool(_SIGN.search(text)) for text in texts], dtype=bool)
     sketches = _sketches(texts, has_grams)
     groups = _groups(sketches, has_grams, threshold / 2)
-    kept_in: defaultdict[int, list[int]] = defaultdict(list)
+    kept_in: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))
     """Group -> the texts of it that are kept."""
-    grams: dict[int, np.ndarray] = {}
-    """Of those texts that are kept and were compared with another."""
+    grams = _Grams(texts)
     repeated: dict[int, int] = {}
     in_groups: list[int] = np.flatnonzero((groups >= 0).any(axis=1)).tolist()
     for place in in_groups:
         own: list[int] = groups[place][groups[place] >= 0].tolist()
-        candidates = np.array(sorted({other for group in own for other in kept_in[group]}), dtype=np.int64)
+        candidates = _places([kept_in[group] for group in own], len(texts))
         estimates = (sketches[candidates] == sketches[place]).mean(axis=1)
-        near: list[int] = candidates[estimates >= threshold - ESTIMATE_SLACK].tolist()
-        for other in near:
-            grams[other] = grams[other] if other in grams else _hashed(texts[other])
-        hashed = _hashed(texts[place]) if near else None
-        alike = next(
-            (other for other in near if hashed is not None and _jaccard(hashed, grams[other]) >= threshold), None
-        )
+        alike = grams.first_alike(place, candidates[estimates >= threshold - ESTIMATE_SLACK], threshold)
         if alike is None:
             for group in own:
                 kept_in[group].append(place)
@@ -210,14 +206,54 @@ def _shingles(text: str) -> list[bytes]:
     return [" ".join(found[start : start + SHINGLE]).encode() for start in starts]
 
 
+def _places(lists: Iterable[array[int]], num_texts: int) -> np.ndarray:
+    """Return the places that any list holds, in order."""
+    held = np.concatenate([np.zeros(0, np.int64), *(np.array(one, np.int64) for one in lists)])
+    return np.unique(held) if len(held) < num_texts else np.flatnonzero(np.bincount(held))
+
+
+class _Grams:
+    """The grams of texts that were compared, and which of them stand in which text."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+        self._of: dict[int, np.ndarray] = {}
+        self._nums = np.zeros(len(texts), np.int64)
+        """Text -> its grams, 0 before they are looked at."""
+        self._holders: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))
+        """Gram -> the texts that hold it, of those that were compared along with many."""
+        self._listed: set[int] = set()
+
+    def first_alike(self, place: int, others: np.ndarray, threshold: float) -> int | None:
+        """Return the first of other texts that is like one; None without any."""
+        if not len(others):
+            return None
+        own = _hashed(self._texts[place])
+        shared = self._shared(own, others)
+        alike = np.flatnonzero(shared / (len(own) + self._nums[others] - shared) >= threshold)
+        return int(others[alike[0]]) if len(alike) else None
+
+    def _shared(self, own: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Return how many grams a text has in common with each of others: few are compared with it one by one, of many
+        it is looked up which hold each gram."""
+        unseen: list[int] = others[self._nums[others] == 0].tolist()
+        for other in unseen:
+            self._of[other] = _hashed(self._texts[other])
+            self._nums[other] = len(self._of[other])
+        if len(others) <= FEW:
+            return np.array([len(np.intersect1d(own, self._of[i], assume_unique=True)) for i in others.tolist()])
+        for other in set(others.tolist()) - self._listed:
+            self._listed.add(other)
+            for gram in self._of[other].tolist():
+                self._holders[gram].append(other)
+        holders = [np.array(self._holders[gram], np.int64) for gram in own.tolist() if gram in self._holders]
+        counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *holders]), minlength=len(self._texts))
+        return counts[others]
+
+
 def _hashed(text: str) -> np.ndarray:
     hashes = [int.from_bytes(hashlib.sha1(gram).digest()[:8], "big") for gram in _shingles(text)]
     return np.unique(np.array(hashes, np.uint64))
-
-
-def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    shared = len(np.intersect1d(one, other, assume_unique=True))
-    return shared / (len(one) + len(other) - shared)
 
 
 # -- contamination ----------------------------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ class Chosen:
     """All rows of the source, as they are in it."""
     changed: dict[int, Conversation] = field(default_factory=dict)
     """Place of a row that was spoiled -> what it says now."""
-    marks: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Row id -> what was done to it on purpose."""
+    marks: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Place of a row -> what was done to it on purpose."""
     num_marked: Counter[str] = field(default_factory=Counter)
     """noised, styled -> rows."""
 
@@ -53,9 +53,9 @@ class Chosen:
         """Yield what each row says now, in training order."""
         return (self.now(place) for place in self.places)
 
-    def mark(self, row_id: str, mark: str) -> None:
+    def mark(self, place: int, mark: str) -> None:
         """Add to what was done to a row."""
-        self.marks[row_id] = (*self.marks.get(row_id, ()), mark)
+        self.marks[place] = (*self.marks.get(place, ()), mark)
 
 
 class _Way(NamedTuple):
@@ -138,7 +138,7 @@ def _spoil(chosen: Chosen, way: _Way, encoder: Encoder, seed: int) -> None:
         for number in _encoded([row for _, row in made], encoder)[0].kept:
             place, row = made[number]
             chosen.changed[place] = row
-            chosen.mark(row.row_id, way.mark(place))
+            chosen.mark(place, way.mark(place))
             lacking -= 1
     chosen.num_marked[way.word] = asked
 
@@ -239,5 +239,19 @@ def repeats(chosen: Chosen, num_rows: int) -> Sequence[Example]:
         times, place = divmod(number, len(chosen.examples))
         original = chosen.examples[place]
         made.append(replace(original, row_id=f"{original.row_id}#{times + 2}"))
-        chosen.marks[made[-1].row_id] = (*chosen.marks.get(original.row_id, ()), f"repeats {original.row_id}")
     return made
+
+
+def marks(chosen: Chosen, num_repeats: int, num_leaks: int) -> dict[int, tuple[str, ...]]:
+    """Return what was done on purpose to training rows: their places, chosen rows first, then repeats, then leaks."""
+    num_chosen = len(chosen.places)
+    own = {at: chosen.marks[place] for at, place in enumerate(chosen.places) if place in chosen.marks}
+    repeated = {
+        num_chosen + number: (
+            *own.get(number % num_chosen, ()),
+            f"repeats {chosen.examples[number % num_chosen].row_id}",
+        )
+        for number in range(num_repeats)
+    }
+    first = num_chosen + num_repeats
+    return own | repeated | dict.fromkeys(range(first, first + num_leaks), ("leaked",))

@@ -1,7 +1,8 @@
 """What became of every row that was looked at, for the record.
 
 Invariant: a row of the table for each training example in training order, each validation row and each row that is not
-used; a source is named by its content. What does not live here: choosing rows (prepare.py).
+used; a source is named by its content. Rows that were never reached, and the half that `completion_ratio` leaves out,
+are in no table. What does not live here: choosing rows (prepare.py).
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def ledger(rows: PreparedData) -> list[dict[str, Any]]:
             "num_tokens": len(example.input_ids),
             "num_loss_tokens": int(np.count_nonzero(example.loss_weights)),
             "packed_row": shared.get(place),
-            "mark": "; ".join(rows.marks.get(example.row_id, ())) or None,
+            "mark": "; ".join(rows.marks.get(place, ())) or None,
         }
         for place, (example, name) in enumerate(zip(rows.examples, trained, strict=True))
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -36,6 +36,7 @@ from harness.data.selection import (
 )
 from harness.data.spool import Spool
 from harness.errors import DataError
+from harness.identity import canonical_json
 from harness.records.schema import DataSummary
 from harness.records.store import Store
 from harness.spec import DataSource, DataSpec
@@ -64,8 +65,8 @@ class PreparedData:
     """Where they come from, in the same order."""
     dropped: Sequence[Dropped] = ()
     """Rows that are not used, as `summary` counts them."""
-    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Row id -> what was done on purpose to that training row: noised, styled, repeats, leaked."""
+    marks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Place in `examples` -> what was done on purpose to that training row: noised, styled, repeats, leaked."""
 
     @cached_property
     def num_examples(self) -> int:
@@ -98,13 +99,14 @@ def prepare(
     Raises:
         DataError: the source is not usable, has fewer usable rows than asked for, or does not fit the template.
     """
-    cleaning = _Cleaning(spec, kept_out or {}, Scrubber(spec.scrub))
+    cleaning = _Cleaning(spec, kept_out or {}, Scrubber(spec.scrub), Counter())
     rows = _cleaned(sources.read_rows(spec.source, store), cleaning)
     chat.require(rows.conversations)
     encoder = Encoder(spec, chat, rows.conversations, list(rows.dropped))
     order = validation_order(len(rows.conversations))
     validation = encoder.take(order, spec.num_validation)
     _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
+    held = frozenset(encoder.kept)
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
     # counted over the training rows alone
     encoder.num_truncated = encoder.num_ends_lost = encoder.num_control_text = 0
@@ -119,25 +121,24 @@ def prepare(
     taken = [_Taken("repeats", repeats, repeated), leaks]
     for other in _others(spec, seed):
         if sizes[other.name]:
-            taken.append(_from_source(other, sizes[other.name], chat, cleaning, store))
+            taken.append(_from_source(other, sizes[other.name], chat, cleaning, store, held))
     taken = [one for one in taken if one.examples or (one.counted and one.counted.dropped)]
     train = chosen.examples if isinstance(chosen.examples, Spool) else Spool(chosen.examples)
     for one in taken:
         _add(one, train, encoder)
-    chosen.marks.update({example.row_id: ("leaked",) for example in leaks.examples})
     prompts = (rows.conversations[index].first_prompt for index in order)
     rows_to_train = packing.packed(train, spec) if spec.is_packed else train
     return PreparedData(
         train=rows_to_train,
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
-        summary=_summary(spec, chat, rows, encoder, train, taken, rows_to_train, validation, chosen, cleaning.scrubber),
+        summary=_summary(spec, chat, rows, encoder, train, taken, rows_to_train, validation, chosen, cleaning),
         num_ends_lost=encoder.num_ends_lost,
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
         examples=train,
         parts=(own, *(one.part for one in taken)),
         dropped=encoder.dropped,
-        marks=chosen.marks,
+        marks=injection.marks(chosen, len(repeats), len(leaks.examples)),
     )
 
 
@@ -147,6 +148,8 @@ class _Cleaning(NamedTuple):
     spec: DataSpec
     kept_out: Mapping[str, Mapping[str, str]]
     scrubber: Scrubber
+    ignored_fields: Counter[str]
+    """Field of messages that nothing reads -> rows of every source with something in it."""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -177,7 +180,8 @@ def _add(one: _Taken, train: Spool[Example], encoder: Encoder) -> None:
 
 def _cleaned(rows: sources.Rows, cleaning: _Cleaning, origin: str = "source") -> sources.Rows:
     """Return rows, scrubbed, without those that the spec drops whatever is chosen of the rest."""
-    spec, kept_out, scrubber = cleaning
+    spec, kept_out, scrubber, ignored = cleaning
+    ignored.update(rows.ignored_fields)
     kept, dropped, asked = rows.conversations, [one._replace(origin=origin) for one in rows.dropped], set[int]()
 
     def drop(places: Iterable[int], reason: Reason) -> None:
@@ -293,8 +297,10 @@ def _others(spec: DataSpec, seed: int) -> Iterator[_Other]:
         yield _Other(name, name, part.source, share, partial(mixture_order, seed=seed, number=number))
 
 
-def _from_source(other: _Other, num_rows: int, chat: ChatFormat, cleaning: _Cleaning, store: Store | None) -> _Taken:
-    """Return so many rows of another source.
+def _from_source(
+    other: _Other, num_rows: int, chat: ChatFormat, cleaning: _Cleaning, store: Store | None, held: Collection[int]
+) -> _Taken:
+    """Return so many rows of another source; where it is `data.source` once more, none that is set aside there.
 
     Raises:
         DataError: there is no source, or it has too few usable rows.
@@ -304,8 +310,10 @@ def _from_source(other: _Other, num_rows: int, chat: ChatFormat, cleaning: _Clea
     rows = _cleaned(sources.read_rows(other.source, store), cleaning, other.origin)
     chat.require(rows.conversations)
     encoder = Encoder(cleaning.spec, chat, rows.conversations, list(rows.dropped), other.origin)
-    examples: Sequence[Example] = encoder.take(other.order(len(rows.conversations)), num_rows)
-    _require(examples, num_rows, f"{other.share} in rows", rows, encoder.dropped)
+    is_own = canonical_json(other.source) == canonical_json(cleaning.spec.source)
+    order = [place for place in other.order(len(rows.conversations)) if not (is_own and place in held)]
+    examples: Sequence[Example] = encoder.take(order, num_rows)
+    _require(examples, num_rows, f"{other.share} in rows", rows, encoder.dropped, num_held=len(held) * is_own)
     if other.name != "replay":  # rows of two sources may have one id
         examples = Spool(replace(example, row_id=f"{other.name}/{example.row_id}") for example in examples)
     part = Part(other.origin, other.source, cleaning.key, rows.conversations, encoder.kept)
@@ -319,6 +327,8 @@ def _require(
     rows: sources.Rows,
     dropped: Sequence[Dropped],
     spec: DataSpec | None = None,
+    *,
+    num_held: int = 0,
 ) -> None:
     if len(taken) >= (1 if asked is None else asked):
         return
@@ -327,6 +337,8 @@ def _require(
         parts.append(f"less {spec.num_validation} for validation")
         if spec.completion_ratio != "any":
             parts.append(f"of which data.completion_ratio {spec.completion_ratio!r} keeps half")
+    if num_held:
+        parts.append(f"less {num_held} that are validated on")
     if dropped:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in by_reason(dropped).items())
         parts.append(f"less those dropped ({reasons})")
@@ -347,7 +359,7 @@ def _summary(
     rows_to_train: Sequence[Example],
     validation: Sequence[Example],
     chosen: Chosen,
-    scrubber: Scrubber,
+    cleaning: _Cleaning,
 ) -> DataSummary:
     num_tokens = num_loss_tokens = 0
     for example in train:
@@ -371,11 +383,12 @@ def _summary(
         num_part_rows=num_rows,
         num_part_tokens=num_tokens_of,
         num_marked=dict(chosen.num_marked),
-        num_scrubbed=dict(sorted(scrubber.num_hits.items())),
-        num_rows_scrubbed=dict(sorted(scrubber.num_rows.items())),
+        num_scrubbed=dict(sorted(cleaning.scrubber.num_hits.items())),
+        num_rows_scrubbed=dict(sorted(cleaning.scrubber.num_rows.items())),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
         num_control_text=encoder.num_control_text,
+        ignored_fields=dict(sorted(cleaning.ignored_fields.items())),
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
     )
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import BufferedReader
 from itertools import chain, islice
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.data.conversations import Conversation, Dropped, UnusableRow, by_reason
-from harness.data.formats import Format, parse, row_name, sniff
+from harness.data.formats import KNOWN_FIELDS, Format, parse, row_name, sniff
 from harness.data.spool import Spool
 from harness.errors import DataError, HarnessError
 from harness.pocket import world
@@ -28,11 +30,14 @@ from harness.spec import DataSource, FileData, HubData, PocketData, PocketText
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
+    from pyarrow import Array, Scalar
 
 NUM_SNIFFED = 100
 PARQUET_MAGIC = b"PAR1"
 PARQUET_BATCH = 1024
 """Rows of a Parquet file that are in memory at once."""
+UNREADABLE = math.nan
+"""Stands for a value that cannot be read: malformed wherever a text, a list or an object must be."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -44,6 +49,8 @@ class Rows:
     num_read: int
     dropped: Sequence[Dropped] = ()
     """Those that could not become a conversation."""
+    ignored_fields: Mapping[str, int] = field(default_factory=dict)
+    """Field of messages that is not read -> rows with something in it."""
 
 
 def read_rows(source: DataSource, store: Store | None = None) -> Rows:
@@ -98,11 +105,18 @@ def describe_file(path: Path) -> FileData:
 def _parsed(raw: Iterable[Any], kind: Format, name: str) -> Rows:
     conversations: Spool[Conversation] = Spool()
     dropped: list[Dropped] = []
+    names = set[str]()
+    ignored = Counter[str]()
     for index, row in enumerate(raw):
+        row_id = _distinct(row_name(row, index), index, names)
+        names.add(row_id)
         try:
-            conversations.append(parse(row, kind, index))
+            parsed = parse(row, kind, index)
         except UnusableRow as fault:
-            dropped.append(Dropped(row_name(row, index), fault.reason))
+            dropped.append(Dropped(row_id, fault.reason))
+        else:
+            ignored.update(parsed.ignored_fields)
+            conversations.append(parsed if parsed.row_id == row_id else replace(parsed, row_id=row_id))
     num_read = len(conversations) + len(dropped)
     if not conversations:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in by_reason(dropped).items()) or "it is empty"
@@ -110,7 +124,14 @@ def _parsed(raw: Iterable[Any], kind: Format, name: str) -> Rows:
             f"{name} has no row that can be trained on among the {num_read} read ({reasons}), but must hold "
             "conversations with an assistant turn, or texts; mend the rows"
         )
-    return Rows(conversations, num_read, dropped)
+    return Rows(conversations, num_read, dropped, dict(sorted(ignored.items())))
+
+
+def _distinct(row_id: str, index: int, taken: Collection[str]) -> str:
+    """Return what a row is called in records: with its place behind it where an earlier row has its name."""
+    while row_id in taken:
+        row_id = f"{row_id} (row-{index})"
+    return row_id
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -148,10 +169,32 @@ def _parquet_rows(stream: BufferedReader, name: str) -> Iterator[Any]:
     from pyarrow import parquet
 
     try:
-        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=PARQUET_BATCH):
-            yield from batch.to_pylist()
+        file = parquet.ParquetFile(stream)
+        known = [column for column in file.schema_arrow.names if column in KNOWN_FIELDS]
+        # Where no column is known, all are read, so that whoever reads on can say which there are.
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=known or None):
+            columns = map(_values, batch.columns)
+            for values in zip(*columns, strict=True):
+                yield dict(zip(batch.schema.names, values, strict=True))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{name} is a damaged Parquet file ({str(error).splitlines()[0]}); write it again") from error
+
+
+def _values(column: Array) -> list[Any]:
+    """Return the values of a column, `UNREADABLE` for one that Python has none for: no UTF-8, or a date past its
+    range."""
+    try:
+        values = column.to_pylist()
+    except (ValueError, OverflowError):
+        values = [_value(scalar) for scalar in column]
+    return [_without_nulls(value) for value in values] if "struct<" in str(column.type) else values
+
+
+def _value(scalar: Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return UNREADABLE
 
 
 def _json_rows(stream: BufferedReader, name: str) -> Iterator[Any]:
@@ -169,6 +212,14 @@ def _json_rows(stream: BufferedReader, name: str) -> Iterator[Any]:
         yield row
 
 
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the fields of objects that hold nothing: a struct has those of all others in its column,
+    so that every call would have the arguments of every other."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
 # -- hub --------------------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +233,9 @@ def _hub_rows(source: HubData, store: Store | None) -> Iterator[Any]:
         if files is not None:
             return chain.from_iterable(map(_local_rows, files))
         # Streaming reads the files as they lie: no second copy in the library's own cache, and nothing to go stale.
-        return iter(datasets.load_dataset(folder, name=source.config, split=source.split, streaming=True))
+        return map(
+            _without_nulls, datasets.load_dataset(folder, name=source.config, split=source.split, streaming=True)
+        )
     except (ValueError, OSError, DatasetsError) as error:
         raise DataError(
             f"data.source.split is {source.split!r} with config {source.config!r}, but must be in the snapshot of "

@@ -96,4 +96,6 @@ def _build_base(spec: TrialSpec, store: Store) -> None:
 
 
 def _hash(spec: TrialSpec) -> str:
-    return hashlib.sha256(canonical_json(spec.data).encode()).hexdigest()[:8]
+    """Return what tells audits of a base apart: all of a recipe that moves a count of one."""
+    asked = [spec.data, spec.evals, spec.seed, spec.train.batch_size]
+    return hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:8]

@@ -151,6 +151,8 @@ class DataSummary(Row):
     num_control_text: int = 0
     """Rows rendered for training in which a message spells a special token, which is text there unless the spec says
     `as_is`; 0 under `as_is`, which does not look."""
+    ignored_fields: dict[str, int] = Field(default_factory=dict)
+    """Field of messages that is not read, such as `reasoning_content` -> rows of every source with something in it."""
 
 
 class ResolvedIdentity(Row):

@@ -9,6 +9,7 @@ how a trial runs (`Runtime`, in harness/spec/sweep.py).
 from __future__ import annotations
 
 import math
+from datetime import date
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -192,7 +193,8 @@ class DataSpec(Model):
     max_length: int = Field(ge=8)
     too_long: Literal["drop", "truncate_right", "truncate_left", "raise"]
     prompt_loss_weight: float = Field(ge=0.0, le=1.0)
-    """Weight of every token outside the assistant's turns in the loss: 0 is loss mask on, 1 is off."""
+    """Weight of every token outside the assistant's turns in the loss: 0 is loss mask on, 1 is off. In a row of tokens
+    a label of -100 weighs 0 whatever this says."""
     train_on_end_of_turn: bool
     train_on_role_header: bool = False
     trained_turns: Literal["all", "last", "completion"] = "all"
@@ -232,6 +234,17 @@ class DataSpec(Model):
     def is_packed(self) -> bool:
         """Whether a row holds several examples, so that the number of rows is known only once lengths are."""
         return self.packing in ("isolated", "joined")
+
+    @model_validator(mode="after")
+    def _date_is_in_the_calendar(self) -> DataSpec:
+        try:
+            date.fromisoformat(self.template_date or "2000-01-01")
+        except ValueError as error:
+            raise ValueError(
+                f"data.template_date is {self.template_date!r}, but must be a day of the calendar as YYYY-MM-DD "
+                f"({error}); name one"
+            ) from error
+        return self
 
     @model_validator(mode="after")
     def _blank_means_no_system_turn(self) -> DataSpec:

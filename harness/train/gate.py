@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,10 +70,19 @@ def audited(
     found = replace(counted, base_loss=base_loss(model, rows))
     as_json, as_page, ledger = (folder / name for name in AUDIT_FILES)
     problems = {"problems": found.problems(spec.data)}
-    write_atomic(as_json, json.dumps(problems | found.as_json(), indent=1).encode())
+    write_atomic(as_json, json.dumps(_known(problems | found.as_json()), indent=1, allow_nan=False).encode())
     write_atomic(as_page, audit_page(found, spec.data, rows.train[:NUM_SHOWN], chat.tokenizer).encode())
     write_ledger(ledger, rows)
     return found
+
+
+def _known(value: Any) -> Any:
+    """Return a JSON value with null for every number that is none: a loss that overflowed is not known."""
+    if isinstance(value, Mapping):
+        return {key: _known(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def base_loss(model: nn.Module, rows: PreparedData) -> float | None:

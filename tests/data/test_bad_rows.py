@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 from transformers import AutoTokenizer, ByT5Tokenizer
 
-from harness.data import ChatFormat, chat_format
+from harness.data import ChatFormat, chat_format, write_ledger
 from harness.data.chat import Encoded
 from harness.data.conversations import UnusableRow, conversation
 from harness.data.formats import parse
@@ -55,6 +58,61 @@ def test_row_that_cannot_be_trained_on_has_its_reason(messages: Any, reason: str
     with pytest.raises(UnusableRow) as caught:
         parse({"messages": messages}, "messages", 0)
     assert caught.value.reason == reason
+
+
+def calling(arguments: Any, name: str = "f", **call: Any) -> list[dict[str, Any]]:
+    function = {"name": name, "arguments": arguments}
+    return [USER, say("assistant", "") | {"tool_calls": [{"type": "function", "function": function} | call]}]
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "reason"),
+    [
+        ("messages", {"messages": TURNS, "tools": 1}, "malformed"),
+        ("messages", {"messages": TURNS, "tools": True}, "malformed"),
+        ("messages", {"messages": TURNS, "tools": "{"}, "malformed"),
+        ("messages", {"messages": TURNS, "tools": [{"name": "f", "description": "\ud800"}]}, "not_unicode"),
+        ("messages", {"messages": calling({"a": "\ud800"})}, "not_unicode"),
+        ("messages", {"messages": calling({"\ud800": 1})}, "not_unicode"),
+        ("messages", {"messages": calling('{"a": "\\ud800"}')}, "not_unicode"),
+        ("messages", {"messages": calling({}, name="\ud800")}, "not_unicode"),
+        ("messages", {"messages": calling({}, id="\ud800")}, "not_unicode"),
+        ("messages", {"messages": [*calling({}), say("tool", "4") | {"tool_call_id": "\ud800"}]}, "not_unicode"),
+        ("messages", {"messages": [*calling({}), say("tool", "4") | {"name": "\ud800"}]}, "not_unicode"),
+        ("messages", {"messages": calling({"a": b"bytes"})}, "malformed"),
+        ("messages", {"messages": calling({"at": datetime(2026, 1, 1, tzinfo=UTC)})}, "malformed"),
+        ("messages", {"messages": calling({"a": Decimal("1.5")})}, "malformed"),
+        ("messages", {"messages": calling("[" * 100_000)}, "malformed"),
+        ("messages", {"messages": calling(nested(101))}, "malformed"),
+        ("messages", {"messages": [USER, say("assistant", "") | {"tool_calls": "f()"}]}, "malformed"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": ["human"], "value": "a"}, {"from": "gpt", "value": "b"}]},
+            "malformed",
+        ),
+        ("tokens", {"input_ids": [5, 6], "attention_mask": 1}, "malformed"),
+        ("tokens", {"input_ids": [5, 6], "attention_mask": [[1, 1]]}, "malformed"),
+    ],
+)
+def test_row_with_an_odd_field_has_its_reason_and_breaks_nothing(kind: Any, row: Any, reason: str) -> None:
+    with pytest.raises(UnusableRow) as caught:
+        parse(row, kind, 0)
+    assert caught.value.reason == reason
+
+
+def test_row_names_that_are_no_unicode_are_spelled_out_in_the_ledger(tmp_path: Path) -> None:
+    rows = [{"id": "\ud800", "task": "\udfff", "messages": TURNS}, {"id": "a\ud83d", "messages": []}]
+    data = prepared(write_rows(tmp_path / "rows.jsonl", rows))
+    write_ledger(tmp_path / "rows.parquet", data)
+    assert parquet.read_table(tmp_path / "rows.parquet")["row_id"].to_pylist() == ["\\ud800", "a\\ud83d"]
+    assert [row.task for row in data.parts[0].chosen] == ["\\udfff"]
 
 
 @pytest.mark.parametrize(

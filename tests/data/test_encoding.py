@@ -88,11 +88,20 @@ def test_a_row_whose_answers_all_weigh_nothing_is_counted(tmp_path: Path) -> Non
     assert (len(prepared.train), prepared.summary.num_rows_dropped) == (1, {"no_trained_token": 1})
 
 
-@pytest.mark.parametrize("weight", [-1, "1", True, float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [-1, "1", True, float("nan"), float("inf"), 1e300, 10**400, 1.1e6])
 def test_a_weight_that_is_none_makes_a_row_malformed(weight: Any) -> None:
     messages = [TALK[1], TALK[2] | {"weight": weight}]
     with pytest.raises(UnusableRow, match="malformed"):
         parse({"messages": messages}, "messages", 0)
+
+
+def test_a_weight_that_training_cannot_tell_from_nothing_is_nothing(tmp_path: Path) -> None:
+    row = {"messages": [TALK[1], TALK[2] | {"weight": 1e-300}]}
+    assert parse(row, "messages", 0).messages[1].get("weight") == 0.0
+    spoken = {"messages": [TALK[1], TALK[2]]}
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", [row, spoken]))
+    summary = prepare(spec(source=source), chat(), seed=0).summary
+    assert (summary.num_train, summary.num_rows_dropped) == (1, {"no_trained_token": 1})
 
 
 def test_a_weight_of_the_user_may_only_be_nothing() -> None:
@@ -155,6 +164,14 @@ def test_answers_alone_are_learned_without_what_was_asked(tmp_path: Path) -> Non
 # -- rows that come as tokens -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_tokens_with_a_label_of_nothing_are_no_prompt_whatever_a_prompt_weighs(weight: float, tmp_path: Path) -> None:
+    row = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, -100]}
+    source = describe_file(write_rows(tmp_path / "rows.jsonl", [row]))
+    (example,) = prepare(spec(source=source, prompt_loss_weight=weight), chat(), seed=0).train
+    assert example.loss_weights.tolist() == [0, 0, 1, 0]
+
+
 def test_rows_of_tokens_are_trained_on_as_their_labels_say(tmp_path: Path) -> None:
     rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}, {"input_ids": [9, 10, 11]}]
     source = describe_file(write_rows(tmp_path / "rows.jsonl", rows))
@@ -165,8 +182,6 @@ def test_rows_of_tokens_are_trained_on_as_their_labels_say(tmp_path: Path) -> No
     assert by_id["row-0"].loss_weights.tolist() == [0, 0, 1, 1]
     assert by_id["row-1"].loss_weights.tolist() == [0, 1, 1]
     assert prepared.summary.completion_prompt_ratio == 5 / 2
-    weighed = prepare(spec(source=source, max_length=8, prompt_loss_weight=0.5), chat(), seed=0)
-    assert next(e for e in weighed.train if e.row_id == "row-0").loss_weights.tolist() == [0, 0.5, 1, 1]
 
 
 def test_instructions_of_what_has_none_cannot_be_left_out(tmp_path: Path) -> None:

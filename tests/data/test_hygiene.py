@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 
+import numpy as np
 import pytest
 from datasketch import MinHashLSH
 from hypothesis import given, settings
@@ -201,3 +202,23 @@ def test_an_item_written_without_spaces_is_looked_for() -> None:
     assert len(words(asked)) == 9
     found = overlap("suite", {"a": asked}, [f"x {asked} y", asked[:4]])
     assert (found.num_checked, found.rows_of) == (1, {"a": (0,)})
+
+
+def test_near_duplicates_among_many_that_are_almost_alike_are_those_that_every_pair_says() -> None:
+    draw = np.random.default_rng(0)
+    texts: list[str] = []
+    for number in range(200):
+        said = [f"word{place}" for place in range(100)]
+        for place in draw.choice(100, 2, replace=False):
+            said[place] = f"other{number}at{place}"
+        texts.append(" ".join(said))
+    grams = [{tuple(text.split()[at : at + 5]) for at in range(96)} for text in texts]
+    kept, expected = list[int](), dict[int, int]()
+    for place, own in enumerate(grams):
+        like = (other for other in kept if len(own & grams[other]) / len(own | grams[other]) >= 0.7)
+        if (first := next(like, None)) is None:
+            kept.append(place)
+        else:
+            expected[place] = first
+    assert 10 < len(expected) < 190
+    assert near_duplicates(texts, 0.7) == expected

@@ -35,7 +35,11 @@ def ids(data: PreparedData) -> list[str]:
 
 
 def marked(data: PreparedData, word: str) -> set[str]:
-    return {row_id for row_id, marks in data.marks.items() if any(mark.startswith(word) for mark in marks)}
+    return {row_id for row_id, marks in marks_of(data).items() if any(mark.startswith(word) for mark in marks)}
+
+
+def marks_of(data: PreparedData) -> dict[str, tuple[str, ...]]:
+    return {data.examples[place].row_id: marks for place, marks in data.marks.items()}
 
 
 def same(one: Example, other: Example) -> bool:
@@ -65,7 +69,7 @@ def test_noise_gives_the_share_of_rows_the_answer_of_the_row_that_is_recorded(
     assert len(noised) == count == data.summary.num_marked.get("noised", 0)
     for before, after in zip(plain.train, data.train, strict=True):
         if after.row_id in noised:
-            (mark,) = data.marks[after.row_id]
+            (mark,) = marks_of(data)[after.row_id]
             assert answer(after) == answer_of(mark.removeprefix("noised, answer of ")) != answer_of(after.row_id)
         else:
             assert same(before, after)
@@ -75,7 +79,7 @@ def test_noise_gives_the_share_of_rows_the_answer_of_the_row_that_is_recorded(
 def test_noise_is_nested_in_share_and_differs_by_seed(source: DataSource) -> None:
     few, many = (prepared(source, noise_share=share) for share in (0.1, 0.5))
     assert marked(few, "noised") < marked(many, "noised")
-    assert {row_id: many.marks[row_id] for row_id in few.marks} == few.marks
+    assert {place: many.marks[place] for place in few.marks} == few.marks
     other = prepared(source, seed=1, noise_share=0.5)
     assert marked(other, "noised") & set(ids(many)) != marked(many, "noised") & set(ids(other))
 
@@ -125,7 +129,7 @@ def test_style_is_that_of_every_turn_and_noise_of_the_last_answer(tmp_path: Path
     decoded = {example.row_id: tokenizer().decode(example.input_ids) for example in data.train}
     assert "FIRST 0<|im_end|>" in decoded["row-0"]
     assert "SECOND 1<|im_end|>" in decoded["row-0"]
-    assert data.marks["row-0"] == ("noised, answer of row-1", "styled, capitals")
+    assert marks_of(data)["row-0"] == ("noised, answer of row-1", "styled, capitals")
 
 
 def test_noise_and_style_are_drawn_apart(source: DataSource) -> None:
@@ -184,7 +188,7 @@ def test_repeats_take_the_place_of_the_last_rows_and_have_the_bytes_of_the_first
         original = data.train[number % distinct]
         assert same(repeat, original)
         assert repeat.row_id == f"{original.row_id}#{2 + number // distinct}"
-        assert data.marks[repeat.row_id] == (f"repeats {original.row_id}",)
+        assert data.marks[distinct + number] == (f"repeats {original.row_id}",)
 
 
 def test_repeat_of_a_noised_row_is_as_wrong(source: DataSource) -> None:
@@ -218,7 +222,7 @@ def test_ledger_says_of_every_row_what_was_done_to_it(source: DataSource) -> Non
     rows = ledger(data)
     trained = [row for row in rows if row["use"] == "train"]
     assert [row["row_id"] for row in trained] == ids(data)
-    assert {row["row_id"]: tuple(row["mark"].split("; ")) for row in trained if row["mark"]} == data.marks
+    assert {row["row_id"]: tuple(row["mark"].split("; ")) for row in trained if row["mark"]} == marks_of(data)
     assert [(row["field"], row["source"], row["mark"]) for row in trained[-2:]] == [
         ("leak_share", "evaluation items", "leaked")
     ] * 2

@@ -52,6 +52,26 @@ def test_ledger_counts_the_dropped_as_the_record_does(tmp_path: Path) -> None:
     assert set(table[table.reason == "duplicate"].row_id) == {"again-r0", "again-r1", "again-r2"}
 
 
+def test_marks_are_of_the_row_and_not_of_its_namesakes(tmp_path: Path) -> None:
+    rows = [row | {"id": "same"} for row in pairs(8)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    replayed = describe_file(write_rows(tmp_path / "more.jsonl", rows[:4]))
+    data = prepared(path, num_examples=8, noise_share=0.5, replay_share=0.25, replay_source=replayed)
+    table = read(tmp_path / "ledger.parquet", data)
+    assert table.mark.notna().sum() == data.summary.num_marked["noised"] == 3
+    assert table[table.field == "replay_source"].mark.isna().all()
+
+
+def test_rows_with_one_id_are_told_apart_in_the_ledger(tmp_path: Path) -> None:
+    first, *others = pairs(5)
+    named = [first | {"id": "same"}, others[0] | {"id": "same"}, others[1] | {"id": "row-3"}]
+    rows = [*named, {"messages": others[2]["messages"]}, {"id": "same", "messages": []}]
+    table = read(tmp_path / "ledger.parquet", prepared(write_rows(tmp_path / "rows.jsonl", rows)))
+    told = {"same", "same (row-1)", "row-3", "row-3 (row-3)", "same (row-4)"}
+    assert set(table.row_id) == told
+    assert set(table[table.use == "dropped"].row_id) == {"same (row-4)"}
+
+
 def test_ledger_says_in_which_row_an_example_is_packed(tmp_path: Path) -> None:
     rows = prepared(write_rows(tmp_path / "rows.jsonl", pairs(20)), packing="isolated", max_length=128)
     table = read(tmp_path / "ledger.parquet", rows)

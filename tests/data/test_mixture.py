@@ -46,6 +46,19 @@ def ids(data: PreparedData, part: str = "") -> list[str]:
 # -- mixture ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_no_row_that_is_validated_on_comes_back_through_a_second_use_of_its_source(own: DataSource, seed: int) -> None:
+    path = Path(own.path)  # type: ignore[union-attr]
+    moved = describe_file(path.rename(path.with_name("moved.jsonl")))
+    path.hardlink_to(path.with_name("moved.jsonl"))
+    mixed = prepared(own, (own, 0.5), replay_source=moved, replay_share=0.25, seed=seed)
+    held = {row.row_id for row in mixed.validation}
+    assert len(held) == 10
+    assert not held & {row.row_id.removeprefix("mixture.0/") for row in mixed.train}
+    with pytest.raises(DataError, match="the data has 60 rows, less 10 that are validated on"):
+        prepared(own, (own, 0.9), num_examples=60, seed=seed)
+
+
 def test_mixture_keeps_the_size_and_gives_each_source_its_share(own: DataSource, other: DataSource) -> None:
     plain, mixed = prepared(own), prepared(own, (other, 0.25), (TEXTS, 0.1))
     assert len(mixed.train) == 40

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from harness.data import describe_file, read_rows
+from harness.data import audit_of, describe_file, read_rows
 from harness.data.conversations import by_reason
 from harness.errors import DataError
 from harness.records.store import Store, write_manifest
 from harness.spec import HubData, PocketData
-from tests.data.tiny import SYSTEM, TURNS, write_rows
+from tests.data.tiny import SYSTEM, TURNS, chat, prepared, write_rows
 from tests.pocket.tiny import TINY_WORLD
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -54,6 +54,49 @@ def test_parquet_gives_the_same_rows_as_json_lines(form: str, tmp_path: Path) ->
     assert list(read(tmp_path / "rows.parquet").conversations) == list(lines.conversations)
 
 
+def test_parquet_calls_have_their_own_arguments_alone_as_json_lines_have(tmp_path: Path) -> None:
+    def talk(*calls: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+        made = [{"type": "function", "function": {"name": name, "arguments": given}} for name, given in calls]
+        return {"messages": [TURNS[0], {"role": "assistant", "content": "I call.", "tool_calls": made}]}
+
+    rows = [talk(("add", {"a": 1, "b": {"c": 2}}), ("say", {"text": "hi"})), talk(("stop", {})), {"messages": TURNS}]
+    rows[0]["tools"] = None
+    rows[1]["tools"] = [{"name": "stop", "parameters": {"properties": {"now": {"type": "boolean"}}}}]
+    rows[2]["tools"] = [{"name": "add", "parameters": {"properties": {"a": {"type": "integer"}}}}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    lines = read(write_rows(tmp_path / "rows.jsonl", rows))
+    assert [repr(row) for row in read(tmp_path / "rows.parquet").conversations] == [
+        repr(row) for row in lines.conversations
+    ]
+
+
+def test_null_argument_of_json_lines_stays(tmp_path: Path) -> None:
+    call = {"function": {"name": "add", "arguments": {"a": None}}}
+    row = {"messages": [TURNS[0], {"role": "assistant", "content": "", "tool_calls": [call]}]}
+    (read_row,) = read(write_rows(tmp_path / "rows.jsonl", [row])).conversations
+    assert read_row.messages[1]["tool_calls"][0]["function"]["arguments"] == {"a": None}
+
+
+def not_utf8() -> pa.Array:
+    """Return the texts "ok" and two bytes that are no UTF-8, as a writer that checks nothing leaves them."""
+    ends = b"".join(end.to_bytes(4, "little") for end in (0, 2, 4))
+    return pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(ends), pa.py_buffer(b"ok\xff\xfe")])
+
+
+@pytest.mark.parametrize("column", [not_utf8(), pa.array([0, 2**62]).cast(pa.timestamp("us"))], ids=["utf8", "date"])
+def test_parquet_column_that_no_format_reads_may_hold_anything(column: pa.Array, tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"text": ["one", "two"], "note": column}), tmp_path / "rows.parquet")
+    assert [row.text for row in read(tmp_path / "rows.parquet").conversations] == ["one", "two"]
+
+
+def test_parquet_value_that_cannot_be_read_drops_its_row_alone(tmp_path: Path) -> None:
+    tools = pa.chunked_array([not_utf8().slice(1), pa.array(["", "[]"])])
+    parquet.write_table(pa.table({"messages": [TURNS[:2]] * 3, "tools": tools}), tmp_path / "rows.parquet")
+    rows = read(tmp_path / "rows.parquet")
+    assert [row.row_id for row in rows.conversations] == ["row-1", "row-2"]
+    assert by_reason(rows.dropped) == {"malformed": 1}
+
+
 def test_text_rows_are_documents_without_messages(tmp_path: Path) -> None:
     rows = read(write_rows(tmp_path / "rows.jsonl", [{"text": "Once upon a time."}, {"text": "  "}]))
     assert [row.text for row in rows.conversations] == ["Once upon a time."]
@@ -64,6 +107,61 @@ def test_alpaca_input_follows_the_instruction_and_system_leads(tmp_path: Path) -
     row = {"instruction": "Add.", "input": "2 and 2", "output": "4", "system": "Be brief."}
     messages = read(write_rows(tmp_path / "rows.jsonl", [row])).conversations[0].messages
     assert [m["content"] for m in messages] == ["Be brief.", "Add.\n\n2 and 2", "4"]
+
+
+@every_form
+def test_system_of_a_row_is_the_first_turn_in_every_format(form: str, tmp_path: Path) -> None:
+    row = FORMS[form] | {"system": SYSTEM["content"]}
+    made = read(write_rows(tmp_path / "rows.jsonl", [row])).conversations[0]
+    assert list(made.messages) == [SYSTEM, *TURNS[:2]]
+    assert made.num_prompt_messages == (2 if form == "prompt_completion" else None)
+
+
+def test_system_of_a_row_that_begins_with_it_is_said_once(tmp_path: Path) -> None:
+    row = {"messages": [SYSTEM, *TURNS], "system": SYSTEM["content"]}
+    assert list(read(write_rows(tmp_path / "rows.jsonl", [row])).conversations[0].messages) == [SYSTEM, *TURNS]
+
+
+@pytest.mark.parametrize("form", ["messages", "sharegpt", "alpaca", "prompt_completion"])
+def test_tools_may_be_json_in_a_text(form: str, tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    rows = [FORMS[form] | {"tools": written} for written in (tools, json.dumps(tools), "", "[]")]
+    found = read(write_rows(tmp_path / "rows.jsonl", rows)).conversations
+    assert [row.tools for row in found] == [tools, tools, None, None]
+
+
+def test_calls_of_sharegpt_and_what_tools_return_are_kept(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    turns = [
+        {"from": "human", "value": "Add."},
+        {"from": "gpt", "value": None, "tool_calls": [call]},
+        {"from": "tool", "value": "4", "tool_call_id": "c1", "name": "add"},
+        {"from": "gpt", "value": "It is 4."},
+    ]
+    row = read(write_rows(tmp_path / "rows.jsonl", [{"conversations": turns}])).conversations[0]
+    assert row.messages[1] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert row.messages[2] == {"role": "tool", "content": "4", "tool_call_id": "c1", "name": "add"}
+
+
+def test_history_of_alpaca_comes_before_the_instruction(tmp_path: Path) -> None:
+    plain = FORMS["alpaca"]
+    history = [["Hello?", "Hello!"], ["Say hi.", "Hi."]]
+    rows = [plain | {"history": given} for given in (history, [], ["Hello?"], [["Hello?"]])]
+    found = read(write_rows(tmp_path / "rows.jsonl", rows))
+    first, second = found.conversations
+    assert [m["content"] for m in first.messages] == [*history[0], *history[1], *(m["content"] for m in TURNS[:2])]
+    assert [m["role"] for m in first.messages] == ["user", "assistant"] * 3
+    assert list(second.messages) == TURNS[:2]
+    assert by_reason(found.dropped) == {"malformed": 2}
+
+
+def test_fields_of_messages_that_nothing_reads_are_counted(tmp_path: Path) -> None:
+    thinking = [TURNS[0] | {"name": "Ann"}, TURNS[1] | {"reasoning_content": "2+2 is 4.", "weight": 1, "refusal": None}]
+    rows = [{"messages": thinking}, {"messages": [*TURNS[:2], *thinking]}, {"messages": TURNS}]
+    data = prepared(write_rows(tmp_path / "rows.jsonl", rows))
+    assert data.summary.ignored_fields == {"name": 2, "reasoning_content": 2}
+    (said,) = [one for one in audit_of(data, chat(), 4, {}).warnings if "reasoning_content: 2" in one]
+    assert said.startswith("messages hold fields that nothing reads (name: 2, reasoning_content: 2 rows)")
 
 
 def test_prompt_completion_takes_message_lists(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_audit_counts_what_a_trial_would_train_on(out: Path) -> None:
     assert sum(found["loss_tokens"].values()) == sum(int((example.loss_weights > 0).sum()) for example in rows)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"train.batch_size": 3}, {"seed": 5}, {"evals.num_items": 7}, {"data.num_validation": 1}]
+)
+def test_audits_that_could_count_otherwise_lie_in_folders_of_their_own(changes: dict[str, Any], out: Path) -> None:
+    plain = parsed(run("audit", "--out", str(out), "--json"))
+    other = parsed(run("audit", "--out", str(out), "--json", "--set", json.dumps(changes)))
+    assert Path(plain["paths"][0]).parent != Path(other["paths"][0]).parent
+
+
 def test_audit_of_a_file_finds_duplicates_contamination_and_what_is_not_used(out: Path, tmp_path: Path) -> None:
     items = tmp_path / "items"
     items.mkdir()

@@ -57,6 +57,15 @@ def test_gate_writes_what_it_counted_beside_the_record(tmp_path: Path) -> None:
     assert all((tmp_path / name).is_file() for name in AUDIT_FILES)
 
 
+def test_base_loss_that_overflowed_is_null_in_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, form, spec = setting(tmp_path, texts.pairs(3))
+    monkeypatch.setattr(gate, "base_loss", lambda *_: float("nan"))
+    gate.audited(model(form), rows, form, spec, asked={}, folder=tmp_path)
+    written = (tmp_path / AUDIT_FILES[0]).read_text()
+    assert '"base_loss": null' in written
+    assert "NaN" not in written
+
+
 def test_gate_refuses_rows_that_teach_nothing_and_leaves_the_audit(tmp_path: Path) -> None:
     rows, form, spec = setting(tmp_path, silent(6), trained_turns="last")
     with pytest.raises(DataError, match="no token of the 6 training rows carries loss"):
