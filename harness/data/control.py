@@ -68,11 +68,14 @@ def lost(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 
 def guarded(value: Any, pattern: re.Pattern[str]) -> Any:
-    """Return a value in whose strings every marker is marked and nothing else; guarded again it stays the same."""
+    """Return a value in whose strings every marker is marked and nothing else; guarded again it stays the same.
+
+    Names count: those of arguments and of properties are as freely chosen as what they hold.
+    """
     if isinstance(value, str):
         return _marked(value, pattern)
     if isinstance(value, Mapping):
-        return {name: guarded(held, pattern) for name, held in value.items()}
+        return {guarded(name, pattern): guarded(held, pattern) for name, held in value.items()}
     if isinstance(value, list | tuple):
         return [guarded(held, pattern) for held in value]
     return value
@@ -88,11 +91,11 @@ def spelled(text: str, pattern: re.Pattern[str]) -> str:
 
 
 def found_in(value: Any, pattern: re.Pattern[str]) -> bool:
-    """Return whether a string of a value spells a marker."""
+    """Return whether a string of a value, names included, spells a marker."""
     if isinstance(value, str):
         return pattern.search(value) is not None
     if isinstance(value, Mapping):
-        return any(found_in(held, pattern) for held in value.values())
+        return any(found_in(name, pattern) or found_in(held, pattern) for name, held in value.items())
     return isinstance(value, list | tuple) and any(found_in(held, pattern) for held in value)
 
 
