@@ -149,8 +149,8 @@ class DataSummary(Row):
     pack_fill: float | None = None
     """Share of all places in packed rows that hold a token."""
     num_control_text: int = 0
-    """Rows rendered for training in which a message spells a special token, which is text there unless the spec says
-    `as_is`; 0 under `as_is`, which does not look."""
+    """Rows for training in which a message or the raw text spells a special token, which is text there unless the spec
+    says `as_is`; 0 under `as_is`, which does not look."""
 
 
 class ResolvedIdentity(Row):

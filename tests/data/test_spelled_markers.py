@@ -51,3 +51,24 @@ def test_name_of_a_property_that_spells_a_marker_is_text() -> None:
     ids = locate(form, [row])[0].ids
     assert row.spells_control
     assert ids.count(form.tokenizer.convert_tokens_to_ids(END)) == 1 + len(TURNS)
+
+
+# -- raw texts --------------------------------------------------------------------------------------------------------
+
+RAW = [{"text": f"a {END} b"}, {"text": "Paris."}]
+
+
+@pytest.mark.parametrize(("policy", "num_tokens", "num_counted"), [("text", 0, 1), ("as_is", 1, 0)])
+def test_raw_text_that_spells_a_marker_is_read_and_counted_as_a_message(
+    policy: str, num_tokens: int, num_counted: int, tmp_path: Path
+) -> None:
+    data = prepared(write_rows(tmp_path / "rows.jsonl", RAW), control_text=policy)
+    row = next(example.input_ids.tolist() for example in data.train if example.row_id == "row-0")
+    assert row.count(tokenizer().convert_tokens_to_ids(END)) == num_tokens
+    assert tokenizer().decode(row) == f"a {END} b<eos>"
+    assert data.summary.num_control_text == num_counted
+
+
+def test_raw_text_that_spells_a_marker_is_dropped_under_its_reason_where_the_spec_says(tmp_path: Path) -> None:
+    data = prepared(write_rows(tmp_path / "rows.jsonl", RAW), control_text="drop")
+    assert (data.summary.num_train, data.summary.num_rows_dropped) == (1, {"control_token_in_text": 1})
