@@ -202,9 +202,19 @@ class Encoder:
             )
         if self.spec.too_long == "truncate_right":
             return np.arange(most)
-        # A model never saw text that does not begin with BOS, so BOS stays.
-        leads = self.chat.adds_bos and int(row.ids[0]) == self.chat.bos_token_id
+        leads = self._begins_in_bos(row)
         return np.array([0] * leads + list(range(length - most + leads, length)))
+
+    def _begins_in_bos(self, row: Weighed) -> bool:
+        """Return whether a row begins in BOS, put there by the tokenizer or the template, which a cut must leave there.
+
+        A model never saw text that does not begin with it. Where it opens turns too, as SmolLM2's `<|im_start|>`, it
+        is a part of the first turn and goes with it.
+        """
+        bos = self.chat.bos_token_id
+        if bos is None or int(row.ids[0]) != bos:
+            return False
+        return self.chat.adds_bos or bos not in self.chat.encode(self.chat.header)
 
 
 def _without_end(row: Located) -> Located:
