@@ -232,6 +232,15 @@ class ChatFormat:
         said = [*row.messages, *(row.tools or ()), row.text or ""]
         return self.control_text != "as_is" and control.found_in(said, self.markers)
 
+    def tells_control_apart(self, row: Conversation, text: str) -> bool:
+        """Return whether a rendered row that spells a control token still shows which ones the template wrote."""
+        messages, tools = (control.unspelled(said, self.markers) for said in (row.messages, row.tools or ()))
+        try:
+            plain = self.render(messages, tools=tools)
+        except TEMPLATE_FAULTS:
+            return False
+        return control.tells_apart(text, plain, self.markers)
+
     def loses_part_of(self, text: str) -> bool:
         """Return whether a rendered or raw text holds a character that the tokenizer leaves out."""
         return self.lost is not control.NONE and self.lost.search(text) is not None

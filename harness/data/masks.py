@@ -107,6 +107,8 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
     spells_control = chat.spells_control(row)
     if spells_control and chat.control_text == "drop":
         raise UnusableRow("control_token_in_text")
+    if spells_control and not chat.tells_control_apart(row, text):
+        raise UnusableRow("template_alters")
     if chat.loses_part_of(text):
         raise UnusableRow("tokenizer_loses_text")
     if len(text) > LARGE and not chat.can_encode(text):

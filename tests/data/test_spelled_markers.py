@@ -72,3 +72,36 @@ def test_raw_text_that_spells_a_marker_is_read_and_counted_as_a_message(
 def test_raw_text_that_spells_a_marker_is_dropped_under_its_reason_where_the_spec_says(tmp_path: Path) -> None:
     data = prepared(write_rows(tmp_path / "rows.jsonl", RAW), control_text="drop")
     assert (data.summary.num_train, data.summary.num_rows_dropped) == (1, {"control_token_in_text": 1})
+
+
+# -- templates that cut into what is said -----------------------------------------------------------------------------
+
+SAYS = [TURNS[0], {"role": "assistant", "content": "yo " + END}]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "m.content | replace('<|im_end|>', '')",
+        "m.content | tojson(ensure_ascii=True)",
+        "m.content | tojson(ensure_ascii=True) | replace('<', '\\\\u003c')",
+        "m.content.split('<|')[0]",
+        "m.content.replace('im_end|>', '')",
+    ],
+)
+def test_row_whose_marks_a_template_strips_or_escapes_is_dropped_and_the_others_stay(
+    written: str, tmp_path: Path
+) -> None:
+    source = CALLING.replace("+ m.content }}", f"+ {written} }}}}")
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": SAYS}, {"messages": TURNS[:2]}])
+    data = prepared(path, tok=own(source), template="tokenizer")
+    assert [row.row_id for row in data.train] == ["row-1"]
+    assert data.summary.num_rows_dropped == {"template_alters": 1}
+
+
+@pytest.mark.parametrize("written", ["m.content | trim", "m.content | tojson", "m.content.split('</think>')[-1]"])
+def test_row_whose_marks_a_template_leaves_is_kept(written: str) -> None:
+    form = chat("tokenizer", own(CALLING.replace("+ m.content }}", f"+ {written} }}}}")))
+    said = [TURNS[0], {"role": "assistant", "content": f"{END}</think>yo {END}"}]
+    ids = locate(form, [render(form, conversation(said, row_id="row", task=""))])[0].ids
+    assert ids.count(form.tokenizer.convert_tokens_to_ids(END)) == 2
