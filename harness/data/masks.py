@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
-from harness.data import bounds
+from harness.data import bounds, speakers
 from harness.data.chat import TEMPLATE_FAULTS, ChatFormat, Encoded, mismatch_sentence
-from harness.data.conversations import Conversation, Role, UnusableRow
+from harness.data.conversations import Conversation, UnusableRow
+from harness.data.speakers import Span
 from harness.errors import DataError
 
 MAX_RENDERED = 2**28
@@ -42,14 +43,6 @@ class Turn(NamedTuple):
     """Where the end-of-turn marker begins."""
     end: int
     """Where it ends."""
-
-
-class Span(NamedTuple):
-    """What another than the assistant says, in characters of the rendered text."""
-
-    role: Role
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -108,16 +101,17 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
     spells_control = chat.spells_control(row)
     if spells_control and chat.control_text == "drop":
         raise UnusableRow("control_token_in_text")
-    if spells_control and not chat.tells_control_apart(row, text):
-        raise UnusableRow("template_alters")
+    if spells_control:
+        with bounds.watched(chat.name, row.row_id):
+            if not chat.tells_control_apart(row, text):
+                raise UnusableRow("template_alters")
     if chat.loses_part_of(text):
         raise UnusableRow("tokenizer_loses_text")
     if len(text) > LARGE and not chat.can_encode(text):
         raise UnusableRow("tokenizer_refuses")
     if mismatch is not None:
         raise mismatch
-    said = chat.guarded([message["content"] for message in messages])
-    return Rendered(row.row_id, text, tuple(turns), _others(row, said, text, turns), spells_control)
+    return Rendered(row.row_id, text, tuple(turns), speakers.spans(chat, row, text, turns), spells_control)
 
 
 def _turns(
@@ -151,30 +145,6 @@ def _turn(chat: ChatFormat, row: Conversation, text: str, before: str, after: st
         )
     stop = max(len(before), len(after) - len(chat.closing))
     return Turn(len(before) - len(chat.header), len(before), stop, min(len(after), stop + len(chat.end_of_turn)))
-
-
-def _others(row: Conversation, contents: Sequence[str], text: str, turns: Sequence[Turn]) -> tuple[Span, ...]:
-    """Return where messages of others stand: each after the one before it and before the next assistant turn.
-
-    What tools return is all of that text, since templates may write it in other words; it is never trained on.
-    """
-    found: list[Span] = []
-    cursor, ahead = 0, list(turns)
-    for message, content, following in zip(row.messages, contents, [*row.messages[1:], None], strict=True):
-        if message["role"] == "assistant":
-            cursor = ahead.pop(0).end
-            continue
-        said, limit = content.strip(), ahead[0].header if ahead else len(text)
-        start = text.find(said, cursor, limit) if said else -1
-        stop = start + len(said) if start >= 0 else limit
-        if message["role"] == "tool":
-            start, stop = cursor, limit if following is None or following["role"] == "assistant" else stop
-        if start < 0 and said and "".join(said.split()) not in "".join(text[cursor:limit].split()):
-            raise UnusableRow("template_alters")
-        if start >= 0:
-            cursor = stop
-            found.append(Span(message["role"], start, stop))
-    return tuple(found)
 
 
 def locate(chat: ChatFormat, rows: Sequence[Rendered]) -> list[Located]:
