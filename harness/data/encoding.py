@@ -56,6 +56,8 @@ class Encoder:
     """Tokens that end a turn and were cut away, as far as the tokenizer can tell."""
     num_control_text: int = 0
     """Rows that were rendered or read as raw text and spell a control token."""
+    num_rewritten: int = 0
+    """Rows that were rendered in which the template writes an answer in other words, or without some."""
     seen: set[int] = field(default_factory=set)
     """Rows that were looked at."""
     kept: list[int] = field(default_factory=list)
@@ -129,6 +131,7 @@ class Encoder:
             _require_weight(shown)
             rendered = masks.render(self.chat, shown)
             self.num_control_text += rendered.spells_control
+            self.num_rewritten += rendered.rewrites
             return rendered
         except UnusableRow as fault:
             self._drop(row, fault)

@@ -12,6 +12,7 @@ offsets: prefixes alone decide. What does not live here: weights and lengths (pr
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ class Rendered:
     """In characters; a message that the template writes in other words than its own is not among them."""
     spells_control: bool = False
     """Whether a message spells a control token."""
+    rewrites: bool = False
+    """Whether the template writes an assistant turn in other words than its own, or without some."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,18 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
         raise UnusableRow("tokenizer_refuses")
     if mismatch is not None:
         raise mismatch
-    return Rendered(row.row_id, text, tuple(turns), speakers.spans(chat, row, text, turns), spells_control)
+    others = speakers.spans(chat, row, text, turns)
+    said = [str(chat.guarded(messages[place]["content"])) for place in places]
+    rewrites = any(not _is_said(answer, text, turn) for answer, turn in zip(said, turns, strict=True))
+    return Rendered(row.row_id, text, tuple(turns), others, spells_control, rewrites)
+
+
+def _is_said(answer: str, text: str, turn: Turn) -> bool:
+    """Return whether a turn holds what its message says, but for white space around it and the form of its letters."""
+    if text.find(answer.strip(), turn.start, turn.stop) >= 0:
+        return True
+    wanted, written = (unicodedata.normalize("NFC", said) for said in (answer, text[turn.start : turn.stop]))
+    return wanted.strip() in written
 
 
 def _turns(

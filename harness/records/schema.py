@@ -151,6 +151,9 @@ class DataSummary(Row):
     num_control_text: int = 0
     """Rows for training in which a message or the raw text spells a special token, which is text there unless the spec
     says `as_is`; 0 under `as_is`, which does not look."""
+    num_rewritten: int = 0
+    """Rows rendered for training in which the template writes what an assistant says in other words or without some,
+    as templates do that strip thinking; they are trained on as it writes them."""
 
 
 class ResolvedIdentity(Row):

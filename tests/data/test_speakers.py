@@ -73,3 +73,27 @@ def test_order_of_roles_is_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         rendered(form, [say("user", f"What is {number}?"), ANSWER])
     assert len(num) == 1 + 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("written", "num_rewritten"),
+    [
+        ("m.content.split('</think>')[-1]", 1),
+        ("m.content | replace('Two', 'Three')", 1),
+        ("m.content | trim", 0),
+        ("m.content", 0),
+    ],
+)
+def test_row_whose_answer_a_template_rewrites_is_kept_and_counted(
+    written: str, num_rewritten: int, tmp_path: Path
+) -> None:
+    thinking = [TURNS[0], say("assistant", "<think>Hm.</think> Two. ")]
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": thinking}, {"messages": TURNS}])
+    data = prepared(path, tok=own(CHATML_OWN.replace("m.content", written)), template="tokenizer")
+    assert (data.summary.num_rewritten, data.summary.num_train) == (num_rewritten, 2)
+
+
+def test_answer_in_another_unicode_form_is_not_counted_as_rewritten(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": [TURNS[0], say("assistant", "Cafe\u0301.")]}])
+    source = CHATML_OWN.replace("m.content", "(m.content | replace('e\u0301', '\u00e9'))")
+    assert prepared(path, tok=own(source), template="tokenizer").summary.num_rewritten == 0
