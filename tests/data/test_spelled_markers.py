@@ -13,6 +13,7 @@ from tests.data.test_templates import own
 from tests.data.tiny import TURNS, chat, prepared, tokenizer, write_rows
 
 END = "<|im_end|>"
+END_ID = int(tokenizer().convert_tokens_to_ids(END))
 CALLING = """
 {%- if tools %}
     {{- '<|im_start|>system\\n' + tools | tojson + '<|im_end|>\\n' }}
@@ -39,7 +40,7 @@ def calling(arguments: dict[str, Any]) -> list[dict[str, Any]]:
 def test_name_of_an_argument_that_spells_a_marker_is_text_and_counted(arguments: Any, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"messages": calling(arguments)}])
     data = prepared(path, tok=own(CALLING), template="tokenizer")
-    assert data.train[0].input_ids.tolist().count(tokenizer().convert_tokens_to_ids(END)) == 2
+    assert data.train[0].input_ids.tolist().count(END_ID) == 2
     assert tokenizer().decode(data.train[0].input_ids).count(END) == 3
     assert data.summary.num_control_text == 1
 
@@ -64,7 +65,7 @@ def test_raw_text_that_spells_a_marker_is_read_and_counted_as_a_message(
 ) -> None:
     data = prepared(write_rows(tmp_path / "rows.jsonl", RAW), control_text=policy)
     row = next(example.input_ids.tolist() for example in data.train if example.row_id == "row-0")
-    assert row.count(tokenizer().convert_tokens_to_ids(END)) == num_tokens
+    assert row.count(END_ID) == num_tokens
     assert tokenizer().decode(row) == f"a {END} b<eos>"
     assert data.summary.num_control_text == num_counted
 
