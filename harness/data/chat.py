@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
@@ -84,8 +84,6 @@ class ChatFormat:
     template_date: str | None = None
     prompt_edit: Literal["none", "space", "newline", "renamed_tag", "no_system"] = "none"
     """What is changed about rendered prompts; see `EvalSpec.template_edit`."""
-    leads: dict[Any, Sequence[str | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What was learnt of the template, see speakers.py; a format made from this one learns anew."""
 
     @property
     def is_fast(self) -> bool:

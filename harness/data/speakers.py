@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 from harness.data import bounds
 from harness.data.chat import TEMPLATE_FAULTS, ChatFormat
@@ -18,6 +19,11 @@ TAIL = 32
 """Characters before a message that are looked for where what stands before it is not all that was learnt: what tools
 are called, and what they can do, differs from row to row."""
 _WORD = "probed7301word{}end"
+
+Leads = dict[tuple[tuple[tuple[Role, bool], ...], bool], tuple[str | None, ...]]
+"""Roles in their order, each with whether it calls tools, and whether there are any -> what stands before each."""
+_LEADS: WeakKeyDictionary[ChatFormat, Leads] = WeakKeyDictionary()
+"""What was learnt of each format for as long as that is in use."""
 
 
 class Span(NamedTuple):
@@ -116,10 +122,11 @@ def _leads(chat: ChatFormat, row: Conversation) -> Sequence[str | None]:
     """Return what the template writes before each message from the end of the one before it; None where unknown."""
     order = tuple((message["role"], "tool_calls" in message) for message in row.messages)
     key = (order, bool(row.tools))
-    if key not in chat.leads:
+    known = _LEADS.setdefault(chat, {})
+    if key not in known:
         with bounds.watched(chat.name, row.row_id):
-            chat.leads[key] = _learnt(chat, row)
-    return chat.leads[key]
+            known[key] = _learnt(chat, row)
+    return known[key]
 
 
 def _learnt(chat: ChatFormat, row: Conversation) -> tuple[str | None, ...]:
