@@ -20,7 +20,7 @@ TAIL = 32
 are called, and what they can do, differs from row to row."""
 _WORD = "probed7301word{}end"
 
-Leads = dict[tuple[tuple[tuple[Role, bool], ...], bool], tuple[str | None, ...]]
+Leads = dict[tuple[tuple[tuple[str, bool], ...], bool], tuple[str | None, ...]]
 """Roles in their order, each with whether it calls tools, and whether there are any -> what stands before each."""
 _LEADS: WeakKeyDictionary[ChatFormat, Leads] = WeakKeyDictionary()
 """What was learnt of each format for as long as that is in use."""

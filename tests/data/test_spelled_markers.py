@@ -13,7 +13,7 @@ from tests.data.test_templates import own
 from tests.data.tiny import TURNS, chat, prepared, tokenizer, write_rows
 
 END = "<|im_end|>"
-END_ID = int(tokenizer().convert_tokens_to_ids(END))
+END_ID: Any = tokenizer().convert_tokens_to_ids(END)
 CALLING = """
 {%- if tools %}
     {{- '<|im_start|>system\\n' + tools | tojson + '<|im_end|>\\n' }}
@@ -51,7 +51,7 @@ def test_name_of_a_property_that_spells_a_marker_is_text() -> None:
     row = render(form, conversation(TURNS, row_id="row", task="", tools=[function]))
     ids = locate(form, [row])[0].ids
     assert row.spells_control
-    assert ids.count(form.tokenizer.convert_tokens_to_ids(END)) == 1 + len(TURNS)
+    assert ids.count(END_ID) == 1 + len(TURNS)
 
 
 # -- raw texts --------------------------------------------------------------------------------------------------------
@@ -105,4 +105,4 @@ def test_row_whose_marks_a_template_leaves_is_kept(written: str) -> None:
     form = chat("tokenizer", own(CALLING.replace("+ m.content }}", f"+ {written} }}}}")))
     said = [TURNS[0], {"role": "assistant", "content": f"{END}</think>yo {END}"}]
     ids = locate(form, [render(form, conversation(said, row_id="row", task=""))])[0].ids
-    assert ids.count(form.tokenizer.convert_tokens_to_ids(END)) == 2
+    assert ids.count(END_ID) == 2
