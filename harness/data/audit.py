@@ -97,6 +97,8 @@ class Audit:
     """Kind of personal data -> places where it was replaced, in every row that was read."""
     num_control_text: int
     """Training rows in which a message spells a control token; it was read as text, unless the spec says otherwise."""
+    num_rewritten: int
+    """Training rows in which the template writes an answer in other words or without some; they are trained on so."""
     completion_prompt_ratio: float | None
     template_sha256: str
     mask_engine: str
@@ -191,6 +193,7 @@ def audit_of(rows: PreparedData, chat: ChatFormat, batch_size: int, asked: Mappi
         num_marked=summary.num_marked,
         num_scrubbed=summary.num_scrubbed,
         num_control_text=summary.num_control_text,
+        num_rewritten=summary.num_rewritten,
         completion_prompt_ratio=summary.completion_prompt_ratio,
         template_sha256=summary.template_sha256,
         mask_engine=summary.mask_engine,

@@ -2,7 +2,8 @@
 
 A template is a program that came with somebody's weights. Before its first rendering it is parsed, and rendered by a
 child process that the system kills over its limit of processor time or memory, so that no thread and no worker of ours
-hangs. Invariant: one verdict for each source in a process, in bounded time. What does not live here: whether what it
+hangs; what waits for a word of a row is stopped over that row. Invariant: one verdict for each source in a process, in
+bounded time. What does not live here: whether what it
 writes can be trained on (chat.py).
 """
 
@@ -12,6 +13,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,10 @@ BYTES = 2**30
 """Of address space."""
 MAX_CHARACTERS = 2**20
 """That a template may write for a conversation of some hundred."""
+ROW_SECONDS = 60
+"""Of processor time for all renderings of a row, which `masks.MAX_RENDERED` keeps to some ten where they are sound."""
+MAX_FACTOR = 2**24
+"""The largest number that a template may multiply by."""
 
 
 def require_bounded(name: str, source: str, variables: dict[str, str]) -> None:
@@ -48,6 +56,12 @@ def require_bounded(name: str, source: str, variables: dict[str, str]) -> None:
         raise DataError(
             f"data.template is {name!r}, but must not reach for Python's internals; it asks for {reached!r}, which no "
             "conversation has; name another template"
+        )
+    factor = _large_factor(source)
+    if factor is not None:
+        raise DataError(
+            f"data.template is {name!r}, but must multiply by {MAX_FACTOR} at most; it multiplies by {factor}, which "
+            "writes more than a memory holds; name another template"
         )
     fault = _fault(source, json.dumps(variables, sort_keys=True))
     if fault is not None:
@@ -68,6 +82,58 @@ def _internal_name(source: str) -> str | None:
         if isinstance(said, str) and said.startswith("__") and said.endswith("__") and said.strip("_").isidentifier():
             return said
     return None
+
+
+def _large_factor(source: str) -> int | None:
+    """Return the first number too large in a product or a power, whether or not a probe would get there."""
+    try:
+        tree = rendering_probe.environment().parse(source)
+    except (jinja2.TemplateError, RecursionError):
+        return None
+    for product in tree.find_all((nodes.Mul, nodes.Pow)):
+        for node in product.find_all(nodes.Const):
+            if isinstance(node.value, int) and abs(node.value) > MAX_FACTOR:
+                return node.value
+    return None
+
+
+@contextmanager
+def watched(name: str, row_id: str) -> Iterator[None]:
+    """Stop the renderings of a row that take too long, which the probes cannot foresee: a loop may wait for a word.
+
+    It refuses the template and does not drop the row, so that rows do not depend on how fast a machine is. Only the
+    main thread can be stopped, and only where nobody else uses its profiling signal; memory is watched everywhere.
+
+    Args:
+        name: of the template, for the message.
+        row_id: of the row, for the message.
+
+    Raises:
+        DataError: they take more than `ROW_SECONDS`, or more memory than there is.
+    """
+
+    def refusal(fault: str) -> DataError:
+        return DataError(
+            f"data.template is {name!r}, but must render every row within {ROW_SECONDS} s and the memory there is; "
+            f"over row {row_id!r} it {fault}; name another template or take the row out"
+        )
+
+    def stop(number: int, frame: Any) -> None:
+        raise refusal("ran out of time")
+
+    can_stop = threading.current_thread() is threading.main_thread()
+    can_stop = can_stop and signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
+    if can_stop:
+        signal.signal(signal.SIGPROF, stop)
+        signal.setitimer(signal.ITIMER_PROF, ROW_SECONDS)
+    try:
+        yield
+    except MemoryError:
+        raise refusal("ran out of memory") from None
+    finally:
+        if can_stop:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
 
 @lru_cache(maxsize=256)

@@ -228,8 +228,18 @@ class ChatFormat:
         return control.readable(text, self.markers)
 
     def spells_control(self, row: Conversation) -> bool:
-        """Return whether a message of a row spells a control token; never where they are taken as they are."""
-        return self.control_text != "as_is" and control.found_in([*row.messages, *(row.tools or ())], self.markers)
+        """Return whether a row spells a control token; never where they are taken as they are."""
+        said = [*row.messages, *(row.tools or ()), row.text or ""]
+        return self.control_text != "as_is" and control.found_in(said, self.markers)
+
+    def tells_control_apart(self, row: Conversation, text: str) -> bool:
+        """Return whether a rendered row that spells a control token still shows which ones the template wrote."""
+        messages, tools = (control.unspelled(said, self.markers) for said in (row.messages, row.tools or ()))
+        try:
+            plain = self.render(messages, tools=tools)
+        except TEMPLATE_FAULTS:
+            return False
+        return control.tells_apart(text, plain, self.markers)
 
     def loses_part_of(self, text: str) -> bool:
         """Return whether a rendered or raw text holds a character that the tokenizer leaves out."""

@@ -10,7 +10,7 @@ not there. What does not live here: rendering (chat.py), which rows are dropped 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.errors import DataError
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 MARK = "\ufdd0"
 """Stands before a spelled marker. Unicode keeps it free for use inside programs; where a message holds it, it is taken
 out, since before an end of turn that the template writes it would make text of that."""
+
+_NO_MARKER = "\ufdd3"
+"""Stands for a spelled marker in the rendering that shows which markers are the template's."""
+
+_ESCAPED_MARK = "\\ufdd0"
+"""The mark as JSON in ASCII has it."""
 
 NONE = re.compile(r"(?!)")
 """Finds nothing: of a tokenizer without control tokens."""
@@ -68,13 +74,25 @@ def lost(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 
 def guarded(value: Any, pattern: re.Pattern[str]) -> Any:
-    """Return a value in whose strings every marker is marked and nothing else; guarded again it stays the same."""
+    """Return a value in whose strings every marker is marked and nothing else; guarded again it stays the same.
+
+    Names count: those of arguments and of properties are as freely chosen as what they hold.
+    """
+    return _rewritten(value, lambda text: _marked(text, pattern))
+
+
+def unspelled(value: Any, pattern: re.Pattern[str]) -> Any:
+    """Return a value in whose strings a character that means nothing stands for every marker."""
+    return _rewritten(value, lambda text: pattern.sub(_NO_MARKER, text))
+
+
+def _rewritten(value: Any, rewrite: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return _marked(value, pattern)
+        return rewrite(value)
     if isinstance(value, Mapping):
-        return {name: guarded(held, pattern) for name, held in value.items()}
+        return {_rewritten(name, rewrite): _rewritten(held, rewrite) for name, held in value.items()}
     if isinstance(value, list | tuple):
-        return [guarded(held, pattern) for held in value]
+        return [_rewritten(held, rewrite) for held in value]
     return value
 
 
@@ -88,11 +106,11 @@ def spelled(text: str, pattern: re.Pattern[str]) -> str:
 
 
 def found_in(value: Any, pattern: re.Pattern[str]) -> bool:
-    """Return whether a string of a value spells a marker."""
+    """Return whether a string of a value, names included, spells a marker."""
     if isinstance(value, str):
         return pattern.search(value) is not None
     if isinstance(value, Mapping):
-        return any(found_in(held, pattern) for held in value.values())
+        return any(found_in(name, pattern) or found_in(held, pattern) for name, held in value.items())
     return isinstance(value, list | tuple) and any(found_in(held, pattern) for held in value)
 
 
@@ -109,6 +127,32 @@ def pieces(text: str, pattern: re.Pattern[str]) -> list[Piece]:
         found += [Piece(text[cursor : match.start()], cursor, False), Piece(match[1], match.start(1), True)]
         cursor = match.end()
     return [piece for piece in [*found, Piece(text[cursor:], cursor, False)] if piece.text]
+
+
+def tells_apart(text: str, plain: str, pattern: re.Pattern[str]) -> bool:
+    """Return whether marks still tell in a rendered text which markers are the template's own.
+
+    A template that cuts into what people say can take a marker from behind its mark, which then makes text of the next
+    marker of its own, or the mark from before a marker, which then is a control token.
+
+    Args:
+        text: as rendered, with marks.
+        plain: the same conversation rendered without any spelled marker.
+        pattern: of markers.
+    """
+    around = [piece.text for piece in pieces(text, pattern) if not piece.is_spelled]
+    if any(MARK in part for part in around) or _num_escaped(text) != _num_escaped(plain):
+        return False
+    own = [piece.text for piece in pieces(plain, pattern) if not piece.is_spelled]
+    return _found(around, pattern) == _found(own, pattern)
+
+
+def _num_escaped(text: str) -> int:
+    return text.lower().count(_ESCAPED_MARK)
+
+
+def _found(parts: list[str], pattern: re.Pattern[str]) -> list[str]:
+    return [marker for part in parts for marker in pattern.findall(part)]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, parts: list[Piece]) -> Encoded:

@@ -55,7 +55,9 @@ class Encoder:
     num_ends_lost: int = 0
     """Tokens that end a turn and were cut away, as far as the tokenizer can tell."""
     num_control_text: int = 0
-    """Rows that were rendered in which a message spells a control token."""
+    """Rows that were rendered or read as raw text and spell a control token."""
+    num_rewritten: int = 0
+    """Rows that were rendered in which the template writes an answer in other words, or without some."""
     seen: set[int] = field(default_factory=set)
     """Rows that were looked at."""
     kept: list[int] = field(default_factory=list)
@@ -129,6 +131,7 @@ class Encoder:
             _require_weight(shown)
             rendered = masks.render(self.chat, shown)
             self.num_control_text += rendered.spells_control
+            self.num_rewritten += rendered.rewrites
             return rendered
         except UnusableRow as fault:
             self._drop(row, fault)
@@ -137,13 +140,12 @@ class Encoder:
     def _documents(self, rows: Mapping[int, Conversation]) -> dict[int, Located]:
         """Encode raw texts: BOS where the tokenizer would put one, EOS at the end, everything trained on.
 
-        One that the tokenizer cannot read whole is counted.
+        One that the tokenizer cannot read whole is counted, and one that spells a control token is treated as a
+        message that does.
         """
         bos, eos = self.chat.bos_token_id, self.chat.eos_token_id
-        whole = {index: row for index, row in rows.items() if not self.chat.loses_part_of(row.text or "")}
-        for row in (row for index, row in rows.items() if index not in whole):
-            self._drop(row, UnusableRow("tokenizer_loses_text"))
-        encoded = self.chat.encode_batch([row.text or "" for row in whole.values()])
+        whole = {index: row for index, row in rows.items() if self._is_readable(row)}
+        encoded = self.chat.encode_batch([self.chat.guarded(row.text) for row in whole.values()])
         documents: dict[int, Located] = {}
         for (index, row), (ids, _) in zip(whole.items(), encoded, strict=True):
             first = [bos] if bos is not None and self.chat.adds_bos and ids[:1] != [bos] else []
@@ -152,6 +154,17 @@ class Encoder:
             parts = bytes([TEMPLATE] * len(first) + [TEXT] * len(ids) + [END_OF_TURN] * len(last))
             documents[index] = Located(row.row_id, [*first, *ids, *last], (turn,), parts)
         return documents
+
+    def _is_readable(self, row: Conversation) -> bool:
+        spells_control = self.chat.spells_control(row)
+        if spells_control and self.chat.control_text == "drop":
+            self._drop(row, UnusableRow("control_token_in_text"))
+            return False
+        if self.chat.loses_part_of(row.text or ""):
+            self._drop(row, UnusableRow("tokenizer_loses_text"))
+            return False
+        self.num_control_text += spells_control
+        return True
 
     def _from_tokens(self, row: Conversation) -> Weighed:
         assert row.tokens is not None
@@ -192,9 +205,19 @@ class Encoder:
             )
         if self.spec.too_long == "truncate_right":
             return np.arange(most)
-        # A model never saw text that does not begin with BOS, so BOS stays.
-        leads = self.chat.adds_bos and int(row.ids[0]) == self.chat.bos_token_id
+        leads = self._begins_in_bos(row)
         return np.array([0] * leads + list(range(length - most + leads, length)))
+
+    def _begins_in_bos(self, row: Weighed) -> bool:
+        """Return whether a row begins in BOS, put there by the tokenizer or the template, which a cut must leave there.
+
+        A model never saw text that does not begin with it. Where it opens turns too, as SmolLM2's `<|im_start|>`, it
+        is a part of the first turn and goes with it.
+        """
+        bos = self.chat.bos_token_id
+        if bos is None or int(row.ids[0]) != bos:
+            return False
+        return self.chat.adds_bos or bos not in self.chat.encode(self.chat.header)
 
 
 def _without_end(row: Located) -> Located:

@@ -95,6 +95,7 @@ def spoil(chosen: Chosen, pool: Sequence[int], encoder: Encoder, seed: int) -> N
     encoder.num_truncated += now.num_truncated - was.num_truncated
     encoder.num_ends_lost += now.num_ends_lost - was.num_ends_lost
     encoder.num_control_text += now.num_control_text - was.num_control_text
+    encoder.num_rewritten += now.num_rewritten - was.num_rewritten
     made = dict(zip(chosen.changed, examples, strict=True))
     chosen.examples = Spool(
         made.get(place, example) for place, example in zip(chosen.places, chosen.examples, strict=True)

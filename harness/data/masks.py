@@ -12,18 +12,21 @@ offsets: prefixes alone decide. What does not live here: weights and lengths (pr
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
+from harness.data import bounds, speakers
 from harness.data.chat import TEMPLATE_FAULTS, ChatFormat, Encoded, mismatch_sentence
-from harness.data.conversations import Conversation, Role, UnusableRow
+from harness.data.conversations import Conversation, UnusableRow
+from harness.data.speakers import Span
 from harness.errors import DataError
 
-MAX_RENDERED = 2**31
-"""Characters that are rendered at most for one row, which is rendered anew for each of its turns."""
+MAX_RENDERED = 2**28
+"""Characters that are rendered at most for one row, which is rendered anew for each of its turns: some ten seconds."""
 MESSAGE_COST = 200
 """Characters whose rendering takes as long as what a template does for a message besides."""
 LARGE = 2**20
@@ -43,14 +46,6 @@ class Turn(NamedTuple):
     """Where it ends."""
 
 
-class Span(NamedTuple):
-    """What another than the assistant says, in characters of the rendered text."""
-
-    role: Role
-    start: int
-    stop: int
-
-
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as text."""
@@ -63,6 +58,8 @@ class Rendered:
     """In characters; a message that the template writes in other words than its own is not among them."""
     spells_control: bool = False
     """Whether a message spells a control token."""
+    rewrites: bool = False
+    """Whether the template writes an assistant turn in other words than its own, or without some."""
 
 
 @dataclass(frozen=True)
@@ -91,66 +88,77 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
         UnusableRow: the template raises on these messages or does not write what they say, they are too many, the
             tokenizer cannot read them or leaves a part out, or they spell a control token and `data.control_text` is
             drop.
-        DataError: the text of the messages before a turn is not the generation prompt they give.
+        DataError: the text of the messages before a turn is not the generation prompt they give, or rendering has no
+            bound.
     """
     messages = row.messages
     places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if len(places) * sum(MESSAGE_COST + len(message["content"]) for message in messages) > MAX_RENDERED:
         raise UnusableRow("too_many_turns")
     try:
-        text = chat.render(messages, tools=row.tools)
-        opened = [chat.render(messages[:i], add_generation_prompt=True, tools=row.tools) for i in places]
-        closed = [text if i + 1 == len(messages) else chat.render(messages[: i + 1], tools=row.tools) for i in places]
-        closed = [after.removesuffix(chat.final) for after in closed]
+        with bounds.watched(chat.name, row.row_id):
+            text = chat.render(messages, tools=row.tools)
+            turns, mismatch = _turns(chat, row, text, places)
     except TEMPLATE_FAULTS:
         raise UnusableRow("template_refuses") from None
     spells_control = chat.spells_control(row)
     if spells_control and chat.control_text == "drop":
         raise UnusableRow("control_token_in_text")
+    if spells_control:
+        with bounds.watched(chat.name, row.row_id):
+            if not chat.tells_control_apart(row, text):
+                raise UnusableRow("template_alters")
     if chat.loses_part_of(text):
         raise UnusableRow("tokenizer_loses_text")
     if len(text) > LARGE and not chat.can_encode(text):
         raise UnusableRow("tokenizer_refuses")
-    turns: list[Turn] = []
-    for before, after in zip(opened, closed, strict=True):
-        if not text.startswith(after) or not after.startswith(before):
-            other = before if text.startswith(after) else after
-            raise DataError(mismatch_sentence(chat.name, f"row {row.row_id!r}", text, other))
-        if not after.endswith(chat.closing) or not before.endswith(chat.header):
-            raise DataError(
-                f"data.template is {chat.name!r}, but must open and close every assistant turn alike; in row "
-                f"{row.row_id!r} a turn ends in {after[-20:]!r} and not in {chat.closing!r}"
-            )
-        stop = max(len(before), len(after) - len(chat.closing))
-        turns.append(
-            Turn(len(before) - len(chat.header), len(before), stop, min(len(after), stop + len(chat.end_of_turn)))
-        )
-    said = chat.guarded([message["content"] for message in messages])
-    return Rendered(row.row_id, text, tuple(turns), _others(row, said, text, turns), spells_control)
+    if mismatch is not None:
+        raise mismatch
+    others = speakers.spans(chat, row, text, turns)
+    said = [str(chat.guarded(messages[place]["content"])) for place in places]
+    rewrites = any(not _is_said(answer, text, turn) for answer, turn in zip(said, turns, strict=True))
+    return Rendered(row.row_id, text, tuple(turns), others, spells_control, rewrites)
 
 
-def _others(row: Conversation, contents: Sequence[str], text: str, turns: Sequence[Turn]) -> tuple[Span, ...]:
-    """Return where messages of others stand: each after the one before it and before the next assistant turn.
+def _is_said(answer: str, text: str, turn: Turn) -> bool:
+    """Return whether a turn holds what its message says, but for white space around it and the form of its letters."""
+    if text.find(answer.strip(), turn.start, turn.stop) >= 0:
+        return True
+    wanted, written = (unicodedata.normalize("NFC", said) for said in (answer, text[turn.start : turn.stop]))
+    return wanted.strip() in written
 
-    What tools return is all of that text, since templates may write it in other words; it is never trained on.
+
+def _turns(
+    chat: ChatFormat, row: Conversation, text: str, places: Sequence[int]
+) -> tuple[list[Turn], DataError | None]:
+    """Return where turns are, and what is wrong with the first that cannot be told; every prefix is rendered.
+
+    One prefix is held at a time: of a long row they are many times the row.
     """
-    found: list[Span] = []
-    cursor, ahead = 0, list(turns)
-    for message, content, following in zip(row.messages, contents, [*row.messages[1:], None], strict=True):
-        if message["role"] == "assistant":
-            cursor = ahead.pop(0).end
-            continue
-        said, limit = content.strip(), ahead[0].header if ahead else len(text)
-        start = text.find(said, cursor, limit) if said else -1
-        stop = start + len(said) if start >= 0 else limit
-        if message["role"] == "tool":
-            start, stop = cursor, limit if following is None or following["role"] == "assistant" else stop
-        if start < 0 and said and "".join(said.split()) not in "".join(text[cursor:limit].split()):
-            raise UnusableRow("template_alters")
-        if start >= 0:
-            cursor = stop
-            found.append(Span(message["role"], start, stop))
-    return tuple(found)
+    turns: list[Turn] = []
+    mismatch: DataError | None = None
+    for i in places:
+        before = chat.render(row.messages[:i], add_generation_prompt=True, tools=row.tools)
+        is_whole = i + 1 == len(row.messages)
+        after = text if is_whole else chat.render(row.messages[: i + 1], tools=row.tools)
+        try:
+            turns.append(_turn(chat, row, text, before, after.removesuffix(chat.final)))
+        except DataError as fault:
+            mismatch = mismatch or fault
+    return turns, mismatch
+
+
+def _turn(chat: ChatFormat, row: Conversation, text: str, before: str, after: str) -> Turn:
+    if not text.startswith(after) or not after.startswith(before):
+        other = before if text.startswith(after) else after
+        raise DataError(mismatch_sentence(chat.name, f"row {row.row_id!r}", text, other))
+    if not after.endswith(chat.closing) or not before.endswith(chat.header):
+        raise DataError(
+            f"data.template is {chat.name!r}, but must open and close every assistant turn alike; in row "
+            f"{row.row_id!r} a turn ends in {after[-20:]!r} and not in {chat.closing!r}"
+        )
+    stop = max(len(before), len(after) - len(chat.closing))
+    return Turn(len(before) - len(chat.header), len(before), stop, min(len(after), stop + len(chat.end_of_turn)))
 
 
 def locate(chat: ChatFormat, rows: Sequence[Rendered]) -> list[Located]:

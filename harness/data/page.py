@@ -54,6 +54,7 @@ def facts(found: Audit, template: str) -> list[tuple[str, str]]:
         ("rows changed on purpose", _counts(found.num_marked)),
         ("personal data replaced", _counts(found.num_scrubbed)),
         ("rows that spell a control token", f"{found.num_control_text}"),
+        ("answers that the template rewrites", f"{found.num_rewritten}"),
         ("tasks", _counts(found.domains)),
         ("languages", "unknown" if found.languages is None else _counts(found.languages)),
         ("completion:prompt ratio", _plain(found.completion_prompt_ratio, "in characters")),

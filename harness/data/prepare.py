@@ -109,7 +109,7 @@ def prepare(
     held = frozenset(encoder.kept)
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
     # counted over the training rows alone
-    encoder.num_truncated = encoder.num_ends_lost = encoder.num_control_text = 0
+    encoder.num_truncated = encoder.num_ends_lost = encoder.num_control_text = encoder.num_rewritten = 0
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
     leaks = _leaks(spec, chat, leaked)
     ordered = in_proportion(training_order(pool, seed), rows.conversations, seed)
@@ -176,6 +176,7 @@ def _add(one: _Taken, train: Spool[Example], encoder: Encoder) -> None:
         encoder.num_truncated += one.counted.num_truncated
         encoder.num_ends_lost += one.counted.num_ends_lost
         encoder.num_control_text += one.counted.num_control_text
+        encoder.num_rewritten += one.counted.num_rewritten
 
 
 def _cleaned(rows: sources.Rows, cleaning: _Cleaning, origin: str = "source") -> sources.Rows:
@@ -389,6 +390,7 @@ def _summary(
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
         num_control_text=encoder.num_control_text,
         ignored_fields=dict(sorted(cleaning.ignored_fields.items())),
+        num_rewritten=encoder.num_rewritten,
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
     )
 

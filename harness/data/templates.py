@@ -21,6 +21,10 @@ import re
 from datetime import date
 from typing import Literal
 
+import jinja2
+from jinja2 import nodes
+
+from harness.data import rendering_probe
 from harness.errors import DataError
 
 UserEnd = Literal["as_written", "with", "without"]
@@ -248,7 +252,7 @@ def with_user_end(name: str, source: str, user_end: UserEnd) -> str:
 
 
 _CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
-_ASKS_CLOCK = re.compile(r"strftime_now\s*\(")
+_CALLS_CLOCK = re.compile(r"strftime_now\s*\(")
 
 
 def with_frozen_date(source: str, template_date: str | None) -> str:
@@ -264,7 +268,7 @@ def with_frozen_date(source: str, template_date: str | None) -> str:
     Raises:
         DataError: it asks the clock and there is no date, or it asks in a way that cannot be frozen.
     """
-    if not _ASKS_CLOCK.search(source):
+    if not _asks_clock(source):
         return source
     if template_date is None:
         raise DataError(
@@ -273,8 +277,21 @@ def with_frozen_date(source: str, template_date: str | None) -> str:
         )
     day = date.fromisoformat(template_date)
     frozen = _CLOCK.sub(lambda call: repr(day.strftime(call["format"])), source)
-    if _ASKS_CLOCK.search(frozen):
+    if _asks_clock(frozen):
         raise DataError(
-            "the chat template calls strftime_now with a computed format, which cannot be frozen; name another"
+            "the chat template calls strftime_now with a computed format or under another name, which cannot be "
+            "frozen; name another"
         )
     return frozen
+
+
+def _asks_clock(source: str) -> bool:
+    """Return whether a template uses the clock in any way but to ask whether there is one."""
+    if "strftime_now" not in source:
+        return False
+    try:
+        tree = rendering_probe.environment().parse(source)
+    except (jinja2.TemplateError, RecursionError):
+        return _CALLS_CLOCK.search(source) is not None  # rendering says what is wrong with it
+    asked = {id(test.node) for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined", "callable")}
+    return any(name.name == "strftime_now" and id(name) not in asked for name in tree.find_all(nodes.Name))

@@ -149,10 +149,13 @@ class DataSummary(Row):
     pack_fill: float | None = None
     """Share of all places in packed rows that hold a token."""
     num_control_text: int = 0
-    """Rows rendered for training in which a message spells a special token, which is text there unless the spec says
-    `as_is`; 0 under `as_is`, which does not look."""
+    """Rows for training in which a message or the raw text spells a special token, which is text there unless the spec
+    says `as_is`; 0 under `as_is`, which does not look."""
     ignored_fields: dict[str, int] = Field(default_factory=dict)
     """Field of messages that is not read, such as `reasoning_content` -> rows of every source with something in it."""
+    num_rewritten: int = 0
+    """Rows rendered for training in which the template writes what an assistant says in other words or without some,
+    as templates do that strip thinking; they are trained on as it writes them."""
 
 
 class ResolvedIdentity(Row):

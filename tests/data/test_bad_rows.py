@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -205,6 +206,21 @@ def test_row_of_too_many_turns_is_dropped_at_once_and_not_rendered_for_each() ->
         rendered(form, many)
     assert time.monotonic() - started < 5
     assert len(rendered(form, many[:400]).turns) == 200
+
+
+def test_row_that_would_take_more_than_ten_seconds_is_dropped_for_its_turns() -> None:
+    with pytest.raises(UnusableRow, match="too_many_turns"):
+        rendered(chat(), [USER, ANSWER] * 1000)
+
+
+def test_long_row_is_held_a_few_times_and_not_once_for_each_of_its_turns() -> None:
+    form, messages = chat(), [USER, say("assistant", "x" * MEGABYTE), *[USER, ANSWER] * 40]
+    rendered(form, messages[:4])  # what is built once is not the row's
+    tracemalloc.start()
+    rendered(form, messages)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * MEGABYTE
 
 
 class PanicException(BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -111,6 +112,35 @@ def test_probe_renders_what_transformers_renders() -> None:
     )
     (theirs,), _ = render_jinja_template([TURNS], chat_template=source, bos_token="<bos>")
     assert rendering_probe.environment().from_string(source).render(messages=TURNS, bos_token="<bos>") == theirs
+
+
+# -- what waits for a row ---------------------------------------------------------------------------------------------
+
+
+def test_template_that_is_endless_over_one_row_is_refused_with_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = chat("tokenizer", own("{% if 'Paris' in messages[-1].content %}" + ENDLESS + "{% endif %}" + CHATML_OWN))
+    assert rendered(form, TURNS[:2]).text
+    monkeypatch.setattr(bounds, "ROW_SECONDS", 1)
+    started = time.monotonic()
+    with pytest.raises(DataError, match="over row 'row' it ran out of time"):
+        rendered(form, TURNS)
+    assert time.monotonic() - started < LIMIT_SECONDS
+    assert signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+
+
+def test_template_that_runs_out_of_memory_over_one_row_is_refused_with_the_row() -> None:
+    more = "{% if 'Paris' in messages[-1].content %}{{ 'x' * 9000000 * 9000000 * 9000000 }}{% endif %}"
+    form = chat("tokenizer", own(more + CHATML_OWN))
+    assert rendered(form, TURNS[:2]).text
+    with pytest.raises(DataError, match="over row 'row' it ran out of memory"):
+        rendered(form, TURNS)
+
+
+@pytest.mark.parametrize("product", ["'x' * 5000000000", "2 ** 5000000000"])
+def test_template_that_multiplies_without_measure_where_no_probe_gets_is_refused(product: str) -> None:
+    said = refusal("{% if 'Paris' in messages[0].content %}{{ " + product + " }}{% endif %}" + CHATML_OWN)
+    assert "it multiplies by 5000000000" in said
 
 
 # -- turns that are lost ----------------------------------------------------------------------------------------------

@@ -320,3 +320,24 @@ def test_parts_are_cut_and_packed_with_their_tokens(tmp_path: Path) -> None:
     raw = describe_file(write_rows(tmp_path / "raw.jsonl", [{"text": "Once."}, {"text": "Twice."}]))
     (packed,) = prepare(spec(source=raw, packing="isolated"), form, seed=0).train
     assert [name for name, _ in by_part(form, packed)] == ["text", "end_of_turn", "text", "end_of_turn"]
+
+
+def test_cut_on_the_left_keeps_the_bos_of_a_template_and_of_a_tokenizer(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "What is 2? " * 9}, TALK[2]]}]
+    source, cut = describe_file(write_rows(tmp_path / "rows.jsonl", rows)), {"too_long": "truncate_left"}
+    for tok in (tokenizer(), tokenizer(adds_bos=True)):
+        form = chat("llama3", tok)
+        (row,) = prepare(spec(source=source, template="llama3", max_length=64, **cut), form, seed=0).train
+        (whole,) = prepare(spec(source=source, template="llama3"), form, seed=0).train
+        assert row.input_ids.tolist() == [form.bos_token_id, *whole.input_ids.tolist()[-63:]]
+        assert row.loss_weights[1:].tolist() == whole.loss_weights[-63:].tolist()
+
+
+def test_cut_on_the_left_keeps_no_bos_that_is_the_marker_of_a_turn(tmp_path: Path) -> None:
+    rows = [{"messages": TALK[1:3]}]
+    source, form = (
+        describe_file(write_rows(tmp_path / "rows.jsonl", rows)),
+        chat(tok=tokenizer(bos_token="<|im_start|>")),
+    )
+    (row,) = prepare(spec(source=source, too_long="truncate_left", max_length=16), form, seed=0).train
+    assert form.render(TALK[1:3]).endswith(form.tokenizer.decode(row.input_ids))

@@ -225,6 +225,28 @@ def test_template_that_computes_its_clock_format_cannot_be_frozen() -> None:
         with_frozen_date("{{ strftime_now(format) }}", "2024-07-26")
 
 
+@pytest.mark.parametrize(
+    "addition",
+    [
+        "{% set f = strftime_now %}{{ f('%H') }}",
+        "{{ (strftime_now)('%Y') }}",
+        "{{ strftime_now('%Y') }}{{ ['%H'] | map(strftime_now) }}",
+        "{% macro ask(f) %}{{ f('%H') }}{% endmacro %}{{ ask(strftime_now) }}",
+    ],
+)
+def test_template_that_asks_the_clock_under_another_name_is_refused_with_and_without_a_date(addition: str) -> None:
+    with pytest.raises(DataError, match="template_date is None"):
+        with_frozen_date(addition, None)
+    with pytest.raises(DataError, match="under another name"):
+        with_frozen_date(addition, "2024-07-26")
+
+
+def test_template_that_asks_whether_there_is_a_clock_is_frozen_as_one_that_only_calls_it() -> None:
+    source = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}never{% endif %}"
+    assert with_frozen_date(source, "2024-07-26") == source.replace("strftime_now('%Y')", "'2024'")
+    assert with_frozen_date("{# strftime_now #}{{ 'strftime_now' }}", None) == "{# strftime_now #}{{ 'strftime_now' }}"
+
+
 def test_template_hash_follows_the_source_and_the_date() -> None:
     dated = [chat("tokenizer", own(CLOCK), template_date=f"2024-07-2{day}").sha256 for day in (6, 6, 7)]
     assert dated[0] == dated[1] != dated[2]
