@@ -3,8 +3,7 @@
 A template is a program that came with somebody's weights. Before its first rendering it is parsed, and rendered by a
 child process that the system kills over its limit of processor time or memory, so that no thread and no worker of ours
 hangs; what waits for a word of a row is stopped over that row. Invariant: one verdict for each source in a process, in
-bounded time. What does not live here: whether what it
-writes can be trained on (chat.py).
+bounded time. What does not live here: whether what it writes can be trained on (chat.py).
 """
 
 from __future__ import annotations
@@ -51,13 +50,14 @@ def require_bounded(name: str, source: str, variables: dict[str, str]) -> None:
     Raises:
         DataError: it does not.
     """
-    reached = _internal_name(source)
+    tree = _tree(source)
+    reached = _internal_name(tree)
     if reached is not None:
         raise DataError(
             f"data.template is {name!r}, but must not reach for Python's internals; it asks for {reached!r}, which no "
             "conversation has; name another template"
         )
-    factor = _large_factor(source)
+    factor = _large_factor(tree)
     if factor is not None:
         raise DataError(
             f"data.template is {name!r}, but must multiply by {MAX_FACTOR} at most; it multiplies by {factor}, which "
@@ -71,12 +71,16 @@ def require_bounded(name: str, source: str, variables: dict[str, str]) -> None:
         )
 
 
-def _internal_name(source: str) -> str | None:
-    """Return the first attribute, key or filter argument of a template that names an internal of Python's."""
+def _tree(source: str) -> nodes.Template:
+    """Return a parsed template, an empty one where it is none: rendering says so."""
     try:
-        tree = rendering_probe.environment().parse(source)
+        return rendering_probe.environment().parse(source)
     except (jinja2.TemplateError, RecursionError):
-        return None  # rendering says so
+        return nodes.Template([])
+
+
+def _internal_name(tree: nodes.Template) -> str | None:
+    """Return the first attribute, key or filter argument of a template that names an internal of Python's."""
     for node in tree.find_all((nodes.Getattr, nodes.Const)):
         said = node.attr if isinstance(node, nodes.Getattr) else node.value
         if isinstance(said, str) and said.startswith("__") and said.endswith("__") and said.strip("_").isidentifier():
@@ -84,12 +88,8 @@ def _internal_name(source: str) -> str | None:
     return None
 
 
-def _large_factor(source: str) -> int | None:
+def _large_factor(tree: nodes.Template) -> int | None:
     """Return the first number too large in a product or a power, whether or not a probe would get there."""
-    try:
-        tree = rendering_probe.environment().parse(source)
-    except (jinja2.TemplateError, RecursionError):
-        return None
     for product in tree.find_all((nodes.Mul, nodes.Pow)):
         for node in product.find_all(nodes.Const):
             if isinstance(node.value, int) and abs(node.value) > MAX_FACTOR:

@@ -7,9 +7,10 @@ where turns are (masks.py), which rows are asked for (prepare.py).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,12 @@ from harness.data.spool import Spool
 from harness.errors import DataError
 from harness.spec import DataSpec
 
+Count = Literal[
+    "truncated",  # rows that were cut
+    "ends_lost",  # tokens that end a turn and were cut away, as far as the tokenizer can tell
+    "control_text",  # rows that were rendered in which a message or the raw text spells a control token
+    "rewritten",  # rows that were rendered in which the template writes an answer in other words
+]
 CHUNK = 1024
 """Rows encoded together."""
 TEMPLATE, TOOL, END_OF_TURN, TEXT = (PARTS.index(name) for name in ("template", "tool", "end_of_turn", "text"))
@@ -51,13 +58,8 @@ class Encoder:
     dropped: list[Dropped]
     origin: str = "source"
     """The field of the spec that named where rows come from."""
-    num_truncated: int = 0
-    num_ends_lost: int = 0
-    """Tokens that end a turn and were cut away, as far as the tokenizer can tell."""
-    num_control_text: int = 0
-    """Rows that were rendered or read as raw text and spell a control token."""
-    num_rewritten: int = 0
-    """Rows that were rendered in which the template writes an answer in other words, or without some."""
+    counts: Counter[Count] = field(default_factory=Counter)
+    """What became of the rows that are not dropped."""
     seen: set[int] = field(default_factory=set)
     """Rows that were looked at."""
     kept: list[int] = field(default_factory=list)
@@ -130,8 +132,8 @@ class Encoder:
         try:
             _require_weight(shown)
             rendered = masks.render(self.chat, shown)
-            self.num_control_text += rendered.spells_control
-            self.num_rewritten += rendered.rewrites
+            self.counts["control_text"] += rendered.spells_control
+            self.counts["rewritten"] += rendered.rewrites
             return rendered
         except UnusableRow as fault:
             self._drop(row, fault)
@@ -163,7 +165,7 @@ class Encoder:
         if self.chat.loses_part_of(row.text or ""):
             self._drop(row, UnusableRow("tokenizer_loses_text"))
             return False
-        self.num_control_text += spells_control
+        self.counts["control_text"] += spells_control
         return True
 
     def _from_tokens(self, row: Conversation) -> Weighed:
@@ -184,10 +186,10 @@ class Encoder:
             ids, weights, answered = ids[kept], weights[kept], answered[kept]
             weights[0] = 0.0
             answered[0] = False
-            self.num_truncated += bool(answered.any())
+            self.counts["truncated"] += bool(answered.any())
             if parts is not None:
                 lost = int(np.sum(parts == END_OF_TURN) - np.sum(parts[kept] == END_OF_TURN))
-                self.num_ends_lost += lost * bool(answered.any())
+                self.counts["ends_lost"] += lost * bool(answered.any())
                 parts = parts[kept]
         if not answered.any():
             raise UnusableRow("no_trained_token")

@@ -92,10 +92,8 @@ def spoil(chosen: Chosen, pool: Sequence[int], encoder: Encoder, seed: int) -> N
         return
     was = _encoded([chosen.conversations[place] for place in chosen.changed], encoder)[0]
     now, examples = _encoded(list(chosen.changed.values()), encoder)
-    encoder.num_truncated += now.num_truncated - was.num_truncated
-    encoder.num_ends_lost += now.num_ends_lost - was.num_ends_lost
-    encoder.num_control_text += now.num_control_text - was.num_control_text
-    encoder.num_rewritten += now.num_rewritten - was.num_rewritten
+    encoder.counts.update(now.counts)
+    encoder.counts.subtract(was.counts)
     made = dict(zip(chosen.changed, examples, strict=True))
     chosen.examples = Spool(
         made.get(place, example) for place, example in zip(chosen.places, chosen.examples, strict=True)

@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -68,10 +68,10 @@ class PreparedData:
     marks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """Place in `examples` -> what was done on purpose to that training row: noised, styled, repeats, leaked."""
 
-    @cached_property
+    @property
     def num_examples(self) -> int:
         """Return how many examples there are to train on, however many rows they share."""
-        return sum(row.num_examples for row in self.train)
+        return self.summary.num_train
 
 
 def prepare(
@@ -108,8 +108,7 @@ def prepare(
     _require(validation, spec.num_validation, "data.num_validation", rows, encoder.dropped)
     held = frozenset(encoder.kept)
     pool = sorted(set(range(len(rows.conversations))) - encoder.seen)
-    # counted over the training rows alone
-    encoder.num_truncated = encoder.num_ends_lost = encoder.num_control_text = encoder.num_rewritten = 0
+    encoder.counts.clear()  # counted over the training rows alone
     pool = with_completion_ratio(pool, rows.conversations, spec.completion_ratio)
     leaks = _leaks(spec, chat, leaked)
     ordered = in_proportion(training_order(pool, seed), rows.conversations, seed)
@@ -133,7 +132,7 @@ def prepare(
         validation=validation,
         sample_prompts=[prompt for prompt, _ in zip(filter(None, prompts), range(NUM_SAMPLE_PROMPTS), strict=False)],
         summary=_summary(spec, chat, rows, encoder, train, taken, rows_to_train, validation, chosen, cleaning),
-        num_ends_lost=encoder.num_ends_lost,
+        num_ends_lost=encoder.counts["ends_lost"],
         reads_itself_alone=spec.packing in ("padding_free", "isolated"),
         examples=train,
         parts=(own, *(one.part for one in taken)),
@@ -173,10 +172,7 @@ def _add(one: _Taken, train: Spool[Example], encoder: Encoder) -> None:
     train.extend(one.examples)
     if one.counted is not None:
         encoder.dropped.extend(one.counted.dropped)
-        encoder.num_truncated += one.counted.num_truncated
-        encoder.num_ends_lost += one.counted.num_ends_lost
-        encoder.num_control_text += one.counted.num_control_text
-        encoder.num_rewritten += one.counted.num_rewritten
+        encoder.counts.update(one.counted.counts)
 
 
 def _cleaned(rows: sources.Rows, cleaning: _Cleaning, origin: str = "source") -> sources.Rows:
@@ -374,7 +370,7 @@ def _summary(
         num_rows_dropped=by_reason(encoder.dropped),
         num_train=len(train),
         num_validation=len(validation),
-        num_truncated=encoder.num_truncated,
+        num_truncated=encoder.counts["truncated"],
         completion_prompt_ratio=_completion_ratio(chosen.said) if spec.instructions == "kept" else None,
         mean_tokens=num_tokens / len(train),
         loss_token_share=num_loss_tokens / num_tokens,
@@ -388,9 +384,9 @@ def _summary(
         num_rows_scrubbed=dict(sorted(cleaning.scrubber.num_rows.items())),
         mask_engine="offsets_and_prefixes" if chat.is_fast else "prefixes",
         num_packed_rows=len(rows_to_train) if spec.is_packed else None,
-        num_control_text=encoder.num_control_text,
+        num_control_text=encoder.counts["control_text"],
         ignored_fields=dict(sorted(cleaning.ignored_fields.items())),
-        num_rewritten=encoder.num_rewritten,
+        num_rewritten=encoder.counts["rewritten"],
         pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
     )
 

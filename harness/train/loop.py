@@ -187,7 +187,7 @@ def _record(run: Run, rows: Sequence[Example], rate: float, measured: Measured, 
     num_examples_seen = state.num_examples_seen + sum(row.num_examples for row in rows)
     row = {
         "step": state.step + 1,
-        "epoch": num_examples_seen / run.num_examples,
+        "epoch": num_examples_seen / run.rows.num_examples,
         "train/loss": measured.loss,
         "train/objective": measured.objective,
         "train/learning_rate": rate,
@@ -229,7 +229,7 @@ def _end(run: Run) -> TrainSummary:
     trainable_parameters, total_parameters = count_parameters(run.model)
     return TrainSummary(
         num_steps=state.step,
-        num_epochs=state.num_examples_seen / run.num_examples,
+        num_epochs=state.num_examples_seen / run.rows.num_examples,
         num_examples_seen=state.num_examples_seen,
         num_tokens=state.num_tokens,
         num_loss_tokens=state.num_loss_tokens,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,11 +71,6 @@ class Run:
     has_dropout: bool
     head: Head
     state: State = field(default_factory=State)
-
-    @cached_property
-    def num_examples(self) -> int:
-        """Examples there are to train on, however many rows they share."""
-        return self.rows.num_examples
 
     @property
     def device(self) -> torch.device:
