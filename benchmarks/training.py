@@ -14,8 +14,10 @@ no gradient checkpointing, `BATCH_SIZE` packed rows a step, one a forward pass.
     trl_padded   a row per example, padded; as many examples a step, `PADDED_FORWARD` a forward pass
 
 Timed is training: `train.fit` here and `SFTTrainer.train` there, each with its own batching, not loading and not the
-preparation of rows. Sides take turns within each repeat. A token counts once, and padding does not; loss tokens are
-printed as well, and beside the ratio of seconds that of CPU seconds, which other work on the machine moves less.
+preparation of rows. Every run loads the base anew, since libraries wrap a model each time that they are handed it, and
+before the first each side trains on `WARMING` rows, untimed. Sides take turns within each repeat. A token counts once,
+and padding does not; loss tokens are printed as well, and beside the ratio of seconds that of CPU seconds, which other
+work on the machine moves less.
 Checked before any ratio: that both sides hold the same tokens and loss tokens, and that the mean loss of an epoch at a
 learning rate too small to matter is the same to `TOLERANCE`. Exit 1 where the sides disagree or the median of
 trl_packed / ours is below what is wanted, 2 without rows or base.
@@ -60,6 +62,7 @@ REQUIRED = {"smollm2_135m_instruct": 1.5, "gemma3_270m": 1.5}
 """Base -> times the tokens a second of trl_packed."""
 RIVALS = ("trl_packed", "trl_chunked", "trl_padded")
 BATCH_SIZE = 4
+WARMING = 8
 PADDED_FORWARD = 4
 LEARNING_RATE = 1e-9
 """So small that an epoch's losses are those of the base, so that what both sides train on can be compared. Weights that
@@ -136,8 +139,9 @@ def main() -> int:
     logging.disable(logging.WARNING)
     experiment = EXPERIMENTS[arguments.base]
     files = models.inspect_folder(store.artefact("fetched", arguments.base))
-    rows = prepare(experiment, models.load_tokenizer(files), arguments)
+    rows = prepare(experiment, models.load_tokenizer(files), arguments, arguments.num_rows)
     required = REQUIRED[arguments.base] if arguments.required is None else arguments.required
+    warm_up(_sides(files, prepare(experiment, models.load_tokenizer(files), arguments, WARMING), arguments))
     sides = _sides(files, rows, arguments)
     print(
         f"{arguments.base}: {rows.num_examples} examples in {len(rows.train)} rows of at most {arguments.max_length} "
@@ -168,12 +172,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare(experiment: Experiment, tokenizer: Any, arguments: argparse.Namespace) -> PreparedData:
-    """Return the rows of a file, packed and each reading itself alone."""
+def prepare(experiment: Experiment, tokenizer: Any, arguments: argparse.Namespace, num_rows: int) -> PreparedData:
+    """Return the first rows of a file, packed and each reading itself alone."""
     spec: DataSpec = experiment.spec.data.replace(
         {
             "source": data.describe_file(arguments.rows),
-            "num_examples": arguments.num_rows,
+            "num_examples": num_rows,
             "num_validation": 0,
             "max_length": arguments.max_length,
             "packing": "isolated",
@@ -187,9 +191,16 @@ def _sides(files: models.BaseFiles, rows: PreparedData, arguments: argparse.Name
         return models.load_model(files, "bfloat16_autocast", "cpu", None)
 
     return {
-        "ours": ours(loaded(), rows, arguments.threads),
-        **{name: trl_side(name, loaded(), rows, arguments.max_length) for name in arguments.sides},
+        "ours": ours(loaded, rows, arguments.threads),
+        **{name: trl_side(name, loaded, rows, arguments.max_length) for name in arguments.sides},
     }
+
+
+def warm_up(sides: dict[str, Side]) -> None:
+    """Run every side once."""
+    for side in sides.values():
+        with tempfile.TemporaryDirectory(prefix="training.") as scratch:
+            side(Path(scratch) / "run")
 
 
 def run(base: str, required: float, sides: dict[str, Side], repeats: int) -> Race:
@@ -226,14 +237,13 @@ def recipe() -> TrainSpec:
     )
 
 
-def ours(model: Any, rows: PreparedData, threads: int) -> Side:
-    """Return our side."""
+def ours(loaded: Callable[[], Any], rows: PreparedData, threads: int) -> Side:
+    """Return our side, which loads its own model for each run."""
     runtime = Runtime(num_threads=threads, micro_batch_size=1, eval_batch_size=1, device="cpu")
     context = SimpleNamespace(runtime=runtime, report=lambda **progress: None)
-    start = _copied(model)
 
     def side(folder: Path) -> Trained:
-        model.load_state_dict(start)
+        model = loaded()
         options: Any = {"seed": 0, "context": context, "folder": folder, "sample": lambda _model, _phase: []}
         summary, *seconds = timed(lambda: train.fit(model, rows, recipe(), **options))
         steps = [row for row in read_lines(folder / "metrics.jsonl") if "train/loss" in row]
@@ -241,10 +251,6 @@ def ours(model: Any, rows: PreparedData, threads: int) -> Side:
         return Trained(*seconds, summary.num_tokens, summary.num_loss_tokens, loss)
 
     return side
-
-
-def _copied(model: Any) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -278,13 +284,12 @@ def apart(row: Example) -> list[tuple[np.ndarray, np.ndarray]]:
     return list(zip(np.split(row.input_ids, cuts), np.split(row.loss_weights, cuts), strict=True))
 
 
-def trl_side(name: str, model: Any, rows: PreparedData, max_length: int) -> Side:
+def trl_side(name: str, loaded: Callable[[], Any], rows: PreparedData, max_length: int) -> Side:
     """Return one of TRL's sides."""
-    columns, start = columns_of(rows), _copied(model)
+    columns = columns_of(rows)
 
     def side(folder: Path) -> Trained:
-        model.load_state_dict(start)
-        trainer = _trainer(name, model, columns, len(rows.train), max_length, folder)
+        trainer = _trainer(name, loaded(), columns, len(rows.train), max_length, folder)
         _, *seconds = timed(trainer.train)
         prepared = list(trainer.train_dataset)
         per_step = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps

@@ -72,7 +72,7 @@ def test_our_side_counts_tokens_and_leaves_the_weights_as_they_were(tmp_path: Pa
     examples = tiny.examples(6)
     rows = dataclasses.replace(tiny.prepared([joined(examples[:3]), joined(examples[3:])]), reads_itself_alone=True)
     model, untouched = tiny.llama(), tiny.llama()
-    trained = training.ours(model, rows, threads=1)(tmp_path / "run")
+    trained = training.ours(lambda: model, rows, threads=1)(tmp_path / "run")
     assert trained.num_tokens == sum(len(example.input_ids) for example in examples)
     assert trained.num_loss_tokens == sum(int(example.loss_weights.sum()) for example in examples)
     assert trained.loss == pytest.approx(math.log(tiny.VOCAB), rel=0.05)
