@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from jinja2 import nodes
@@ -34,7 +35,10 @@ BYTES = 2**30
 MAX_CHARACTERS = 2**20
 """That a template may write for a conversation of some hundred."""
 ROW_SECONDS = 60
-"""Of processor time for all renderings of a row, which `masks.MAX_RENDERED` keeps to some ten where they are sound."""
+"""Of the process's time on processors for all renderings of a row, which `masks.MAX_RENDERED` keeps to some ten where
+they are sound."""
+LOOK_SECONDS = 1.0
+"""Of processor time between two looks at the row that is being rendered."""
 MAX_FACTOR = 2**24
 """The largest number that a template may multiply by."""
 
@@ -97,43 +101,75 @@ def _large_factor(tree: nodes.Template) -> int | None:
     return None
 
 
+class _Watched(NamedTuple):
+    """A row that is being rendered."""
+
+    template: str
+    row_id: str
+    deadline: float
+    """On the process's own clock of processor time."""
+
+    def refusal(self, fault: str) -> DataError:
+        return DataError(
+            f"data.template is {self.template!r}, but must render every row within {ROW_SECONDS} s and the memory "
+            f"there is; over row {self.row_id!r} it {fault}; name another template or take the row out"
+        )
+
+
+_WATCHED: list[_Watched] = []
+"""Those of the main thread, one inside another."""
+
+
 @contextmanager
-def watched(name: str, row_id: str) -> Iterator[None]:
+def watching() -> Iterator[None]:
+    """Look every second of processor time whether a row that is `watched` within takes too long.
+
+    Only the main thread can be stopped, and only where nobody else uses its profiling signal.
+    """
+
+    def look(number: int, frame: Any) -> None:
+        late = next((row for row in _WATCHED if time.process_time() > row.deadline), None)
+        if late is not None:
+            raise late.refusal("ran out of time")
+
+    can_stop = threading.current_thread() is threading.main_thread()
+    can_stop = can_stop and signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
+    if can_stop:
+        signal.signal(signal.SIGPROF, look)
+        signal.setitimer(signal.ITIMER_PROF, LOOK_SECONDS, LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        if can_stop:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+
+
+@contextmanager
+def watched(template: str, row_id: str) -> Iterator[None]:
     """Stop the renderings of a row that take too long, which the probes cannot foresee: a loop may wait for a word.
 
-    It refuses the template and does not drop the row, so that rows do not depend on how fast a machine is. Only the
-    main thread can be stopped, and only where nobody else uses its profiling signal; memory is watched everywhere.
+    It refuses the template and does not drop the row, so that rows do not depend on how fast a machine is. Time is
+    watched inside `watching` alone, which many rows may share; memory everywhere.
 
     Args:
-        name: of the template, for the message.
+        template: its name, for the message.
         row_id: of the row, for the message.
 
     Raises:
         DataError: they take more than `ROW_SECONDS`, or more memory than there is.
     """
-
-    def refusal(fault: str) -> DataError:
-        return DataError(
-            f"data.template is {name!r}, but must render every row within {ROW_SECONDS} s and the memory there is; "
-            f"over row {row_id!r} it {fault}; name another template or take the row out"
-        )
-
-    def stop(number: int, frame: Any) -> None:
-        raise refusal("ran out of time")
-
-    can_stop = threading.current_thread() is threading.main_thread()
-    can_stop = can_stop and signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
-    if can_stop:
-        signal.signal(signal.SIGPROF, stop)
-        signal.setitimer(signal.ITIMER_PROF, ROW_SECONDS)
+    row = _Watched(template, row_id, time.process_time() + ROW_SECONDS)
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main:
+        _WATCHED.append(row)
     try:
         yield
     except MemoryError:
-        raise refusal("ran out of memory") from None
+        raise row.refusal("ran out of memory") from None
     finally:
-        if can_stop:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        if is_main:
+            _WATCHED.pop()
 
 
 @lru_cache(maxsize=256)

@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import jinja2
-
-from harness.data import bounds, control
+from harness.data import bounds, control, probing
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
 from harness.data.templates import MARKERS, OWN, TEMPLATES, with_frozen_date, with_user_end
@@ -26,25 +24,11 @@ from harness.spec import DataSpec, EvalSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What a template can raise on a row it was not made for; anything else is a defect of ours.
-TEMPLATE_FAULTS = (
-    jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError,
-)  # fmt: skip
-
 _STAND_INS = {"bos_token": "\ufdd1", "eos_token": "\ufdd2"}
 """Characters that Unicode keeps free for use inside programs."""
 _ROLE_NAME = re.compile("assistant|model|response", re.IGNORECASE)
 _OTHER_NAME = "helper"
 """What a renamed tag calls the assistant: no published template does."""
-
-MAX_PROBED_EXCHANGES = 64
-"""Exchanges of the longest conversation that a template is tried on."""
-
-_QUESTION, _ANSWER, _SYSTEM, _RESULT, _FUNCTION = (
-    f"{word} 7301" for word in ("Probing question", "Probing answer", "Probing rule", "Probing result", "probe")
-)
-_CALL_ID = "probe7301"
-"""Nine letters and digits: Mistral's templates refuse others."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +121,7 @@ class ChatFormat:
         *,
         add_generation_prompt: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        is_guarded: bool = False,
     ) -> str:
         """Return a conversation as the template writes it; control tokens that a message spells are marked.
 
@@ -144,9 +129,10 @@ class ChatFormat:
             messages: at least one.
             add_generation_prompt: also open the assistant's turn.
             tools: functions the assistant may call.
+            is_guarded: whether they are marked already, as in a row that `guarded_row` returned.
 
         Raises:
-            jinja2.TemplateError, TypeError, ...: one of `TEMPLATE_FAULTS`; the template refuses these messages.
+            jinja2.TemplateError, TypeError, ...: one of `probing.TEMPLATE_FAULTS`; the template refuses these messages.
         """
         said: list[dict[str, Any]] = [
             {name: value for name, value in message.items() if name != "weight"} for message in messages
@@ -155,11 +141,12 @@ class ChatFormat:
             said = [message for message in said if message["role"] != "system"]
         elif self.system_turn and (not said or said[0]["role"] != "system"):
             said.insert(0, {"role": "system", "content": self.system_turn})
+        declared = [dict(tool) for tool in tools] if tools else None
         stand_ins: dict[str, Any] = dict(self._stand_ins) if self.markers_are_text else {}
         rendered = self.tokenizer.apply_chat_template(
-            self.guarded(said),
+            said if is_guarded else self.guarded(said),
             chat_template=self.source,
-            tools=self.guarded([dict(tool) for tool in tools]) if tools else None,
+            tools=declared if is_guarded else self.guarded(declared),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             **stand_ins,
@@ -217,11 +204,17 @@ class ChatFormat:
         elif self.adds_bos:
             source = _with_bos(self.tokenizer, source)
         other = replace(self, name=name, source=source)
-        return replace(other, header=_turn_frame(other)[0])
+        return replace(other, header=probing.turn_frame(other)[0])
 
     def guarded(self, said: Any) -> Any:
         """Return what people say with its control tokens marked as spelled, so that they are encoded as text."""
         return said if self.control_text == "as_is" else control.guarded(said, self.markers)
+
+    def guarded_row(self, row: Conversation) -> Conversation:
+        """Return a row with its control tokens marked as spelled: the row itself where there are none."""
+        if self.control_text == "as_is" or control.is_plain([row.messages, row.tools], self.markers):
+            return row
+        return replace(row, messages=self.guarded(row.messages), tools=self.guarded(row.tools))
 
     def readable(self, text: str) -> str:
         """Return rendered text without marks."""
@@ -237,7 +230,7 @@ class ChatFormat:
         messages, tools = (control.unspelled(said, self.markers) for said in (row.messages, row.tools or ()))
         try:
             plain = self.render(messages, tools=tools)
-        except TEMPLATE_FAULTS:
+        except probing.TEMPLATE_FAULTS:
             return False
         return control.tells_apart(text, plain, self.markers)
 
@@ -306,11 +299,14 @@ class ChatFormat:
             DataError: it lacks one, writes it differently for training than for generation, or leaves out, repeats or
             reorders turns of a conversation as long as those.
         """
-        for feature in sorted({feature for row in conversations for feature in _features(row)}):
-            _probe(self, feature)
-        longest = max((sum(m["role"] == "user" for m in row.messages) for row in conversations), default=0)
-        has_system = any(row.messages and row.messages[0]["role"] == "system" for row in conversations)
-        _require_every_turn(self, min(max(longest, 1), MAX_PROBED_EXCHANGES), has_system=has_system)
+        asked, longest, has_system = set[str](), 1, False
+        for row in conversations:
+            asked |= probing.features(row)
+            longest = max(longest, sum(message["role"] == "user" for message in row.messages))
+            has_system = has_system or bool(row.messages and row.messages[0]["role"] == "system")
+        for feature in sorted(asked):
+            probing.require_feature(self, feature)
+        probing.require_every_turn(self, min(longest, probing.MAX_PROBED_EXCHANGES), has_system=has_system)
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatFormat:
@@ -347,9 +343,9 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         own_source=own,
         template_date=spec.template_date,
     )
-    header, closing, final = _turn_frame(chat)
+    header, closing, final = probing.turn_frame(chat)
     chat = replace(chat, header=header, closing=closing, final=final)
-    return replace(chat, stop_token_ids=_stop_token_ids(chat))
+    return replace(chat, stop_token_ids=probing.stop_token_ids(chat))
 
 
 def _core(tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -403,130 +399,6 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase, bos: int | None) -> bool:
 
 def _with_bos(tokenizer: PreTrainedTokenizerBase, source: str) -> str:
     # Into the template and not in front of its output: whoever loads the saved tokenizer must get the same tokens.
-    probe = [{"role": "user", "content": _QUESTION}]
+    probe = [{"role": "user", "content": probing.QUESTION}]
     written = tokenizer.apply_chat_template(probe, chat_template=source, tokenize=False)
     return source if str(written).startswith(str(tokenizer.bos_token)) else "{{- bos_token }}" + source
-
-
-# -- probes -----------------------------------------------------------------------------------------------------------
-
-
-def _turn_frame(chat: ChatFormat) -> tuple[str, str, str]:
-    """Return what opens and what closes an assistant turn and the conversation, found with a probing one."""
-    question: Message = {"role": "user", "content": _QUESTION}
-    answer: Message = {"role": "assistant", "content": _ANSWER}
-    try:
-        asked = chat.render([question])
-        opened = chat.render([question], add_generation_prompt=True)
-        whole = chat.render([question, answer])
-        followed = chat.render([question, answer, question])
-    except TEMPLATE_FAULTS as fault:
-        raise DataError(
-            f"data.template is {chat.name!r}, but must render a user and an assistant turn; it raises: {fault}"
-        ) from fault
-    if _QUESTION not in opened or _ANSWER not in whole:
-        raise DataError(f"data.template is {chat.name!r}, but must render user and assistant turns; it leaves one out")
-    if not whole.startswith(opened):
-        raise DataError(mismatch_sentence(chat.name, "a first turn", whole, opened))
-    lead = whole[len(opened) : whole.index(_ANSWER)]
-    eos = str(chat.tokenizer.eos_token or "")
-    final = eos if whole.endswith(eos) and not followed.startswith(whole) else ""
-    asked, ended = asked.removesuffix(final), whole.removesuffix(final)
-    header = opened.removeprefix(asked) if opened.startswith(asked) else ""
-    if lead.strip() and not header.strip():
-        raise DataError(
-            f"data.template is {chat.name!r}, but its generation prompt must open the assistant's turn; it leaves out "
-            f"{lead!r}, which a model would have to write by itself"
-        )
-    ids = chat.encode(whole)
-    if chat.bos_token_id is not None and ids[:2] == [chat.bos_token_id] * 2:
-        raise DataError(f"data.template is {chat.name!r}, but must write BOS once; with this tokenizer it writes two")
-    return header.lstrip(), ended[ended.index(_ANSWER) + len(_ANSWER) :], final
-
-
-def _stop_token_ids(chat: ChatFormat) -> tuple[int, ...]:
-    special = set(chat.tokenizer.all_special_ids) | set(chat.tokenizer.added_tokens_decoder)
-    stops = [token for token in chat.encode(chat.end_of_turn) if token in special] if chat.end_of_turn else []
-    if chat.eos_token_id is not None:
-        stops.append(chat.eos_token_id)
-    return tuple(dict.fromkeys(stops))
-
-
-def _features(row: Conversation) -> set[str]:
-    roles = {f"role {message['role']!r}" for message in row.messages if message["role"] in ("system", "tool")}
-    calls = {"tool calls"} if any("tool_calls" in message for message in row.messages) else set()
-    return roles | calls | ({"function declarations"} if row.tools else set())
-
-
-def _probe(chat: ChatFormat, feature: str) -> None:
-    """Refuse a template that raises on a feature, leaves it out, or writes it otherwise for generation."""
-    messages, tools, expected = _probe_rows()[feature]
-    try:
-        opened = chat.render(messages[:-1], add_generation_prompt=True, tools=tools)
-        whole = chat.render(messages, tools=tools)
-    except TEMPLATE_FAULTS as fault:
-        raise DataError(
-            f"data.template is {chat.name!r}, but must render the {feature} that the data has; it raises: {fault}; "
-            "name another template or take those turns out"
-        ) from fault
-    if not whole.startswith(opened):
-        raise DataError(mismatch_sentence(chat.name, f"the {feature}", whole, opened))
-    if expected not in whole:
-        raise DataError(
-            f"data.template is {chat.name!r}, but must render the {feature} that the data has; it leaves them out; "
-            "name another template or take those turns out"
-        )
-
-
-def _require_every_turn(chat: ChatFormat, num_exchanges: int, *, has_system: bool) -> None:
-    """Refuse a template that does not write every turn of a conversation once and in its order.
-
-    Templates that raise are left to the rows: one may hold for shorter ones.
-    """
-    messages: list[Message] = [{"role": "system", "content": _SYSTEM}] if has_system else []
-    for number in range(num_exchanges):
-        messages.append({"role": "user", "content": f"{_QUESTION} in exchange {number}."})
-        messages.append({"role": "assistant", "content": f"{_ANSWER} in exchange {number}."})
-    for shown in (messages[:-1], messages):
-        try:
-            text = chat.render(shown, add_generation_prompt=shown is not messages)
-        except TEMPLATE_FAULTS:
-            return
-        places = [text.find(message["content"]) for message in shown]
-        for number, (message, place) in enumerate(zip(shown, places, strict=True)):
-            times = text.count(message["content"])
-            if times != 1 or (number and place < places[number - 1]):
-                what = "out of order" if times == 1 else f"{times} times"
-                raise DataError(
-                    f"data.template is {chat.name!r}, but must write every turn once and in order; of {len(shown)} "
-                    f"turns it writes number {number + 1}, the {message['role']}'s, {what}; name another template"
-                )
-
-
-def _probe_rows() -> dict[str, tuple[list[Message], list[dict[str, Any]] | None, str]]:
-    system: Message = {"role": "system", "content": _SYSTEM}
-    question: Message = {"role": "user", "content": _QUESTION}
-    answer: Message = {"role": "assistant", "content": _ANSWER}
-    call = {"id": _CALL_ID, "type": "function", "function": {"name": _FUNCTION, "arguments": {"x": 1}}}
-    calling: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
-    result: Message = {"role": "tool", "content": _RESULT, "tool_call_id": _CALL_ID, "name": _FUNCTION}
-    function = {"name": _FUNCTION, "description": "", "parameters": {"type": "object", "properties": {}}}
-    return {
-        "role 'system'": ([system, question, answer], None, _SYSTEM),
-        "role 'tool'": ([question, calling, result, answer], None, _RESULT),
-        "tool calls": ([question, calling], None, _FUNCTION),
-        "function declarations": ([question, answer], [{"type": "function", "function": function}], _FUNCTION),
-    }
-
-
-def mismatch_sentence(name: str, what: str, trained: str, asked: str) -> str:
-    """Return the refusal of a template whose training text does not begin as its generation prompt does."""
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(trained, asked, strict=False)) if a != b), min(len(trained), len(asked))
-    )
-    start = max(0, shared - 10)
-    return (
-        f"data.template is {name!r}, but must render {what} alike for training and for generation; at character "
-        f"{shared} training has {trained[start : shared + 30]!r} and generation {asked[start : shared + 30]!r}; "
-        "name another template"
-    )

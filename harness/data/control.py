@@ -10,7 +10,7 @@ not there. What does not live here: rendering (chat.py), which rows are dropped 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.errors import DataError
@@ -107,11 +107,27 @@ def spelled(text: str, pattern: re.Pattern[str]) -> str:
 
 def found_in(value: Any, pattern: re.Pattern[str]) -> bool:
     """Return whether a string of a value, names included, spells a marker."""
+    return any(pattern.search(text) for text in _strings(value))
+
+
+def is_plain(value: Any, pattern: re.Pattern[str]) -> bool:
+    """Return whether a value is as `guarded` would leave it."""
+    return not any(pattern.search(text) or MARK in text for text in _strings(value))
+
+
+def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        return pattern.search(value) is not None
-    if isinstance(value, Mapping):
-        return any(found_in(name, pattern) or found_in(held, pattern) for name, held in value.items())
-    return isinstance(value, list | tuple) and any(found_in(held, pattern) for held in value)
+        yield value
+    elif isinstance(value, list | tuple):
+        for held in value:
+            yield from _strings(held)
+    elif isinstance(value, Mapping):
+        for name, held in value.items():
+            yield name
+            if isinstance(held, str):
+                yield held
+            else:
+                yield from _strings(held)
 
 
 def readable(text: str, pattern: re.Pattern[str]) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from harness.data import masks
+from harness.data import bounds, masks
 from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Dropped, Message, UnusableRow
 from harness.data.example import Example
@@ -29,8 +30,8 @@ Count = Literal[
     "control_text",  # rows that were rendered in which a message or the raw text spells a control token
     "rewritten",  # rows that were rendered in which the template writes an answer in other words
 ]
-CHUNK = 1024
-"""Rows encoded together."""
+BATCH = 256
+"""Rows encoded together, while those after them are rendered."""
 TEMPLATE, TOOL, END_OF_TURN, TEXT = (PARTS.index(name) for name in ("template", "tool", "end_of_turn", "text"))
 
 
@@ -46,6 +47,16 @@ class Weighed(NamedTuple):
     """bool [T]: whether it is the assistant's own text, whatever that weighs."""
     parts: np.ndarray | None
     """uint8 [T], see `Example.parts`."""
+
+
+class _Batch(NamedTuple):
+    """Rows on their way through the tokenizer."""
+
+    rows: dict[int, Conversation]
+    """By their places in the source, in the order asked for."""
+    rendered: list[int]
+    """Places of those that are with the tokenizer."""
+    located: Future[list[Located]]
 
 
 @dataclass
@@ -70,48 +81,71 @@ class Encoder:
         taken: Spool[Example] = Spool()
         wanted = len(order) if num_examples is None else num_examples
         position = 0
-        while len(taken) < wanted and position < len(order):
-            chunk = order[position : position + min(CHUNK, wanted - len(taken))]
-            position += len(chunk)
-            taken.extend(self._encode(chunk))
+        while (lacking := wanted - len(taken)) > 0 and position < len(order):
+            taken.extend(self._encode(order[position : position + lacking]))
+            position += lacking
         return taken
 
-    def _encode(self, chunk: Sequence[int]) -> Iterator[Example]:
-        self.seen.update(chunk)
-        rows = {index: self.conversations[index] for index in chunk}
-        weighed = dict(self._weighed(rows))
-        for index in chunk:
-            if index not in weighed:
+    def _encode(self, places: Sequence[int]) -> Iterator[Example]:
+        """Yield the usable ones of some rows, in order.
+
+        Tokenizers that are not written in Python leave it to others while they work, so that a batch is rendered and
+        another one weighed meanwhile.
+        """
+        with ThreadPoolExecutor(1, "encoding") as thread:
+            waiting: _Batch | None = None
+            for first in range(0, len(places), BATCH):
+                batch = self._begun(places[first : first + BATCH], thread)
+                if waiting is not None:
+                    yield from self._examples(waiting)
+                waiting = batch
+            if waiting is not None:
+                yield from self._examples(waiting)
+
+    def _begun(self, places: Sequence[int], thread: ThreadPoolExecutor) -> _Batch:
+        """Return rows of which those that need a template are rendered and with the tokenizer; what cannot be rendered
+        is counted."""
+        self.seen.update(places)
+        rows = {place: self.conversations[place] for place in places}
+        with bounds.watching():
+            rendered = {
+                place: text
+                for place, row in rows.items()
+                if row.text is None and not row.tokens and (text := self._rendered(row)) is not None
+            }
+        return _Batch(rows, list(rendered), thread.submit(masks.locate, self.chat, list(rendered.values())))
+
+    def _examples(self, batch: _Batch) -> Iterator[Example]:
+        weighed = dict(self._weighed(batch))
+        for place in batch.rows:
+            if place not in weighed:
                 continue
             try:
-                example = self._example(weighed[index])
+                example = self._example(weighed.pop(place))
             except UnusableRow as fault:
-                self._drop(rows[index], fault)
+                self._drop(batch.rows[place], fault)
                 continue
-            self.kept.append(index)
+            self.kept.append(place)
             yield example
 
-    def _weighed(self, rows: Mapping[int, Conversation]) -> Iterator[tuple[int, Weighed]]:
-        """Yield rows with their places, by kind; what cannot be rendered or read is counted."""
-        texts = {index: row for index, row in rows.items() if row.text is not None}
-        ready = {index: row for index, row in rows.items() if row.tokens}
+    def _weighed(self, batch: _Batch) -> Iterator[tuple[int, Weighed]]:
+        """Yield rows with their places, by kind; what cannot be read is counted."""
+        texts = {place: row for place, row in batch.rows.items() if row.text is not None}
+        ready = {place: row for place, row in batch.rows.items() if row.tokens}
         if (texts or ready) and self.spec.instructions == "blank":
             raise DataError(
                 "data.instructions is 'blank', but must be 'kept' for raw texts and rows of tokens, which have none"
             )
-        others = [index for index in rows if index not in texts and index not in ready]
-        rendered = [(index, text) for index in others if (text := self._rendered(rows[index])) is not None]
-        located = masks.locate(self.chat, [text for _, text in rendered])
-        for (index, _), row in zip(rendered, located, strict=True):
-            conversation = rows[index]
+        for place, row in zip(batch.rendered, batch.located.result(), strict=True):
+            conversation = batch.rows[place]
             row = _without_end(row) if conversation.ends_open else row
             self._require_parts(conversation, row)
-            yield index, _from_turns(row, loss_weights(row, self.spec, turn_weights(conversation, self.spec)))
-        for index, row in self._documents(texts).items():
-            yield index, _from_turns(row, loss_weights(row, self.spec))
-        for index, row in ready.items():
+            yield place, _from_turns(row, loss_weights(row, self.spec, turn_weights(conversation, self.spec)))
+        for place, row in self._documents(texts).items():
+            yield place, _from_turns(row, loss_weights(row, self.spec))
+        for place, row in ready.items():
             try:
-                yield index, self._from_tokens(row)
+                yield place, self._from_tokens(row)
             except UnusableRow as fault:
                 self._drop(row, fault)
 
@@ -146,15 +180,15 @@ class Encoder:
         message that does.
         """
         bos, eos = self.chat.bos_token_id, self.chat.eos_token_id
-        whole = {index: row for index, row in rows.items() if self._is_readable(row)}
+        whole = {place: row for place, row in rows.items() if self._is_readable(row)}
         encoded = self.chat.encode_batch([self.chat.guarded(row.text) for row in whole.values()])
         documents: dict[int, Located] = {}
-        for (index, row), (ids, _) in zip(whole.items(), encoded, strict=True):
+        for (place, row), (ids, _) in zip(whole.items(), encoded, strict=True):
             first = [bos] if bos is not None and self.chat.adds_bos and ids[:1] != [bos] else []
             last = [eos] if eos is not None else []
             turn = Turn(0, 0, len(first) + len(ids), len(first) + len(ids) + len(last))
             parts = bytes([TEMPLATE] * len(first) + [TEXT] * len(ids) + [END_OF_TURN] * len(last))
-            documents[index] = Located(row.row_id, [*first, *ids, *last], (turn,), parts)
+            documents[place] = Located(row.row_id, [*first, *ids, *last], (turn,), parts)
         return documents
 
     def _is_readable(self, row: Conversation) -> bool:

@@ -20,8 +20,9 @@ from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 from harness.data import bounds, speakers
-from harness.data.chat import TEMPLATE_FAULTS, ChatFormat, Encoded, mismatch_sentence
+from harness.data.chat import ChatFormat, Encoded
 from harness.data.conversations import Conversation, UnusableRow
+from harness.data.probing import TEMPLATE_FAULTS, mismatch_sentence
 from harness.data.speakers import Span
 from harness.errors import DataError
 
@@ -91,17 +92,18 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
         DataError: the text of the messages before a turn is not the generation prompt they give, or rendering has no
             bound.
     """
-    messages = row.messages
+    guarded = chat.guarded_row(row)
+    messages = guarded.messages
     places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if len(places) * sum(MESSAGE_COST + len(message["content"]) for message in messages) > MAX_RENDERED:
         raise UnusableRow("too_many_turns")
     try:
         with bounds.watched(chat.name, row.row_id):
-            text = chat.render(messages, tools=row.tools)
-            turns, mismatch = _turns(chat, row, text, places)
+            text = chat.render(messages, tools=guarded.tools, is_guarded=True)
+            turns, mismatch = _turns(chat, guarded, text, places)
     except TEMPLATE_FAULTS:
         raise UnusableRow("template_refuses") from None
-    spells_control = chat.spells_control(row)
+    spells_control = guarded is not row and chat.spells_control(row)
     if spells_control and chat.control_text == "drop":
         raise UnusableRow("control_token_in_text")
     if spells_control:
@@ -114,8 +116,8 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
         raise UnusableRow("tokenizer_refuses")
     if mismatch is not None:
         raise mismatch
-    others = speakers.spans(chat, row, text, turns)
-    said = [str(chat.guarded(messages[place]["content"])) for place in places]
+    others = speakers.spans(chat, guarded, text, turns)
+    said = [messages[place]["content"] for place in places]
     rewrites = any(not _is_said(answer, text, turn) for answer, turn in zip(said, turns, strict=True))
     return Rendered(row.row_id, text, tuple(turns), others, spells_control, rewrites)
 
@@ -133,14 +135,14 @@ def _turns(
 ) -> tuple[list[Turn], DataError | None]:
     """Return where turns are, and what is wrong with the first that cannot be told; every prefix is rendered.
 
-    One prefix is held at a time: of a long row they are many times the row.
+    One prefix is held at a time: of a long row they are many times the row, which is as `guarded_row` returns it.
     """
     turns: list[Turn] = []
     mismatch: DataError | None = None
     for i in places:
-        before = chat.render(row.messages[:i], add_generation_prompt=True, tools=row.tools)
+        before = chat.render(row.messages[:i], add_generation_prompt=True, tools=row.tools, is_guarded=True)
         is_whole = i + 1 == len(row.messages)
-        after = text if is_whole else chat.render(row.messages[: i + 1], tools=row.tools)
+        after = text if is_whole else chat.render(row.messages[: i + 1], tools=row.tools, is_guarded=True)
         try:
             turns.append(_turn(chat, row, text, before, after.removesuffix(chat.final)))
         except DataError as fault:

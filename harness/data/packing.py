@@ -70,11 +70,6 @@ def joined(examples: Sequence[Example]) -> Example:
     )
 
 
-def fill(rows: Sequence[Example], capacity: int) -> float:
-    """Return the share of all places in rows that hold a token, in (0, 1]; nan without rows."""
-    return sum(len(row.input_ids) for row in rows) / (len(rows) * capacity) if rows else float("nan")
-
-
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Return which items share a bin, the longest first, each where it leaves the least room.
 

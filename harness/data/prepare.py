@@ -387,7 +387,7 @@ def _summary(
         num_control_text=encoder.counts["control_text"],
         ignored_fields=dict(sorted(cleaning.ignored_fields.items())),
         num_rewritten=encoder.counts["rewritten"],
-        pack_fill=packing.fill(rows_to_train, spec.max_length) if spec.is_packed else None,
+        pack_fill=num_tokens / (len(rows_to_train) * spec.max_length) if spec.is_packed else None,
     )
 
 

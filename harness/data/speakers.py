@@ -12,8 +12,9 @@ from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from harness.data import bounds
-from harness.data.chat import TEMPLATE_FAULTS, ChatFormat
+from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Role, UnusableRow
+from harness.data.probing import TEMPLATE_FAULTS
 
 TAIL = 32
 """Characters before a message that are looked for where what stands before it is not all that was learnt: what tools
@@ -54,6 +55,12 @@ def spans(chat: ChatFormat, row: Conversation, text: str, turns: Sequence[Bounde
     All that stands between what comes before a tool's message and what comes after it is the tool's, since templates
     may write results in other words; it is never trained on.
 
+    Args:
+        chat: what rendered the row.
+        row: as `ChatFormat.guarded_row` returns it.
+        text: as rendered.
+        turns: of the assistant.
+
     Raises:
         UnusableRow: the template leaves out or rewrites what a user or the system says, but for white space.
     """
@@ -69,7 +76,7 @@ def spans(chat: ChatFormat, row: Conversation, text: str, turns: Sequence[Bounde
             cursor, is_after_tool = turn.end, False
             continue
         limit = ahead[0].header if ahead else len(text)
-        said = str(chat.guarded(message["content"]))
+        said = message["content"]
         place = _place(text, said, lead, cursor, limit)
         if place is None and role != "tool":
             _require_said(text[cursor:limit], said)

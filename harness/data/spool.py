@@ -9,7 +9,7 @@ import os
 import pickle
 import tempfile
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Generic, TypeVar, overload
 
@@ -78,6 +78,11 @@ class Spool(Sequence[T], Generic[T]):
         if not 0 <= place < len(self):
             raise IndexError(f"there is no row {index} among {len(self)}")
         return self._first[place] if place < len(self._first) else self._read(place - len(self._first))
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self._first
+        for place in range(len(self._ends) - 1):
+            yield self._read(place)
 
     def _read(self, place: int) -> T:
         assert self._file is not None

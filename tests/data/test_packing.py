@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from harness.data import Example
-from harness.data.packing import best_fit, by_likeness, fill, in_windows, packed
+from harness.data.packing import best_fit, by_likeness, in_windows, packed
 from harness.data.prepare import rows_sha256
 from harness.identity import canonical_json
 from tests.data.tiny import spec
@@ -59,11 +59,6 @@ def test_packed_rows_are_their_examples_laid_end_to_end() -> None:
     assert first.input_ids.tolist() == [1, 2, 3, 4, 5, 8, 9, 1]
     assert first.loss_weights.tolist() == [0, 1, 1, 1, 1, 0, 1, 1]
     assert (first.lengths, first.starts.tolist(), first.weight_sums.tolist()) == ((5, 3), [0, 5], [4.0, 2.0])
-    assert fill(rows, 8) == 10 / 16
-
-
-def test_fill_of_no_rows_is_unknown() -> None:
-    assert np.isnan(fill([], 8))
 
 
 def test_where_examples_meet_is_part_of_the_hash_of_rows() -> None:
