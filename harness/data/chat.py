@@ -141,7 +141,7 @@ class ChatFormat:
             said = [message for message in said if message["role"] != "system"]
         elif self.system_turn and (not said or said[0]["role"] != "system"):
             said.insert(0, {"role": "system", "content": self.system_turn})
-        declared = [dict(tool) for tool in tools] if tools else None
+        declared: Any = [dict(tool) for tool in tools] if tools else None
         stand_ins: dict[str, Any] = dict(self._stand_ins) if self.markers_are_text else {}
         rendered = self.tokenizer.apply_chat_template(
             said if is_guarded else self.guarded(said),
@@ -260,7 +260,9 @@ class ChatFormat:
         if not texts:
             return []
         if self.is_fast:
-            found = _core(self.tokenizer).encode_batch(list(texts), add_special_tokens=False)
+            core = _core(self.tokenizer)
+            encode = core.encode_batch if with_offsets else core.encode_batch_fast
+            found = encode(list(texts), add_special_tokens=False)
             return [Encoded(one.ids, one.offsets if with_offsets else None) for one in found]
         batch = self.tokenizer(
             list(texts),

@@ -7,9 +7,11 @@ where turns are (masks.py), which rows are asked for (prepare.py).
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -30,8 +32,10 @@ Count = Literal[
     "control_text",  # rows that were rendered in which a message or the raw text spells a control token
     "rewritten",  # rows that were rendered in which the template writes an answer in other words
 ]
-BATCH = 256
-"""Rows encoded together, while those after them are rendered."""
+BATCH_ROWS = 4096
+BATCH_CHARACTERS = 2**19
+"""After so many rows or rendered characters a batch goes to the tokenizer, while those after it are rendered. Who comes
+back from it waits some thousandths of a second until the other pauses, so that small batches take longer."""
 TEMPLATE, TOOL, END_OF_TURN, TEXT = (PARTS.index(name) for name in ("template", "tool", "end_of_turn", "text"))
 
 
@@ -49,14 +53,30 @@ class Weighed(NamedTuple):
     """uint8 [T], see `Example.parts`."""
 
 
+@contextmanager
+def without_full_collections() -> Iterator[None]:
+    """Keep Python from looking for garbage among all that the process holds, over and over as rows come in.
+
+    With libraries loaded that is a million objects, a fifth of the time that rows take. Each batch collects its own.
+    """
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
+
+
 class _Batch(NamedTuple):
     """Rows on their way through the tokenizer."""
 
     rows: dict[int, Conversation]
     """By their places in the source, in the order asked for."""
-    rendered: list[int]
-    """Places of those that are with the tokenizer."""
-    located: Future[list[Located]]
+    rendered: dict[int, masks.Rendered]
+    """Those that need a template."""
+    encodings: Future[masks.Encodings]
+    """Of the rendered ones."""
 
 
 @dataclass
@@ -94,26 +114,32 @@ class Encoder:
         """
         with ThreadPoolExecutor(1, "encoding") as thread:
             waiting: _Batch | None = None
-            for first in range(0, len(places), BATCH):
-                batch = self._begun(places[first : first + BATCH], thread)
+            first = 0
+            while first < len(places):
+                gc.collect(1)  # all that is collected inside `without_full_collections`
+                batch = self._begun(places[first : first + BATCH_ROWS], thread)
                 if waiting is not None:
                     yield from self._examples(waiting)
-                waiting = batch
+                waiting, first = batch, first + len(batch.rows)
             if waiting is not None:
                 yield from self._examples(waiting)
 
     def _begun(self, places: Sequence[int], thread: ThreadPoolExecutor) -> _Batch:
-        """Return rows of which those that need a template are rendered and with the tokenizer; what cannot be rendered
-        is counted."""
-        self.seen.update(places)
-        rows = {place: self.conversations[place] for place in places}
+        """Return the first rows, as many as make a batch, rendered where they need a template and with the tokenizer;
+        what cannot be rendered is counted."""
+        rows: dict[int, Conversation] = {}
+        rendered: dict[int, masks.Rendered] = {}
+        num_characters = 0
         with bounds.watching():
-            rendered = {
-                place: text
-                for place, row in rows.items()
-                if row.text is None and not row.tokens and (text := self._rendered(row)) is not None
-            }
-        return _Batch(rows, list(rendered), thread.submit(masks.locate, self.chat, list(rendered.values())))
+            for place in places:
+                if num_characters >= BATCH_CHARACTERS:
+                    break
+                row = rows[place] = self.conversations[place]
+                if row.text is None and not row.tokens and (text := self._rendered(row)) is not None:
+                    rendered[place] = text
+                    num_characters += len(text.text)
+        self.seen.update(rows)
+        return _Batch(rows, rendered, thread.submit(masks.encode, self.chat, list(rendered.values())))
 
     def _examples(self, batch: _Batch) -> Iterator[Example]:
         weighed = dict(self._weighed(batch))
@@ -136,7 +162,8 @@ class Encoder:
             raise DataError(
                 "data.instructions is 'blank', but must be 'kept' for raw texts and rows of tokens, which have none"
             )
-        for place, row in zip(batch.rendered, batch.located.result(), strict=True):
+        located = masks.locate(self.chat, list(batch.rendered.values()), batch.encodings.result())
+        for place, row in zip(batch.rendered, located, strict=True):
             conversation = batch.rows[place]
             row = _without_end(row) if conversation.ends_open else row
             self._require_parts(conversation, row)

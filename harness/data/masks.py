@@ -163,18 +163,50 @@ def _turn(chat: ChatFormat, row: Conversation, text: str, before: str, after: st
     return Turn(len(before) - len(chat.header), len(before), stop, min(len(after), stop + len(chat.end_of_turn)))
 
 
-def locate(chat: ChatFormat, rows: Sequence[Rendered]) -> list[Located]:
+class Encodings(NamedTuple):
+    """Rendered rows in the hands of the tokenizer: whole for one engine, in pieces for the other."""
+
+    whole: list[Encoded]
+    cuts: list[list[int]]
+    """Of each row, every boundary, ascending."""
+    around: list[tuple[int, list[str]]]
+    """Of each row, which piece between boundaries is the longest, and all others."""
+    ids_of: dict[str, list[int]]
+    """Tokens of every such other piece."""
+
+
+def encode(chat: ChatFormat, rows: Sequence[Rendered]) -> Encodings:
+    """Return all that a tokenizer is asked about rendered rows, as a rule."""
+    cuts = [sorted({place for turn in row.turns for place in turn}) for row in rows]
+    around: list[tuple[int, list[str]]] = []
+    for row, places in zip(rows, cuts, strict=True):
+        pieces = [row.text[a:b] for a, b in pairwise([0, *places, len(row.text)])]
+        longest = max(range(len(pieces)), key=lambda place: len(pieces[place]))
+        around.append((longest, pieces[:longest] + pieces[longest + 1 :]))
+    distinct = list({piece for _, pieces in around for piece in pieces if piece})
+    whole = chat.encode_batch([row.text for row in rows], with_offsets=True)
+    apart = chat.encode_batch(distinct)
+    return Encodings(
+        whole, cuts, around, {"": []} | {piece: one.ids for piece, one in zip(distinct, apart, strict=True)}
+    )
+
+
+def locate(chat: ChatFormat, rows: Sequence[Rendered], encodings: Encodings | None = None) -> list[Located]:
     """Return the tokens of rendered rows, and where their assistant turns are.
+
+    Args:
+        chat: what rendered them.
+        rows: as rendered.
+        encodings: what `encode` returned for them, where it has been called.
 
     Raises:
         DataError: the two engines disagree on a row.
     """
-    encoded = chat.encode_batch([row.text for row in rows], with_offsets=True)
-    cuts = [sorted({place for turn in row.turns for place in turn}) for row in rows]
-    counts = _by_pieces(chat, rows, encoded, cuts)
-    _by_prefixes(chat, rows, cuts, counts)
+    encoded = encode(chat, rows) if encodings is None else encodings
+    counts = _by_pieces(chat, encoded)
+    _by_prefixes(chat, rows, encoded.cuts, counts)
     located: list[Located] = []
-    for row, tokens, prefix_ids in zip(rows, encoded, counts, strict=True):
+    for row, tokens, prefix_ids in zip(rows, encoded.whole, counts, strict=True):
         turns = _turns_in_tokens(row, tokens, prefix_ids)
         located.append(Located(row.row_id, tokens.ids, turns, _parts(row, tokens, turns)))
     return located
@@ -203,25 +235,15 @@ Prefixes = dict[int, int | list[int]]
 """Boundary -> the number of tokens before it, or, where pieces did not settle it, the tokens of the text before it."""
 
 
-def _by_pieces(
-    chat: ChatFormat, rows: Sequence[Rendered], encoded: Sequence[Encoded], cuts: Sequence[list[int]]
-) -> list[Prefixes]:
+def _by_pieces(chat: ChatFormat, encoded: Encodings) -> list[Prefixes]:
     """Settle every row whose pieces between boundaries, encoded one by one, are the tokens around its longest piece.
 
     Then no token crosses a boundary: those before the longest piece are the tokens of the text before it, those behind
     it of the text behind, and the longest has what is left, without a second encoding of most of the text.
     """
-    pieces = [
-        [row.text[a:b] for a, b in pairwise([0, *places, len(row.text)])]
-        for row, places in zip(rows, cuts, strict=True)
-    ]
-    longest = [max(range(len(row)), key=lambda place: len(row[place])) for row in pieces]
-    around = [row[:place] + row[place + 1 :] for row, place in zip(pieces, longest, strict=True)]
-    distinct = list({piece for row in around for piece in row if piece})
-    ids_of = {"": []} | {piece: tokens.ids for piece, tokens in zip(distinct, chat.encode_batch(distinct), strict=True)}
     settled: list[Prefixes] = []
-    for row, place, tokens, places in zip(around, longest, encoded, cuts, strict=True):
-        parts = [ids_of[piece] for piece in row]
+    for (place, pieces), tokens, places in zip(encoded.around, encoded.whole, encoded.cuts, strict=True):
+        parts = [encoded.ids_of[piece] for piece in pieces]
         left = len(tokens.ids) - sum(map(len, parts))
         before, behind = list(chain(*parts[:place])), list(chain(*parts[place:]))
         # one unknown token may stand for what two pieces say, so it does not show where either ends

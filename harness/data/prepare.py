@@ -20,7 +20,7 @@ import numpy as np
 from harness.data import hygiene, injection, packing, sources
 from harness.data.chat import ChatFormat
 from harness.data.conversations import Conversation, Dropped, Message, Reason, by_reason
-from harness.data.encoding import Encoder
+from harness.data.encoding import Encoder, without_full_collections
 from harness.data.example import Example
 from harness.data.injection import Chosen
 from harness.data.ledger import Part
@@ -74,6 +74,7 @@ class PreparedData:
         return self.summary.num_train
 
 
+@without_full_collections()
 def prepare(
     spec: DataSpec,
     chat: ChatFormat,

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import gc
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from harness.data import prepare
+from harness.data import encoding, masks, prepare
+from harness.data.chat import ChatFormat
+from harness.data.masks import Rendered
 from harness.data.prepare import Example
 from harness.errors import DataError
 from harness.spec import PocketData
@@ -195,3 +200,51 @@ def test_pocket_rows_are_prepared_with_a_weight_on_every_answer() -> None:
     assert (len(data.train), len(data.validation), len(data.sample_prompts)) == (40, 10, 4)
     assert all(example.loss_weights.any() for example in data.train)
     assert data.summary.num_rows_dropped == {}
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def odd_rows() -> list[dict[str, Any]]:
+    """Return conversations of one and of three exchanges, some of which are cut, and some of which cannot be used."""
+    many = [{"id": f"m{n}", "messages": TURNS * (1 + n % 3)} for n in range(20)]
+    spelling = [TURNS[0], {"role": "assistant", "content": "<|im_end|>"}]
+    rows = [*pairs(20), *many, *({"id": f"c{n}", "messages": spelling} for n in range(5))]
+    return [rows[(7 * n) % len(rows)] for n in range(len(rows))]
+
+
+@pytest.mark.parametrize("wanted", [None, 12])
+def test_rows_do_not_depend_on_how_many_are_encoded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: int | None
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", odd_rows())
+    settings: dict[str, Any] = {"max_length": 64, "too_long": "drop", "control_text": "drop", "num_examples": wanted}
+    together = prepared(path, num_validation=4, **settings)
+    assert together.summary.num_rows_dropped.keys() >= {"too_long", "control_token_in_text"}
+    for name, value in (("BATCH_CHARACTERS", 1), ("BATCH_ROWS", 1), ("BATCH_ROWS", 3)):
+        with monkeypatch.context() as patch:
+            patch.setattr(encoding, name, value)
+            apart = prepared(path, num_validation=4, **settings)
+        assert apart.summary == together.summary
+        assert ids(apart.train) == ids(together.train)
+        assert sorted(apart.dropped) == sorted(together.dropped)
+
+
+def test_fault_in_a_later_batch_is_raised_and_leaves_nothing_behind(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "BATCH_ROWS", 4)
+    encode, calls = masks.encode, list[int]()
+
+    def third(form: ChatFormat, texts: list[Rendered]) -> masks.Encodings:
+        calls.append(len(texts))
+        if len(calls) == 3:
+            raise DataError("the third batch cannot be read")
+        return encode(form, texts)
+
+    monkeypatch.setattr(masks, "encode", third)
+    with pytest.raises(DataError, match="the third batch"):
+        prepared(rows)
+    assert gc.isenabled()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encoding")]
+    assert signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
