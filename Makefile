@@ -105,8 +105,9 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt $(VENV)/.ready
 check: $(VENV)/.ready-dev ## Format, lint, types, import directions
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/basedpyright
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/test_architecture.py
+	@$(VENV)/bin/basedpyright & types=$$!; \
+	  OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/test_architecture.py; tests=$$?; \
+	  wait $$types && exit $$tests
 
 test: $(VENV)/.ready-dev ## Run the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2

@@ -156,13 +156,14 @@ def _backward(run: Run, rows: Sequence[Example]) -> Measured:
     end_to_end = run.rows.reads_itself_alone
     sums = torch.zeros(2, dtype=torch.float64, device=run.device)
     passes = batches.micro_batches(rows, by_row, run.forward_size, run.device, end_to_end=end_to_end)
-    for number, batch in enumerate(passes):
-        if run.has_dropout:
-            seed_torch(run.order.seed, f"train.dropout/{run.state.step}/{number}")
-        with run.autocast():
-            objective, nll_sum = losses.objective(run.model, batch, run.head)
-        objective.backward()
-        sums += torch.stack([objective.detach(), nll_sum])
+    with run.shared_casts():
+        for number, batch in enumerate(passes):
+            if run.has_dropout:
+                seed_torch(run.order.seed, f"train.dropout/{run.state.step}/{number}")
+            with run.autocast():
+                objective, nll_sum = losses.objective(run.model, batch, run.head)
+            objective.backward()
+            sums += torch.stack([objective.detach(), nll_sum])
     norm = torch.nn.utils.get_total_norm(schedules.gradients(run.model))
     total_objective, total_nll, grad_norm = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
     weight_sum = float(weight_sums.sum())

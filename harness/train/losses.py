@@ -18,7 +18,7 @@ from torch import nn
 
 from harness.train import segments
 from harness.train.batches import MicroBatch
-from harness.train.head import MANY_LOGITS, Head, handed, liger_nll, output_layer, sliced_nll
+from harness.train.head import MANY_LOGITS, Head, handed, liger_nll, output_layer, replaced, sliced_nll
 
 
 def example_scales(reduction: str, weight_sums: np.ndarray, group_size: int | None) -> np.ndarray:
@@ -87,16 +87,16 @@ def logits_at(model: nn.Module, batch: MicroBatch, head: Head = Head.SELECTED) -
 
 
 def _states_at(model: nn.Module, batch: MicroBatch) -> torch.Tensor:
-    """Return what the output layer would be handed, [K, H]; it is handed one state that nothing comes of."""
+    """Return what the output layer would be handed, [K, H]; it computes nothing."""
     caught: list[torch.Tensor] = []
 
     def catch(states_BTH: torch.Tensor) -> torch.Tensor:
         caught.append(_selected(states_BTH, batch))
-        return caught[0][None, :1].detach()
+        return states_BTH[:, :0]
 
     layer = output_layer(model)
     assert layer is not None
-    with handed(layer, catch):
+    with replaced(layer, catch):
         _forward(model, batch)
     return caught[0]
 

@@ -96,3 +96,10 @@ class Run:
     def autocast(self) -> torch.autocast:
         """Return the context of every forward pass: bf16 arithmetic over float32 weights, or nothing."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.dtype == "bfloat16_autocast")
+
+    def shared_casts(self) -> torch.autocast:
+        """Return the context of all passes of a step: weights are cast to bf16 once for as long as they stay the same.
+
+        It computes in no dtype of its own; what autocast keeps is let go with the outermost of its contexts.
+        """
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=False)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.data import Example
 from harness.errors import DataError
 from harness.records.store import read_lines
 from harness.train.dropout import has_dropout
+from harness.train.run import Run
 from tests.train import tiny
 
 ROWS = tiny.prepared(tiny.examples(20), tiny.examples(6, seed=9))
@@ -133,6 +136,40 @@ def test_fit_logs_the_token_mean_under_every_reduction(tmp_path: Path) -> None:
     total = first["sum"]["train/loss"] * first["sum"]["train/num_loss_tokens"]
     assert first["sum"]["train/objective"] == pytest.approx(total, rel=1e-6)
     assert first["example_mean"]["train/objective"] != pytest.approx(first["token_mean"]["train/loss"], rel=1e-4)
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of whole weights to bfloat16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.places = {weight.data_ptr() for weight in model.parameters() if weight.dim() == 2}
+        self.num = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_cast = func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") is torch.bfloat16
+        self.num += is_cast and args[0].data_ptr() in self.places
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_cast_once_a_step_and_train_as_if_cast_for_every_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny.recipe(num_epochs=None, num_steps=3, batch_size=4, dtype="bfloat16_autocast")
+    counts, weights = [], []
+    for name in ("shared", "apart"):
+        if name == "apart":
+            monkeypatch.setattr(Run, "shared_casts", lambda run: nullcontext())
+        model = tiny.llama()
+        with Casts(model) as casts:
+            tiny.fit(
+                model, tiny.prepared(ROWS.train), recipe, tmp_path / name, runtime=tiny.runtime(micro_batch_size=1)
+            )
+        counts.append(casts.num)
+        weights.append(tiny.weights(model))
+    num_matrices = 7 * 2 + 1
+    assert counts == [3 * num_matrices, 3 * 4 * num_matrices]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize(("dtype", "held"), [("bfloat16_autocast", torch.float32), ("bfloat16", torch.bfloat16)])
