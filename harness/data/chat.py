@@ -36,7 +36,7 @@ class ChatFormat:
     """How conversations become text and text becomes tokens."""
 
     tokenizer: PreTrainedTokenizerBase
-    """Its `chat_template` is `source`: saving it saves the template."""
+    """Its `chat_template` is `source`, led by `system_turn`: saving it saves the template."""
     name: str
     source: str
     """Jinja, dates frozen."""
@@ -92,9 +92,10 @@ class ChatFormat:
         return (self.readable(text),) if text and not self.turn_token_ids else ()
 
     def warnings(self) -> list[str]:
-        """Return a sentence for each thing that this tokenizer does not have and this template counts on.
+        """Return a sentence for each thing that this tokenizer does not have and this template counts on, and for each
+        that the saved tokenizer does otherwise than training.
 
-        Markers that `data.markers` makes text are meant to be, and are not among them.
+        Markers that `data.markers` makes text are meant to be, and are not among the former.
         """
         found: list[str] = []
         spelled = [
@@ -112,6 +113,17 @@ class ChatFormat:
             found.append(
                 f"a turn ends in the plain text {self.turn_ends[0]!r}, which no stop token stands for: generation here "
                 "looks for that text, and whoever serves the trained model must give it as a stop string"
+            )
+        if self.markers_are_text and control.MARK in self.render(probing.EXCHANGE):
+            found.append(
+                "data.markers is 'text', but the saved tokenizer reads the template's markers as tokens, which the "
+                "model was not trained on; whoever serves it must encode what the template writes as text, cut before "
+                "and after each marker, BOS and EOS excepted"
+            )
+        if self.system_turn and self.tokenizer.chat_template == self.source:
+            found.append(
+                f"data.system_turn is {self.system_turn!r}, which the saved template cannot be made to write; whoever "
+                "serves the trained model must send that turn"
             )
         return found
 
@@ -141,7 +153,7 @@ class ChatFormat:
             said = [message for message in said if message["role"] != "system"]
         elif self.system_turn and (not said or said[0]["role"] != "system"):
             said.insert(0, {"role": "system", "content": self.system_turn})
-        declared = [dict(tool) for tool in tools] if tools else None
+        declared: Any = [dict(tool) for tool in tools] if tools else None
         stand_ins: dict[str, Any] = dict(self._stand_ins) if self.markers_are_text else {}
         rendered = self.tokenizer.apply_chat_template(
             said if is_guarded else self.guarded(said),
@@ -310,17 +322,19 @@ class ChatFormat:
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatFormat:
-    """Return a tokenizer with the template that a data spec names, checked. Sets the tokenizer's `chat_template`.
+    """Return a tokenizer with the template that a data spec names, checked.
+
+    Sets the tokenizer's `chat_template`.
 
     Raises:
         DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, it
-            has no end of users' turns to add or leave out, it does not end, its generation prompt is not what it
-            trains on, or it writes BOS twice.
+            has no end of users' turns to add or leave out, it does not end, its generation
+            prompt is not what it trains on, or it writes BOS twice.
     """
-    bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
-    adds_bos = _adds_bos(tokenizer, bos)
     source = with_frozen_date(_source(tokenizer, spec.template), spec.template_date)
     source = with_user_end(spec.template, source, spec.end_after_user)
+    bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
+    adds_bos = _adds_bos(tokenizer, bos)
     if spec.template == OWN:
         bounds.require_bounded(spec.template, source, tokenizer.special_tokens_map)
     if spec.template != OWN and adds_bos:
@@ -345,6 +359,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
     )
     header, closing, final = probing.turn_frame(chat)
     chat = replace(chat, header=header, closing=closing, final=final)
+    tokenizer.chat_template = probing.saved_source(chat)
     return replace(chat, stop_token_ids=probing.stop_token_ids(chat))
 
 
