@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.data import bounds, control, probing
+from harness.data.added import with_markers
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
 from harness.data.templates import MARKERS, OWN, TEMPLATES, with_frozen_date, with_user_end
@@ -61,6 +62,8 @@ class ChatFormat:
     """Finds characters that the tokenizer leaves out."""
     markers_are_text: bool = False
     """Whether markers that the template spells are ordinary text."""
+    added: tuple[int, ...] = ()
+    """Ids of markers that the base's tokenizer lacked and this one has: nothing was trained on them yet."""
     system_turn: str | None = None
     """A system turn for conversations that have none."""
     own_source: str | None = None
@@ -90,6 +93,11 @@ class ChatFormat:
         """Return the text that ends a turn where no stop token does: generation has to look for it."""
         text = self.end_of_turn
         return (self.readable(text),) if text and not self.turn_token_ids else ()
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """Return the markers that the base's tokenizer lacked and this one has, in the order of their ids."""
+        return [str(self.tokenizer.convert_ids_to_tokens(token)) for token in self.added]
 
     def warnings(self) -> list[str]:
         """Return a sentence for each thing that this tokenizer does not have and this template counts on, and for each
@@ -324,15 +332,16 @@ class ChatFormat:
 def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatFormat:
     """Return a tokenizer with the template that a data spec names, checked.
 
-    Sets the tokenizer's `chat_template`.
+    Sets the tokenizer's `chat_template`; one that lacks markers which are to be tokens is copied first.
 
     Raises:
         DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, it
-            has no end of users' turns to add or leave out, it does not end, its generation
+            has no end of users' turns to add or leave out, no markers to be tokens, it does not end, its generation
             prompt is not what it trains on, or it writes BOS twice.
     """
     source = with_frozen_date(_source(tokenizer, spec.template), spec.template_date)
     source = with_user_end(spec.template, source, spec.end_after_user)
+    tokenizer, added = with_markers(tokenizer, spec.template) if spec.markers == "tokens" else (tokenizer, ())
     bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
     adds_bos = _adds_bos(tokenizer, bos)
     if spec.template == OWN:
@@ -353,6 +362,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         markers=control.markers(tokenizer),
         lost=control.lost(tokenizer),
         markers_are_text=spec.markers == "text",
+        added=added,
         system_turn=spec.system_turn,
         own_source=own,
         template_date=spec.template_date,
