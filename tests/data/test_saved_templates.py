@@ -70,7 +70,7 @@ def test_prompt_is_the_beginning_of_what_is_trained_on(name: str, folder: str) -
 
 # -- a system turn of the spec ----------------------------------------------------------------------------------------
 
-RULES = "Don't {{ say }} {% \"50\\50\" %}\n\U0001f600 \u00e9 \u2028 '' \t# {# -#}"
+RULES = "Don't {{ say }} {% \"50\\50\" %}\n\U0001f600 \u00e9 \u2028 '' \t# {# -#}\r\nEnd."
 """What would end a literal or a tag of Jinja, or be written otherwise in JSON."""
 
 
