@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +12,21 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from harness import data, methods, models
+from harness.engine import catalog, launch, plan
+from harness.engine.launch import Options
+from harness.engine.plan import Request
+from harness.errors import DataError
 from harness.identity import base_key
 from harness.pocket import pretrain
 from harness.pocket.world import eval_task
+from harness.records import result
 from harness.records.schema import TrialResult
 from harness.records.store import Store
-from harness.spec import LoraConfig, PocketBase, QLoraConfig, TrialBase, TrialSpec
+from harness.spec import Axis, LoraConfig, PocketBase, QLoraConfig, TrialBase, TrialSpec
 from harness.trial import TrialContext, run_trial
+from tests.data.tiny import REAL
+from tests.engine.inline import inline
+from tests.engine.test_plan import sweep_of, with_qlora
 from tests.pocket.tiny import TINY_WORLD, tiny_experiment
 
 ADAPTER = {"rank": 4, "alpha": 8.0, "target_modules": "all_linear"}
@@ -98,19 +108,39 @@ def test_trial_learns_to_end_its_turns_with_an_added_marker_and_so_does_what_it_
     assert continued.before.test[ENDS].value == pytest.approx(record.after.test[ENDS].value, abs=0.2)
 
 
-def test_markers_as_an_axis_differ_in_how_many_tokens_they_cost(store: Store) -> None:
-    records = {
-        kind: ran(asked("lora", **{"data.markers": kind, "train.num_epochs": 1.0}), store)
-        for kind in ("as_is", "text", "tokens")
-    }
-    lengths = {kind: record.data.mean_tokens for kind, record in records.items()}
-    assert lengths["as_is"] == lengths["text"]
-    assert (lengths["as_is"] or 0) > (lengths["tokens"] or 0) > 0
-    assert len({record.before.key for record in records.values()}) == 3
-    assert len({record.trial_id for record in records.values()}) == 3
-    as_is, tokens = (records[kind].train.total_parameters for kind in ("as_is", "tokens"))
-    assert tokens == as_is + 4 * 32
-    assert records["tokens"].train.trainable_parameters == records["as_is"].train.trainable_parameters + 4 * 32
+def swept(store: Store, monkeypatch: pytest.MonkeyPatch, template: str) -> tuple[list[TrialResult], list[str]]:
+    """Return the results of a sweep over the markers of a template, and what failed."""
+    axis = Axis(field="data.markers", values=("as_is", "text", "tokens"))
+    monkeypatch.setattr(catalog, "load_experiment", lambda name: with_qlora(tiny_experiment()))
+    monkeypatch.setattr(catalog, "load_sweep", lambda name: sweep_of(axis))
+    setting = {"data.template": template, "method": "lora", "train.num_steps": 2, "evals.num_items": 4}
+    planned = plan.make_plan(Request(name="s", base="tiny", set=json.dumps(setting), out=store.root))
+    summary = launch.launch(
+        planned.store, planned.record.trials, tiny_experiment().runtime, Options(1, executor=inline)
+    )
+    done = [result.read(planned.store.trial(trial.trial_id)) for trial in planned.record.trials]
+    return [one for one in done if one is not None], [str(one) for one in summary.failed]
+
+
+def test_markers_are_an_axis_whose_levels_differ_in_tokens_and_in_what_the_base_scores(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, failed = swept(store, monkeypatch, "chatml_lite")
+    assert failed == []
+    assert [record.spec.data.markers for record in records] == ["as_is", "text", "tokens"]
+    as_is, text, tokens = records
+    assert as_is.data.mean_tokens == text.data.mean_tokens
+    assert (as_is.data.mean_tokens or 0) > (tokens.data.mean_tokens or 0) > 0
+    assert len({record.before.key for record in records}) == 3
+    assert tokens.train.total_parameters == as_is.train.total_parameters + 4 * 32
+    assert tokens.train.trainable_parameters == as_is.train.trainable_parameters + 4 * 32
+
+
+def test_sweep_over_the_markers_of_a_template_without_any_is_refused_before_a_trial_runs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"data\.markers is 'tokens', but must be .* 'alpaca' has no markers"):
+        swept(store, monkeypatch, "alpaca")
 
 
 def test_markers_that_a_base_has_give_the_numbers_of_as_is(store: Store) -> None:
@@ -125,3 +155,41 @@ def test_markers_that_a_base_has_give_the_numbers_of_as_is(store: Store) -> None
     for tree in (one, other):
         tree["after"] = {key: tree["after"][key] for key in ("test", "val")}
     assert one == other
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real models in {REAL}")
+@pytest.mark.parametrize("name", ["minimind2-small", "stories15M", "stories260K"])
+@pytest.mark.parametrize("method", METHODS)
+def test_real_model_with_added_markers_starts_as_its_base_and_is_saved_whole(
+    method: str, name: str, tmp_path: Path
+) -> None:
+    config = METHODS[method]
+    files = models.inspect_folder(REAL / "models" / name)
+    asked_data = tiny_experiment().spec.data.replace({"template": "chatml_lite", "markers": "tokens"})
+    chat = data.chat_format(models.load_tokenizer(files), asked_data)
+    assert chat.added_tokens == MARKERS
+    ids = torch.tensor([chat.encode(chat.render([*QUESTION, {"role": "assistant", "content": "It is 4."}]))])
+    model = models.load_model(files, "float32", "cpu", methods.quantisation(config))
+    models.add_rows(model, chat.tokenizer, chat.added)
+    with torch.no_grad():
+        before = model(ids).logits
+        tuned: Any = methods.attach(model, config, seed=0, added=chat.added).eval()
+        assert torch.equal(tuned(ids).logits, before)
+    tuned(ids, labels=ids).loss.backward()
+    torch.optim.SGD([one for one in tuned.parameters() if one.requires_grad], lr=0.1).step()
+    methods.save(tuned, config, tmp_path / "weights", "all", chat.tokenizer, chat.stop_token_ids)
+
+    tok = AutoTokenizer.from_pretrained(tmp_path / "weights", local_files_only=True)
+    shown = [*QUESTION, {"role": "assistant", "content": "It is 4."}]
+    assert tok.apply_chat_template(shown, return_dict=False) == ids[0].tolist()
+    if method == "full":
+        plain: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "weights").eval()
+    else:
+        base = models.load_model(files, "float32", "cpu", methods.quantisation(config))
+        if len(tok) > files.vocab_size:
+            base.resize_token_embeddings(len(tok))
+        plain = PeftModel.from_pretrained(base, str(tmp_path / "weights")).eval()
+    with torch.no_grad():
+        assert torch.equal(plain(ids).logits, tuned(ids).logits)
+        assert not torch.equal(plain(ids).logits, before)
