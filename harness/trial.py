@@ -47,12 +47,13 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
     rows = data.prepare(spec.data, chat, seed=spec.seed, store=context.store, kept_out=kept_out, leaked=leaked)
     quantisation = methods.quantisation(spec.method)
     model = models.load_model(base, spec.train.dtype, context.runtime.device, quantisation)
+    models.add_rows(model, chat.tokenizer, chat.added)
     train.require_sound(model, rows, chat, spec, asked=evals.asked_texts(spec.evals), folder=folder)
-    tuned = methods.attach(model, spec.method, seed=spec.seed)
+    tuned = methods.attach(model, spec.method, seed=spec.seed, added=chat.added)
     sample = evals.sampler(chat, rows.sample_prompts, spec.evals)
     with clock.training():
         summary = train.fit(tuned, rows, spec.train, seed=spec.seed, context=context, folder=folder, sample=sample)
-    methods.save(tuned, spec.method, folder / "weights", context.runtime.keep, chat.tokenizer)
+    methods.save(tuned, spec.method, folder / "weights", context.runtime.keep, chat.tokenizer, chat.stop_token_ids)
     with clock.evaluating():
         after = evals.score_after(tuned, chat, spec.evals, context, folder, summary)
         # Measured once by whoever comes first; asked for last, so that another worker can measure it meanwhile.

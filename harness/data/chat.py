@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.data import bounds, control, probing
+from harness.data.added import with_markers
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
 from harness.data.templates import MARKERS, OWN, TEMPLATES, with_frozen_date, with_user_end
@@ -36,7 +37,7 @@ class ChatFormat:
     """How conversations become text and text becomes tokens."""
 
     tokenizer: PreTrainedTokenizerBase
-    """Its `chat_template` is `source`: saving it saves the template."""
+    """Its `chat_template` is `source`, led by `system_turn`: saving it saves the template."""
     name: str
     source: str
     """Jinja, dates frozen."""
@@ -61,6 +62,8 @@ class ChatFormat:
     """Finds characters that the tokenizer leaves out."""
     markers_are_text: bool = False
     """Whether markers that the template spells are ordinary text."""
+    added: tuple[int, ...] = ()
+    """Ids of markers that the base's tokenizer lacked and this one has: nothing was trained on them yet."""
     system_turn: str | None = None
     """A system turn for conversations that have none."""
     own_source: str | None = None
@@ -91,10 +94,16 @@ class ChatFormat:
         text = self.end_of_turn
         return (self.readable(text),) if text and not self.turn_token_ids else ()
 
-    def warnings(self) -> list[str]:
-        """Return a sentence for each thing that this tokenizer does not have and this template counts on.
+    @property
+    def added_tokens(self) -> list[str]:
+        """Return the markers that the base's tokenizer lacked and this one has, in the order of their ids."""
+        return [str(self.tokenizer.convert_ids_to_tokens(token)) for token in self.added]
 
-        Markers that `data.markers` makes text are meant to be, and are not among them.
+    def warnings(self) -> list[str]:
+        """Return a sentence for each thing that this tokenizer does not have and this template counts on, and for each
+        that the saved tokenizer does otherwise than training.
+
+        Markers that `data.markers` makes text are meant to be, and are not among the former.
         """
         found: list[str] = []
         spelled = [
@@ -112,6 +121,17 @@ class ChatFormat:
             found.append(
                 f"a turn ends in the plain text {self.turn_ends[0]!r}, which no stop token stands for: generation here "
                 "looks for that text, and whoever serves the trained model must give it as a stop string"
+            )
+        if self.markers_are_text and control.MARK in self.render(probing.EXCHANGE):
+            found.append(
+                "data.markers is 'text', but the saved tokenizer reads the template's markers as tokens, which the "
+                "model was not trained on; whoever serves it must encode what the template writes as text, cut before "
+                "and after each marker, BOS and EOS excepted"
+            )
+        if self.system_turn and self.tokenizer.chat_template == self.source:
+            found.append(
+                f"data.system_turn is {self.system_turn!r}, which the saved template cannot be made to write; whoever "
+                "serves the trained model must send that turn"
             )
         return found
 
@@ -312,17 +332,20 @@ class ChatFormat:
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatFormat:
-    """Return a tokenizer with the template that a data spec names, checked. Sets the tokenizer's `chat_template`.
+    """Return a tokenizer with the template that a data spec names, checked.
+
+    Sets the tokenizer's `chat_template`; one that lacks markers which are to be tokens is copied first.
 
     Raises:
         DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, it
-            has no end of users' turns to add or leave out, it does not end, its generation prompt is not what it
-            trains on, or it writes BOS twice.
+            has no end of users' turns to add or leave out, no markers to be tokens, it does not end, its generation
+            prompt is not what it trains on, or it writes BOS twice.
     """
-    bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
-    adds_bos = _adds_bos(tokenizer, bos)
     source = with_frozen_date(_source(tokenizer, spec.template), spec.template_date)
     source = with_user_end(spec.template, source, spec.end_after_user)
+    tokenizer, added = with_markers(tokenizer, spec.template) if spec.markers == "tokens" else (tokenizer, ())
+    bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
+    adds_bos = _adds_bos(tokenizer, bos)
     if spec.template == OWN:
         bounds.require_bounded(spec.template, source, tokenizer.special_tokens_map)
     if spec.template != OWN and adds_bos:
@@ -341,12 +364,14 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         markers=control.markers(tokenizer),
         lost=control.lost(tokenizer),
         markers_are_text=spec.markers == "text",
+        added=added,
         system_turn=spec.system_turn,
         own_source=own,
         template_date=spec.template_date,
     )
     header, closing, final = probing.turn_frame(chat)
     chat = replace(chat, header=header, closing=closing, final=final)
+    tokenizer.chat_template = probing.saved_source(chat)
     return replace(chat, stop_token_ids=probing.stop_token_ids(chat))
 
 

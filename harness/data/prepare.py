@@ -388,6 +388,7 @@ def _summary(
         num_control_text=encoder.counts["control_text"],
         ignored_fields=dict(sorted(cleaning.ignored_fields.items())),
         num_rewritten=encoder.counts["rewritten"],
+        added_tokens=chat.added_tokens,
         pack_fill=num_tokens / (len(rows_to_train) * spec.max_length) if spec.is_packed else None,
     )
 

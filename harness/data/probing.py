@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from harness.data.conversations import Conversation, Message
+from harness.data.templates import with_system_turn
 from harness.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ MAX_PROBED_EXCHANGES = 64
 QUESTION, _ANSWER, _SYSTEM, _RESULT, _FUNCTION = (
     f"{word} 7301" for word in ("Probing question", "Probing answer", "Probing rule", "Probing result", "probe")
 )
+EXCHANGE: list[Message] = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": _ANSWER}]
 _CALL_ID = "probe7301"
 """Nine letters and digits: Mistral's templates refuse others."""
 
@@ -72,6 +74,23 @@ def stop_token_ids(chat: ChatFormat) -> tuple[int, ...]:
     if chat.eos_token_id is not None:
         stops.append(chat.eos_token_id)
     return tuple(dict.fromkeys(stops))
+
+
+def saved_source(chat: ChatFormat) -> str:
+    """Return the template to save: one that writes the system turn by itself, if it then renders what `chat` does."""
+    if chat.system_turn is None:
+        return chat.source
+    saved = with_system_turn(chat.source, chat.system_turn)
+    system: Message = {"role": "system", "content": _SYSTEM}
+    for whole in (EXCHANGE, [system, *EXCHANGE], [*EXCHANGE, *EXCHANGE]):
+        for messages, is_prompt in ((whole, False), (whole[:-1], True)):
+            said: list[dict[str, Any]] = [dict(message) for message in messages]
+            written = chat.tokenizer.apply_chat_template(
+                said, chat_template=saved, tokenize=False, add_generation_prompt=is_prompt
+            )
+            if written != chat.readable(chat.render(messages, add_generation_prompt=is_prompt)):
+                return chat.source
+    return saved
 
 
 def features(row: Conversation) -> set[str]:

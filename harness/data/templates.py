@@ -251,6 +251,23 @@ def with_user_end(name: str, source: str, user_end: UserEnd) -> str:
     return source if user_end == written else source.replace(old, new)
 
 
+def with_system_turn(source: str, system_turn: str) -> str:
+    """Return a template's source that begins a conversation without a system turn with one.
+
+    Args:
+        source: Jinja source.
+        system_turn: what it says.
+    """
+    # Jinja reads the escapes of a literal as Python does; a brace or a percent sign could end the tag it stands in.
+    text = system_turn.encode("unicode_escape").decode()
+    for character in "'{}%":
+        text = text.replace(character, f"\\x{ord(character):02x}")
+    turn = f"[{{'role': 'system', 'content': '{text}'}}]"
+    has_one = "messages and messages[0]['role'] == 'system'"
+    # transformers takes away the first line break after a tag: this one, so that the source's own stay
+    return f"{{%- set messages = messages if {has_one} else {turn} + messages %}}\n{source}"
+
+
 _CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
 _CALLS_CLOCK = re.compile(r"strftime_now\s*\(")
 

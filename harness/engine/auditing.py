@@ -76,6 +76,7 @@ def audit(request: Request) -> AuditView:
         kept_out, leaked = evals.kept_out(spec), evals.leaked(spec)
         rows = data.prepare(spec.data, chat, seed=spec.seed, store=store, kept_out=kept_out, leaked=leaked)
         model = models.load_model(files, "float32", "auto")
+        models.add_rows(model, chat.tokenizer, chat.added)
         folder.mkdir(parents=True, exist_ok=True)
         found = train.audited(model, rows, chat, spec, asked=evals.asked_texts(spec.evals), folder=folder)
     return AuditView(

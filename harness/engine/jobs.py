@@ -118,7 +118,7 @@ def distinct_befores(trials: Iterable[PlannedTrial]) -> list[TrialSpec]:
         parts = {
             "base": canonical(spec.base),
             "evals": canonical(spec.evals),
-            "template": [spec.data.template, spec.data.template_date],
+            "template": [spec.data.template, spec.data.template_date, spec.data.markers],
             "quantisation": [spec.method.quantisation, spec.method.double_quantisation]
             if isinstance(spec.method, QLoraConfig)
             else None,
@@ -221,6 +221,7 @@ def continue_texts(job: ContinueJob) -> list[str]:
         base = models.locate(spec.base, Store(job.root))
         chat = data.chat_format(models.load_tokenizer(base), spec.data)
         model = models.load_model(base, spec.train.dtype, job.runtime.device, None)
+        models.add_rows(model, chat.tokenizer, chat.added)
         return evals.continuations(model, chat, spec.evals, job.texts, job.max_new_tokens)
 
 

@@ -217,6 +217,7 @@ def _score_base(
 
     def build(folder: Path) -> None:
         model = models.load_model(base, spec.train.dtype, context.runtime.device, quantisation)
+        models.add_rows(model, chat.tokenizer, chat.added)
         scores = _score_into(folder, final, key, model, chat, spec.evals, context)
         write_atomic(folder / SCORES_FILE, scores.model_dump_json(indent=1).encode())
         del model
@@ -254,7 +255,9 @@ def _settings(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
         "items": items_sha256(spec),
         "behaviour": versions.BEHAVIOURS["evals"],
     }
-    return settings | (_rendering(chat, spec) if settings["template"] else {})
+    # A further token takes probability from all others, so it moves scores of raw text as well.
+    added = dict(zip(chat.added_tokens, chat.added, strict=True))
+    return settings | (_rendering(chat, spec) if settings["template"] else {}) | ({"added": added} if added else {})
 
 
 def _rendering(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:

@@ -6,8 +6,10 @@ live here: method configurations (harness/spec), training.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "Method", "attach", "check", "count_parameters", "quantisation", "save"]
 
+GENERATION = "generation_config.json"
+ADAPTER_PARTS = ("lora_", "trainable_tokens_")
+"""In the names of what peft puts beside a base."""
 METHODS: dict[str, Method] = {"full": full, "lora": lora, "qlora": qlora}
 
 
@@ -30,13 +35,19 @@ def quantisation(config: MethodConfig) -> Quantisation | None:
     return METHODS[config.kind].quantisation(config)
 
 
-def attach(model: PreTrainedModel, config: MethodConfig, *, seed: int) -> nn.Module:
+def attach(model: PreTrainedModel, config: MethodConfig, *, seed: int, added: Sequence[int] = ()) -> nn.Module:
     """Return the model to train. What is drawn depends on the seed's stream `method.init` alone.
+
+    Args:
+        model: the base.
+        config: the method.
+        seed: the trial's.
+        added: ids of tokens that the base was never trained on; every method trains their rows.
 
     Raises:
         ModelError: the configuration does not fit the model.
     """
-    return METHODS[config.kind].attach(model, config, seed=seed)
+    return METHODS[config.kind].attach(model, config, seed=seed, added=added)
 
 
 def check(model: PreTrainedModel, config: MethodConfig) -> None:
@@ -54,6 +65,7 @@ def save(
     folder: Path,
     keep: Keep,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    stop_token_ids: Sequence[int] = (),
 ) -> None:
     """Write the trained weights, safetensors with a sha256 manifest, as far as they are to stay.
 
@@ -65,6 +77,7 @@ def save(
         folder: where the weights go.
         keep: which stay.
         tokenizer: saved beside the weights, with the template it was trained with, if given.
+        stop_token_ids: what ends an answer, saved as the `eos_token_id` of generation, if given.
 
     Raises:
         DiskError: the disk is full or read-only.
@@ -81,8 +94,15 @@ def save(
         method.write(model, building)
         if tokenizer is not None:
             tokenizer.save_pretrained(building)
+        if stop_token_ids:
+            _write_stops(building / GENERATION, stop_token_ids)
         write_manifest(building)
         os.rename(building, folder)
+
+
+def _write_stops(path: Path, stop_token_ids: Sequence[int]) -> None:
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(held | {"eos_token_id": list(stop_token_ids)}, indent=2, sort_keys=True) + "\n")
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -96,5 +116,5 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
         state = getattr(parameter, "quant_state", None)
         size = parameter.numel() if state is None else state.shape.numel()
         trained += size if parameter.requires_grad else 0
-        base += 0 if "lora_" in name else size
+        base += 0 if any(part in name for part in ADAPTER_PARTS) else size
     return trained, base

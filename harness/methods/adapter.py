@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import ModelError
 from harness.seeding import preserved_rng, seed_torch
@@ -29,11 +29,19 @@ MLP_BLOCKS = frozenset({"mlp", "feed_forward", "ffn"})
 MLP_LAYERS = frozenset({"fc1", "fc2"})
 
 
-def attach_adapter(model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, seed: int) -> PeftModel:
-    """Return the model with a fresh adapter on every target layer and everything else frozen.
+def attach_adapter(
+    model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, seed: int, added: Sequence[int] = ()
+) -> PeftModel:
+    """Return the model with a fresh adapter on every target layer and everything else frozen, save rows of `added`.
+
+    Args:
+        model: the base.
+        config: of the adapter.
+        seed: drives its start.
+        added: ids of tokens whose rows in embedding and output layer are trained and saved with the adapter.
 
     Raises:
-        ModelError: no layer matches, or the rank exceeds a layer's shorter side.
+        ModelError: no layer matches, the rank exceeds a layer's shorter side, or single rows cannot be trained.
     """
     import peft
 
@@ -47,11 +55,34 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig | QLoraConfig, *, 
         bias="none",
         init_lora_weights=True,
         task_type="CAUSAL_LM",
+        trainable_token_indices=trained_rows(model, added),
     )
     with preserved_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 by a name that will go
         seed_torch(seed, "method.init")
         return peft.get_peft_model(model, adapter)
+
+
+def trained_rows(model: PreTrainedModel, added: Sequence[int]) -> list[int] | dict[str, list[int]] | None:
+    """Return the rows that are trained beside adapters as peft is told: ids where the output layer is tied to the
+    embedding, and else those of each by its full name; None without any.
+
+    Raises:
+        ModelError: the output layer has a bias, which peft leaves out where it trains rows.
+    """
+    if not added:
+        return None
+    embedding: Any = model.get_input_embeddings()
+    output: Any = model.get_output_embeddings()
+    if getattr(output, "bias", None) is not None:
+        raise ModelError(
+            f"data.markers is 'tokens', but must be 'as_is' or 'text' because the output layer of "
+            f"{type(model).__name__} has a bias, which peft leaves out where it trains single rows; "
+            "use method 'full', or a template whose markers the tokenizer has"
+        )
+    if output.weight is embedding.weight:
+        return list(added)
+    return {name: list(added) for name, module in model.named_modules() if module is embedding or module is output}
 
 
 def checked_layers(model: PreTrainedModel, config: LoraConfig | QLoraConfig) -> dict[str, nn.Linear | Conv1D]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ def check(model: PreTrainedModel, config: FullConfig) -> None:
     """Accept every model."""
 
 
-def attach(model: PreTrainedModel, config: FullConfig, *, seed: int) -> nn.Module:
+def attach(model: PreTrainedModel, config: FullConfig, *, seed: int, added: Sequence[int] = ()) -> nn.Module:
     """Make every weight trainable; the model stays as it is."""
     model.requires_grad_(True)
     return model

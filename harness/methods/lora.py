@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,13 @@ def check(model: PreTrainedModel, config: LoraConfig) -> None:
     checked_layers(model, config)
 
 
-def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
+def attach(model: PreTrainedModel, config: LoraConfig, *, seed: int, added: Sequence[int] = ()) -> PeftModel:
     """Freeze the base and put adapters on it; at step 0 the outputs are the base's exactly.
 
     Raises:
         ModelError: no layer matches, or the rank exceeds a layer.
     """
-    return attach_adapter(model, config, seed=seed)
+    return attach_adapter(model, config, seed=seed, added=added)
 
 
 def write(model: PeftModel, folder: Path) -> None:

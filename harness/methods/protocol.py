@@ -6,6 +6,7 @@ loading the base (harness/models), training (harness/train).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -37,8 +38,9 @@ class Method(Protocol):
         """
         ...
 
-    def attach(self, model: PreTrainedModel, config: Any, *, seed: int) -> nn.Module:
-        """Return the model to train, with exactly the trained weights requiring a gradient.
+    def attach(self, model: PreTrainedModel, config: Any, *, seed: int, added: Sequence[int] = ()) -> nn.Module:
+        """Return the model to train, with exactly the trained weights requiring a gradient; the rows of tokens that
+        were added to the vocabulary, in embedding and output layer, are among them.
 
         Raises:
             ModelError: the configuration does not fit the model.

@@ -6,6 +6,7 @@ adapters are float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def check(model: PreTrainedModel, config: QLoraConfig) -> None:
     checked_layers(model, config)
 
 
-def attach(model: PreTrainedModel, config: QLoraConfig, *, seed: int) -> PeftModel:
+def attach(model: PreTrainedModel, config: QLoraConfig, *, seed: int, added: Sequence[int] = ()) -> PeftModel:
     """Freeze the 4-bit base and put adapters on it.
 
     Raises:
@@ -45,7 +46,7 @@ def attach(model: PreTrainedModel, config: QLoraConfig, *, seed: int) -> PeftMod
         raise ModelError(
             "method is 'qlora', but the base is in full precision; load it with that method's quantisation"
         )
-    return attach_adapter(model, config, seed=seed)
+    return attach_adapter(model, config, seed=seed, added=added)
 
 
 def write(model: PeftModel, folder: Path) -> None:

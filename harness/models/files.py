@@ -23,6 +23,7 @@ from harness.records.store import file_sha256, read_manifest
 from harness.spec import FolderBase
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 SINGLE_WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 # Any one of these makes a tokenizer; the others refine it.
@@ -101,7 +102,7 @@ def describe_folder(path: Path) -> FolderBase:
 def content_sha256(folder: Path, sha256_of: Callable[[Path], str] | None = None) -> str:
     """Return the hash of a folder's configuration, weights and tokenizer files, names included."""
     sha256_of = sha256_of or cached_sha256
-    settings = [path for name in (CONFIG, "generation_config.json") if (path := folder / name).is_file()]
+    settings = [path for name in (CONFIG, GENERATION) if (path := folder / name).is_file()]
     files = sorted({*settings, *weight_files(folder), *tokenizer_files(folder)})
     return _sha256_of_lines(f"{path.name} {sha256_of(path)}" for path in files)
 

@@ -153,6 +153,8 @@ class DataSummary(Row):
     says `as_is`; 0 under `as_is`, which does not look."""
     ignored_fields: dict[str, int] = Field(default_factory=dict)
     """Field of messages that is not read, such as `reasoning_content` -> rows of every source with something in it."""
+    added_tokens: list[str] = Field(default_factory=list)
+    """Markers of the template that the base's tokenizer lacked and was given, in the order of their ids."""
     num_rewritten: int = 0
     """Rows rendered for training in which the template writes what an assistant says in other words or without some,
     as templates do that strip thinking; they are trained on as it writes them."""

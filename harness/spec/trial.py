@@ -179,10 +179,11 @@ class DataSpec(Model):
     """`tokenizer` for the tokenizer's own chat template, or a named one."""
     template_date: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
     """The date that a template which asks the clock is given."""
-    markers: Literal["as_is", "text"] = "as_is"
-    """Markers that the template spells are tokens where the tokenizer has them, or ordinary text everywhere, in
-    training and in prompts; BOS and EOS that it takes from the tokenizer stay tokens, and the saved tokenizer reads
-    all of them as tokens."""
+    markers: Literal["as_is", "text", "tokens"] = "as_is"
+    """Markers that the template spells, in training and in prompts. as_is: tokens where the tokenizer has them. text:
+    ordinary text everywhere; BOS and EOS that it takes from the tokenizer stay tokens, and the saved tokenizer reads
+    all of them as tokens. tokens: tokens everywhere; those that the tokenizer lacks are added to it, each begins as the
+    mean of all rows that the model has, and every method trains them. Named templates that have markers only."""
     end_after_user: Literal["as_written", "with", "without"] = "as_written"
     """Whether the end-of-turn marker also closes what users say, in training and in prompts; named templates only."""
     system_turn: str | None = Field(default=None, min_length=1)

@@ -80,7 +80,7 @@ def tried(model: Any) -> Head:
     if layer is None:
         return Head.WHOLE
     device = next(model.parameters()).device
-    ids_1T = torch.arange(3, 3 + PROBE, device=device)[None] % model.get_input_embeddings().num_embeddings
+    ids_1T = torch.arange(3, 3 + PROBE, device=device)[None] % len(model.get_input_embeddings().weight)
     places_K = torch.arange(1, PROBE, 3, device=device)
     written: list[Any] = []
     handle = layer.register_forward_hook(lambda _layer, _inputs, output: written.append(output))

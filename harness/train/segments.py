@@ -41,7 +41,7 @@ def require(model: Any) -> None:
         SpecError: it does not.
     """
     device = next(model.parameters()).device
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = len(model.get_input_embeddings().weight)
     ids = torch.arange(7, 7 + sum(PROBE), device=device)[None] % vocabulary
     with evaluating(model):
         apart = [model(input_ids=part, use_cache=False).logits for part in ids.split(PROBE, dim=1)]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer
 
-from harness.data import TEMPLATES, ChatFormat, chat_format, describe_file, prepare
-from tests.data.tiny import REAL, SYSTEM, TURNS, chat, located, spec, write_rows
+from harness.data import TEMPLATES, ChatFormat, chat_format, describe_file, prepare, probing
+from tests.data.tiny import REAL, SYSTEM, TURNS, chat, located, spec, tokenizer, write_rows
 
 TOKENIZERS = (
     "tokenizers/qwen2.5",
@@ -66,6 +66,55 @@ def test_prompt_is_the_beginning_of_what_is_trained_on(name: str, folder: str) -
     prompt = form.render(TALK[:-1], add_generation_prompt=True)
     assert whole.startswith(prompt)
     assert whole[len(prompt) :].strip() == ("Paris." + form.end_of_turn).strip() or name == "llama2"
+
+
+# -- a system turn of the spec ----------------------------------------------------------------------------------------
+
+RULES = "Don't {{ say }} {% \"50\\50\" %}\n\U0001f600 \u00e9 \u2028 '' \t# {# -#}\r\nEnd."
+"""What would end a literal or a tag of Jinja, or be written otherwise in JSON."""
+
+
+@pytest.mark.parametrize("rule", ["Be brief.", RULES, "\\", "\\n", " ", "\\u0041"])
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_saved_template_writes_the_system_turn_of_the_spec_where_there_is_none(
+    name: str, rule: str, tmp_path: Path
+) -> None:
+    form = chat(name, tokenizer(adds_bos=True), system_turn=rule)
+    form.tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert rule not in form.render(TALK) or not rule.strip()
+    for messages in (TALK, TURNS, TURNS[:2]):
+        assert loaded.apply_chat_template(messages, return_dict=False) == located(form, messages).ids
+        prompt = loaded.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        assert prompt == form.render(messages[:-1], add_generation_prompt=True)
+        assert messages is TALK or rule.strip() in prompt
+    assert not [warning for warning in form.warnings() if "system_turn" in warning]
+
+
+OWN_WITH_MACRO = (
+    "\n{% macro first() %}{{ messages[0]['content'] }}{% endmacro %}[{{ first() }}]"
+    "{% for m in messages %}<|im_start|>{{ m['role'] + '\\n' + m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_saved_own_template_keeps_its_first_line_break_and_what_its_macros_read() -> None:
+    tok = tokenizer()
+    tok.chat_template = OWN_WITH_MACRO
+    form = chat("tokenizer", tok, system_turn="Be brief.")
+    written: Any = form.tokenizer.apply_chat_template(TURNS, tokenize=False)
+    assert written == form.render(TURNS)
+    assert written.startswith("\n[Be brief.]<|im_start|>system\nBe brief.<|im_end|>")
+
+
+def test_template_that_cannot_be_made_to_write_the_system_turn_is_saved_as_it_is_and_warned_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probing, "with_system_turn", lambda source, system_turn: source)
+    form = chat(system_turn="Be brief.")
+    assert form.tokenizer.chat_template == form.source
+    (warning,) = form.warnings()
+    assert "data.system_turn is 'Be brief.', which the saved template cannot be made to write" in warning
 
 
 def test_record_says_that_a_slow_tokenizer_was_masked_by_prefixes_alone(tmp_path: Path) -> None:

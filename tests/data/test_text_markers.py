@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,9 +129,23 @@ def test_markers_that_are_text_to_a_tokenizer_are_named_with_what_they_cost_and_
     assert "a turn ends in the plain text '<end_of_turn>', which no stop token stands for" in ends
 
 
-def test_markers_that_are_meant_to_be_text_warn_of_the_stop_string_alone() -> None:
-    (ends,) = chat(markers="text").warnings()
+def test_markers_that_are_meant_to_be_text_warn_of_the_stop_string_and_of_the_saved_tokenizer(tmp_path: Path) -> None:
+    form = chat(markers="text")
+    ends, saved = form.warnings()
     assert ends.startswith("a turn ends in the plain text '<|im_end|>'")
+    assert saved.startswith("data.markers is 'text', but the saved tokenizer reads the template's markers as tokens")
+    form.tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert "<|im_end|>" in loaded.convert_ids_to_tokens(loaded.apply_chat_template(TURNS, return_dict=False))
+
+
+@pytest.mark.parametrize("name", ["alpaca", "plain", "llama2"])
+def test_text_markers_of_a_template_that_spells_none_warn_of_nothing(name: str, tmp_path: Path) -> None:
+    form = chat(name, markers="text")
+    assert form.warnings() == []
+    form.tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert loaded.apply_chat_template(TURNS, return_dict=False) == located(form, TURNS).ids
 
 
 @pytest.mark.parametrize("name", ["alpaca", "plain", "llama2"])

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from harness import models
+from harness.data import ChatFormat, chat_format
 from harness.evals import before_key, item_rows, sampler, score_after, score_before, scoring
 from harness.evals.table import NOT_FINITE, ItemRow
 from harness.models import BaseFiles
@@ -305,6 +306,42 @@ def test_before_key_does_not_follow_what_moves_no_score(spec: EvalSpec, files: B
     assert before_key(files, small.chat(), _trial(raw), None) == before_key(
         files, small.chat(template="chatml"), _trial(raw, **{"train.learning_rate": 1e-4}), None
     )
+
+
+# -- markers that were added ------------------------------------------------------------------------------------------
+
+
+def _with_markers(**changes: str) -> ChatFormat:
+    data = pinned_spec().data.replace({"template": "chatml_lite", "markers": "tokens"} | changes)
+    return chat_format(tiny.tokenizer(), data)
+
+
+def test_before_key_follows_added_markers_also_for_raw_text_and_no_others(spec: EvalSpec, files: BaseFiles) -> None:
+    raw = spec.model_copy(update={"tasks": tuple(task for task in spec.tasks if not task.chat)})
+    for asked in (spec, raw):
+        forms = [small.chat(), _with_markers(), _with_markers(template="gemma")]
+        assert len({before_key(files, form, _trial(asked), None) for form in forms}) == 3
+    complete = _with_markers().tokenizer
+    data = pinned_spec().data.replace({"template": "chatml_lite"})
+    as_is, tokens = (chat_format(complete, data.replace({"markers": kind})) for kind in ("as_is", "tokens"))
+    assert before_key(files, tokens, _trial(spec), None) == before_key(files, as_is, _trial(spec), None)
+
+
+@pytest.mark.parametrize("quantisation", [None, NF4])
+def test_base_with_added_markers_scores_as_an_untrained_model_that_has_them(
+    quantisation: Quantisation | None, spec: EvalSpec, files: BaseFiles, context: small.Context
+) -> None:
+    chat = _with_markers()
+    before, _ = score_before(files, chat, _trial(spec), context, quantisation)
+    model = models.load_model(files, "float32", "cpu", quantisation)
+    models.add_rows(model, chat.tokenizer, chat.added)
+    after = score_after(model, chat, spec, context, context.store.trial("t" * 64), _summary())
+    assert after is not None
+    assert (before.test, before.val) == (after.test, after.val)
+    plain, _ = score_before(files, small.chat(), _trial(spec), context, quantisation)
+    fluency = "small/perplexity/bits_per_byte"
+    # further tokens take probability from all others
+    assert (before.test[fluency].value or 0) > (plain.test[fluency].value or 0) > 0
 
 
 # -- samples ----------------------------------------------------------------------------------------------------------
