@@ -18,7 +18,7 @@ from harness.data import bounds, control, probing
 from harness.data.added import with_markers
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
-from harness.data.templates import MARKERS, OWN, TEMPLATES, with_frozen_date, with_user_end
+from harness.data.templates import MARKERS, OWN, TEMPLATES, UserEnd, with_frozen_date, with_user_end
 from harness.errors import DataError, unknown_name
 from harness.spec import DataSpec, EvalSpec
 
@@ -214,15 +214,8 @@ class ChatFormat:
         return replace(asked, prompt_edit=spec.template_edit, sha256=sha256)
 
     def _rendered_with(self, name: str) -> ChatFormat:
-        if name == OWN and self.own_source is None:
-            raise DataError(f"evals.template is {OWN!r}, but this base has no chat template of its own; name one")
-        if name != OWN and name not in TEMPLATES:
-            raise DataError(unknown_name("evals.template", name, [OWN, *TEMPLATES]))
-        source = with_frozen_date((self.own_source if name == OWN else TEMPLATES[name]) or "", self.template_date)
-        if name == OWN:
-            bounds.require_bounded(name, source, self.tokenizer.special_tokens_map)
-        elif self.adds_bos:
-            source = _with_bos(self.tokenizer, source)
+        _require_template("evals.template", name, self.own_source)
+        source = _source(self.tokenizer, name, self.own_source, self.template_date, adds_bos=self.adds_bos)
         other = replace(self, name=name, source=source)
         return replace(other, header=probing.turn_frame(other)[0])
 
@@ -341,16 +334,12 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
             has no end of users' turns to add or leave out, no markers to be tokens, it does not end, its generation
             prompt is not what it trains on, or it writes BOS twice.
     """
-    source = with_frozen_date(_source(tokenizer, spec.template), spec.template_date)
-    source = with_user_end(spec.template, source, spec.end_after_user)
+    own = _own_source(tokenizer)
+    _require_template("data.template", spec.template, own)
     tokenizer, added = with_markers(tokenizer, spec.template) if spec.markers == "tokens" else (tokenizer, ())
     bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
     adds_bos = _adds_bos(tokenizer, bos)
-    if spec.template == OWN:
-        bounds.require_bounded(spec.template, source, tokenizer.special_tokens_map)
-    if spec.template != OWN and adds_bos:
-        source = _with_bos(tokenizer, source)
-    own = _own_source(tokenizer)  # before it is replaced
+    source = _source(tokenizer, spec.template, own, spec.template_date, spec.end_after_user, adds_bos=adds_bos)
     tokenizer.chat_template = source
     chat = ChatFormat(
         tokenizer=tokenizer,
@@ -393,18 +382,33 @@ def _core(tokenizer: PreTrainedTokenizerBase) -> Any:
 # -- which source -----------------------------------------------------------------------------------------------------
 
 
-def _source(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
-    if name != OWN:
-        if name not in TEMPLATES:
-            raise DataError(unknown_name("data.template", name, [OWN, *TEMPLATES]))
-        return TEMPLATES[name]
-    own = _own_source(tokenizer)
-    if not own:
+def _require_template(field: str, name: str, own: str | None) -> None:
+    if name != OWN and name not in TEMPLATES:
+        raise DataError(unknown_name(field, name, [OWN, *TEMPLATES]))
+    if name == OWN and not own:
         raise DataError(
-            f"data.template is {OWN!r}, but must be one of {', '.join(sorted(TEMPLATES))} because this base has no "
-            "chat template of its own; name one"
+            f"{field} is {OWN!r}, but must be one of {', '.join(sorted(TEMPLATES))} because this base has no chat "
+            "template of its own; name one"
         )
-    return own
+
+
+def _source(
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    own: str | None,
+    template_date: str | None,
+    user_end: UserEnd = "as_written",
+    *,
+    adds_bos: bool,
+) -> str:
+    """Return the source of a template that there is, as conversations are rendered with it."""
+    source = with_frozen_date((own if name == OWN else TEMPLATES[name]) or "", template_date)
+    source = with_user_end(name, source, user_end)
+    if name == OWN:
+        bounds.require_bounded(name, source, tokenizer.special_tokens_map)
+    elif adds_bos:
+        source = _with_bos(tokenizer, source)
+    return source
 
 
 def _own_source(tokenizer: PreTrainedTokenizerBase) -> str | None:
