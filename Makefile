@@ -78,9 +78,11 @@ audit_options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--
 workers = $${WORKERS:+--workers "$$WORKERS"}
 budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
+need_rows = @test -n "$$DATA" || { echo "DATA is empty, but must be a folder of .jsonl files" >&2; exit 2; }
+need_tokenizer = @test -n "$$BASE" || { echo "BASE is empty, but must be the folder of a tokenizer" >&2; exit 2; }
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard audit pocket pocket-check bench bench-scorer bench-training bench-preparation clean
+.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard audit pocket pocket-check bench bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -166,6 +168,20 @@ bench-training: $(VENV)/.ready-dev ## Compare training with TRL's, on BASE (smol
 
 bench-preparation: $(VENV)/.ready-dev ## Compare the preparation of rows with TRL's
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.preparation
+
+bench-audit: $(VENV)/.ready-dev ## Count what the .jsonl files of the folder DATA train on with the tokenizer BASE, a folder[:template]
+	$(need_rows)
+	$(need_tokenizer)
+	@$(PYTHON) -m benchmarks.audit_table "$$DATA" --tokenizers "$$BASE" $${OUT:+--out "$$OUT"}
+
+bench-labels: $(VENV)/.ready-dev ## Compare the labels of those files with TRL's
+	$(need_rows)
+	$(need_tokenizer)
+	@$(PYTHON) -m benchmarks.trl_labels "$$DATA" --tokenizers "$$BASE" $${OUT:+--out "$$OUT"}
+
+bench-memory: $(VENV)/.ready-dev ## Measure the memory that preparing a million rows takes with the tokenizer BASE, a folder
+	$(need_tokenizer)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.memory --tokenizer "$$BASE"
 
 clean: ## Remove caches and build files; results under OUT stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

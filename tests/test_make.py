@@ -115,6 +115,27 @@ def test_make_without_a_name_lists_the_sweeps(checkout: Path) -> None:
     assert "NAME is empty, but must be a sweep: lima_size" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("bench-audit", "[-m][benchmarks.audit_table][rows][--tokenizers][tokenizers/a:chatml][--out][table.md]"),
+        ("bench-labels", "[-m][benchmarks.trl_labels][rows][--tokenizers][tokenizers/a:chatml][--out][table.md]"),
+    ],
+)
+def test_make_benchmark_of_files_gets_them_and_the_tokenizer(checkout: Path, target: str, words: str) -> None:
+    done = make(checkout, target, "DATA=rows", "BASE=tokenizers/a:chatml", "OUT=table.md")
+    assert done.stdout == words + "\n"
+    for lacking in ("DATA", "BASE"):
+        refused = make(checkout, target, *{"DATA=rows", "BASE=a"} - {f"{lacking}=rows", f"{lacking}=a"})
+        assert refused.returncode == 2
+        assert f"{lacking} is empty, but must be" in refused.stderr
+
+
+def test_make_benchmark_of_memory_gets_the_tokenizer(checkout: Path) -> None:
+    assert make(checkout, "bench-memory", "BASE=a").stdout == "[-m][benchmarks.memory][--tokenizer][a]\n"
+    assert "BASE is empty" in make(checkout, "bench-memory").stderr
+
+
 def test_make_clean_leaves_results(checkout: Path) -> None:
     record = checkout / "out/trials/a/result.json"
     record.parent.mkdir(parents=True)
