@@ -67,14 +67,59 @@ def test_mask_of_a_template_without_tags_is_whole_where_transformers_trains_noth
     assert by_transformers(form, TURNS) == []
 
 
-def test_mask_of_a_template_that_writes_turns_in_a_macro_is_whole_where_transformers_shifts_it() -> None:
-    """transformers #47325: text that a macro has not returned yet is not counted."""
-    start, stop = TAGGED.index("{{ '<|im_start|>' + m.role"), TAGGED.index("{% endfor %}")
-    macro = "{% macro turn(m) %}" + TAGGED[start:stop] + "{% endmacro %}"
-    form = own(macro + TAGGED[:start] + "{{ turn(m) }}" + TAGGED[stop:])
-    assert form.render(TURNS) == own(TAGGED).render(TURNS)
+LOOP, REST = "{% for m in messages %}", TAGGED[TAGGED.index("{% endfor %}") :]
+TURN = TAGGED.removeprefix(LOOP).removesuffix(REST)
+HEADER, BODY = TURN[: TURN.index("{% if")], TURN[TURN.index("{% if") :]
+DEFERRED = {
+    "a macro": "{% macro turn(m) %}" + TURN + "{% endmacro %}" + LOOP + "{{ turn(m) }}" + REST,
+    "a macro in a macro": (
+        "{% macro said(m) %}"
+        + BODY
+        + "{% endmacro %}{% macro turn(m) %}"
+        + HEADER
+        + "{{ said(m) }}{% endmacro %}"
+        + LOOP
+        + "{{ turn(m) }}"
+        + REST
+    ),
+    "a call": (
+        "{% macro turn(m) %}"
+        + HEADER
+        + "{{ caller() }}{% endmacro %}"
+        + LOOP
+        + "{% call turn(m) %}"
+        + BODY
+        + "{% endcall %}"
+        + REST
+    ),
+    "a set block": LOOP + "{% set turn %}" + TURN + "{% endset %}{{ turn }}" + REST,
+    "a set block of all turns": (
+        "{% set turns %}" + LOOP + TURN + "{% endfor %}{% endset %}{{ turns }}" + REST.removeprefix("{% endfor %}")
+    ),
+}
+"""Ways of writing a turn that is not part of the output yet while its tags are read."""
+
+
+@pytest.mark.parametrize("way", DEFERRED)
+def test_mask_of_turns_that_are_written_later_is_whole_where_transformers_shifts_it(way: str) -> None:
+    """transformers #47325: text that a macro, a call or a block has not returned yet is not counted."""
+    form, plain = own(DEFERRED[way]), own(TAGGED)
+    assert form.render(TURNS) == plain.render(TURNS)
+    assert located(form, TURNS) == located(plain, TURNS)
     assert trained(form, TURNS) == ANSWERS
-    assert by_transformers(form, TURNS) != ANSWERS
+    broken = by_transformers(form, TURNS)
+    assert broken
+    assert not set(broken) & set(ANSWERS)
+
+
+@pytest.mark.parametrize("way", DEFERRED)
+def test_mask_of_turns_that_are_written_later_without_tags_is_whole_where_that_of_transformers_is_empty(
+    way: str,
+) -> None:
+    form = own(DEFERRED[way].replace("{% generation %}", "").replace("{% endgeneration %}", ""))
+    assert located(form, TURNS) == located(own(TAGGED), TURNS)
+    assert trained(form, TURNS) == ANSWERS
+    assert by_transformers(form, TURNS) == []
 
 
 def test_mask_of_a_span_that_ends_in_the_first_token_ends_there_where_transformers_trains_the_rest() -> None:
