@@ -194,6 +194,34 @@ def test_literal_response_header_of_a_user_opens_no_answer_where_a_search_for_it
     assert len(after_every_marker(text, "### Response:")) == 3
 
 
+ALPACA_TOKENS = (
+    *("Below", " is", " an", " instruction", "...\n"),
+    *("###", " Instruction", ":\n", "Say", " hi", ".\n"),
+    *("###", " Response", ":\n", "Hello", "!", "<|im_end|>"),
+)
+
+
+def found_by_search(ids: Sequence[int], header: Sequence[int]) -> list[int]:
+    """Look for the tokens that a header has when it is encoded alone."""
+    return [i for i in range(len(ids)) if list(ids[i : i + len(header)]) == list(header)]
+
+
+@pytest.mark.real
+@needs_tokenizers
+def test_prefixes_of_the_alpaca_example_give_fourteen_zeros_and_three_ones_where_a_search_finds_no_answer() -> None:
+    """The example is told of gpt2's tokenizer, which no package here holds; counted by hand for Qwen2.5's, another one
+    of bytes, which joins a line break to the sign before it, and with the end that the template writes."""
+    form = real("qwen2.5", "alpaca")
+    preamble = {"role": "system", "content": "Below is an instruction..."}
+    messages = [preamble, {"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hello!"}]
+    ids, places = trained(form, messages)
+    assert tuple(form.tokenizer.decode([token]) for token in ids) == ALPACA_TOKENS
+    asked = form.encode(form.render(messages[:-1], add_generation_prompt=True))
+    assert (ids[: len(asked)], len(asked), len(ids) - len(asked)) == (asked, 14, 3)
+    assert places == [14, 15, 16]
+    assert found_by_search(ids, form.encode("### Response:")) == []
+
+
 # -- Llama ------------------------------------------------------------------------------------------------------------
 
 
