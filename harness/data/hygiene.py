@@ -231,29 +231,35 @@ class _Grams:
         own = _hashed(self._texts[place])
         shared = self._shared(own, others)
         alike = np.flatnonzero(shared / (len(own) + self._nums[others] - shared) >= threshold)
-        return int(others[alike[0]]) if len(alike) else None
+        if len(alike):
+            return int(others[alike[0]])
+        self._hold(place, own)  # it is kept, and like enough to others to be compared again
+        return None
+
+    def _hold(self, place: int, grams: np.ndarray) -> None:
+        self._of[place] = grams
+        self._nums[place] = len(grams)
 
     def _shared(self, own: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Return how many grams a text has in common with each of others: few are compared with it one by one, of many
         it is looked up which hold each gram."""
         unseen: list[int] = others[self._nums[others] == 0].tolist()
         for other in unseen:
-            self._of[other] = _hashed(self._texts[other])
-            self._nums[other] = len(self._of[other])
+            self._hold(other, _hashed(self._texts[other]))
         if len(others) <= FEW:
             return np.array([len(np.intersect1d(own, self._of[i], assume_unique=True)) for i in others.tolist()])
         for other in set(others.tolist()) - self._listed:
             self._listed.add(other)
             for gram in self._of[other].tolist():
                 self._holders[gram].append(other)
-        holders = [np.array(self._holders[gram], np.int64) for gram in own.tolist() if gram in self._holders]
+        holders = [np.frombuffer(self._holders[gram], np.int64) for gram in own.tolist() if gram in self._holders]
         counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *holders]), minlength=len(self._texts))
         return counts[others]
 
 
 def _hashed(text: str) -> np.ndarray:
-    hashes = [int.from_bytes(hashlib.sha1(gram).digest()[:8], "big") for gram in _shingles(text)]
-    return np.unique(np.array(hashes, np.uint64))
+    hashes = b"".join(hashlib.sha1(gram).digest()[:8] for gram in _shingles(text))
+    return np.unique(np.frombuffer(hashes, ">u8").astype(np.uint64))
 
 
 # -- contamination ----------------------------------------------------------------------------------------------------
