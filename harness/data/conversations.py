@@ -28,6 +28,7 @@ Reason = Literal[
     "empty_text",
     "template_refuses",  # the template raises on this row, though it has all roles
     "too_many_turns",  # rendering it once for each turn would take minutes
+    "too_large",  # it has more characters than can be encoded in some seconds
     "tokenizer_refuses",  # the tokenizer breaks down over it
     "tokenizer_loses_text",  # it says a control character that the tokenizer leaves out without a word
     "template_alters",  # the template leaves out or rewrites what a user or the system says, but for white space

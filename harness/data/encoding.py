@@ -135,6 +135,7 @@ class Encoder:
                 if num_characters >= BATCH_CHARACTERS:
                     break
                 row = rows[place] = self.conversations[place]
+                num_characters += len(row.text or "")
                 if row.text is None and not row.tokens and (text := self._rendered(row)) is not None:
                     rendered[place] = text
                     num_characters += len(text.text)
@@ -177,6 +178,11 @@ class Encoder:
                 self._drop(row, fault)
 
     def _drop(self, row: Conversation, fault: UnusableRow) -> None:
+        if fault.reason == "too_large" and self.spec.too_long == "raise":
+            raise DataError(
+                f"row {row.row_id!r} has more than {masks.MAX_CHARACTERS} characters, but must have fewer to be "
+                "encoded; take it out, or set data.too_long to a policy that leaves it out"
+            )
         self.dropped.append(Dropped(row.row_id, fault.reason, self.origin))
 
     def _require_parts(self, conversation: Conversation, row: Located) -> None:
@@ -219,12 +225,18 @@ class Encoder:
         return documents
 
     def _is_readable(self, row: Conversation) -> bool:
+        if len(row.text or "") > masks.MAX_CHARACTERS:
+            self._drop(row, UnusableRow("too_large"))
+            return False
         spells_control = self.chat.spells_control(row)
         if spells_control and self.chat.control_text == "drop":
             self._drop(row, UnusableRow("control_token_in_text"))
             return False
         if self.chat.loses_part_of(row.text or ""):
             self._drop(row, UnusableRow("tokenizer_loses_text"))
+            return False
+        if len(row.text or "") > masks.LARGE and not self.chat.can_encode(row.text or ""):
+            self._drop(row, UnusableRow("tokenizer_refuses"))
             return False
         self.counts["control_text"] += spells_control
         return True

@@ -30,6 +30,8 @@ MAX_RENDERED = 2**28
 """Characters that are rendered at most for one row, which is rendered anew for each of its turns: some ten seconds."""
 MESSAGE_COST = 200
 """Characters whose rendering takes as long as what a template does for a message besides."""
+MAX_CHARACTERS = 2**21
+"""Of a rendered or raw text, half a million tokens: encoding takes some seconds and half a gigabyte."""
 LARGE = 2**20
 """Characters of a row from which on the tokenizer is tried on it alone."""
 
@@ -86,9 +88,9 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
     will be asked with.
 
     Raises:
-        UnusableRow: the template raises on these messages or does not write what they say, they are too many, the
-            tokenizer cannot read them or leaves a part out, or they spell a control token and `data.control_text` is
-            drop.
+        UnusableRow: the template raises on these messages or does not write what they say, they are too many or too
+            large, the tokenizer cannot read them or leaves a part out, or they spell a control token and
+            `data.control_text` is drop.
         DataError: the text of the messages before a turn is not the generation prompt they give, or rendering has no
             bound.
     """
@@ -100,6 +102,8 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
     try:
         with bounds.watched(chat.name, row.row_id):
             text = chat.render(messages, tools=guarded.tools, is_guarded=True)
+            if len(text) > MAX_CHARACTERS:
+                raise UnusableRow("too_large")
             turns, mismatch = _turns(chat, guarded, text, places)
     except TEMPLATE_FAULTS:
         raise UnusableRow("template_refuses") from None
