@@ -12,11 +12,12 @@ Design: training template ChatML or Alpaca, each with a system turn, asked as tr
     text, that is without a template; and as trained but for one edit. The arm that names the training template again is
     a control: it must score as the first. Steps and rows are equal.
 Cost: 2 templates x 8 arms x 3 seeds = 48 trials.
-Measured on the pocket world (2026-11-22, seed 0 alone, so without an interval): of the questions about people whom no
-    row asks about, asked as trained .759 are right in ChatML and .786 in Alpaca, and the same where the arm names that
-    template. In the other template .014 and .063, in plain text .158 and .176. A line break more costs .016 and .009,
-    another name for the assistant .016 and .020, no system turn .086 and .070; a space more costs .419 and .559, over
-    half of what the other template costs: refuted by that edit, and by it alone. A token as marker protects no better.
+Measured on the pocket world (2026-11-22, 896 items, in brackets the half width of the interval): asked as trained .859
+    (.036) are right in ChatML and .863 (.034) in Alpaca, and the very same where the arm names that template. In the
+    other template .038 (.056) and .091 (.157), in plain text .158 and .144 (.05 both). A line break more costs .007 and
+    .025, another name for the assistant .025 and .003, no system turn .111 and .043. A space more costs .398 and .657,
+    by seed more or less (intervals of .32 and .17): in Alpaca over half of what the other template costs, and by that
+    alone refuted. ChatML is hurt less by the space and more by the name and the missing turn: no template is safer.
 """
 
 from __future__ import annotations
