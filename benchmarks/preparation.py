@@ -9,6 +9,7 @@ compare them, weigh, drop what is too long, pack. TRL's is what `SFTTrainer` doe
 chat template, encode, labels of answers (`assistant_only_loss`, by a copy of the same template with the tags that TRL
 asks for), packing by best fit; once in one process and once in `--num-proc`, and the faster counts. Its cache of
 prepared rows is off; timed are reading the rows and `_prepare_dataset`, not the rest of the trainer, nor a tokenizer.
+Every run has a process of its own, as whoever prepares rows does, and prepares `WARMING` rows before it is timed.
 
 TRL cuts what is too long where ours drops it, so rows beyond `--max-length` are left out for both. Checked before any
 ratio: the same number of tokens, and of tokens with loss as many. Exit 1 where the sides disagree or the median ratio
@@ -20,13 +21,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,7 @@ ROWS = tuple(
 )
 REQUIRED = 2.0
 """Times as fast as TRL at its best number of processes."""
+WARMING = 100
 TAGGED = """{%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' }}
 {%- if message['role'] == 'assistant' %}
@@ -114,11 +119,12 @@ def main() -> int:
         return 2
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="preparation.") as scratch:
-        rows = Path(scratch) / "rows.jsonl"
+        rows, few = Path(scratch) / "rows.jsonl", Path(scratch) / "few.jsonl"
         chosen = usable(arguments)
         rows.write_text("".join(json.dumps(row) + "\n" for row in chosen))
+        few.write_text("".join(json.dumps(row) + "\n" for row in chosen[:WARMING]))
         print(f"{len(chosen)} conversations; {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}", flush=True)
-        race = run(sides(rows, arguments), arguments.repeats, arguments.required)
+        race = run(sides(rows, few, arguments), arguments.repeats, arguments.required)
     print(describe(race), flush=True)
     if arguments.out:
         runs = {side: [asdict(one) for one in runs] for side, runs in race.runs.items()}
@@ -184,13 +190,27 @@ def _tokenizer(folder: Path) -> Any:
 # -- both sides -------------------------------------------------------------------------------------------------------
 
 
-def sides(rows: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], Prepared]]:
+def sides(rows: Path, few: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], Prepared]]:
     """Return ours, and TRL's in one process and in several."""
-    return {
-        "ours": lambda: ours(rows, arguments),
-        "trl_1": lambda: theirs(rows, arguments, None),
-        f"trl_{arguments.num_proc}": lambda: theirs(rows, arguments, arguments.num_proc),
-    }
+    names = ("ours", "trl_1", f"trl_{arguments.num_proc}")
+    return {name: partial(_alone, name, rows, few, arguments) for name in names}
+
+
+def _alone(name: str, rows: Path, few: Path, arguments: argparse.Namespace) -> Prepared:
+    """Return a run of one side in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_side, name, rows, few, arguments).result()
+
+
+def _side(name: str, rows: Path, few: Path, arguments: argparse.Namespace) -> Prepared:
+    logging.disable(logging.WARNING)
+    num_proc = None if name == "trl_1" else arguments.num_proc
+
+    def prepared(path: Path) -> Prepared:
+        return ours(path, arguments) if name == "ours" else theirs(path, arguments, num_proc)
+
+    prepared(few)
+    return prepared(rows)
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:

@@ -10,7 +10,7 @@ not there. What does not live here: rendering (chat.py), which rows are dropped 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.errors import DataError
@@ -107,27 +107,30 @@ def spelled(text: str, pattern: re.Pattern[str]) -> str:
 
 def found_in(value: Any, pattern: re.Pattern[str]) -> bool:
     """Return whether a string of a value, names included, spells a marker."""
-    return any(pattern.search(text) for text in _strings(value))
+    return any(map(pattern.search, _strings(value, [])))
 
 
 def is_plain(value: Any, pattern: re.Pattern[str]) -> bool:
-    """Return whether a value is as `guarded` would leave it."""
-    return not any(pattern.search(text) or MARK in text for text in _strings(value))
+    """Return whether `guarded` surely leaves a value as it is."""
+    together = "\n".join(_strings(value, []))  # finds what stands over two strings as well, and that is no harm
+    return MARK not in together and pattern.search(together) is None
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any, found: list[str]) -> list[str]:
+    """Add every string of a value to a list, and return that."""
     if isinstance(value, str):
-        yield value
+        found.append(value)
     elif isinstance(value, list | tuple):
         for held in value:
-            yield from _strings(held)
+            _strings(held, found)
     elif isinstance(value, Mapping):
         for name, held in value.items():
-            yield name
+            found.append(name)
             if isinstance(held, str):
-                yield held
+                found.append(held)
             else:
-                yield from _strings(held)
+                _strings(held, found)
+    return found
 
 
 def readable(text: str, pattern: re.Pattern[str]) -> str:
