@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def with_markers(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[PreTrainedTokenizerBase, tuple[int, ...]]:
-    """Return a tokenizer that reads every marker of a template as one token, and the ids that are new in it.
+def with_markers(
+    tokenizer: PreTrainedTokenizerBase, template: str
+) -> tuple[PreTrainedTokenizerBase, dict[str, int], tuple[int, ...]]:
+    """Return a tokenizer that reads every marker of a template as one token, the ids of those that the given one does
+    not read so, and which of these ids are new.
 
     It is the very tokenizer where that has them all, and else a copy that was given those it lacks. A marker that the
     vocabulary holds, but that is read in pieces, keeps its id, which is not new.
@@ -32,7 +35,7 @@ def with_markers(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[Pre
     _require_markers(template)
     lacking = [marker for marker in MARKERS[template] if not _is_token(tokenizer, marker)]
     if not lacking:
-        return tokenizer, ()
+        return tokenizer, {}, ()
     from tokenizers import AddedToken
 
     extended: Any = copy.deepcopy(tokenizer)
@@ -45,7 +48,7 @@ def with_markers(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[Pre
             f"data.markers is 'tokens', but must be 'as_is' or 'text' because this base's tokenizer cannot be given "
             f"{', '.join(lacking)} as tokens of their own; name a template whose markers it has"
         )
-    return extended, tuple(sorted(new.values()))
+    return extended, {marker: vocabulary[marker] for marker in lacking}, tuple(sorted(new.values()))
 
 
 def _require_markers(template: str) -> None:

@@ -105,30 +105,36 @@ class _Watched(NamedTuple):
     """A row that is being rendered."""
 
     template: str
-    row_id: str
+    what: str
     deadline: float
     """On the process's own clock of processor time."""
 
     def refusal(self, fault: str) -> DataError:
         return DataError(
             f"data.template is {self.template!r}, but must render every row within {ROW_SECONDS} s and the memory "
-            f"there is; over row {self.row_id!r} it {fault}; name another template or take the row out"
+            f"there is; over {self.what} it {fault}; name another template or take that out"
         )
 
 
-_WATCHED: list[_Watched] = []
-"""Those of the main thread, one inside another."""
+class _Stack(threading.local):
+    """What a thread is rendering, one inside another."""
+
+    def __init__(self) -> None:
+        self.rows: list[_Watched] = []
+
+
+_WATCHED = _Stack()
 
 
 @contextmanager
 def watching() -> Iterator[None]:
-    """Look every second of processor time whether a row that is `watched` within takes too long.
+    """Look every second of processor time whether what is `watched` within takes too long; does nothing inside itself.
 
     Only the main thread can be stopped, and only where nobody else uses its profiling signal.
     """
 
     def look(number: int, frame: Any) -> None:
-        late = next((row for row in _WATCHED if time.process_time() > row.deadline), None)
+        late = next((row for row in _WATCHED.rows if time.process_time() > row.deadline), None)
         if late is not None:
             raise late.refusal("ran out of time")
 
@@ -142,34 +148,32 @@ def watching() -> Iterator[None]:
     finally:
         if can_stop:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, signal.SIG_IGN)  # one that is on its way finds nobody, and ends no process
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
 
 @contextmanager
-def watched(template: str, row_id: str) -> Iterator[None]:
-    """Stop the renderings of a row that take too long, which the probes cannot foresee: a loop may wait for a word.
+def watched(template: str, what: str) -> Iterator[None]:
+    """Stop renderings that take too long, which the probes cannot foresee: a loop may wait for a word of a row.
 
     It refuses the template and does not drop the row, so that rows do not depend on how fast a machine is. Time is
-    watched inside `watching` alone, which many rows may share; memory everywhere.
+    watched inside `watching` alone, which many rows may share; memory everywhere. Inside itself the outer one speaks.
 
     Args:
         template: its name, for the message.
-        row_id: of the row, for the message.
+        what: is rendered, for the message.
 
     Raises:
         DataError: they take more than `ROW_SECONDS`, or more memory than there is.
     """
-    row = _Watched(template, row_id, time.process_time() + ROW_SECONDS)
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main:
-        _WATCHED.append(row)
+    row = _Watched(template, what, time.process_time() + ROW_SECONDS)
+    _WATCHED.rows.append(row)
     try:
         yield
     except MemoryError:
-        raise row.refusal("ran out of memory") from None
+        raise _WATCHED.rows[0].refusal("ran out of memory") from None
     finally:
-        if is_main:
-            _WATCHED.pop()
+        _WATCHED.rows.pop()
 
 
 @lru_cache(maxsize=256)

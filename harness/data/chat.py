@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.data import bounds, control, probing
@@ -62,6 +62,8 @@ class ChatFormat:
     """Finds characters that the tokenizer leaves out."""
     markers_are_text: bool = False
     """Whether markers that the template spells are ordinary text."""
+    lacked: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Marker that this tokenizer reads as one token and the base's did not -> its id."""
     added: tuple[int, ...] = ()
     """Ids of markers that the base's tokenizer lacked and this one has: nothing was trained on them yet."""
     system_turn: str | None = None
@@ -160,17 +162,18 @@ class ChatFormat:
         if add_generation_prompt and self.prompt_edit == "no_system":
             said = [message for message in said if message["role"] != "system"]
         elif self.system_turn and (not said or said[0]["role"] != "system"):
-            said.insert(0, {"role": "system", "content": self.system_turn})
+            said.insert(0, {"role": "system", "content": self.guarded(self.system_turn)})
         declared: Any = [dict(tool) for tool in tools] if tools else None
         stand_ins: dict[str, Any] = dict(self._stand_ins) if self.markers_are_text else {}
-        rendered = self.tokenizer.apply_chat_template(
-            said if is_guarded else self.guarded(said),
-            chat_template=self.source,
-            tools=declared if is_guarded else self.guarded(declared),
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **stand_ins,
-        )
+        with bounds.watched(self.name, "a conversation"):
+            rendered = self.tokenizer.apply_chat_template(
+                said if is_guarded else self.guarded(said),
+                chat_template=self.source,
+                tools=declared if is_guarded else self.guarded(declared),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **stand_ins,
+            )
         assert isinstance(rendered, str)
         if self.markers_are_text:
             rendered = control.spelled(rendered, self.markers)
@@ -195,6 +198,7 @@ class ChatFormat:
         """Return the format whose prompts begin exactly as its conversations do."""
         return replace(self, prompt_edit="none") if self.prompt_edit != "none" else self
 
+    @bounds.watching()
     def asking(self, spec: EvalSpec) -> ChatFormat:
         """Return the format that prompts of an evaluation are written with; what ends an answer stays the same.
 
@@ -221,11 +225,11 @@ class ChatFormat:
 
     def guarded(self, said: Any) -> Any:
         """Return what people say with its control tokens marked as spelled, so that they are encoded as text."""
-        return said if self.control_text == "as_is" else control.guarded(said, self.markers)
+        return control.cleaned(said) if self.control_text == "as_is" else control.guarded(said, self.markers)
 
     def guarded_row(self, row: Conversation) -> Conversation:
         """Return a row with its control tokens marked as spelled: the row itself where there are none."""
-        if self.control_text == "as_is" or control.is_plain([row.messages, row.tools], self.markers):
+        if control.is_plain([row.messages, row.tools], self.markers):
             return row
         return replace(row, messages=self.guarded(row.messages), tools=self.guarded(row.tools))
 
@@ -307,6 +311,7 @@ class ChatFormat:
             return False
         return True
 
+    @bounds.watching()
     def require(self, conversations: Sequence[Conversation]) -> None:
         """Check that the template writes every role, call and function declaration that rows have.
 
@@ -324,6 +329,7 @@ class ChatFormat:
         probing.require_every_turn(self, min(longest, probing.MAX_PROBED_EXCHANGES), has_system=has_system)
 
 
+@bounds.watching()
 def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatFormat:
     """Return a tokenizer with the template that a data spec names, checked.
 
@@ -336,7 +342,9 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
     """
     own = _own_source(tokenizer)
     _require_template("data.template", spec.template, own)
-    tokenizer, added = with_markers(tokenizer, spec.template) if spec.markers == "tokens" else (tokenizer, ())
+    lacked, added = dict[str, int](), tuple[int, ...]()
+    if spec.markers == "tokens":
+        tokenizer, lacked, added = with_markers(tokenizer, spec.template)
     bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
     adds_bos = _adds_bos(tokenizer, bos)
     source = _source(tokenizer, spec.template, own, spec.template_date, spec.end_after_user, adds_bos=adds_bos)
@@ -353,6 +361,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         markers=control.markers(tokenizer),
         lost=control.lost(tokenizer),
         markers_are_text=spec.markers == "text",
+        lacked=lacked,
         added=added,
         system_turn=spec.system_turn,
         own_source=own,

@@ -9,9 +9,11 @@ not there. What does not live here: rendering (chat.py), which rows are dropped 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from harness.errors import DataError
 
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MARK = "\ufdd0"
-"""Stands before a spelled marker. Unicode keeps it free for use inside programs; where a message holds it, it is taken
-out, since before an end of turn that the template writes it would make text of that."""
+"""Stands before a spelled marker. Unicode keeps it free for use inside programs."""
 
 _NO_MARKER = "\ufdd3"
 """Stands for a spelled marker in the rendering that shows which markers are the template's."""
@@ -28,8 +29,14 @@ _NO_MARKER = "\ufdd3"
 _ESCAPED_MARK = "\\ufdd0"
 """The mark as JSON in ASCII has it."""
 
+_READERS: WeakKeyDictionary[PreTrainedTokenizerBase, PreTrainedTokenizerBase] = WeakKeyDictionary()
+"""Copies that read markers as text, for as long as the tokenizers are in use."""
+
 NONE = re.compile(r"(?!)")
 """Finds nothing: of a tokenizer without control tokens."""
+
+_OURS = re.compile("[\ufdd0-\ufdd3]")
+"""What stands for something inside this program; taken out of what people say, since it would stand for that there."""
 
 _CONTROL_CHARACTERS = tuple(map(chr, (*range(0x20), *range(0x7F, 0xA0))))
 
@@ -96,8 +103,13 @@ def _rewritten(value: Any, rewrite: Callable[[str], str]) -> Any:
     return value
 
 
+def cleaned(value: Any) -> Any:
+    """Return a value in whose strings no character stands for something here."""
+    return _rewritten(value, lambda text: _OURS.sub("", text))
+
+
 def _marked(text: str, pattern: re.Pattern[str]) -> str:
-    return pattern.sub(lambda found: MARK + found[0], text.replace(MARK, ""))
+    return pattern.sub(lambda found: MARK + found[0], _OURS.sub("", text))
 
 
 def spelled(text: str, pattern: re.Pattern[str]) -> str:
@@ -106,14 +118,14 @@ def spelled(text: str, pattern: re.Pattern[str]) -> str:
 
 
 def found_in(value: Any, pattern: re.Pattern[str]) -> bool:
-    """Return whether a string of a value, names included, spells a marker."""
-    return any(map(pattern.search, _strings(value, [])))
+    """Return whether a string of a value, names included, spells a marker, once what is ours is taken out."""
+    return any(pattern.search(_OURS.sub("", text)) for text in _strings(value, []))
 
 
 def is_plain(value: Any, pattern: re.Pattern[str]) -> bool:
     """Return whether `guarded` surely leaves a value as it is."""
     together = "\n".join(_strings(value, []))  # finds what stands over two strings as well, and that is no harm
-    return MARK not in together and pattern.search(together) is None
+    return _OURS.search(together) is None and pattern.search(together) is None
 
 
 def _strings(value: Any, found: list[str]) -> list[str]:
@@ -220,8 +232,20 @@ def _piece(tokenizer: PreTrainedTokenizerBase, text: str, is_inside: bool, *, as
 
 
 def _bare(tokenizer: PreTrainedTokenizerBase, text: str, as_text: bool) -> Encoded:
+    reader = _as_text(tokenizer) if as_text else tokenizer
     options: dict[str, Any] = {"split_special_tokens": True} if as_text else {}
-    found = tokenizer(
+    found = reader(
         text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast), verbose=False, **options
     )
     return Encoded(list(found["input_ids"]), found["offset_mapping"] if tokenizer.is_fast else None)
+
+
+def _as_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a copy of a tokenizer that reads markers as text.
+
+    A copy, because the setting is the Rust tokenizer's own: changed for a piece, it would change what another thread
+    encodes meanwhile.
+    """
+    if tokenizer not in _READERS:
+        _READERS[tokenizer] = copy.deepcopy(tokenizer)
+    return _READERS[tokenizer]

@@ -8,6 +8,7 @@ reason is counted by whoever reads rows. What does not live here: file formats (
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,9 +97,9 @@ def by_reason(dropped: Iterable[Dropped]) -> dict[str, int]:
 class Tokens:
     """A row that comes as tokens."""
 
-    ids: tuple[int, ...]
-    trained: tuple[bool, ...]
-    """Whether a token is trained on: its label is the token, and not -100."""
+    ids: array[int]
+    trained: bytes
+    """For each token 1 if it is trained on: its label is the token, and not -100."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,13 @@ class Conversation:
         if self.tokens:
             return len(self.tokens.ids) - sum(self.tokens.trained)
         return sum(len(m["content"]) for m in self.messages if m["role"] != "assistant")
+
+    @property
+    def num_bytes(self) -> int:
+        """Return about how much memory it takes, what comes beside texts and tokens left out."""
+        if self.tokens:
+            return 9 * len(self.tokens.ids)
+        return self.prompt_length + self.completion_length
 
     @property
     def first_prompt(self) -> list[Message]:
@@ -206,18 +214,21 @@ def pretokenised(ids: Any, labels: Any, *, row_id: str, task: str) -> Conversati
         raise UnusableRow("malformed")
     if any(label not in (token, IGNORE_INDEX) for token, label in zip(known, wanted, strict=True)):
         raise UnusableRow("labels_differ")
-    trained = tuple(label != IGNORE_INDEX for label in wanted)
+    trained = bytes(label != IGNORE_INDEX for label in wanted)
     if not any(trained[1:]):
         raise UnusableRow("no_trained_token")
     return Conversation(row_id, task, tokens=Tokens(known, trained))
 
 
-def _ids(values: Any) -> tuple[int, ...]:
+def _ids(values: Any) -> array[int]:
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise UnusableRow("malformed")
     if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
         raise UnusableRow("malformed")
-    return tuple(values)
+    try:
+        return array("q", values)
+    except OverflowError:
+        raise UnusableRow("not_in_vocabulary") from None
 
 
 def _message(message: Any) -> Message:

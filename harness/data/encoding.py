@@ -135,7 +135,7 @@ class Encoder:
                 if num_characters >= BATCH_CHARACTERS:
                     break
                 row = rows[place] = self.conversations[place]
-                num_characters += len(row.text or "")
+                num_characters += len(row.text or "") + (len(row.tokens.ids) if row.tokens else 0)
                 if row.text is None and not row.tokens and (text := self._rendered(row)) is not None:
                     rendered[place] = text
                     num_characters += len(text.text)
@@ -180,8 +180,8 @@ class Encoder:
     def _drop(self, row: Conversation, fault: UnusableRow) -> None:
         if fault.reason == "too_large" and self.spec.too_long == "raise":
             raise DataError(
-                f"row {row.row_id!r} has more than {masks.MAX_CHARACTERS} characters, but must have fewer to be "
-                "encoded; take it out, or set data.too_long to a policy that leaves it out"
+                f"row {row.row_id!r} has more than {masks.MAX_CHARACTERS} characters, but must have at most as many "
+                "to be encoded; take it out, or set data.too_long to a policy that leaves it out"
             )
         self.dropped.append(Dropped(row.row_id, fault.reason, self.origin))
 
@@ -246,7 +246,7 @@ class Encoder:
         if min(row.tokens.ids) < 0 or max(row.tokens.ids) >= len(self.chat.tokenizer):
             raise UnusableRow("not_in_vocabulary")
         ids = np.array(row.tokens.ids, dtype=np.int64)
-        trained = np.array(row.tokens.trained)
+        trained = np.frombuffer(row.tokens.trained, dtype=bool)
         weights = trained.astype(np.float32)  # a label of -100 is no prompt: the row itself says it is not trained on
         weights[0] = 0.0
         return Weighed(row.row_id, ids, weights, trained, None)

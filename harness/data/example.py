@@ -31,6 +31,11 @@ class Example:
         return len(self.lengths) or 1
 
     @property
+    def num_bytes(self) -> int:
+        """Return how much memory its arrays take."""
+        return self.input_ids.nbytes + self.loss_weights.nbytes + (0 if self.parts is None else self.parts.nbytes)
+
+    @property
     def starts(self) -> np.ndarray:
         """Return where each example of the row begins, int64 [num_examples]."""
         return np.cumsum((0, *self.lengths[:-1]), dtype=np.int64)

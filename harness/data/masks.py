@@ -31,7 +31,7 @@ MAX_RENDERED = 2**28
 MESSAGE_COST = 200
 """Characters whose rendering takes as long as what a template does for a message besides."""
 MAX_CHARACTERS = 2**21
-"""Of a rendered or raw text, half a million tokens: encoding takes some seconds and half a gigabyte."""
+"""Of a rendered or raw text at most, half a million tokens: encoding takes some seconds and half a gigabyte."""
 LARGE = 2**20
 """Characters of a row from which on the tokenizer is tried on it alone."""
 
@@ -100,18 +100,18 @@ def render(chat: ChatFormat, row: Conversation) -> Rendered:
     if len(places) * sum(MESSAGE_COST + len(message["content"]) for message in messages) > MAX_RENDERED:
         raise UnusableRow("too_many_turns")
     try:
-        with bounds.watched(chat.name, row.row_id):
+        with bounds.watched(chat.name, f"row {row.row_id!r}"):
             text = chat.render(messages, tools=guarded.tools, is_guarded=True)
-            if len(text) > MAX_CHARACTERS:
+            if len(text) > MAX_CHARACTERS and len(chat.readable(text)) > MAX_CHARACTERS:
                 raise UnusableRow("too_large")
             turns, mismatch = _turns(chat, guarded, text, places)
     except TEMPLATE_FAULTS:
         raise UnusableRow("template_refuses") from None
-    spells_control = guarded is not row and chat.spells_control(row)
+    spells_control = guarded is not row and chat.spells_control(guarded)
     if spells_control and chat.control_text == "drop":
         raise UnusableRow("control_token_in_text")
     if spells_control:
-        with bounds.watched(chat.name, row.row_id):
+        with bounds.watched(chat.name, f"row {row.row_id!r}"):
             if not chat.tells_control_apart(row, text):
                 raise UnusableRow("template_alters")
     if chat.loses_part_of(text):

@@ -82,15 +82,21 @@ def saved_source(chat: ChatFormat) -> str:
         return chat.source
     saved = with_system_turn(chat.source, chat.system_turn)
     system: Message = {"role": "system", "content": _SYSTEM}
-    for whole in (EXCHANGE, [system, *EXCHANGE], [*EXCHANGE, *EXCHANGE]):
-        for messages, is_prompt in ((whole, False), (whole[:-1], True)):
-            said: list[dict[str, Any]] = [dict(message) for message in messages]
-            written = chat.tokenizer.apply_chat_template(
-                said, chat_template=saved, tokenize=False, add_generation_prompt=is_prompt
-            )
-            if written != chat.readable(chat.render(messages, add_generation_prompt=is_prompt)):
+    try:
+        for whole in (EXCHANGE, [system, *EXCHANGE], [*EXCHANGE, *EXCHANGE]):
+            if not all(_is_written_alike(chat, saved, *shown) for shown in ((whole, False), (whole[:-1], True))):
                 return chat.source
+    except TEMPLATE_FAULTS:
+        return chat.source
     return saved
+
+
+def _is_written_alike(chat: ChatFormat, saved: str, messages: list[Message], is_prompt: bool) -> bool:
+    said: list[dict[str, Any]] = [dict(message) for message in messages]
+    written = chat.tokenizer.apply_chat_template(
+        said, chat_template=saved, tokenize=False, add_generation_prompt=is_prompt
+    )
+    return written == chat.readable(chat.render(messages, add_generation_prompt=is_prompt))
 
 
 def features(row: Conversation) -> set[str]:

@@ -131,7 +131,7 @@ def _leads(chat: ChatFormat, row: Conversation) -> Sequence[str | None]:
     key = (order, bool(row.tools))
     known = _LEADS.setdefault(chat, {})
     if key not in known:
-        with bounds.watched(chat.name, row.row_id):
+        with bounds.watched(chat.name, f"row {row.row_id!r}"):
             known[key] = _learnt(chat, row)
     return known[key]
 

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 IN_MEMORY = 20_000
 """Rows that stay in memory; every further one lies in a file that has no name and goes with the process."""
+BYTES_IN_MEMORY = 2**27
+"""Of rows that say how many they take: those beyond lie in that file as well."""
 BUFFER_BYTES = 1 << 20
 
 
@@ -28,6 +30,7 @@ class Spool(Sequence[T], Generic[T]):
     def __init__(self, values: Iterable[T] = (), *, in_memory: int | None = None) -> None:
         self._in_memory = IN_MEMORY if in_memory is None else in_memory
         self._first: list[T] = []
+        self._num_bytes = 0
         self._ends = array("q", [0])
         """Where each value in the file ends, in bytes, after a 0."""
         self._file: IO[bytes] | None = None
@@ -40,8 +43,9 @@ class Spool(Sequence[T], Generic[T]):
         Raises:
             DiskError: the folder for temporary files is full or cannot be written.
         """
-        if len(self._first) < self._in_memory:
+        if len(self._ends) == 1 and len(self._first) < self._in_memory and self._num_bytes < BYTES_IN_MEMORY:
             self._first.append(value)
+            self._num_bytes += getattr(value, "num_bytes", 0)
             return
         written = pickle.dumps(value, protocol=5)
         with disk_errors(Path(tempfile.gettempdir())):

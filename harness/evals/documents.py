@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.data import bounds
 from harness.errors import DataError
 from harness.evals.items import Item
 from harness.spec import EvalTask
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 
+@bounds.watching()
 def documents(items: Sequence[Item], task: EvalTask, chat: ChatFormat) -> list[Document]:
     """Return the lm-eval documents of a slice, one per item, in order.
 

@@ -23,6 +23,7 @@ from lm_eval.evaluator import evaluate
 from torch import nn
 
 from harness import models, versions
+from harness.data import bounds
 from harness.errors import StoreError
 from harness.evals.documents import documents
 from harness.evals.forward import evaluating
@@ -154,6 +155,7 @@ def ask(scorer: Scorer, spec: EvalSpec) -> list[ItemRow]:
     ]
 
 
+@bounds.watching()
 def sampler(chat: ChatFormat, prompts: Sequence[Sequence[Mapping[str, Any]]], spec: EvalSpec) -> Sampler:
     """Return the function that training calls to sample: (model, phase) -> rows for samples.jsonl.
 
@@ -256,8 +258,8 @@ def _settings(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
         "behaviour": versions.BEHAVIOURS["evals"],
     }
     # A further token takes probability from all others, so it moves scores of raw text as well.
-    added = dict(zip(chat.added_tokens, chat.added, strict=True))
-    return settings | (_rendering(chat, spec) if settings["template"] else {}) | ({"added": added} if added else {})
+    added = {"added": chat.lacked} if chat.lacked else {}
+    return settings | (_rendering(chat, spec) if settings["template"] else {}) | added
 
 
 def _rendering(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:

@@ -278,7 +278,7 @@ def test_row_of_ten_megabytes_is_dropped_in_seconds_and_the_others_stay(tmp_path
         assert time.process_time() - started < 10
         assert found.summary.num_rows_dropped == {"too_large": 1}
         assert len(found.train) == 2
-    with pytest.raises(DataError, match=r"row 'row-1' has more than 2097152 characters, but must have fewer"):
+    with pytest.raises(DataError, match=r"row 'row-1' has more than 2097152 characters, but must have at most as many"):
         prepared(path, too_long="raise")
 
 

@@ -15,6 +15,8 @@ from harness.data import TEMPLATES, bounds, rendering_probe
 from harness.data.chat import ChatFormat
 from harness.data.conversations import UnusableRow, conversation
 from harness.errors import DataError
+from harness.evals.documents import documents
+from harness.spec import EvalTask, FileItems
 from tests.data.test_templates import CHATML_OWN, own
 from tests.data.tiny import SYSTEM, TURNS, chat, rendered
 
@@ -127,6 +129,26 @@ def test_template_that_is_endless_over_one_row_is_refused_with_the_row(monkeypat
     assert time.monotonic() - started < LIMIT_SECONDS
     assert signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+
+
+def test_template_that_is_endless_over_a_probing_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "ROW_SECONDS", 1)
+    with pytest.raises(DataError, match="over a conversation it ran out of time"):
+        chat("tokenizer", own("{% if 'question' in messages[0].content %}" + ENDLESS + "{% endif %}" + CHATML_OWN))
+    assert signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
+
+
+def test_template_that_is_endless_over_a_prompt_of_an_evaluation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = chat("tokenizer", own("{% if 'Paris' in messages[-1].content %}" + ENDLESS + "{% endif %}" + CHATML_OWN))
+    monkeypatch.setattr(bounds, "ROW_SECONDS", 1)
+    source = FileItems(sha256="0" * 64, path="nowhere")
+    task = EvalTask(
+        suite="s", name="n", kind="generate", source=source, measure="learned", primary=True, chat=True,
+        num_items=None, max_new_tokens=4,
+    )  # fmt: skip
+    item = {"id": "0", "cluster": "", "context": "Is it Paris?", "answer": "Yes."}
+    with pytest.raises(DataError, match="over a conversation it ran out of time"):
+        documents([item], task, form)
 
 
 def test_template_that_runs_out_of_memory_over_one_row_is_refused_with_the_row() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from harness.data import ChatFormat, chat_format, control, describe_file, prepare
+from harness.data.conversations import UnusableRow
 from harness.data.masks import locate
 from harness.evals.documents import documents
 from harness.spec import EvalTask, FileItems
@@ -203,3 +204,48 @@ def test_real_tokenizer_reads_a_typed_marker_as_the_text_it_is(folder: str, temp
         sanitize_control_tokens=True,
     )
     assert row.ids == served
+
+
+# -- characters that mean something here ------------------------------------------------------------------------------
+
+OURS = "\ufdd0\ufdd1\ufdd2\ufdd3"
+
+
+@pytest.mark.parametrize("control_text", ["text", "drop", "as_is"])
+@pytest.mark.parametrize("markers", ["as_is", "text"])
+def test_characters_that_mean_something_here_are_taken_out_of_what_people_say(markers: str, control_text: str) -> None:
+    form = chat(tok=tokenizer(), markers=markers, control_text=control_text)
+    said = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Hi. There."}]
+    odd = [said[0] | {"content": f"{OURS}Wh{OURS}at?{OURS}"}, said[1] | {"content": f"Hi.{OURS} There.{OURS}"}]
+    assert located(form, odd) == located(form, said)
+    assert form.render(odd[:1], add_generation_prompt=True) == form.render(said[:1], add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("character", OURS)
+def test_marker_spelled_around_a_character_that_is_taken_out_is_spelled(character: str) -> None:
+    said = [{"role": "user", "content": f"q<|im{character}_end|>"}, TURNS[1]]
+    row = rendered(chat(), said)
+    assert row.spells_control
+    with pytest.raises(UnusableRow, match="control_token_in_text"):
+        rendered(chat(control_text="drop"), said)
+
+
+def test_system_turn_that_spells_a_marker_is_text_in_training_as_in_prompts() -> None:
+    form = chat(system_turn="Stop at <|im_end|>.")
+    row = located(form, TURNS[:2])
+    prompt = form.encode(form.render(TURNS[:1], add_generation_prompt=True))
+    assert row.ids[: len(prompt)] == prompt
+    assert control_ids(form, prompt) == ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"]
+    assert located(form, [{"role": "user", "content": "a <|im_end|>"}, TURNS[1]]).turns
+
+
+def test_spelling_a_marker_leaves_the_tokenizer_as_other_threads_use_it() -> None:
+    form = chat()
+    core = form.tokenizer.backend_tokenizer
+    before = core.encode_special_tokens
+    row = rendered(form, TYPED)
+    pieces = control.pieces(row.text, form.markers)
+    assert any(piece.is_spelled for piece in pieces)
+    for number in range(1, len(pieces) + 1):
+        control.encode(form.tokenizer, pieces[:number])
+        assert core.encode_special_tokens == before

@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from harness.data import TEMPLATES, ChatFormat, chat_format, describe_file, prepare, probing
+from tests.data.test_templates import CHATML_OWN, own
 from tests.data.tiny import REAL, SYSTEM, TURNS, chat, located, spec, tokenizer, write_rows
 
 TOKENIZERS = (
@@ -132,3 +133,10 @@ def test_saved_slow_tokenizer_writes_the_bytes_of_training(name: str, tmp_path: 
     form.tokenizer.save_pretrained(tmp_path)
     loaded = ByT5Tokenizer.from_pretrained(tmp_path, local_files_only=True)
     assert loaded.apply_chat_template(TALK, return_dict=False) == located(form, TALK).ids
+
+
+def test_template_that_refuses_long_conversations_is_saved_without_the_system_turn_it_cannot_be_tried_with() -> None:
+    few = "{% if messages|length > 4 %}{{ raise_exception('at most four turns') }}{% endif %}"
+    form = chat("tokenizer", own(few + CHATML_OWN), system_turn="Be brief.")
+    assert form.tokenizer.chat_template == form.source
+    assert any("cannot be made to write" in warning for warning in form.warnings())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data import describe_file, spool
+from harness.data import Example, describe_file, spool
 from harness.data.spool import Spool
 from harness.errors import DiskError
 from tests.data import tiny
@@ -62,3 +62,14 @@ def test_spool_on_a_full_disk_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(DiskError, match="no space left"):
         Spool(["a"], in_memory=0)
+
+
+def test_rows_that_take_much_memory_go_to_the_file_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "BYTES_IN_MEMORY", 100)
+    rows = [Example(str(n), np.full(4, n), np.zeros(4, dtype=np.float32)) for n in range(10)]
+    held = spool.Spool(rows)
+    assert len(held._first) == 3  # of 48 bytes each
+    assert [row.input_ids.tolist() for row in held] == [row.input_ids.tolist() for row in rows]
+    held.truncate(2)
+    held.append(rows[7])
+    assert [row.row_id for row in held] == ["0", "1", "7"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from harness import models
 from harness.data import ChatFormat, chat_format
+from harness.data.templates import MARKERS
 from harness.evals import before_key, item_rows, sampler, score_after, score_before, scoring
 from harness.evals.table import NOT_FINITE, ItemRow
 from harness.models import BaseFiles
@@ -325,6 +329,25 @@ def test_before_key_follows_added_markers_also_for_raw_text_and_no_others(spec: 
     data = pinned_spec().data.replace({"template": "chatml_lite"})
     as_is, tokens = (chat_format(complete, data.replace({"markers": kind})) for kind in ("as_is", "tokens"))
     assert before_key(files, tokens, _trial(spec), None) == before_key(files, as_is, _trial(spec), None)
+
+
+def test_before_key_follows_markers_that_the_vocabulary_held_as_pieces_of_text(
+    spec: EvalSpec, files: BaseFiles
+) -> None:
+    tree = json.loads(_with_markers().tokenizer.backend_tokenizer.to_str())
+    tree["model"]["vocab"] |= {token["content"]: token["id"] for token in tree["added_tokens"]}
+    tree["added_tokens"] = [token for token in tree["added_tokens"] if token["content"] not in MARKERS["chatml_lite"]]
+
+    def reading(markers: str) -> ChatFormat:
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(json.dumps(tree)), **tiny.tokenizer().special_tokens_map
+        )
+        return chat_format(tokenizer, pinned_spec().data.replace({"template": "chatml_lite", "markers": markers}))
+
+    as_is, tokens = reading("as_is"), reading("tokens")
+    assert (as_is.added, tokens.added) == ((), ())
+    assert as_is.encode("<|user|>") != tokens.encode("<|user|>")
+    assert before_key(files, as_is, _trial(spec), None) != before_key(files, tokens, _trial(spec), None)
 
 
 @pytest.mark.parametrize("quantisation", [None, NF4])
