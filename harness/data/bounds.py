@@ -152,28 +152,30 @@ def watching() -> Iterator[None]:
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
 
-@contextmanager
-def watched(template: str, what: str) -> Iterator[None]:
+class watched:
     """Stop renderings that take too long, which the probes cannot foresee: a loop may wait for a word of a row.
 
     It refuses the template and does not drop the row, so that rows do not depend on how fast a machine is. Time is
     watched inside `watching` alone, which many rows may share; memory everywhere. Inside itself the outer one speaks.
 
-    Args:
-        template: its name, for the message.
-        what: is rendered, for the message.
-
     Raises:
         DataError: they take more than `ROW_SECONDS`, or more memory than there is.
     """
-    row = _Watched(template, what, time.process_time() + ROW_SECONDS)
-    _WATCHED.rows.append(row)
-    try:
-        yield
-    except MemoryError:
-        raise _WATCHED.rows[0].refusal("ran out of memory") from None
-    finally:
+
+    def __init__(self, template: str, what: str) -> None:
+        """Say what is rendered, with which template, for the message."""
+        self.row = _Watched(template, what, time.process_time() + ROW_SECONDS)
+
+    def __enter__(self) -> None:
+        """Begin."""
+        _WATCHED.rows.append(self.row)
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: Any) -> None:
+        """End."""
+        outermost = _WATCHED.rows[0]
         _WATCHED.rows.pop()
+        if kind is not None and issubclass(kind, MemoryError):
+            raise outermost.refusal("ran out of memory") from None
 
 
 @lru_cache(maxsize=256)

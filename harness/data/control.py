@@ -125,7 +125,7 @@ def found_in(value: Any, pattern: re.Pattern[str]) -> bool:
 def is_plain(value: Any, pattern: re.Pattern[str]) -> bool:
     """Return whether `guarded` surely leaves a value as it is."""
     together = "\n".join(_strings(value, []))  # finds what stands over two strings as well, and that is no harm
-    return _OURS.search(together) is None and pattern.search(together) is None
+    return (together.isascii() or _OURS.search(together) is None) and pattern.search(together) is None
 
 
 def _strings(value: Any, found: list[str]) -> list[str]:

@@ -142,7 +142,7 @@ class Conversation:
         """Return about how much memory it takes, what comes beside texts and tokens left out."""
         if self.tokens:
             return 9 * len(self.tokens.ids)
-        return self.prompt_length + self.completion_length
+        return len(self.text or "") + sum([len(message["content"]) for message in self.messages])
 
     @property
     def first_prompt(self) -> list[Message]:
