@@ -77,6 +77,11 @@ def main() -> int:
     if not files:
         print(f"ROWS is {str(arguments.rows)!r}, but must be a folder of .jsonl files; name one", file=sys.stderr)
         return 2
+    shipped = {path.stem for path in shipped_templates().glob("*.jinja")} | {""}
+    unknown = [text for text in arguments.tokenizers if text.partition(":")[2] not in shipped]
+    if unknown:
+        print(f"{unknown[0]!r} names a template that TRL does not ship; name one of its, or none", file=sys.stderr)
+        return 2
     found: list[Comparison] = []
     for text in arguments.tokenizers:
         folder, _, template = text.partition(":")
