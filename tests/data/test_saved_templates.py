@@ -11,15 +11,8 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 
 from harness.data import TEMPLATES, ChatFormat, chat_format, describe_file, prepare, probing
 from tests.data.test_templates import CHATML_OWN, own
-from tests.data.tiny import REAL, SYSTEM, TURNS, chat, located, spec, tokenizer, write_rows
+from tests.data.tiny import REAL, REAL_TOKENIZERS, SYSTEM, TURNS, chat, located, spec, tokenizer, write_rows
 
-TOKENIZERS = (
-    "tokenizers/qwen2.5",
-    "tokenizers/mistral",
-    "models/minimind2-small",
-    "models/stories15M",
-    "models/stories260K",
-)
 TALK = [SYSTEM, *TURNS]
 needs_tokenizers = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real tokenizers in {REAL}")
 
@@ -35,7 +28,7 @@ def form_of(folder: str, name: str) -> ChatFormat:
 
 @pytest.mark.real
 @needs_tokenizers
-@pytest.mark.parametrize("folder", TOKENIZERS)
+@pytest.mark.parametrize("folder", REAL_TOKENIZERS)
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_saved_tokenizer_writes_the_bytes_of_training_and_of_prompts_with_bos_once(
     name: str, folder: str, tmp_path: Path
@@ -59,7 +52,7 @@ def test_saved_tokenizer_writes_the_bytes_of_training_and_of_prompts_with_bos_on
 
 @pytest.mark.real
 @needs_tokenizers
-@pytest.mark.parametrize("folder", TOKENIZERS)
+@pytest.mark.parametrize("folder", REAL_TOKENIZERS)
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_prompt_is_the_beginning_of_what_is_trained_on(name: str, folder: str) -> None:
     form = form_of(folder, name)

@@ -15,7 +15,19 @@ from harness.data import chat_format
 from harness.data.added import with_markers
 from harness.data.templates import MARKERS
 from harness.errors import DataError
-from tests.data.tiny import REAL, SYSTEM, TURNS, chat, located, prepared, rendered, spec, tokenizer, write_rows
+from tests.data.tiny import (
+    REAL,
+    REAL_TOKENIZERS,
+    SYSTEM,
+    TURNS,
+    chat,
+    located,
+    prepared,
+    rendered,
+    spec,
+    tokenizer,
+    write_rows,
+)
 
 WITH_MARKERS = sorted(name for name, markers in MARKERS.items() if markers)
 TALK = [SYSTEM, *TURNS]
@@ -151,14 +163,6 @@ def test_vocabulary_with_gaps_that_would_hand_out_an_id_twice_is_refused() -> No
 
 # -- real tokenizers --------------------------------------------------------------------------------------------------
 
-TOKENIZERS = (
-    "tokenizers/qwen2.5",
-    "tokenizers/mistral",
-    "models/minimind2-small",
-    "models/stories15M",
-    "models/stories260K",
-)
-
 
 @cache
 def _loaded(folder: str) -> Any:
@@ -167,7 +171,7 @@ def _loaded(folder: str) -> Any:
 
 @pytest.mark.real
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real tokenizers in {REAL}")
-@pytest.mark.parametrize("folder", TOKENIZERS)
+@pytest.mark.parametrize("folder", REAL_TOKENIZERS)
 @pytest.mark.parametrize("name", WITH_MARKERS)
 def test_saved_real_tokenizer_with_added_markers_gives_the_ids_of_training_and_of_prompts(
     name: str, folder: str, tmp_path: Path

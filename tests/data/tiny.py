@@ -31,6 +31,16 @@ TURNS = [
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 
 
+REAL_TOKENIZERS = (
+    "tokenizers/qwen2.5",
+    "tokenizers/mistral",
+    "models/minimind2-small",
+    "models/stories15M",
+    "models/stories260K",
+)
+"""Folders of `REAL`."""
+
+
 @cache
 def _core(markers: tuple[str, ...]) -> str:
     core = Tokenizer(models.BPE())
