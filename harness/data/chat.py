@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.data import bounds, control, probing
-from harness.data.added import with_markers
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
+from harness.data.markers import Changed, as_text, as_tokens
 from harness.data.templates import MARKERS, OWN, TEMPLATES, UserEnd, with_frozen_date, with_user_end
 from harness.errors import DataError, unknown_name
 from harness.spec import DataSpec, EvalSpec
@@ -25,8 +25,6 @@ from harness.spec import DataSpec, EvalSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_STAND_INS = {"bos_token": "\ufdd1", "eos_token": "\ufdd2"}
-"""Characters that Unicode keeps free for use inside programs."""
 _ROLE_NAME = re.compile("assistant|model|response", re.IGNORECASE)
 _OTHER_NAME = "helper"
 """What a renamed tag calls the assistant: no published template does."""
@@ -58,14 +56,14 @@ class ChatFormat:
     """What becomes of a control token that a message spells; see `DataSpec.control_text`."""
     markers: re.Pattern[str] = control.NONE
     """Finds the tokenizer's control tokens in text."""
+    typed: re.Pattern[str] = control.NONE
+    """Finds what a message is not expected to spell: these, and markers that `data.markers` made text."""
     lost: re.Pattern[str] = control.NONE
     """Finds characters that the tokenizer leaves out."""
     markers_are_text: bool = False
-    """Whether markers that the template spells are ordinary text."""
-    lacked: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """Marker that this tokenizer reads as one token and the base's did not -> its id."""
-    added: tuple[int, ...] = ()
-    """Ids of markers that the base's tokenizer lacked and this one has: nothing was trained on them yet."""
+    """Whether markers are meant to be ordinary text."""
+    changed: Changed = field(default_factory=Changed, hash=False)
+    """What this tokenizer reads otherwise than the base's."""
     system_turn: str | None = None
     """A system turn for conversations that have none."""
     own_source: str | None = None
@@ -97,6 +95,11 @@ class ChatFormat:
         return (self.readable(text),) if text and not self.turn_token_ids else ()
 
     @property
+    def added(self) -> tuple[int, ...]:
+        """Return the ids that the base's tokenizer lacked and this one has: nothing was trained on them yet."""
+        return self.changed.added
+
+    @property
     def added_tokens(self) -> list[str]:
         """Return the markers that the base's tokenizer lacked and this one has, in the order of their ids."""
         return [str(self.tokenizer.convert_ids_to_tokens(token)) for token in self.added]
@@ -123,12 +126,6 @@ class ChatFormat:
             found.append(
                 f"a turn ends in the plain text {self.turn_ends[0]!r}, which no stop token stands for: generation here "
                 "looks for that text, and whoever serves the trained model must give it as a stop string"
-            )
-        if self.markers_are_text and control.MARK in self.render(probing.EXCHANGE):
-            found.append(
-                "data.markers is 'text', but the saved tokenizer reads the template's markers as tokens, which the "
-                "model was not trained on; whoever serves it must encode what the template writes as text, cut before "
-                "and after each marker, BOS and EOS excepted"
             )
         if self.system_turn and self.tokenizer.chat_template == self.source:
             found.append(
@@ -164,7 +161,6 @@ class ChatFormat:
         elif self.system_turn and (not said or said[0]["role"] != "system"):
             said.insert(0, {"role": "system", "content": self.guarded(self.system_turn)})
         declared: Any = [dict(tool) for tool in tools] if tools else None
-        stand_ins: dict[str, Any] = dict(self._stand_ins) if self.markers_are_text else {}
         with bounds.watched(self.name, "a conversation"):
             rendered = self.tokenizer.apply_chat_template(
                 said if is_guarded else self.guarded(said),
@@ -172,20 +168,9 @@ class ChatFormat:
                 tools=declared if is_guarded else self.guarded(declared),
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                **stand_ins,
             )
         assert isinstance(rendered, str)
-        if self.markers_are_text:
-            rendered = control.spelled(rendered, self.markers)
-            for name, stand_in in stand_ins.items():
-                rendered = rendered.replace(stand_in, str(getattr(self.tokenizer, name)))
         return self._edited(rendered) if add_generation_prompt else rendered
-
-    @property
-    def _stand_ins(self) -> dict[str, str]:
-        """Return what a template is given for BOS and EOS, so that they can be told from markers that it spells."""
-        names = {"bos_token": self.bos_token_id, "eos_token": self.eos_token_id}
-        return {name: _STAND_INS[name] for name, token in names.items() if token is not None}
 
     def _edited(self, prompt: str) -> str:
         if self.prompt_edit == "renamed_tag":
@@ -229,7 +214,7 @@ class ChatFormat:
 
     def guarded_row(self, row: Conversation) -> Conversation:
         """Return a row with its control tokens marked as spelled: the row itself where there are none."""
-        if control.is_plain([row.messages, row.tools], self.markers):
+        if control.is_plain([row.messages, row.tools], self.typed):
             return row
         return replace(row, messages=self.guarded(row.messages), tools=self.guarded(row.tools))
 
@@ -238,9 +223,9 @@ class ChatFormat:
         return control.readable(text, self.markers)
 
     def spells_control(self, row: Conversation) -> bool:
-        """Return whether a row spells a control token; never where they are taken as they are."""
+        """Return whether a row spells a control token or a marker made text; never where they are taken as they are."""
         said = [*row.messages, *(row.tools or ()), row.text or ""]
-        return self.control_text != "as_is" and control.found_in(said, self.markers)
+        return self.control_text != "as_is" and control.found_in(said, self.typed)
 
     def tells_control_apart(self, row: Conversation, text: str) -> bool:
         """Return whether a rendered row that spells a control token still shows which ones the template wrote."""
@@ -333,18 +318,22 @@ class ChatFormat:
 def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatFormat:
     """Return a tokenizer with the template that a data spec names, checked.
 
-    Sets the tokenizer's `chat_template`; one that lacks markers which are to be tokens is copied first.
+    Sets the tokenizer's `chat_template`; one whose markers are to be read otherwise is copied first.
 
     Raises:
         DataError: there is no such template, the tokenizer has none of its own, it asks the clock without a date, it
-            has no end of users' turns to add or leave out, no markers to be tokens, it does not end, its generation
-            prompt is not what it trains on, or it writes BOS twice.
+            has no end of users' turns to add or leave out, no markers to be tokens or cannot read them as text, it does
+            not end, its generation prompt is not what it trains on, or it writes BOS twice.
     """
     own = _own_source(tokenizer)
     _require_template("data.template", spec.template, own)
-    lacked, added = dict[str, int](), tuple[int, ...]()
+    changed = Changed()
+    of_base = control.markers(tokenizer)
     if spec.markers == "tokens":
-        tokenizer, lacked, added = with_markers(tokenizer, spec.template)
+        tokenizer, changed = as_tokens(tokenizer, spec.template)
+    if spec.markers == "text":
+        tokenizer, changed = as_text(tokenizer, own)
+    markers = control.markers(tokenizer)
     bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
     adds_bos = _adds_bos(tokenizer, bos)
     source = _source(tokenizer, spec.template, own, spec.template_date, spec.end_after_user, adds_bos=adds_bos)
@@ -358,11 +347,11 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         eos_token_id=eos,
         adds_bos=adds_bos,
         control_text=spec.control_text,
-        markers=control.markers(tokenizer),
+        markers=markers,
+        typed=control.either(markers, of_base) if changed.made_text else markers,
         lost=control.lost(tokenizer),
         markers_are_text=spec.markers == "text",
-        lacked=lacked,
-        added=added,
+        changed=changed,
         system_turn=spec.system_turn,
         own_source=own,
         template_date=spec.template_date,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MARK = "\ufdd0"
 """Stands before a spelled marker. Unicode keeps it free for use inside programs."""
 
-_NO_MARKER = "\ufdd3"
+_NO_MARKER = "\ufdd1"
 """Stands for a spelled marker in the rendering that shows which markers are the template's."""
 
 _ESCAPED_MARK = "\\ufdd0"
@@ -35,7 +35,7 @@ _READERS: WeakKeyDictionary[PreTrainedTokenizerBase, PreTrainedTokenizerBase] = 
 NONE = re.compile(r"(?!)")
 """Finds nothing: of a tokenizer without control tokens."""
 
-_OURS = re.compile("[\ufdd0-\ufdd3]")
+_OURS = re.compile(f"[{MARK}{_NO_MARKER}]")
 """What stands for something inside this program; taken out of what people say, since it would stand for that there."""
 
 _CONTROL_CHARACTERS = tuple(map(chr, (*range(0x20), *range(0x7F, 0xA0))))
@@ -65,6 +65,11 @@ def markers(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     flagged = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
     contents = sorted(filter(None, flagged | set(map(str, tokenizer.all_special_tokens))), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, contents))) if contents else NONE
+
+
+def either(one: re.Pattern[str], other: re.Pattern[str]) -> re.Pattern[str]:
+    """Return the pattern of what either of two finds."""
+    return re.compile(f"{one.pattern}|{other.pattern}")
 
 
 def lost(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
@@ -110,11 +115,6 @@ def cleaned(value: Any) -> Any:
 
 def _marked(text: str, pattern: re.Pattern[str]) -> str:
     return pattern.sub(lambda found: MARK + found[0], _OURS.sub("", text))
-
-
-def spelled(text: str, pattern: re.Pattern[str]) -> str:
-    """Return a rendered text in which every marker is marked, whoever wrote it."""
-    return re.sub(f"(?<!{MARK})(?:{pattern.pattern})", lambda found: MARK + found[0], text)
 
 
 def found_in(value: Any, pattern: re.Pattern[str]) -> bool:

@@ -7,8 +7,8 @@ Invariant: what is written is final text, so lm-eval asks exactly what our own s
 slices as the template renders them (without `--apply_chat_template`). `acc` and `exact_match` are those of our scorer,
 item by item, unless an answer has two spaces in a row, which ours reads as one; `bits_per_byte` weighs passages by
 their bytes, where ours counts each passage once. A tokenizer that puts BOS before raw text puts it before rendered text
-as well: where the template writes BOS itself, tell lm-eval not to. Control tokens that items spell, or a template whose
-markers are text, are text to our scorer and tokens to lm-eval.
+as well: where the template writes BOS itself, tell lm-eval not to. Control tokens that items spell are text to our
+scorer and tokens to lm-eval. Where `data.markers` is not as_is, give lm-eval the tokenizer that `chat` has.
 What does not live here: items (items.py) and their rendering (documents.py).
 """
 

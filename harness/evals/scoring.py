@@ -257,9 +257,11 @@ def _settings(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
         "items": items_sha256(spec),
         "behaviour": versions.BEHAVIOURS["evals"],
     }
-    # A further token takes probability from all others, so it moves scores of raw text as well.
-    added = {"added": chat.lacked} if chat.lacked else {}
-    return settings | (_rendering(chat, spec) if settings["template"] else {}) | added
+    # A further token takes probability from all others, so it moves scores of raw text as well, as does one fewer that
+    # reads what an item spells.
+    read: dict[str, Any] = {"added": chat.changed.made_tokens, "made_text": chat.changed.made_text}
+    read = {name: value for name, value in read.items() if value}
+    return settings | (_rendering(chat, spec) if settings["template"] else {}) | read
 
 
 def _rendering(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
@@ -267,7 +269,6 @@ def _rendering(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
     asked = chat.asking(spec)
     rendering = {
         "control_text": "as_is" if chat.control_text == "as_is" else None,
-        "markers": "text" if chat.markers_are_text else None,
         "system_turn": chat.system_turn,
         "asked_with": None if asked is chat else asked.sha256,
     }

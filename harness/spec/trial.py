@@ -181,10 +181,10 @@ class DataSpec(Model):
     """The date that a template which asks the clock is given."""
     markers: Literal["as_is", "text", "tokens"] = "as_is"
     """Markers that the template spells, in training and in prompts. as_is: tokens where the tokenizer has them. text:
-    ordinary text everywhere; BOS and EOS that it takes from the tokenizer stay tokens, and the saved tokenizer reads
-    all of them as tokens. tokens: those that the tokenizer lacks are added to it, each begins as the mean of the rows
-    of the tokens that it has, and every method trains them; not those of another `evals.template`. Only named templates
-    with markers."""
+    ordinary text everywhere, in the saved tokenizer too; BOS and EOS that the template takes from the tokenizer by name
+    stay tokens. tokens: those that the tokenizer lacks are added to it, each begins as the mean of the rows of the
+    tokens that it has, and every method trains them; not those of another `evals.template`. Only named templates with
+    markers."""
     end_after_user: Literal["as_written", "with", "without"] = "as_written"
     """Whether the end-of-turn marker also closes what users say, in training and in prompts; named templates only."""
     system_turn: str | None = Field(default=None, min_length=1)

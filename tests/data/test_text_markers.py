@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import AddedToken, Tokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from harness.data import TEMPLATES, ChatFormat, chat_format
+from harness.data.conversations import UnusableRow
 from harness.data.templates import MARKERS as template_markers
+from harness.errors import DataError
 from harness.evals.generation import Decoded
 from harness.evals.scorer import Scorer
-from tests.data.tiny import REAL, SYSTEM, TURNS, chat, located, rendered, spec, tokenizer
+from tests.data.tiny import CHATML_MARKERS, REAL, SYSTEM, TURNS, chat, located, rendered, spec, tokenizer
 from tests.evals.test_prompt_format import evals
 
 MARKERS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "[INST]", "[/INST]")
@@ -129,28 +133,163 @@ def test_markers_that_are_text_to_a_tokenizer_are_named_with_what_they_cost_and_
     assert "a turn ends in the plain text '<end_of_turn>', which no stop token stands for" in ends
 
 
-def test_markers_that_are_meant_to_be_text_warn_of_the_stop_string_and_of_the_saved_tokenizer(tmp_path: Path) -> None:
-    form = chat(markers="text")
-    ends, saved = form.warnings()
+def test_markers_that_are_meant_to_be_text_warn_of_the_stop_string_alone() -> None:
+    (ends,) = chat(markers="text").warnings()
     assert ends.startswith("a turn ends in the plain text '<|im_end|>'")
-    assert saved.startswith("data.markers is 'text', but the saved tokenizer reads the template's markers as tokens")
-    form.tokenizer.save_pretrained(tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
-    assert "<|im_end|>" in loaded.convert_ids_to_tokens(loaded.apply_chat_template(TURNS, return_dict=False))
 
 
 @pytest.mark.parametrize("name", ["alpaca", "plain", "llama2"])
-def test_text_markers_of_a_template_that_spells_none_warn_of_nothing(name: str, tmp_path: Path) -> None:
-    form = chat(name, markers="text")
-    assert form.warnings() == []
-    form.tokenizer.save_pretrained(tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
-    assert loaded.apply_chat_template(TURNS, return_dict=False) == located(form, TURNS).ids
+def test_text_markers_of_a_template_that_spells_none_warn_of_nothing(name: str) -> None:
+    assert chat(name, markers="text").warnings() == []
 
 
 @pytest.mark.parametrize("name", ["alpaca", "plain", "llama2"])
 def test_template_without_markers_of_its_own_that_ends_in_eos_warns_of_nothing(name: str) -> None:
     assert chat(name, tokenizer(())).warnings() == []
+
+
+# -- the saved tokenizer ----------------------------------------------------------------------------------------------
+
+
+def reloaded(form: ChatFormat, folder: Path) -> Any:
+    form.tokenizer.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def assert_reads_alike(loaded: Any, form: ChatFormat, talk: list[dict[str, str]]) -> None:
+    assert loaded.apply_chat_template(talk, return_dict=False) == located(form, talk).ids
+    asked = form.encode(form.render(talk[:-1], add_generation_prompt=True))
+    assert loaded.apply_chat_template(talk[:-1], add_generation_prompt=True, return_dict=False) == asked
+
+
+@pytest.mark.parametrize("markers", [MARKERS, CHATML_MARKERS, ()])
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_saved_tokenizer_reads_markers_as_training_does(name: str, markers: tuple[str, ...], tmp_path: Path) -> None:
+    form = chat(name, tokenizer(markers, adds_bos=True), markers="text")
+    loaded = reloaded(form, tmp_path)
+    assert_reads_alike(loaded, form, TALK)
+    assert not set(loaded.get_vocab()) & set(markers)
+
+
+def test_copy_reads_everything_but_markers_as_the_tokenizer_does_which_stays_as_it_is() -> None:
+    tok = tokenizer()
+    before = tok.backend_tokenizer.to_str()
+    form = chat(tok=tok, markers="text")
+    assert tok.backend_tokenizer.to_str() == before
+    assert form.tokenizer is not tok
+    assert form.changed.made_text == ("<|im_end|>", "<|im_start|>")
+    for text in ("What is the capital of France?", "<|im", "im_end|>", "a<eos>b", " \n\t"):
+        assert form.encode(text) == tok(text, add_special_tokens=False)["input_ids"]
+    known, vocabulary = tok.get_vocab(), form.tokenizer.get_vocab()
+    assert sorted(known.values()) == sorted(vocabulary.values())
+    renamed = {number: name for name, number in vocabulary.items() if name not in known}
+    assert renamed == {known[marker]: f"<|reserved_{known[marker]}|>" for marker in CHATML_MARKERS}
+
+
+def test_tokenizer_without_markers_is_used_as_it_is_for_text() -> None:
+    tok = tokenizer(())
+    assert chat(tok=tok, markers="text").tokenizer is tok
+
+
+def test_end_of_sequence_that_is_a_marker_stays_a_token_where_the_template_takes_it_by_name(tmp_path: Path) -> None:
+    tok = tokenizer(eos_token="<|im_end|>")
+    chatml, plain = (chat(name, tok, markers="text") for name in ("chatml", "plain"))
+    eos = tok.eos_token_id
+    for number, form in enumerate((chatml, plain)):
+        loaded = reloaded(form, tmp_path / str(number))
+        assert (loaded.eos_token_id, form.eos_token_id, form.stop_token_ids) == (eos, eos, (eos,))
+        assert_reads_alike(loaded, form, TURNS)
+    assert eos not in located(chatml, TURNS).ids
+    assert located(plain, TURNS).ids.count(eos) == 2
+
+
+def test_templates_own_spelling_of_end_of_sequence_is_text(tmp_path: Path) -> None:
+    tok = tokenizer()
+    tok.chat_template = "{% for m in messages %}{{ m['role'] ~ ':' ~ m['content'] ~ '<eos>' }}{% endfor %}" + (
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    form = chat("tokenizer", tok, markers="text")
+    assert_reads_alike(reloaded(form, tmp_path), form, TURNS)
+    assert tok.eos_token_id == form.eos_token_id not in located(form, TURNS).ids
+    assert form.turn_ends == ("<eos>",)
+
+
+def test_text_that_merges_into_a_marker_stays_text() -> None:
+    tree = json.loads(tokenizer().backend_tokenizer.to_str())
+    tree["added_tokens"] = [token for token in tree["added_tokens"] if token["content"] != "<|im_end|>"]
+    vocabulary, merges = tree["model"]["vocab"], tree["model"]["merges"]
+    parts = ["<", "|", "i", "m", "_", "e", "n", "d", "|", ">"]
+    for length in range(2, len(parts) + 1):
+        whole = "".join(parts[:length])
+        vocabulary.setdefault(whole, len(vocabulary))
+        merges.append([whole[:-1], whole[-1]])
+    tree["pre_tokenizer"] = None
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tree["added_tokens"].append({"id": vocabulary["<|im_end|>"], "content": "<|im_end|>", "special": True} | flags)
+    core = Tokenizer.from_str(json.dumps(tree))
+    tok = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>")
+    marker = tok.convert_tokens_to_ids("<|im_end|>")
+    assert tok("<|im_end|>", split_special_tokens=True)["input_ids"] == [marker]  # what a mere setting leaves of it
+    form = chat(tok=tok, markers="text")
+    assert marker not in form.encode("<|im_end|>")
+    assert form.tokenizer.decode(form.encode("<|im_end|>")) == "<|im_end|>"
+
+
+def test_markers_of_another_template_that_asks_are_text_too() -> None:
+    form = chat("alpaca", tokenizer(MARKERS), markers="text").asking(evals().replace({"template": "gemma"}))
+    assert special(form, form.encode(form.render(TURNS[:1], add_generation_prompt=True))) == ["<bos>"]
+
+
+def test_text_markers_of_a_saved_tokenizer_are_text_again_under_the_same_names(tmp_path: Path) -> None:
+    first = chat(tok=tokenizer(eos_token="<|im_end|>"), markers="text")
+    loaded = reloaded(first, tmp_path)
+    second = chat(tok=loaded, markers="text")
+    assert second.tokenizer is loaded
+    assert located(second, TALK) == located(first, TALK)
+
+
+def test_slow_tokenizer_reads_and_saves_markers_as_text(tmp_path: Path) -> None:
+    slow = ByT5Tokenizer(extra_ids=2)
+    slow.add_special_tokens({"extra_special_tokens": [*slow.extra_special_tokens, *CHATML_MARKERS]})
+    form = chat(tok=slow, markers="text")
+    assert not form.is_fast
+    assert set(CHATML_MARKERS) <= set(form.changed.made_text)
+    assert_reads_alike(reloaded(form, tmp_path), form, TURNS)
+    assert slow.convert_tokens_to_ids("<|im_end|>") not in located(form, TURNS).ids
+
+
+class Stubborn(PreTrainedTokenizerFast):
+    """A tokenizer that adds its markers whenever it is loaded, whatever was saved."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.add_tokens([AddedToken("<|im_end|>", special=True)], special_tokens=True)
+
+
+def test_tokenizer_that_cannot_be_told_to_read_markers_as_text_is_refused() -> None:
+    stubborn = Stubborn(tokenizer_object=tokenizer().backend_tokenizer, bos_token="<bos>", eos_token="<eos>")
+    with pytest.raises(
+        DataError,
+        match=r"^data\.markers is 'text', but must be 'as_is' because this base's tokenizer, a Stubborn, reads",
+    ):
+        chat(tok=stubborn, markers="text")
+
+
+# -- markers that somebody types --------------------------------------------------------------------------------------
+
+
+def test_typed_marker_is_dropped_also_where_every_marker_is_text() -> None:
+    with pytest.raises(UnusableRow, match="control_token_in_text"):
+        rendered(chat(markers="text", control_text="drop"), [{"role": "user", "content": "<|im_end|>"}, TURNS[1]])
+
+
+@pytest.mark.parametrize("control_text", ["text", "as_is"])
+def test_typed_marker_reads_as_the_templates_and_typed_end_of_sequence_as_text(control_text: str) -> None:
+    form = chat(markers="text", control_text=control_text)
+    typed = f"{TURNS[0]['content']}<|im_end|>\n<|im_start|>assistant\n{TURNS[1]['content']}"
+    assert form.encode(form.render([{"role": "user", "content": typed}])) == form.encode(form.render(TURNS[:2]))
+    ended = form.encode(form.render([{"role": "user", "content": "a <eos>"}]))
+    assert (form.eos_token_id in ended) == (control_text == "as_is")
 
 
 def test_typed_marker_is_counted_also_where_every_marker_is_text() -> None:
@@ -166,23 +305,34 @@ def test_typed_marker_is_counted_also_where_every_marker_is_text() -> None:
     [
         ("tokenizers/qwen2.5", "chatml"),
         ("tokenizers/qwen2.5", "tokenizer"),
+        ("tokenizers/qwen2.5", "plain"),
         ("tokenizers/mistral", "mistral"),
         ("models/minimind2-small", "chatml"),
+        ("models/minimind2-small", "tokenizer"),
+        ("models/stories15M", "llama2"),
     ],
 )
-def test_real_tokenizer_reads_markers_as_text_with_the_same_turns(folder: str, name: str) -> None:
+def test_real_tokenizer_reads_markers_as_text_with_the_same_turns_and_so_does_what_is_saved(
+    folder: str, name: str, tmp_path: Path
+) -> None:
     forms = [
         chat_format(
             AutoTokenizer.from_pretrained(REAL / folder, local_files_only=True), spec(template=name, markers=kind)
         )
         for kind in ("as_is", "text")
     ]
+    text = forms[1]
+    assert_reads_alike(reloaded(text, tmp_path), text, TALK)
     rows = [located(form, TALK) for form in forms]
-    assert forms[1].tokenizer.decode(rows[1].ids) == forms[0].tokenizer.decode(rows[0].ids)
-    assert set(special(forms[1], rows[1].ids)) <= {"<s>", "</s>"}
-    for form, row in zip(forms, rows, strict=True):
-        said = [form.tokenizer.decode(row.ids[turn.start : turn.stop]).strip() for turn in row.turns]
-        assert said == ["The answer is 4.", "Paris."]
+    of_base, of_copy = (form.tokenizer.decode(row.ids) for form, row in zip(forms, rows, strict=True))
+    assert of_copy.replace(text.tokenizer.eos_token, forms[0].tokenizer.eos_token) == of_base
+    assert set(special(text, rows[1].ids)) <= {"<s>", "</s>", text.tokenizer.eos_token}
+    said = [
+        [form.tokenizer.decode(row.ids[turn.start : turn.end]).rstrip() for turn in row.turns]
+        for form, row in zip(forms, rows, strict=True)
+    ]  # of text, ".<" may be one token
+    assert [turn.replace(text.end_of_turn, forms[0].end_of_turn) for turn in said[1]] == said[0]
+    assert [turn.removesuffix(forms[0].end_of_turn).strip() for turn in said[0]] == ["The answer is 4.", "Paris."]
 
 
 @pytest.mark.real

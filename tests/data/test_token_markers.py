@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from harness.data import chat_format
-from harness.data.added import with_markers
+from harness.data.markers import as_tokens
 from harness.data.templates import MARKERS
 from harness.errors import DataError
 from tests.data.tiny import (
@@ -158,7 +158,7 @@ def test_vocabulary_with_gaps_that_would_hand_out_an_id_twice_is_refused() -> No
     core = Tokenizer(WordLevel({"<unk>": 0, "a": 1, "b": 3}, unk_token="<unk>"))
     tok = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
     with pytest.raises(DataError, match=r"this base's tokenizer cannot be given <\|im_start\|>"):
-        with_markers(tok, "chatml")
+        as_tokens(tok, "chatml")
 
 
 # -- real tokenizers --------------------------------------------------------------------------------------------------

@@ -331,6 +331,17 @@ def test_before_key_follows_added_markers_also_for_raw_text_and_no_others(spec: 
     assert before_key(files, tokens, _trial(spec), None) == before_key(files, as_is, _trial(spec), None)
 
 
+def test_before_key_follows_markers_made_text_also_for_raw_text(spec: EvalSpec, files: BaseFiles) -> None:
+    raw = spec.model_copy(update={"tasks": tuple(task for task in spec.tasks if not task.chat)})
+    data = pinned_spec().data.replace({"template": "alpaca"})
+    for tokenizer in (_with_markers().tokenizer, tiny.tokenizer()):
+        as_is, text = (chat_format(tokenizer, data.replace({"markers": kind})) for kind in ("as_is", "text"))
+        for asked in (spec, raw):
+            keys = {before_key(files, form, _trial(asked), None) for form in (as_is, text)}
+            assert len(keys) == 1 + bool(text.changed.made_text)
+    assert not text.changed.made_text
+
+
 def test_before_key_follows_markers_that_the_vocabulary_held_as_pieces_of_text(
     spec: EvalSpec, files: BaseFiles
 ) -> None:
