@@ -18,6 +18,7 @@ from harness.data import bounds, control, probing
 from harness.data.control import Encoded
 from harness.data.conversations import Conversation, Message
 from harness.data.markers import Changed, as_text, as_tokens
+from harness.data.offsets import EncodingOffsets
 from harness.data.templates import MARKERS, OWN, TEMPLATES, UserEnd, with_frozen_date, with_user_end
 from harness.errors import DataError, unknown_name
 from harness.spec import DataSpec, EvalSpec
@@ -30,7 +31,7 @@ _OTHER_NAME = "helper"
 """What a renamed tag calls the assistant: no published template does."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChatFormat:
     """How conversations become text and text becomes tokens."""
 
@@ -62,7 +63,7 @@ class ChatFormat:
     """Finds characters that the tokenizer leaves out."""
     markers_are_text: bool = False
     """Whether markers are meant to be ordinary text."""
-    changed: Changed = field(default_factory=Changed, hash=False)
+    changed: Changed = field(default_factory=Changed)
     """What this tokenizer reads otherwise than the base's."""
     system_turn: str | None = None
     """A system turn for conversations that have none."""
@@ -265,7 +266,7 @@ class ChatFormat:
             core = _core(self.tokenizer)
             encode = core.encode_batch if with_offsets else core.encode_batch_fast
             found = encode(list(texts), add_special_tokens=False)
-            return [Encoded(one.ids, one.offsets if with_offsets else None) for one in found]
+            return [Encoded(one.ids, EncodingOffsets(one) if with_offsets else None) for one in found]
         batch = self.tokenizer(
             list(texts),
             add_special_tokens=False,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from harness.data.offsets import Offsets
 from harness.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ class Encoded(NamedTuple):
     """Tokens of a text, and the characters each stands for; no offsets from a slow tokenizer."""
 
     ids: list[int]
-    offsets: list[tuple[int, int]] | None
+    offsets: Offsets | None
+
+
+class _Read(NamedTuple):
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    """None are there from a slow tokenizer."""
 
 
 def markers(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
@@ -200,11 +207,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, parts: list[Piece]) -> Encoded:
     for number, piece in enumerate(parts):
         encoded = _spelled(tokenizer, piece.text) if piece.is_spelled else _piece(tokenizer, piece.text, number > 0)
         ids.extend(encoded.ids)
-        offsets.extend((first + piece.start, past + piece.start) for first, past in encoded.offsets or ())
-    return Encoded(ids, offsets if tokenizer.is_fast else None)
+        offsets.extend((first + piece.start, past + piece.start) for first, past in encoded.offsets)
+    return Encoded(ids, Offsets(offsets) if tokenizer.is_fast else None)
 
 
-def _spelled(tokenizer: PreTrainedTokenizerBase, marker: str) -> Encoded:
+def _spelled(tokenizer: PreTrainedTokenizerBase, marker: str) -> _Read:
     token = tokenizer.convert_tokens_to_ids(marker)
     spelled = _piece(tokenizer, marker, True, as_text=True)
     if token not in spelled.ids:
@@ -217,27 +224,26 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, marker: str) -> Encoded:
             f"a message spells {marker!r}, which this tokenizer can only read as a control token; set "
             "data.control_text to 'drop', or take the row out"
         )
-    places = [(n + a, n + b) for n, letter in enumerate(letters) for a, b in letter.offsets or ()]
-    return Encoded(ids, places if tokenizer.is_fast else None)
+    return _Read(ids, [(n + a, n + b) for n, letter in enumerate(letters) for a, b in letter.offsets])
 
 
-def _piece(tokenizer: PreTrainedTokenizerBase, text: str, is_inside: bool, *, as_text: bool = False) -> Encoded:
+def _piece(tokenizer: PreTrainedTokenizerBase, text: str, is_inside: bool, *, as_text: bool = False) -> _Read:
     if is_inside:
         lead = _bare(tokenizer, _LEAD, as_text).ids
         led = _bare(tokenizer, _LEAD + text, as_text)
         if led.ids[: len(lead)] == lead:
-            places = [(max(0, a - len(_LEAD)), b - len(_LEAD)) for a, b in (led.offsets or ())[len(lead) :]]
-            return Encoded(led.ids[len(lead) :], places if led.offsets is not None else None)
+            places = [(max(0, a - len(_LEAD)), b - len(_LEAD)) for a, b in led.offsets[len(lead) :]]
+            return _Read(led.ids[len(lead) :], places)
     return _bare(tokenizer, text, as_text)
 
 
-def _bare(tokenizer: PreTrainedTokenizerBase, text: str, as_text: bool) -> Encoded:
+def _bare(tokenizer: PreTrainedTokenizerBase, text: str, as_text: bool) -> _Read:
     reader = _as_text(tokenizer) if as_text else tokenizer
     options: dict[str, Any] = {"split_special_tokens": True} if as_text else {}
     found = reader(
         text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast), verbose=False, **options
     )
-    return Encoded(list(found["input_ids"]), found["offset_mapping"] if tokenizer.is_fast else None)
+    return _Read(list(found["input_ids"]), found["offset_mapping"] if tokenizer.is_fast else [])
 
 
 def _as_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -33,9 +33,11 @@ Count = Literal[
     "rewritten",  # rows that were rendered in which the template writes an answer in other words
 ]
 BATCH_ROWS = 4096
-BATCH_CHARACTERS = 2**19
+BATCH_CHARACTERS = 2**20
 """After so many rows or rendered characters a batch goes to the tokenizer, while those after it are rendered. Who comes
 back from it waits some thousandths of a second until the other pauses, so that small batches take longer."""
+FIRST_CHARACTERS = 2**17
+"""Of the first batch; each after it may have twice as many, so that the tokenizer begins early."""
 TEMPLATE, TOOL, END_OF_TURN, TEXT = (PARTS.index(name) for name in ("template", "tool", "end_of_turn", "text"))
 
 
@@ -47,8 +49,8 @@ class Weighed(NamedTuple):
     """int64 [T]"""
     weights: np.ndarray
     """float32 [T]"""
-    answered: np.ndarray
-    """bool [T]: whether it is the assistant's own text, whatever that weighs."""
+    answered: tuple[tuple[int, int], ...]
+    """Where the assistant's own text is, whatever that weighs: [first, past) of its tokens."""
     parts: np.ndarray | None
     """uint8 [T], see `Example.parts`."""
 
@@ -114,17 +116,20 @@ class Encoder:
         """
         with ThreadPoolExecutor(1, "encoding") as thread:
             waiting: _Batch | None = None
-            first = 0
+            first, num_characters = 0, FIRST_CHARACTERS
             while first < len(places):
-                gc.collect(1)  # all that is collected inside `without_full_collections`
-                batch = self._begun(places[first : first + BATCH_ROWS], thread)
+                gc.collect(
+                    0
+                )  # all that is collected inside `without_full_collections`; further ones call for a full one
+                batch = self._begun(places[first : first + BATCH_ROWS], thread, num_characters)
+                num_characters = min(2 * num_characters, BATCH_CHARACTERS)
                 if waiting is not None:
                     yield from self._examples(waiting)
                 waiting, first = batch, first + len(batch.rows)
             if waiting is not None:
                 yield from self._examples(waiting)
 
-    def _begun(self, places: Sequence[int], thread: ThreadPoolExecutor) -> _Batch:
+    def _begun(self, places: Sequence[int], thread: ThreadPoolExecutor, max_characters: int) -> _Batch:
         """Return the first rows, as many as make a batch, rendered where they need a template and with the tokenizer;
         what cannot be rendered is counted."""
         rows: dict[int, Conversation] = {}
@@ -132,7 +137,7 @@ class Encoder:
         num_characters = 0
         with bounds.watching():
             for place in places:
-                if num_characters >= BATCH_CHARACTERS:
+                if num_characters >= max_characters:
                     break
                 row = rows[place] = self.conversations[place]
                 num_characters += len(row.text or "") + (len(row.tokens.ids) if row.tokens else 0)
@@ -249,23 +254,24 @@ class Encoder:
         trained = np.frombuffer(row.tokens.trained, dtype=bool)
         weights = trained.astype(np.float32)  # a label of -100 is no prompt: the row itself says it is not trained on
         weights[0] = 0.0
-        return Weighed(row.row_id, ids, weights, trained, None)
+        edges = np.flatnonzero(np.diff(trained, prepend=False, append=False)).tolist()
+        return Weighed(row.row_id, ids, weights, tuple(zip(edges[::2], edges[1::2], strict=True)), None)
 
     def _example(self, row: Weighed) -> Example:
-        ids, weights, answered, parts = row.ids, row.weights, row.answered.copy(), row.parts
-        answered[:1] = False
-        if len(ids) > self.spec.max_length:
+        ids, weights, parts = row.ids, row.weights, row.parts
+        second, past = 1, len(ids)  # nothing predicts the first
+        is_cut = past > self.spec.max_length
+        if is_cut:
             kept = self._cut(row)
-            ids, weights, answered = ids[kept], weights[kept], answered[kept]
+            second, past = int(kept[1]), int(kept[-1]) + 1
+            ids, weights, parts = ids[kept], weights[kept], None if parts is None else parts[kept]
             weights[0] = 0.0
-            answered[0] = False
-            self.counts["truncated"] += bool(answered.any())
-            if parts is not None:
-                lost = int(np.sum(parts == END_OF_TURN) - np.sum(parts[kept] == END_OF_TURN))
-                self.counts["ends_lost"] += lost * bool(answered.any())
-                parts = parts[kept]
-        if not answered.any():
+        if not any(max(start, second) < min(stop, past) for start, stop in row.answered):
             raise UnusableRow("no_trained_token")
+        if is_cut:
+            self.counts["truncated"] += 1
+            if row.parts is not None and parts is not None:
+                self.counts["ends_lost"] += int(np.sum(row.parts == END_OF_TURN) - np.sum(parts == END_OF_TURN))
         return Example(row.row_id, ids, weights, parts)
 
     def _cut(self, row: Weighed) -> np.ndarray:
@@ -303,9 +309,7 @@ def _without_end(row: Located) -> Located:
 
 
 def _from_turns(row: Located, weights: np.ndarray) -> Weighed:
-    answered = np.zeros(len(row.ids), dtype=bool)
-    for turn in row.turns:
-        answered[turn.start : turn.stop] = True
+    answered = tuple((turn.start, turn.stop) for turn in row.turns)
     parts = None if row.parts is None else np.frombuffer(row.parts, dtype=np.uint8)
     return Weighed(row.row_id, np.array(row.ids, dtype=np.int64), weights, answered, parts)
 
@@ -351,7 +355,7 @@ def loss_weights(row: Located, spec: DataSpec, weights_of_turns: Sequence[float 
         weights_of_turns: of each of the row's turns; None for one that is context.
     """
     weights = np.full(len(row.ids), spec.prompt_loss_weight, dtype=np.float32)
-    if row.parts is not None:
+    if row.parts is not None and TOOL in row.parts:
         weights[np.frombuffer(row.parts, dtype=np.uint8) == TOOL] = 0.0
     for turn, weight in zip(row.turns, weights_of_turns or [1.0] * len(row.turns), strict=True):
         if weight is None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
@@ -79,6 +78,7 @@ class Located:
 
 PARTS = ("template", "system", "user", "tool", "role_header", "assistant", "end_of_turn", "text")
 """What a token can be a part of; `text` is a raw document's, `template` what the template writes around messages."""
+_BYTES = {name: bytes([place]) for place, name in enumerate(PARTS)}
 
 
 def render(chat: ChatFormat, row: Conversation) -> Rendered:
@@ -222,10 +222,10 @@ def _parts(row: Rendered, tokens: Encoded, turns: Sequence[Turn]) -> bytes | Non
     parts = bytearray(len(tokens.ids))
 
     def fill(name: str, first: int, past: int) -> None:
-        parts[first:past] = bytes([PARTS.index(name)]) * max(0, past - first)
+        parts[first:past] = _BYTES[name] * max(0, past - first)
 
     for span in row.others:
-        fill(span.role, by_offsets(tokens.offsets, span.start)[0], by_offsets(tokens.offsets, span.stop)[1])
+        fill(span.role, tokens.offsets.around(span.start)[0], tokens.offsets.around(span.stop)[1])
     for turn in turns:
         fill("role_header", turn.header, turn.start)
         fill("end_of_turn", turn.stop, turn.end)
@@ -246,13 +246,14 @@ def _by_pieces(chat: ChatFormat, encoded: Encodings) -> list[Prefixes]:
     it of the text behind, and the longest has what is left, without a second encoding of most of the text.
     """
     settled: list[Prefixes] = []
+    unknown = chat.tokenizer.unk_token_id
     for (place, pieces), tokens, places in zip(encoded.around, encoded.whole, encoded.cuts, strict=True):
         parts = [encoded.ids_of[piece] for piece in pieces]
         left = len(tokens.ids) - sum(map(len, parts))
         before, behind = list(chain(*parts[:place])), list(chain(*parts[place:]))
         # one unknown token may stand for what two pieces say, so it does not show where either ends
         whole = before == tokens.ids[: len(before)] and behind == tokens.ids[len(tokens.ids) - len(behind) :]
-        whole = whole and left >= 0 and behind[:1] != [chat.tokenizer.unk_token_id]
+        whole = whole and left >= 0 and behind[:1] != [unknown]
         counts = [*map(len, parts[:place]), left, *map(len, parts[place:])]
         settled.append(dict(zip(places, accumulate(counts), strict=False)) if whole else {})
     return settled
@@ -298,23 +299,18 @@ def boundary(row: Rendered, tokens: Encoded, place: int, before: int | list[int]
     shared, clean = _shared(tokens.ids, before)
     if tokens.offsets is None:
         return shared, shared if clean or shared == len(tokens.ids) else shared + 1
-    first, past = by_offsets(tokens.offsets, place)
+    first, past = tokens.offsets.around(place)
     if clean:
         # Offsets may be wider than what a token needs (a marker that swallows white space) or of no width at all.
         if min(first, past) <= shared <= max(first, past):
             return shared, shared
-    elif shared <= first and shared < len(tokens.ids) and _is_one_piece(row.text[tokens.offsets[shared][0] : place]):
+    elif shared <= first and shared < len(tokens.ids) and _is_one_piece(row.text[tokens.offsets.start(shared) : place]):
         return first, max(first, past)
     raise DataError(
         f"row {row.row_id!r} has a boundary at character {place}, {row.text[max(0, place - 20) : place]!r} | "
         f"{row.text[place : place + 20]!r}, that is token {first} by character offsets, but token {shared} by token "
         "prefixes; this tokenizer's offsets cannot be trusted on it, so use another base or take the row out"
     )
-
-
-def by_offsets(offsets: Sequence[tuple[int, int]], place: int) -> tuple[int, int]:
-    """Return how many tokens end at or before a character, and how many begin before it."""
-    return bisect_right(offsets, place, key=lambda span: span[1]), bisect_left(offsets, place, key=lambda span: span[0])
 
 
 def _shared(ids: list[int], before: int | list[int]) -> tuple[int, bool]:

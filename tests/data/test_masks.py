@@ -13,6 +13,7 @@ from harness.data import masks
 from harness.data.chat import ChatFormat, Encoded
 from harness.data.encoding import loss_weights
 from harness.data.masks import Located, Rendered, Turn
+from harness.data.offsets import Offsets
 from harness.errors import DataError
 from tests.data.tiny import TURNS, chat, located, rendered, spec, tokenizer
 
@@ -155,7 +156,9 @@ class Shifted(ChatFormat):
         encoded = super().encode_batch(texts, with_offsets=with_offsets)
         if not with_offsets:
             return encoded
-        return [Encoded(ids, [(a + 3, b + 3) for a, b in offsets or ()]) for ids, offsets in encoded]
+        pairs = [offsets.pairs if offsets else () for _, offsets in encoded]
+        shifted = [Offsets([(a + 3, b + 3) for a, b in one]) for one in pairs]
+        return [Encoded(one.ids, offsets) for one, offsets in zip(encoded, shifted, strict=True)]
 
 
 def test_engines_that_disagree_are_refused_with_a_picture() -> None:
