@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from harness.data.offsets import Offsets
+from harness.data.offsets import ListedOffsets, Offsets
 from harness.errors import DataError
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, parts: list[Piece]) -> Encoded:
         encoded = _spelled(tokenizer, piece.text) if piece.is_spelled else _piece(tokenizer, piece.text, number > 0)
         ids.extend(encoded.ids)
         offsets.extend((first + piece.start, past + piece.start) for first, past in encoded.offsets)
-    return Encoded(ids, Offsets(offsets) if tokenizer.is_fast else None)
+    return Encoded(ids, ListedOffsets(offsets) if tokenizer.is_fast else None)
 
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, marker: str) -> _Read:

@@ -118,9 +118,7 @@ class Encoder:
             waiting: _Batch | None = None
             first, num_characters = 0, FIRST_CHARACTERS
             while first < len(places):
-                gc.collect(
-                    0
-                )  # all that is collected inside `without_full_collections`; further ones call for a full one
+                gc.collect(0)  # inside `without_full_collections`, and of the kind that never calls for a full one
                 batch = self._begun(places[first : first + BATCH_ROWS], thread, num_characters)
                 num_characters = min(2 * num_characters, BATCH_CHARACTERS)
                 if waiting is not None:

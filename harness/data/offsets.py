@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -18,11 +18,28 @@ _MAX_SEARCHED = 4096
 """Tokens up to which a tokenizer's own search, one by one, is faster than a list of all."""
 
 
-class Offsets:
-    """The characters of T tokens, ascending, [first, past) of each."""
+class Offsets(Protocol):
+    """The characters of T tokens, [first, past) of each, ascending."""
+
+    @property
+    def pairs(self) -> Sequence[tuple[int, int]]:
+        """Return all of them."""
+        ...
+
+    def around(self, place: int) -> tuple[int, int]:
+        """Return how many tokens end at or before a character, and how many begin before it."""
+        ...
+
+    def start(self, token: int) -> int:
+        """Return the first character that a token stands for."""
+        ...
+
+
+class ListedOffsets:
+    """Those of a list."""
 
     def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Take them from a list."""
+        """Take all of them."""
         self.pairs = pairs
 
     def around(self, place: int) -> tuple[int, int]:
@@ -35,15 +52,15 @@ class Offsets:
         return self.pairs[token][0]
 
 
-class EncodingOffsets(Offsets):
-    """Those of a Rust tokenizer, which answers without a list of all: making that takes as long as the tokens."""
+class EncodingOffsets:
+    """Those of a Rust tokenizer, which answers without a list of all: to make that takes longer than all answers."""
 
     def __init__(self, encoding: Encoding) -> None:
         """Take them from what a tokenizer returned for one text."""
         self._encoding = encoding
 
     @cached_property
-    def pairs(self) -> Sequence[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def pairs(self) -> Sequence[tuple[int, int]]:
         """Return all of them."""
         return self._encoding.offsets
 
@@ -51,19 +68,17 @@ class EncodingOffsets(Offsets):
         """Return how many tokens end at or before a character, and how many begin before it."""
         length = len(self._encoding)
         if not 0 < length <= _MAX_SEARCHED:
-            return super().around(place)
+            return ListedOffsets(self.pairs).around(place)
         token = self._encoding.char_to_token(place)
         if token is None:
             token = length  # behind the last token, unless that says otherwise: a character may be in none
         if token:
             first, past = self._characters(token - 1)
             if not first < place >= past:
-                return super().around(place)
+                return ListedOffsets(self.pairs).around(place)
         if token == length:
             return length, length
-        if self.start(token) >= place:
-            return token, token
-        begun = token + 1
+        begun = token
         while begun < length and self.start(begun) < place:
             begun += 1
         return token, begun

@@ -14,7 +14,7 @@ from harness.data import control
 from harness.data.control import Encoded
 from harness.data.conversations import UnusableRow, conversation
 from harness.data.masks import Rendered, Turn, boundary, locate, render
-from harness.data.offsets import Offsets
+from harness.data.offsets import ListedOffsets
 from harness.errors import DataError
 from tests.data.tiny import TURNS, chat, prepared, rendered, tokenizer, write_rows
 
@@ -103,4 +103,4 @@ def test_character_that_the_template_writes_as_an_escape_is_not_lost() -> None:
 def test_text_before_a_boundary_with_more_tokens_than_the_whole_is_refused_with_its_row() -> None:
     row = Rendered("r7", "abc", (Turn(0, 0, 3, 3),))
     with pytest.raises(DataError, match="row 'r7' has a boundary at character 3"):
-        boundary(row, Encoded([1, 2], Offsets([(0, 1), (1, 3)])), 3, [1, 2, 3])
+        boundary(row, Encoded([1, 2], ListedOffsets([(0, 1), (1, 3)])), 3, [1, 2, 3])

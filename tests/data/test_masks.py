@@ -13,7 +13,7 @@ from harness.data import masks
 from harness.data.chat import ChatFormat, Encoded
 from harness.data.encoding import loss_weights
 from harness.data.masks import Located, Rendered, Turn
-from harness.data.offsets import Offsets
+from harness.data.offsets import ListedOffsets
 from harness.errors import DataError
 from tests.data.tiny import TURNS, chat, located, rendered, spec, tokenizer
 
@@ -157,7 +157,7 @@ class Shifted(ChatFormat):
         if not with_offsets:
             return encoded
         pairs = [offsets.pairs if offsets else () for _, offsets in encoded]
-        shifted = [Offsets([(a + 3, b + 3) for a, b in one]) for one in pairs]
+        shifted = [ListedOffsets([(a + 3, b + 3) for a, b in one]) for one in pairs]
         return [Encoded(one.ids, offsets) for one, offsets in zip(encoded, shifted, strict=True)]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers
 
 from harness.data import offsets
-from harness.data.offsets import EncodingOffsets, Offsets
+from harness.data.offsets import EncodingOffsets, ListedOffsets
 from tests.data.tiny import REAL, REAL_TOKENIZERS, tokenizer
 
 ODD = [
@@ -40,7 +40,7 @@ def core(kind: str) -> Tokenizer:
 
 
 def assert_same(encoding: Encoding, length: int) -> None:
-    listed, asked = Offsets(encoding.offsets), EncodingOffsets(encoding)
+    listed, asked = ListedOffsets(encoding.offsets), EncodingOffsets(encoding)
     for place in range(length + 2):
         assert asked.around(place) == listed.around(place)
     assert [asked.start(token) for token in range(len(encoding))] == [first for first, _ in encoding.offsets]
