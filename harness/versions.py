@@ -9,7 +9,7 @@ from __future__ import annotations
 RECORD_SCHEMA = 1
 
 BEHAVIOURS: dict[str, int] = {
-    "data": 3,  # selection, templates, masks, truncation
+    "data": 4,  # selection, templates, masks, truncation
     "methods": 1,  # how adapters are built and initialised
     "train": 3,  # loop, losses, schedules
     "evals": 3,  # item sampling, scoring, answer extraction

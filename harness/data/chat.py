@@ -329,12 +329,11 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
     own = _own_source(tokenizer)
     _require_template("data.template", spec.template, own)
     changed = Changed()
-    of_base = control.markers(tokenizer)
     if spec.markers == "tokens":
         tokenizer, changed = as_tokens(tokenizer, spec.template)
     if spec.markers == "text":
         tokenizer, changed = as_text(tokenizer, own)
-    markers = control.markers(tokenizer)
+    tokens = control.tokens(tokenizer)
     bos, eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
     adds_bos = _adds_bos(tokenizer, bos)
     source = _source(tokenizer, spec.template, own, spec.template_date, spec.end_after_user, adds_bos=adds_bos)
@@ -348,8 +347,8 @@ def chat_format(tokenizer: PreTrainedTokenizerBase, spec: DataSpec) -> ChatForma
         eos_token_id=eos,
         adds_bos=adds_bos,
         control_text=spec.control_text,
-        markers=markers,
-        typed=control.either(markers, of_base) if changed.made_text else markers,
+        markers=control.finding(tokens),
+        typed=control.finding({*tokens, *changed.made_text}),
         lost=control.lost(tokenizer),
         markers_are_text=spec.markers == "text",
         changed=changed,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -67,16 +67,16 @@ class _Read(NamedTuple):
     """None are there from a slow tokenizer."""
 
 
-def markers(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Return the pattern of every control token of a tokenizer, longest first."""
+def tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return every control token of a tokenizer."""
     flagged = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    contents = sorted(filter(None, flagged | set(map(str, tokenizer.all_special_tokens))), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, contents))) if contents else NONE
+    return flagged | set(map(str, tokenizer.all_special_tokens))
 
 
-def either(one: re.Pattern[str], other: re.Pattern[str]) -> re.Pattern[str]:
-    """Return the pattern of what either of two finds."""
-    return re.compile(f"{one.pattern}|{other.pattern}")
+def finding(texts: Iterable[str]) -> re.Pattern[str]:
+    """Return the pattern of some texts, longest first."""
+    longest_first = sorted(filter(None, texts), key=lambda text: (-len(text), text))
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else NONE
 
 
 def lost(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

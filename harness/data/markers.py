@@ -21,9 +21,18 @@ from harness.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_RUST = "tokenizer.json"
 _WORDS = ("bos_token", "eos_token", "unk_token", "pad_token")
 """Control tokens that are no markers, unless a template spells one."""
+_SET_LATER = (
+    "chat_template", "name_or_path", "padding_side", "truncation_side", "split_special_tokens",
+    "clean_up_tokenization_spaces", "model_input_names",
+)  # fmt: skip
+"""What may have been set on a tokenizer since it was loaded, which saving it leaves out."""
+_NUM_SHOWN = 5
+"""Markers that a refusal names."""
+_VOCABULARIES = ("vocab.json", "added_tokens.json")
+_HOLD_TOKENS = ("_token", "_tokens", "_tokens_decoder")
+"""Endings of names of settings that name tokens."""
 
 
 class Changed(NamedTuple):
@@ -106,41 +115,52 @@ def as_text(tokenizer: PreTrainedTokenizerBase, own: str | None) -> tuple[PreTra
         own: its own chat template, if it has one.
 
     Raises:
-        DataError: the tokenizer cannot be told to.
+        DataError: the tokenizer cannot be told to, or has no other tokens for what a marker says.
     """
     names = _new_names(tokenizer, own)
     if not names:
         return tokenizer, Changed()
-    with TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        for path in Path(folder).glob("*.json"):
-            tree = json.loads(path.read_text(encoding="utf-8"))
-            rewritten = _rust_renamed(tree, names) if path.name == _RUST else _renamed(tree, names)
-            path.write_text(json.dumps(rewritten))
-        copied = type(tokenizer).from_pretrained(folder, local_files_only=True)
-    copied.chat_template = tokenizer.chat_template
-    copied.name_or_path = tokenizer.name_or_path
+    try:
+        copied = _copied(tokenizer, names)
+    except Exception as fault:  # tokenizers' own is no narrower
+        raise _refusal(tokenizer, names) from fault
     known, vocabulary = tokenizer.get_vocab(), copied.get_vocab()
     kept = {names.get(token, token): number for token, number in known.items()} == vocabulary
-    if not kept or any(known[marker] in _ids(copied, marker) for marker in names):
-        raise DataError(
-            f"data.markers is 'text', but must be 'as_is' because this base's tokenizer, a {type(tokenizer).__name__}, "
-            f"reads {', '.join(sorted(names))} as tokens whatever it is told; name a template without them"
-        )
+    kept = kept and sorted(copied.all_special_ids) == sorted(tokenizer.all_special_ids)
+    kept = kept and all(getattr(copied, f"{name}_id") == getattr(tokenizer, f"{name}_id") for name in _WORDS)
+    if not kept or not all(_is_read_in_pieces(copied, marker, known[marker]) for marker in names):
+        raise _refusal(tokenizer, names)
     return copied, Changed(made_text=tuple(sorted(names)))
 
 
+def _refusal(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, str]) -> DataError:
+    first = sorted(names)[:_NUM_SHOWN]
+    more = f" and {len(names) - len(first)} more" if len(names) > len(first) else ""
+    return DataError(
+        f"data.markers is 'text', but must be 'as_is' because this base's tokenizer, a {type(tokenizer).__name__}, "
+        f"cannot be made to read {', '.join(first)}{more} as text; name a template without them"
+    )
+
+
+def _is_read_in_pieces(tokenizer: PreTrainedTokenizerBase, marker: str, token: int) -> bool:
+    """Return whether a marker is read without its own token, and whole, unless the tokenizer says that it is not."""
+    ids = _ids(tokenizer, marker)
+    read = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    is_whole = "".join(read.split()).casefold() == "".join(marker.split()).casefold()
+    return token not in ids and (is_whole or tokenizer.unk_token_id in ids)
+
+
 def _new_names(tokenizer: PreTrainedTokenizerBase, own: str | None) -> dict[str, str]:
-    """Return a name for every token that is a marker."""
+    """Return a name for every token that is a marker; what is one character long is a letter of other texts."""
     spelled = {marker for markers in MARKERS.values() for marker in markers}
     words = {str(token) for name in _WORDS if (token := getattr(tokenizer, name)) is not None}
     words = {word for word in words - spelled if word not in (own or "")}
-    added = {str(token.content): number for number, token in tokenizer.added_tokens_decoder.items()}
-    control_tokens = control.markers(tokenizer)
-    flagged = {marker for marker in added if control_tokens.fullmatch(marker)}
-    markers = {marker: added[marker] for marker in (flagged | spelled & set(added)) - words}
     known = tokenizer.get_vocab()
-    return {marker: _unused(known, n) for marker, n in markers.items() if marker != _reserved(n)}
+    added = {str(token.content) for token in tokenizer.added_tokens_decoder.values()}
+    markers = added & control.tokens(tokenizer)
+    markers |= {marker for marker in spelled if marker in known and _is_token(tokenizer, marker)}
+    numbers = {marker: known[marker] for marker in markers - words if len(marker) > 1}
+    return {marker: _unused(known, n) for marker, n in numbers.items() if marker.strip("<>") != _reserved(n)[1:-1]}
 
 
 def _unused(known: Mapping[str, int], number: int) -> str:
@@ -154,20 +174,70 @@ def _reserved(number: int) -> str:
     return f"<|reserved_{number}|>"
 
 
-def _renamed(tree: Any, names: Mapping[str, str]) -> Any:
-    """Return a tree of JSON in which other names stand for some, in values as in keys."""
+# -- a copy under other names -----------------------------------------------------------------------------------------
+
+
+def _copied(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, str]) -> PreTrainedTokenizerBase:
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in Path(folder).glob("*.json"):
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            path.write_text(json.dumps(_file(path.name, tree, names)))
+        copied: Any = type(tokenizer).from_pretrained(folder, local_files_only=True)
+    for name in _SET_LATER:
+        setattr(copied, name, getattr(tokenizer, name))
+    return copied
+
+
+def _file(name: str, tree: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a file of a tokenizer's holds with other names for some tokens."""
+    if name == "tokenizer.json":
+        processor = {"post_processor": _processor(tree["post_processor"], names)}
+        added = [token | {"content": names.get(token["content"], token["content"])} for token in tree["added_tokens"]]
+        return tree | processor | {"added_tokens": added, "model": _model(tree["model"], names)}
+    if name in _VOCABULARIES:
+        return {names.get(token, token): number for token, number in tree.items()}
+    # tokenizer_config.json and special_tokens_map.json
+    return {held: _values(value, names) if held.endswith(_HOLD_TOKENS) else value for held, value in tree.items()}
+
+
+def _values(tree: Any, names: Mapping[str, str]) -> Any:
     if isinstance(tree, str):
         return names.get(tree, tree)
     if isinstance(tree, dict):
-        return {names.get(name, name): _renamed(held, names) for name, held in tree.items()}
-    return [_renamed(held, names) for held in tree] if isinstance(tree, list) else tree
+        return {name: _values(held, names) for name, held in tree.items()}
+    return [_values(held, names) for held in tree] if isinstance(tree, list) else tree
 
 
-def _rust_renamed(tree: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings of a Rust tokenizer with other names, in which no text merges into what has one."""
-    model = dict(tree["model"])
-    merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model.pop("merges", ())]
-    kept = [(one, two) for one, two in merges if not (one in names or two in names or one + two in names)]
-    model = _renamed(model, names) | ({"merges": kept} if "merges" in tree["model"] else {})
-    parts = {name: _renamed(tree[name], names) for name in ("added_tokens", "post_processor") if name in tree}
-    return tree | parts | {"model": model}
+def _model(model: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a model in which no text merges into what has another name."""
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        changed: dict[str, Any] = {"vocab": {names.get(token, token): n for token, n in vocabulary.items()}}
+    else:
+        changed = {"vocab": [[names.get(token, token), score] for token, score in vocabulary]}
+    if model.get("unk_token"):
+        changed["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:
+        pairs = (pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"])
+        changed["merges"] = [(a, b) for a, b in pairs if not (a in names or b in names or a + b in names)]
+    return model | changed
+
+
+def _processor(tree: Any, names: Mapping[str, str]) -> Any:
+    """Return what a Rust tokenizer puts around texts, or a part of it."""
+    if isinstance(tree, list):
+        return [_processor(part, names) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    changed = {name: _processor(tree[name], names) for name in ("processors", "single", "pair") if name in tree}
+    for name in tree.keys() & {"cls", "sep"}:
+        token, number = tree[name]
+        changed[name] = [names.get(token, token), number]
+    if "SpecialToken" in tree:
+        token = tree["SpecialToken"]
+        changed["SpecialToken"] = token | {"id": names.get(token["id"], token["id"])}
+    if "special_tokens" in tree:
+        tokens = tree["special_tokens"].items()
+        changed["special_tokens"] = {names.get(name, name): _values(token, names) for name, token in tokens}
+    return tree | changed

@@ -1,7 +1,7 @@
 """Which characters of a text each of its tokens stands for, asked about a character at a time.
 
-Invariant: what is answered is what the list of all offsets says, whichever way it is found. What does not live here:
-what follows from where a token stands (masks.py).
+Invariant: what is answered is what a search in the list of all offsets finds, whichever way it is found, where they
+ascend, as that search expects. What does not live here: what follows from where a token stands (masks.py).
 """
 
 from __future__ import annotations
@@ -60,22 +60,26 @@ class EncodingOffsets:
         self._encoding = encoding
 
     @cached_property
+    def _listed(self) -> ListedOffsets:
+        return ListedOffsets(self._encoding.offsets)
+
+    @property
     def pairs(self) -> Sequence[tuple[int, int]]:
         """Return all of them."""
-        return self._encoding.offsets
+        return self._listed.pairs
 
     def around(self, place: int) -> tuple[int, int]:
         """Return how many tokens end at or before a character, and how many begin before it."""
         length = len(self._encoding)
         if not 0 < length <= _MAX_SEARCHED:
-            return ListedOffsets(self.pairs).around(place)
+            return self._listed.around(place)
         token = self._encoding.char_to_token(place)
         if token is None:
             token = length  # behind the last token, unless that says otherwise: a character may be in none
         if token:
             first, past = self._characters(token - 1)
             if not first < place >= past:
-                return ListedOffsets(self.pairs).around(place)
+                return self._listed.around(place)
         if token == length:
             return length, length
         begun = token

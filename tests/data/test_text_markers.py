@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers.models import Unigram
+from tokenizers.normalizers import Replace
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from harness.data import TEMPLATES, ChatFormat, chat_format
@@ -16,7 +18,7 @@ from harness.data.templates import MARKERS as template_markers
 from harness.errors import DataError
 from harness.evals.generation import Decoded
 from harness.evals.scorer import Scorer
-from tests.data.tiny import CHATML_MARKERS, REAL, SYSTEM, TURNS, chat, located, rendered, spec, tokenizer
+from tests.data.tiny import CHATML_MARKERS, REAL, SYSTEM, TEXT, TURNS, chat, located, rendered, spec, tokenizer
 from tests.evals.test_prompt_format import evals
 
 MARKERS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "[INST]", "[/INST]")
@@ -270,9 +272,115 @@ def test_tokenizer_that_cannot_be_told_to_read_markers_as_text_is_refused() -> N
     stubborn = Stubborn(tokenizer_object=tokenizer().backend_tokenizer, bos_token="<bos>", eos_token="<eos>")
     with pytest.raises(
         DataError,
-        match=r"^data\.markers is 'text', but must be 'as_is' because this base's tokenizer, a Stubborn, reads",
+        match=r"^data\.markers is 'text', but must be 'as_is' because this base's tokenizer, a Stubborn, cannot",
     ):
         chat(tok=stubborn, markers="text")
+
+
+def test_padding_token_that_is_a_letter_of_other_texts_keeps_its_name(tmp_path: Path) -> None:
+    tok = tokenizer(pad_token="!")
+    tok.chat_template = (
+        "{% for m in messages %}{% if m.role != 'x' %}{{ m.role ~ ':' ~ m.content ~ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    for name in ("tokenizer", "chatml"):
+        form = chat(name, tok, markers="text")
+        assert form.changed.made_text == CHATML_MARKERS[::-1]
+        with pytest.raises(
+            DataError, match="a message spells '!', which this tokenizer can only read as a control token"
+        ):
+            located(form, [TURNS[0], {"role": "assistant", "content": "Hi!"}])
+        assert_reads_alike(reloaded(form, tmp_path / name), form, TURNS)
+
+
+def test_marker_whose_letters_a_tokenizer_would_leave_out_is_refused() -> None:
+    tree = json.loads(tokenizer().backend_tokenizer.to_str())
+    model = tree["model"]
+    model["vocab"] = {("odd" if token == "|" else token): number for token, number in model["vocab"].items()}
+    model["merges"] = [pair for pair in model["merges"] if "|" not in "".join(pair)]
+    lossy = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(tree)), bos_token="<bos>", eos_token="<eos>"
+    )
+    with pytest.raises(DataError, match=r"cannot be made to read <\|im_end\|>, <\|im_start\|> as text"):
+        chat(tok=lossy, markers="text")
+
+
+def test_marker_that_is_a_piece_of_text_to_the_tokenizer_is_text_too(tmp_path: Path) -> None:
+    letters = "".join(sorted({*TEXT, *"<|_>\n\u2581"}))
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((marker, -1.0) for marker in CHATML_MARKERS)]
+    core = Tokenizer(Unigram([*pieces, *((letter, -4.0) for letter in letters)], 0))
+    core.normalizer = Replace(" ", "\u2581")
+    tok = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    as_is, text = (chat(tok=tok, markers=kind) for kind in ("as_is", "text"))
+    ids = {tok.convert_tokens_to_ids(marker) for marker in CHATML_MARKERS}
+    assert ids <= set(located(as_is, TURNS).ids)
+    assert not ids & set(located(text, TURNS).ids)
+    assert_reads_alike(reloaded(text, tmp_path), text, TURNS)
+
+
+def test_what_was_set_on_a_tokenizer_since_it_was_loaded_is_set_on_the_copy() -> None:
+    tok = tokenizer()
+    later = {
+        "padding_side": "left",
+        "truncation_side": "left",
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": True,
+        "model_input_names": ["input_ids"],
+        "model_max_length": 77,
+    }
+    for name, value in later.items():
+        setattr(tok, name, value)
+    copied = chat(tok=tok, markers="text").tokenizer
+    assert {name: getattr(copied, name) for name in later} == later
+
+
+@pytest.mark.parametrize(
+    "word", ["A", "BPE", "Sequence", "single", "vocab", "id", "pad_token", "special_tokens", "left"]
+)
+def test_marker_called_like_a_setting_of_tokenizers_changes_no_setting(word: str, tmp_path: Path) -> None:
+    tok = tokenizer((*CHATML_MARKERS, word), adds_bos=True)
+    form = chat(tok=tok, markers="text")
+    assert (form.tokenizer.pad_token, form.tokenizer.eos_token) == ("<eos>", "<eos>")
+    assert (word in form.changed.made_text) == (len(word) > 1)
+    assert form.tokenizer("x")["input_ids"] == tok("x")["input_ids"]
+    assert_reads_alike(reloaded(form, tmp_path), form, TURNS)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "sequence"])
+def test_what_a_tokenizer_puts_around_texts_stays(kind: str, tmp_path: Path) -> None:
+    tok = tokenizer((*CHATML_MARKERS, "[CLS]", "[SEP]"))
+    core = tok.backend_tokenizer
+    cls, sep = (("[CLS]", core.token_to_id("[CLS]")), ("[SEP]", core.token_to_id("[SEP]")))
+    around = {
+        "bert": processors.BertProcessing(sep, cls),
+        "roberta": processors.RobertaProcessing(sep, cls),
+        "sequence": processors.Sequence([processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[cls, sep])]),
+    }
+    core.post_processor = around[kind]
+    form = chat(tok=tok, markers="text")
+    assert {"[CLS]", "[SEP]"} <= set(form.changed.made_text)
+    loaded = reloaded(form, tmp_path)
+    assert loaded("Say hi.")["input_ids"] == tok("Say hi.")["input_ids"] == [cls[1], *form.encode("Say hi."), sep[1]]
+
+
+def test_name_that_is_taken_already_is_not_given_again(tmp_path: Path) -> None:
+    tok = tokenizer((*CHATML_MARKERS, "<|reserved_3|>"))
+    assert tok.convert_tokens_to_ids("<|im_end|>") == 3
+    first = chat(tok=tok, markers="text")
+    assert "<<|reserved_3|>>" in first.tokenizer.get_vocab()
+    loaded = reloaded(first, tmp_path)
+    second = chat(tok=loaded, markers="text")
+    assert second.tokenizer is loaded
+    assert_reads_alike(loaded, first, TURNS)
+
+
+def test_marker_that_is_not_flagged_as_special_is_made_text_and_counted_where_it_is_typed() -> None:
+    tok = tokenizer(())
+    tok.add_tokens(list(CHATML_MARKERS))
+    form = chat(tok=tok, markers="text", control_text="drop")
+    assert form.changed.made_text == CHATML_MARKERS[::-1]
+    with pytest.raises(UnusableRow, match="control_token_in_text"):
+        rendered(form, [{"role": "user", "content": "<|im_end|>"}, TURNS[1]])
 
 
 # -- markers that somebody types --------------------------------------------------------------------------------------
