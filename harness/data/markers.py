@@ -11,12 +11,13 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.data import control
 from harness.data.templates import MARKERS, OWN
 from harness.errors import DataError
+from harness.records.store import disk_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,10 +121,7 @@ def as_text(tokenizer: PreTrainedTokenizerBase, own: str | None) -> tuple[PreTra
     names = _new_names(tokenizer, own)
     if not names:
         return tokenizer, Changed()
-    try:
-        copied = _copied(tokenizer, names)
-    except Exception as fault:  # tokenizers' own is no narrower
-        raise _refusal(tokenizer, names) from fault
+    copied = _copied(tokenizer, names)
     known, vocabulary = tokenizer.get_vocab(), copied.get_vocab()
     kept = {names.get(token, token): number for token, number in known.items()} == vocabulary
     kept = kept and sorted(copied.all_special_ids) == sorted(tokenizer.all_special_ids)
@@ -137,8 +135,8 @@ def _refusal(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, str]) -> Da
     first = sorted(names)[:_NUM_SHOWN]
     more = f" and {len(names) - len(first)} more" if len(names) > len(first) else ""
     return DataError(
-        f"data.markers is 'text', but must be 'as_is' because this base's tokenizer, a {type(tokenizer).__name__}, "
-        f"cannot be made to read {', '.join(first)}{more} as text; name a template without them"
+        f"data.markers is 'text', but must be 'as_is' because this base's {type(tokenizer).__name__} cannot be "
+        f"made to read {', '.join(first)}{more} as text; name a template without them"
     )
 
 
@@ -178,12 +176,15 @@ def _reserved(number: int) -> str:
 
 
 def _copied(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, str]) -> PreTrainedTokenizerBase:
-    with TemporaryDirectory() as folder:
+    with disk_errors(Path(gettempdir())), TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for path in Path(folder).glob("*.json"):
             tree = json.loads(path.read_text(encoding="utf-8"))
             path.write_text(json.dumps(_file(path.name, tree, names)))
-        copied: Any = type(tokenizer).from_pretrained(folder, local_files_only=True)
+        try:
+            copied: Any = type(tokenizer).from_pretrained(folder, local_files_only=True)
+        except Exception as fault:  # what a tokenizer raises on files that it cannot read is its own affair
+            raise _refusal(tokenizer, names) from fault
     for name in _SET_LATER:
         setattr(copied, name, getattr(tokenizer, name))
     return copied

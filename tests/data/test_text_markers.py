@@ -272,9 +272,26 @@ def test_tokenizer_that_cannot_be_told_to_read_markers_as_text_is_refused() -> N
     stubborn = Stubborn(tokenizer_object=tokenizer().backend_tokenizer, bos_token="<bos>", eos_token="<eos>")
     with pytest.raises(
         DataError,
-        match=r"^data\.markers is 'text', but must be 'as_is' because this base's tokenizer, a Stubborn, cannot",
+        match=r"^data\.markers is 'text', but must be 'as_is' because this base's Stubborn cannot",
     ):
         chat(tok=stubborn, markers="text")
+
+
+class Unreadable(PreTrainedTokenizerFast):
+    """A tokenizer that cannot be loaded from what it saves."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        if "name_or_path" in options:
+            raise KeyError("its own file")
+        super().__init__(*args, **options)
+
+
+def test_tokenizer_that_cannot_be_loaded_again_is_refused() -> None:
+    unreadable = Unreadable(tokenizer_object=tokenizer().backend_tokenizer, bos_token="<bos>", eos_token="<eos>")
+    with pytest.raises(
+        DataError, match=r"base's Unreadable cannot be made to read <\|im_end\|>, <\|im_start\|> as text"
+    ):
+        chat(tok=unreadable, markers="text")
 
 
 def test_padding_token_that_is_a_letter_of_other_texts_keeps_its_name(tmp_path: Path) -> None:
