@@ -238,7 +238,7 @@ def _piece(tokenizer: PreTrainedTokenizerBase, text: str, is_inside: bool, *, as
 
 
 def _bare(tokenizer: PreTrainedTokenizerBase, text: str, as_text: bool) -> _Read:
-    reader = _as_text(tokenizer) if as_text else tokenizer
+    reader = _reader_of_text(tokenizer) if as_text else tokenizer
     options: dict[str, Any] = {"split_special_tokens": True} if as_text else {}
     found = reader(
         text, add_special_tokens=False, return_offsets_mapping=bool(tokenizer.is_fast), verbose=False, **options
@@ -246,7 +246,7 @@ def _bare(tokenizer: PreTrainedTokenizerBase, text: str, as_text: bool) -> _Read
     return _Read(list(found["input_ids"]), found["offset_mapping"] if tokenizer.is_fast else [])
 
 
-def _as_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def _reader_of_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Return a copy of a tokenizer that reads markers as text.
 
     A copy, because the setting is the Rust tokenizer's own: changed for a piece, it would change what another thread

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _WORDS = ("bos_token", "eos_token", "unk_token", "pad_token")
 """Control tokens that are no markers, unless a template spells one."""
 _SET_LATER = (
-    "chat_template", "name_or_path", "padding_side", "truncation_side", "split_special_tokens",
-    "clean_up_tokenization_spaces", "model_input_names",
+    "name_or_path", "padding_side", "truncation_side", "split_special_tokens", "clean_up_tokenization_spaces",
+    "model_input_names",
 )  # fmt: skip
 """What may have been set on a tokenizer since it was loaded, which saving it leaves out."""
 _NUM_SHOWN = 5

@@ -21,11 +21,6 @@ _MAX_SEARCHED = 4096
 class Offsets(Protocol):
     """The characters of T tokens, [first, past) of each, ascending."""
 
-    @property
-    def pairs(self) -> Sequence[tuple[int, int]]:
-        """Return all of them."""
-        ...
-
     def around(self, place: int) -> tuple[int, int]:
         """Return how many tokens end at or before a character, and how many begin before it."""
         ...
@@ -40,16 +35,16 @@ class ListedOffsets:
 
     def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Take all of them."""
-        self.pairs = pairs
+        self._pairs = pairs
 
     def around(self, place: int) -> tuple[int, int]:
         """Return how many tokens end at or before a character, and how many begin before it."""
-        pairs = self.pairs
+        pairs = self._pairs
         return bisect_right(pairs, place, key=lambda pair: pair[1]), bisect_left(pairs, place, key=lambda pair: pair[0])
 
     def start(self, token: int) -> int:
         """Return the first character that a token stands for."""
-        return self.pairs[token][0]
+        return self._pairs[token][0]
 
 
 class EncodingOffsets:
@@ -62,11 +57,6 @@ class EncodingOffsets:
     @cached_property
     def _listed(self) -> ListedOffsets:
         return ListedOffsets(self._encoding.offsets)
-
-    @property
-    def pairs(self) -> Sequence[tuple[int, int]]:
-        """Return all of them."""
-        return self._listed.pairs
 
     def around(self, place: int) -> tuple[int, int]:
         """Return how many tokens end at or before a character, and how many begin before it."""
@@ -93,4 +83,4 @@ class EncodingOffsets:
 
     def _characters(self, token: int) -> tuple[int, int]:
         found = self._encoding.token_to_chars(token)
-        return self.pairs[token] if found is None else found
+        return self._encoding.offsets[token] if found is None else found

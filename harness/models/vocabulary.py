@@ -1,7 +1,7 @@
 """Rows of a model for tokens that a tokenizer was given after the model was trained.
 
 Invariant: without such tokens the model stays as it is; no random number is drawn. torch is imported when called. What
-does not live here: which tokens are added (harness/data/added.py), how their rows are trained (harness/methods).
+does not live here: which tokens are added (harness/data/markers.py), how their rows are trained (harness/methods).
 """
 
 from __future__ import annotations

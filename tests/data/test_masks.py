@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from harness.data import masks
 from harness.data.chat import ChatFormat, Encoded
 from harness.data.encoding import loss_weights
 from harness.data.masks import Located, Rendered, Turn
-from harness.data.offsets import ListedOffsets
+from harness.data.offsets import Offsets
 from harness.errors import DataError
 from tests.data.tiny import TURNS, chat, located, rendered, spec, tokenizer
 
@@ -149,16 +150,25 @@ def test_offsets_and_prefixes_agree_on_text_of_many_bytes_a_character() -> None:
     assert form.tokenizer.decode(row.ids[row.turns[0].start : row.turns[0].stop]) == answer
 
 
+@dataclass
+class LateOffsets:
+    """Offsets of which each is three too large."""
+
+    true: Offsets
+
+    def around(self, place: int) -> tuple[int, int]:
+        return self.true.around(place - 3)
+
+    def start(self, token: int) -> int:
+        return self.true.start(token) + 3
+
+
 class Shifted(ChatFormat):
     """A build whose character offsets are off by three."""
 
     def encode_batch(self, texts: Sequence[str], *, with_offsets: bool = False) -> list[Encoded]:
         encoded = super().encode_batch(texts, with_offsets=with_offsets)
-        if not with_offsets:
-            return encoded
-        pairs = [offsets.pairs if offsets else () for _, offsets in encoded]
-        shifted = [ListedOffsets([(a + 3, b + 3) for a, b in one]) for one in pairs]
-        return [Encoded(one.ids, offsets) for one, offsets in zip(encoded, shifted, strict=True)]
+        return [Encoded(ids, LateOffsets(offsets) if offsets else None) for ids, offsets in encoded]
 
 
 def test_engines_that_disagree_are_refused_with_a_picture() -> None:
