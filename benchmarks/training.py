@@ -12,12 +12,14 @@ no gradient checkpointing, `BATCH_SIZE` packed rows a step, one a forward pass.
     trl_packed   packing by best fit, as it comes; transformers keeps the examples apart with a mask
     trl_chunked  the same with `loss_type="chunked_nll"`, TRL's own way around unneeded logits
     trl_padded   a row per example, padded; as many examples a step, `PADDED_FORWARD` a forward pass
+    trl_heap     trl_packed in a process whose memory is handed out as in our workers (harness/engine/heap.py), to tell
+                 what of the ratio that makes
 
 Timed is training: `train.fit` here and `SFTTrainer.train` there, each with its own batching, not loading and not the
-preparation of rows. Every run loads the base anew, since libraries wrap a model each time that they are handed it, and
-before the first each side trains on `WARMING` rows, untimed. Sides take turns within each repeat. A token counts once,
-and padding does not; loss tokens are printed as well, and beside the ratio of seconds that of CPU seconds, which other
-work on the machine moves less.
+preparation of rows. Every run has a process of its own, ours one that begins as our workers do, loads the base and
+first trains on `WARMING` rows, untimed. Sides take turns within each repeat. A token counts once, and padding does not;
+loss tokens are printed as well, and beside the ratio of seconds that of CPU seconds, which other work on the machine
+moves less.
 Checked before any ratio: that both sides hold the same tokens and loss tokens, and that the mean loss of an epoch at a
 learning rate too small to matter is the same to `TOLERANCE`. Exit 1 where the sides disagree or the median of
 trl_packed / ours is below what is wanted, 2 without rows or base.
@@ -32,13 +34,16 @@ import argparse
 import json
 import logging
 import math
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +54,7 @@ import torch
 from experiments import gemma3_270m, smollm2_135m_instruct
 from harness import data, models, train
 from harness.data import Example, PreparedData
+from harness.engine import heap
 from harness.records.store import Store, read_lines
 from harness.spec import DataSpec, Experiment, Runtime, TrainSpec
 
@@ -60,7 +66,8 @@ EXPERIMENTS = {
 }
 REQUIRED = {"smollm2_135m_instruct": 1.5, "gemma3_270m": 1.5}
 """Base -> times the tokens a second of trl_packed."""
-RIVALS = ("trl_packed", "trl_chunked", "trl_padded")
+RIVALS = ("trl_packed", "trl_chunked", "trl_padded", "trl_heap")
+OUR_HEAP = ("ours", "trl_heap")
 BATCH_SIZE = 4
 WARMING = 8
 PADDED_FORWARD = 4
@@ -85,6 +92,7 @@ class Trained:
 
 
 Side = Callable[[Path], Trained]
+"""Trains once, in a folder that does not exist yet."""
 
 
 @dataclass
@@ -135,14 +143,10 @@ def main() -> int:
     if not arguments.rows.is_file():
         print(f"--rows is {str(arguments.rows)!r}, but must be a JSON-lines file of conversations")
         return 2
-    torch.set_num_threads(arguments.threads)
     logging.disable(logging.WARNING)
-    experiment = EXPERIMENTS[arguments.base]
-    files = models.inspect_folder(store.artefact("fetched", arguments.base))
-    rows = prepare(experiment, models.load_tokenizer(files), arguments, arguments.num_rows)
+    rows = prepare(arguments, arguments.num_rows)
     required = REQUIRED[arguments.base] if arguments.required is None else arguments.required
-    warm_up(_sides(files, prepare(experiment, models.load_tokenizer(files), arguments, WARMING), arguments))
-    sides = _sides(files, rows, arguments)
+    sides = {name: partial(alone, name, arguments) for name in ("ours", *arguments.sides)}
     print(
         f"{arguments.base}: {rows.num_examples} examples in {len(rows.train)} rows of at most {arguments.max_length} "
         f"tokens; threads: {arguments.threads} of {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}",
@@ -172,8 +176,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare(experiment: Experiment, tokenizer: Any, arguments: argparse.Namespace, num_rows: int) -> PreparedData:
+def prepare(arguments: argparse.Namespace, num_rows: int) -> PreparedData:
     """Return the first rows of a file, packed and each reading itself alone."""
+    experiment: Experiment = EXPERIMENTS[arguments.base]
+    tokenizer = models.load_tokenizer(_files(arguments))
     spec: DataSpec = experiment.spec.data.replace(
         {
             "source": data.describe_file(arguments.rows),
@@ -186,21 +192,38 @@ def prepare(experiment: Experiment, tokenizer: Any, arguments: argparse.Namespac
     return data.prepare(spec, data.chat_format(tokenizer, spec), seed=0)
 
 
-def _sides(files: models.BaseFiles, rows: PreparedData, arguments: argparse.Namespace) -> dict[str, Side]:
+def _files(arguments: argparse.Namespace) -> models.BaseFiles:
+    return models.inspect_folder(Store(arguments.store).artefact("fetched", arguments.base))
+
+
+def alone(name: str, arguments: argparse.Namespace, folder: Path) -> Trained:
+    """Return one run of a side in a process of its own, which is warm by then."""
+    started = partial(_start, arguments.threads, name in OUR_HEAP)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=started) as process:
+        return process.submit(_warm_run, name, arguments, folder).result()
+
+
+def _start(num_threads: int, keeps_freed: bool) -> None:
+    if keeps_freed:
+        heap.keep_freed(os.environ)
+    torch.set_num_threads(num_threads)
+
+
+def _warm_run(name: str, arguments: argparse.Namespace, folder: Path) -> Trained:
+    logging.disable(logging.WARNING)
+    files = _files(arguments)
+
     def loaded() -> Any:
         return models.load_model(files, "bfloat16_autocast", "cpu", None)
 
-    return {
-        "ours": ours(loaded, rows, arguments.threads),
-        **{name: trl_side(name, loaded, rows, arguments.max_length) for name in arguments.sides},
-    }
+    def side(num_rows: int) -> Side:
+        rows = prepare(arguments, num_rows)
+        if name == "ours":
+            return ours(loaded, rows, arguments.threads)
+        return trl_side(name, loaded, rows, arguments.max_length)
 
-
-def warm_up(sides: dict[str, Side]) -> None:
-    """Run every side once."""
-    for side in sides.values():
-        with tempfile.TemporaryDirectory(prefix="training.") as scratch:
-            side(Path(scratch) / "run")
+    side(WARMING)(folder.with_name(f"{folder.name}.warm"))
+    return side(arguments.num_rows)(folder)
 
 
 def run(base: str, required: float, sides: dict[str, Side], repeats: int) -> Race:
@@ -316,7 +339,7 @@ def _trainer(
     import trl
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PrinterCallback
 
     disable_progress_bar()
     is_packed = name != "trl_padded"
@@ -347,7 +370,9 @@ def _trainer(
     )
     dataset = Dataset.from_dict(columns)
     tokenizer = AutoTokenizer.from_pretrained(model.config._name_or_path)
-    return trl.SFTTrainer(model=model, args=settings, train_dataset=dataset, processing_class=tokenizer)
+    trainer = trl.SFTTrainer(model=model, args=settings, train_dataset=dataset, processing_class=tokenizer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 # -- what is printed --------------------------------------------------------------------------------------------------

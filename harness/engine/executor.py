@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from harness.engine import heap
 from harness.errors import HarnessError
 from harness.spec import Runtime
 
@@ -169,13 +170,14 @@ class _Slot:
 
 
 def start_worker(parent: int, environment: dict[str, str]) -> None:
-    """Prepare a fresh worker: die with the launcher, leave Ctrl-C to it, fix thread counts before torch is imported."""
+    """Prepare a fresh worker: die with the launcher, leave Ctrl-C to it, settle what torch reads at import."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the launcher died before the line above
         os._exit(1)
     os.environ.update(environment)
+    heap.keep_freed(os.environ)
     from tqdm import tqdm
 
     # tqdm's own lock is a named semaphore, which a worker ended by a signal leaves behind with a warning.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -51,6 +52,35 @@ def test_executor_stop_ends_a_running_job_at_once(make: Make) -> None:
     assert time.monotonic() - started < 6.0
     assert not alive(pid)
     assert future.done()
+
+
+BLOCK_BYTES = 64 << 20
+
+
+def _faults_of_blocks() -> tuple[int, int]:
+    """Return the page faults of the first block that is taken and freed, and of the next seven."""
+    faults = []
+    for _ in range(8):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(BLOCK_BYTES)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return faults[0], sum(faults[1:])
+
+
+@pytest.mark.parametrize("make", EXECUTORS)
+def test_executor_workers_take_again_what_they_freed(make: Make) -> None:
+    executor = make(1)
+    try:
+        first, others = executor.submit(_faults_of_blocks).result(timeout=30)
+        assert executor.submit(os.getenv, "THP_MEM_ALLOC_ENABLE").result(timeout=30) == "1"
+    finally:
+        executor.stop()
+    assert others < first
+    # A process of its own, since this one may have been given blocks of this size before.
+    code = "from tests.contracts.test_executors import _faults_of_blocks; print(*_faults_of_blocks())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    first, others = map(int, done.stdout.split())
+    assert others > 3 * first
 
 
 _USES_TQDM = "import time; from tqdm.auto import tqdm; list(tqdm([1], disable=True)); time.sleep({seconds})"
