@@ -23,8 +23,8 @@ from analysis.labels import format_value, short_fields
 from analysis.opened import STATES, OpenedSweep
 from analysis.points import seeds_sentence
 from analysis.verdicts import Verdict
+from harness.records.schema import BINARY_METRICS
 
-BINARY_METRICS = ("acc", "acc_norm", "exact_match", "end_of_turn")
 NUM_PROMPTS = 6
 """Fixed prompts shown for each condition; all are in samples.parquet."""
 
