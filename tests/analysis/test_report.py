@@ -290,5 +290,5 @@ def test_csv_guard_leaves_numbers_alone() -> None:
 def test_tick_labels_of_close_values_never_touch() -> None:
     for values, crowded in (((1.5e-4, 5e-4, 9e-4, 1.5e-3, 3e-3, 9e-3), True), ((25, 100, 400), False)):
         axes = Figure(figsize=(2.7, 2)).subplots()
-        figures._Scale(pd.Series(values)).apply(axes)
+        figures.Scale(pd.Series(values)).apply(axes)
         assert {label.get_rotation() != 0 for label in axes.get_xticklabels()} == {crowded}
