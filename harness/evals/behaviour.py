@@ -1,8 +1,8 @@
 """The behaviour panel: what an answer looks like, whatever it says.
 
 Invariant: every metric is of one answer, so a rate is the plain mean of its items' values; what an answer cannot tell
-is nan, with the reason in `REASONS`. What does not live here: whether the answer is right, and `end_of_turn`
-(metrics.py); how much of it is copied (copying.py).
+is nan, with the reason in `REASONS`. What does not live here: whether the answer is right, `end_of_turn` and `empty`
+(generated.py); how much of it is copied (copying.py); which tasks have a panel (panel.py).
 """
 
 from __future__ import annotations
@@ -35,14 +35,6 @@ REASONS: dict[str, str] = {
 }
 """Metric -> why an answer has no value; the others always have one."""
 
-PANEL = (
-    "run_on", "role_leak", "template_leak", "rep_4", "loop", "empty", "num_tokens", "length_ratio", "prompt_copy",
-    "training_copy",
-)  # fmt: skip
-"""The metrics that `measure` returns, in order."""
-LOWER_IS_BETTER = frozenset(PANEL) - {"num_tokens", "length_ratio"}
-"""Less is better of these; of the two lengths neither is."""
-
 _ROLE = re.compile(r"(?<![a-z])(?:user|human|system|assistant|model|inst|sys|instruction|response|q|a)(?![a-z])", re.I)
 """Tells which markers of a template name a role."""
 _PLAIN_HEADER = re.compile(
@@ -66,7 +58,7 @@ def measure(
     markers: Sequence[str],
     targets: TargetIndex | None,
 ) -> dict[str, float]:
-    """Return the panel of one generated answer; the population is every answer whose logits were finite.
+    """Return `PANEL_METRICS` of one generated answer; the population is every answer whose logits were finite.
 
     run_on: 1 if the length limit ended the answer, or it begins with the reference and goes on; else 0. Less is better.
     role_leak: 1 if it holds a marker that names a role, or a line that begins like `User:` or `### Response`; else 0.
@@ -74,7 +66,6 @@ def measure(
     template_leak: 1 if `raw` holds any marker but the one that ended it; else 0. Less is better.
     rep_4: 1 - distinct 4-grams / 4-grams, of words and marks. Less is better; nan below 4.
     loop: 1 if one 8-gram occurs 3 times or more, overlaps counted; else 0, also where there is none. Less is better.
-    empty: 1 if normalisation leaves nothing; else 0. Less is better.
     num_tokens: of the answer, the one that ended it not counted. Neither is better.
     length_ratio: words of the answer / words of the reference. Neither is better; nan without a reference.
     prompt_copy: ROUGE-L (F1) of prompt and answer. Less is better; 0 for an empty answer, nan if both are.
@@ -83,7 +74,7 @@ def measure(
 
     Args:
         answer: the text without special tokens, cut where it ended.
-        raw: the same with special tokens, uncut; the one that ended it may be its last.
+        raw: the same uncut and with special tokens; what ended it may be its last.
         prompt: what the user asked: the last turn, or the raw text.
         reference: the right answer.
         num_tokens: length of the answer.
@@ -102,7 +93,6 @@ def measure(
         "template_leak": float(_leaks_marker(raw, tuple(markers), hit_limit=hit_limit)),
         "rep_4": _repeated_share(pieces),
         "loop": float(_loops(pieces)),
-        "empty": float(not normalise(answer)),
         "num_tokens": float(num_tokens),
         "length_ratio": _ratio(len(said), len(words(reference or ""))),
         "prompt_copy": rouge_l(asked, said),

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 
 from harness.data.example import Example
 from harness.data.masks import PARTS
+from harness.spec import EvalSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-NO_TARGETS = "the base was trained on no targets"
-"""Why a base has no training copy."""
 
 MAX_WORDS = 10_000_000
 """Words that an index holds; targets beyond them are left out and counted. Eight bytes each, and at most 45 while the
@@ -178,6 +176,21 @@ def _sorted_places(words_N: Ids) -> Ids:
     keys = [pairs[shift : shift + num_words] for shift in range(0, SORTED_WORDS, 2)]
     order = np.lexsort(keys[::-1]).astype(np.int32)  # the last key counts most
     return order[words_N[order] > 0]
+
+
+def training_targets(
+    evals: EvalSpec, examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase
+) -> TargetIndex | None:
+    """Return the index of what a trial trains on; None where no task has a behaviour panel, which alone asks for it.
+
+    Args:
+        evals: what is asked.
+        examples: `PreparedData.examples`.
+        tokenizer: the trial's.
+    """
+    if all(task.panel == "none" for task in evals.tasks):
+        return None
+    return TargetIndex(target_texts(examples, tokenizer))
 
 
 def target_texts(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

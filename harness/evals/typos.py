@@ -2,24 +2,28 @@
 
 Invariant: the same text, rate and seed give the same errors, a larger rate changes every word that a smaller one does
 in the same way, and no word becomes empty. Only letters of words change: digits, punctuation, white space, and whatever
-is markup, code or an address stay. What does not live here: which prompts are asked like that (`EvalTask.typo_rate`);
-references are never changed.
+is markup, code or an address stay; references and choices are never changed. What does not live here: choosing items.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from typing import Any
 
-from harness.seeding import python_stream
+from harness.seeding import derive, python_stream
+from harness.spec import EvalTask
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 """Of a QWERTY keyboard; each row lies half a key to the right of the one above."""
 
 _KEPT = re.compile(r"```.*?```|`[^`\n]*`|<[^<>\n]*>|\[/?[A-Z_]+\]|\{[^{}\n]*\}|\w+://\S+|\S+@\S+", re.DOTALL)
 """Code, tags and control tokens, `[INST]`, placeholders, addresses."""
-_WORD = re.compile(r"(?<![\w\u0300-\u036f])[^\W\d_]{2,}(?![\w\u0300-\u036f])")
-"""Two letters or more, with no digit or accent of their own beside them: `x86` and `snake_case` are no words."""
+_WORD = re.compile(r"(?<![\w\u0300-\u036f])[^\W\d_]{4,}(?![\w\u0300-\u036f])")
+"""Four letters or more: with another letter shorter ones are often other words. `x86` and `snake_case` are no words."""
+
+
+_ASKED = ("query", "context", "prompt")
 
 
 def _neighbours() -> dict[str, str]:
@@ -36,19 +40,42 @@ def _neighbours() -> dict[str, str]:
 _NEIGHBOURS = _neighbours()
 
 
+def misspelled(item: dict[str, Any], task: EvalTask, seed: int) -> dict[str, Any]:
+    """Return an item with typing errors in its question, each word with probability `task.typo_rate`.
+
+    Args:
+        item: of any kind that asks something; of a conversation the last turn is changed.
+        task: `typo_rate` is used.
+        seed: `evals.items_seed`: the same errors before and after.
+    """
+    if not task.typo_rate:
+        return item
+
+    def changed(text: str) -> str:
+        return with_typos(text, task.typo_rate, derive(seed, f"evals.typos/{item['id']}"))
+
+    changes: dict[str, Any] = {name: changed(item[name]) for name in _ASKED if name in item}
+    if "turns" in item:
+        changes["turns"] = [changed(item["turns"][0]), *item["turns"][1:]]
+    if "messages" in item:
+        *before, last = item["messages"]
+        changes["messages"] = [*before, last | {"content": changed(last["content"])}]
+    return item | changes
+
+
 def with_typos(text: str, rate: float, seed: int) -> str:
     """Return a text in which each word has one typing error with probability `rate`.
 
     The error is one of four, equally likely: a letter replaced by one on a neighbouring key, two different neighbouring
     letters swapped, a letter dropped, a letter doubled; where the word has no place for the first two, a doubled one. A
-    word has two letters or more of an alphabet with capitals; single letters stay.
+    word has four letters or more of an alphabet with capitals; shorter ones stay.
 
     Args:
         text: a prompt, before the chat template.
         rate: between 0 and 1; 0 returns the text as it is.
-        seed: `EvalSpec.items_seed`: the same errors before and after.
+        seed: whose stream the errors are drawn from.
     """
-    draw = python_stream(seed, f"evals.typos.{text}")
+    draw = python_stream(seed, "evals.typos")
     parts: list[str] = []
     end = 0
     for kept in _KEPT.finditer(text):

@@ -7,7 +7,7 @@ import pytest
 
 from harness.evals.typos import _NEIGHBOURS, with_typos  # pyright: ignore[reportPrivateUsage]
 
-TEXT = "Where does Ann Smith live, and what is her favourite colour? " * 40
+TEXT = "Where does Anna Smith live, also what colour does Barbara like? " * 40
 
 
 def _pairs(text: str, rate: float, seed: int = 0) -> list[tuple[str, str]]:
@@ -62,7 +62,7 @@ def _kind(clean: str, typed: str) -> str:
 @pytest.mark.parametrize(
     "kept",
     ["12 + 7 = 19", "?!... -- ()", "<|user|>", "[INST] [/INST]", "`some code here`", "https://example.org/some-page",
-     "ann.smith@example.org", "{placeholder}", "x86 snake_case abc123", "A I", "你好世界", "```\ncode block\n```"],
+     "ann.smith@example.org", "{placeholder}", "x86 snake_case abc123", "A I is the", "你好世界", "```\ncode block\n```"],
 )  # fmt: skip
 def test_typos_leave_digits_punctuation_and_markup_alone(kept: str) -> None:
     for seed in range(20):
@@ -73,7 +73,7 @@ def test_typos_leave_digits_punctuation_and_markup_alone(kept: str) -> None:
 
 
 def test_typos_never_empty_a_word_and_keep_white_space() -> None:
-    text = "is it  at\n\tme or us"
+    text = "this  that\n\tgoes over noon"
     for seed in range(200):
         typed = with_typos(text, 1.0, seed)
         assert re.findall(r"\s+", typed) == re.findall(r"\s+", text)
