@@ -8,10 +8,24 @@ from __future__ import annotations
 
 from analysis.context import Context
 from analysis.section import Section, SectionModule
-from analysis.sections import failures, held, provenance, samples, trials
+from analysis.sections import (
+    audit,
+    exploration,
+    failures,
+    flip_examples,
+    held,
+    provenance,
+    samples,
+    seed_spread,
+    trials,
+)
 
 SECTIONS: tuple[SectionModule, ...] = (
+    flip_examples,
+    exploration,
+    seed_spread,
     held,
+    audit,
     samples,
     failures,
     trials,
