@@ -9,7 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.context import Context
-from analysis.figure_kinds import axis, flips, forest, front, loss
+from analysis.figure_kinds import (
+    axis,
+    flips,
+    forest,
+    forest_slices,
+    front,
+    known_unknown,
+    learning_rates,
+    loss,
+    packing,
+    replay,
+    size_slices,
+    template_matrix,
+)
 from analysis.figures import Venue, write_figure
 from analysis.points import FigureData, KindModule, Missing
 
@@ -17,8 +30,15 @@ KINDS: tuple[KindModule, ...] = (
     front,
     axis,
     forest,
+    forest_slices,
     flips,
     loss,
+    template_matrix,
+    size_slices,
+    packing,
+    known_unknown,
+    replay,
+    learning_rates,
 )
 
 

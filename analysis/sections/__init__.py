@@ -8,10 +8,28 @@ from __future__ import annotations
 
 from analysis.context import Context
 from analysis.section import Section, SectionModule
-from analysis.sections import failures, held, provenance, samples, trials
+from analysis.sections import (
+    audit,
+    behaviour,
+    exploration,
+    failures,
+    flip_examples,
+    formats,
+    held,
+    provenance,
+    samples,
+    seed_spread,
+    trials,
+)
 
 SECTIONS: tuple[SectionModule, ...] = (
+    flip_examples,
+    behaviour,
+    formats,
+    exploration,
+    seed_spread,
     held,
+    audit,
     samples,
     failures,
     trials,
