@@ -27,7 +27,7 @@ AFTER_ALONE = ("training_copy",)
 TAIL = 0.95
 COLUMNS = [
     "condition", "slice", "metric", "direction", "before", "after", "delta", "low", "high", "interval_of", "kind",
-    "num_items", "num_seeds", "num_planned", "note",
+    "num_items", "num_seeds", "num_planned", "note", "trial_ids",
 ]  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _after_alone(frame: pd.DataFrame, items: pd.DataFrame, keys: list[str]) -> p
 
 
 def lengths_table(items: pd.DataFrame, slices: list[str]) -> pd.DataFrame:
-    """Return one row per condition and slice: mean and 95th percentile of the answers' tokens, before and after, and KS.
+    """Return one row per condition and slice: mean and 95th percentile of answers' tokens, before and after, and KS.
 
     Over all test items and seeds together. KS: the largest distance between the two distribution functions, between 0
     (equal) and 1; the length limit cuts both.

@@ -22,6 +22,7 @@ import pandas as pd
 
 from analysis.matrices import ItemMatrices, Matrix, World, by_world
 from analysis.stats import Effect, crossed_effect, pooled_over_worlds, unknown_effect
+from analysis.tables import joined_ids
 
 NAN = math.nan
 SPREAD_FORMATS = 5
@@ -218,6 +219,7 @@ def _row(
         **columns,
         "num_planned": len(trials),
         "note": "; ".join(filter(None, notes)),
+        "trial_ids": joined_ids(trials),
     }
 
 

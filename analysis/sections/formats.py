@@ -18,7 +18,7 @@ from analysis.section import Section, rows_of
 
 COLUMNS = [
     "condition", "name", "quantity", "num_formats", "before", "after", "delta", "low", "high", "p_value", "mde",
-    "num_items", "num_seeds", "num_planned", "note",
+    "num_items", "num_seeds", "num_planned", "note", "trial_ids",
 ]  # fmt: skip
 
 

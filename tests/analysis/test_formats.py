@@ -33,7 +33,8 @@ def frames(score: Score, num_items: int = 40, seeds: tuple[int, ...] = (0, 1, 2)
     test = items[items["split"] == "test"]
     wide = test.groupby(["seed", "task"])["after"].mean().unstack()
     columns = {f"after/s/{task}/acc": wide[task].to_numpy() for task in wide.columns}
-    return pd.DataFrame([plain] * len(seeds)).assign(seed=list(seeds), **columns), items
+    ids = [f"t{seed}" for seed in seeds]
+    return pd.DataFrame([plain] * len(seeds)).assign(seed=list(seeds), trial_id=ids, **columns), items
 
 
 def row_of(table: pd.DataFrame, quantity: str) -> Any:

@@ -62,7 +62,8 @@ def _kind(clean: str, typed: str) -> str:
 @pytest.mark.parametrize(
     "kept",
     ["12 + 7 = 19", "?!... -- ()", "<|user|>", "[INST] [/INST]", "`some code here`", "https://example.org/some-page",
-     "ann.smith@example.org", "{placeholder}", "x86 snake_case abc123", "A I is the", "你好世界", "```\ncode block\n```"],
+     "ann.smith@example.org", "{placeholder}", "x86 snake_case abc123", "A I is the",
+     "你好世界", "```\ncode block\n```"],
 )  # fmt: skip
 def test_typos_leave_digits_punctuation_and_markup_alone(kept: str) -> None:
     for seed in range(20):
