@@ -2,7 +2,8 @@
 
 Invariant: texts are compared by their words (`words`), so case, punctuation and white space never make a difference,
 and the same targets in the same order give the same index and the same spans. What does not live here: which metric is
-made of a span (behaviour.py), and the search of test items in training rows (harness/data/hygiene.py).
+made of a span (behaviour.py), what the targets of a trial are (targets.py), and the search of test items in training
+rows (harness/data/hygiene.py).
 
 Legend: N words of all targets laid end to end.
 """
@@ -10,18 +11,11 @@ Legend: N words of all targets laid end to end.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from harness.data.example import Example
-from harness.data.masks import PARTS
-from harness.spec import EvalSpec
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MAX_WORDS = 10_000_000
 """Words that an index holds; targets beyond them are left out and counted. Eight bytes each, and at most 45 while the
@@ -32,8 +26,6 @@ SORTED_WORDS = 8
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Kana and Han, which are written without spaces: each is a word of its own."""
 _WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")
-
-_ASSISTANT = PARTS.index("assistant")
 
 Ids = NDArray[np.int32]
 
@@ -176,38 +168,3 @@ def _sorted_places(words_N: Ids) -> Ids:
     keys = [pairs[shift : shift + num_words] for shift in range(0, SORTED_WORDS, 2)]
     order = np.lexsort(keys[::-1]).astype(np.int32)  # the last key counts most
     return order[words_N[order] > 0]
-
-
-def training_targets(
-    evals: EvalSpec, examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase
-) -> TargetIndex | None:
-    """Return the index of what a trial trains on; None where no task has a behaviour panel, which alone asks for it.
-
-    Args:
-        evals: what is asked.
-        examples: `PreparedData.examples`.
-        tokenizer: the trial's.
-    """
-    if all(task.panel == "none" for task in evals.tasks):
-        return None
-    return TargetIndex(target_texts(examples, tokenizer))
-
-
-def target_texts(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Yield what each training example teaches an assistant to say, special tokens left out.
-
-    These are the tokens of assistants' turns with a loss weight above 0: a prompt that carries loss is no target, so
-    the loss mask does not move what a copy is looked for in, and neither is a replayed document. Where the tokenizer
-    cannot tell parts, every token with a weight above 0.
-
-    Args:
-        examples: before packing, in training order.
-        tokenizer: the trial's.
-    """
-    for example in examples:
-        taught = example.loss_weights > 0
-        if example.parts is not None:
-            taught &= example.parts == _ASSISTANT
-        edges = np.flatnonzero(np.diff(taught.astype(np.int8), prepend=0, append=0))
-        runs = [example.input_ids[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
-        yield "\n".join(str(tokenizer.decode(run.tolist(), skip_special_tokens=True)) for run in runs)

@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import math
 import random
+import tracemalloc
 from difflib import SequenceMatcher
 
-import numpy as np
 import pytest
 from rouge_score import rouge_scorer
 
-from harness.data.example import Example
-from harness.data.masks import PARTS
-from harness.evals.copying import SORTED_WORDS, Span, TargetIndex, rouge_l, target_texts, words
-from tests.data import tiny
+from harness.evals.copying import SORTED_WORDS, Span, TargetIndex, rouge_l, words
 
 
 def _text(draw: random.Random, most: int, vocabulary: str) -> str:
@@ -84,18 +81,15 @@ def test_index_holds_no_more_words_than_it_may_and_counts_the_rest() -> None:
     assert index.longest_span(["h"]) == Span(0, None)
 
 
-def test_target_texts_are_what_assistants_are_taught_to_say() -> None:
-    tokenizer = tiny.tokenizer()
-    said = [("user", "What?", 0.1), ("assistant", "The answer", 1.0), ("end_of_turn", "<|im_end|>", 1.0),
-            ("user", "And?", 0.0), ("assistant", "Paris.", 1.0), ("text", "What is", 1.0)]  # fmt: skip
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for _, text, _ in said]
-    sizes = [len(part) for part in ids]
-    example = Example(
-        row_id="a",
-        input_ids=np.concatenate([np.array(part) for part in ids]),
-        loss_weights=np.repeat(np.array([weight for *_, weight in said], dtype=np.float32), sizes),
-        parts=np.repeat(np.array([PARTS.index(part) for part, *_ in said], dtype=np.uint8), sizes),
-    )
-    assert list(target_texts([example], tokenizer)) == ["The answer\nParis."]
-    blind = Example("a", example.input_ids, example.loss_weights)
-    assert list(target_texts([blind], tokenizer)) == ["What?The answer\nParis.What is"]
+def test_index_takes_few_bytes_a_word() -> None:
+    draw = random.Random(2)
+    targets = [_text(draw, 2 * 150, "abcdefghijklmnopq") for _ in range(2000)]
+    num_words = sum(len(words(target)) for target in targets)
+    tracemalloc.start()
+    index = TargetIndex(iter(targets))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(index) == 2000
+    # 8 bytes a word are held; at 10 million words, a peak below 45 bytes a word is below 450 MB
+    assert held < 9 * num_words + 200_000
+    assert peak < 45 * num_words
