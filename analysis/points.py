@@ -1,7 +1,7 @@
-"""What each figure draws, as frames of numbers: compute first, then draw.
+"""What a figure is: a frame of numbers and the words around it; and what the kinds of figures share in making them.
 
 Invariant: a figure shows nothing that is not in its points, which are written beside it as CSV. What does not live
-here: drawing (figures.py), the estimates themselves (tables.py).
+here: the kinds (figure_kinds/), drawing (figures.py), the estimates themselves (tables.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -9,17 +9,29 @@ here: drawing (figures.py), the estimates themselves (tables.py).
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import pandas as pd
 
 from analysis.labels import format_value, short_fields
-from analysis.numbers import MINUS
 from harness.records.schema import SweepRecord
 
-SMOOTH_STEPS = 50
-"""A training curve is drawn as at most this many means over equal runs of steps."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from analysis.context import Context
+
+
+def intervals_sentence(context: Context) -> str:
+    """Return one sentence with the kind of a figure's intervals and their correction."""
+    if context.is_sampled:
+        return "No intervals: a sampler chose the conditions."
+    return (
+        "Intervals: 95 %, of the change, paired by item and seed (items clustered, seeds crossed), not adjusted for "
+        "the number of comparisons."
+    )
 
 
 def measure_titles(effects: pd.DataFrame) -> dict[str, str]:
@@ -37,265 +49,96 @@ class FigureData:
 
     name: str
     kind: str
-    """`front`, `axis`, `forest`, `flips` or `loss`."""
+    """Name of the module of figure_kinds/ that draws it."""
     points: pd.DataFrame
     caption: str
     labels: dict[str, str] = field(default_factory=dict)
     is_sampled: bool = False
     """Whether a sampler chose the points: no line runs through them, they differ in more than one thing."""
+    is_wide: bool = False
+    """Whether it needs the width of the text where a venue has two columns."""
 
 
-def all_figures(
-    record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, flips: pd.DataFrame, metrics: pd.DataFrame
-) -> tuple[list[FigureData], dict[str, str]]:
-    """Return every figure that the sweep has data for, and name -> why for those that it has not.
+@dataclass(frozen=True)
+class Missing:
+    """One of several figures of a kind that could not be made."""
 
-    Args:
-        record: the plan.
-        frame: one row per planned trial.
-        effects: the effects table.
-        flips: flips by condition.
-        metrics: the training logs.
-    """
-    made: list[FigureData] = []
-    missing: dict[str, str] = {}
-    attempts = [("front", front(record, frame, effects))]
-    attempts += [(f"axis_{name}", axis_curve(record, frame, effects, name)) for name in record.axis_fields]
-    attempts += [
-        ("forest", forest(record, frame, effects)),
-        ("flips", gains_and_losses(record, frame, flips)),
-        ("loss", loss_curves(record, frame, metrics)),
-    ]
-    for name, result in attempts:
-        if isinstance(result, str):
-            missing[name] = result
-        else:
-            made.append(result)
-    return made, missing
+    name: str
+    reason: str
 
 
-# -- learning against forgetting --------------------------------------------------------------------------------------
+class KindModule(Protocol):
+    """A module of figure_kinds/."""
+
+    __name__: str
+
+    def points(self, context: Context) -> Sequence[FigureData | Missing] | str:
+        """Return the kind's figures, or why there is none; `Missing` where one of several is."""
+        ...
+
+    def draw(self, data: FigureData, width: float) -> Figure:
+        """Draw one of them, so many inches wide."""
+        ...
 
 
-def front(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame) -> FigureData | str:
-    """Return points of change in `learned` against change in `retained`, seeds and condition means, or why not."""
-    wanted = ("learned", "retained")
-    absent = [measure for measure in wanted if measure not in record.measures]
-    if absent:
-        return f"the sweep does not score the measure {absent[0]!r}"
-    seeds = frame[[f"delta/{measure}" for measure in wanted]].notna().all(axis=1)
-    if not seeds.any():
-        return "no trial has both measures known"
-    dots = _dots(frame[seeds], record).assign(
-        kind="seed",
-        learned=frame.loc[seeds, "delta/learned"],
-        retained=frame.loc[seeds, "delta/retained"],
-    )
-    means = _means(record, frame, effects, wanted).dropna(subset=["learned", "retained"])
-    means["on_front"] = _on_front(means["learned"].tolist(), means["retained"].tolist())
-    points = pd.concat([dots, means], ignore_index=True)
-    return FigureData(
-        "front",
-        "front",
-        points,
-        f"Learning against forgetting: change of the measures learned and retained, after minus before, on test items. "
-        f"Large marks are means over seeds with paired 95 % intervals (items clustered, seeds crossed), small dots are "
-        f"seeds, the dotted line joins the conditions that no other beats on both. {population(frame, effects)}",
-        {name: f"{measure}, after {MINUS} before" for name, measure in zip("xy", wanted, strict=True)},
-        record.kind == "study",
-    )
+# -- conditions -------------------------------------------------------------------------------------------------------
 
 
-def _means(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:
-    """Return one row per condition with each measure's delta, low and high."""
-    first = frame.drop_duplicates("condition")
-    table = _dots(first, record).assign(kind="mean", seed=None)
-    for measure in measures:
-        rows = effects[(effects["target"] == measure) & (effects["level"] == "measure")].set_index("condition")
-        for source, column in (("delta", measure), ("low", f"{measure}_low"), ("high", f"{measure}_high")):
-            table[column] = table["condition"].map(rows[source])
-    return table
-
-
-def _dots(frame: pd.DataFrame, record: SweepRecord) -> pd.DataFrame:
+def dot_rows(frame: pd.DataFrame, record: SweepRecord) -> pd.DataFrame:
+    """Return each row's condition and axis values, its label, its place along a path, and the path's name."""
     table = frame[["condition", "arm", "seed", "world", "trial_id"]].copy()
     for name in record.axis_fields:
         table[f"axis.{name}"] = frame[f"axis.{name}"]
     numeric = [name for name in record.axis_fields if pd.api.types.is_numeric_dtype(frame[f"axis.{name}"])]
     named = [name for name in record.axis_fields if name not in numeric]
-    table["label"] = [_axis_label(row, record.axis_fields) for _, row in frame.iterrows()]
+    table["label"] = [axis_label(row, record.axis_fields) for _, row in frame.iterrows()]
     # A path runs along the numeric axes; where there is none, along all of them.
-    table["place"] = [_axis_label(row, numeric or named) for _, row in frame.iterrows()]
+    table["place"] = [axis_label(row, numeric or named) for _, row in frame.iterrows()]
     several_arms = table["arm"].nunique() > 1 or not (numeric and named)
-    parts = [[_axis_label(row, named)] if numeric and named else [] for _, row in frame.iterrows()]
+    parts = [[axis_label(row, named)] if numeric and named else [] for _, row in frame.iterrows()]
     table["series"] = [
         ", ".join([*part, arm] if several_arms else part) for part, arm in zip(parts, table["arm"], strict=True)
     ]
     return table
 
 
-def _axis_label(row: pd.Series, fields: Sequence[str]) -> str:
+def axis_label(row: pd.Series, fields: Sequence[str]) -> str:
+    """Return the values of these fields as text."""
     values = [row[f"axis.{name}"] for name in fields]
-    return ", ".join(format_value(None if pd.isna(value) else _plain(value)) for value in values)
+    return ", ".join(format_value(None if pd.isna(value) else plain(value)) for value in values)
 
 
-def _plain(value: object) -> bool | int | float | str:
+def plain(value: object) -> bool | int | float | str:
+    """Return a cell as a Python value, a whole number as an int."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
         return int(value)
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def _on_front(x: list[float], y: list[float]) -> list[bool]:
-    """Return which points no other point beats on one coordinate without losing on the other; more is better."""
-    pairs = list(zip(x, y, strict=True))
-    return [not any((a >= p and b >= q) and (a > p or b > q) for a, b in pairs) for p, q in pairs]
-
-
-def _path_label(record: SweepRecord) -> str:
+def path_label(record: SweepRecord) -> str:
+    """Return the names of the varied fields."""
     return ", ".join(short_fields(record.axis_fields).values())
 
 
-# -- axis curves ------------------------------------------------------------------------------------------------------
-
-
-def axis_curve(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, name: str) -> FigureData | str:
-    """Return points of every measure, before and after, along one axis; one line per arm and level of the others."""
-    column = f"axis.{name}"
-    others = [f"axis.{other}" for other in record.axis_fields if other != name]
-    if record.kind == "study":  # hardly two of its conditions share a number
-        others = [other for other in others if not _is_number(frame[other])]
-    rows: list[dict[str, object]] = []
-    for measure in record.measures:
-        known = frame[frame[f"after/{measure}"].notna()]
-        for _, trial in known.iterrows():
-            rows.append(
-                {"kind": "seed", "measure": measure, "x": trial[column], "series": _series(trial, others, frame)}
-                | {"y": trial[f"after/{measure}"], "before": trial[f"before/{measure}"], "seed": trial["seed"]}
-                | {"trial_id": trial["trial_id"], "condition": trial["condition"]}
-            )
-        rows += _axis_means(frame, effects, measure, column, others)
-    if not rows:
-        return "no trial has a known score"
-    points = pd.DataFrame(rows)
-    points = points[points["x"].notna()]
-    if points.empty:
-        return f"no scored trial has a value on {name}"
-    short = short_fields(record.axis_fields)[name]
-    return FigureData(
-        f"axis_{_file_name(short)}",
-        "axis",
-        points,
-        f"Score after training along {short}; the dashed line is the base. Bars are paired 95 % intervals of the "
-        f"change (items clustered, seeds crossed), dots are seeds. {population(frame, effects)}",
-        {"x": short} | measure_titles(effects),
-        record.kind == "study",
-    )
-
-
-def _is_number(values: pd.Series) -> bool:
+def is_number(values: pd.Series) -> bool:
+    """Return whether a column holds numbers, truth values excepted."""
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
-def _axis_means(
-    frame: pd.DataFrame, effects: pd.DataFrame, measure: str, column: str, others: list[str]
-) -> list[dict[str, object]]:
-    table = effects[(effects["target"] == measure) & (effects["level"] == "measure") & effects["delta"].notna()]
-    first = frame.drop_duplicates("condition").set_index("condition")
-    return [
-        {
-            "kind": "mean",
-            "measure": measure,
-            "x": first.loc[effect["condition"], column],
-            "series": _series(first.loc[effect["condition"]], others, frame),
-            "y": effect["after"],
-            "low": effect["before"] + effect["low"],
-            "high": effect["before"] + effect["high"],
-            "before": effect["before"],
-            "condition": effect["condition"],
-        }
-        for _, effect in table.iterrows()
-    ]
-
-
-def _series(trial: pd.Series, others: list[str], frame: pd.DataFrame) -> str:
+def series_of(trial: pd.Series, others: list[str], frame: pd.DataFrame) -> str:
+    """Return the name of the line that a row belongs to: the values of the other axes, and its arm."""
     parts = [
-        f"{name.rsplit('.', 1)[-1]}={format_value(_plain(trial[name]))}" for name in others if not pd.isna(trial[name])
+        f"{name.rsplit('.', 1)[-1]}={format_value(plain(trial[name]))}" for name in others if not pd.isna(trial[name])
     ]
     if frame["arm"].nunique() > 1:
         parts.append(str(trial["arm"]))
     return ", ".join(parts)
 
 
-# -- forest, flips, loss ----------------------------------------------------------------------------------------------
-
-
-def forest(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame) -> FigureData | str:
-    """Return each condition's change of each measure with its interval, or why not."""
-    columns = ["condition", "target", "delta", "low", "high", "kind", "num_seeds", "num_items", "lower_is_better"]
-    points = effects.loc[(effects["level"] == "measure") & effects["delta"].notna(), columns]
-    if points.empty:
-        return "no condition has a known change"
-    return FigureData(
-        "forest",
-        "forest",
-        points.rename(columns={"target": "measure"}).merge(_row_labels(record, frame), on="condition"),
-        "Change of every measure, after minus before, with paired 95 % intervals (items clustered, seeds crossed; not "
-        f"adjusted for the number of comparisons). Open marks: one seed, items only. {population(frame, effects)}",
-        {"rows": _path_label(record)} | measure_titles(effects),
-    )
-
-
-def _row_labels(record: SweepRecord, frame: pd.DataFrame) -> pd.DataFrame:
+def row_labels(record: SweepRecord, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return condition, arm and label of each condition."""
     first = frame.drop_duplicates("condition")
-    return _dots(first, record)[["condition", "arm", "label"]]
-
-
-def gains_and_losses(record: SweepRecord, frame: pd.DataFrame, flips: pd.DataFrame) -> FigureData | str:
-    """Return the shares of items gained and lost per condition and measure, mean over primary slices and seeds."""
-    if flips.empty:
-        return "no binary item is known before and after"
-    measure_of = {key: measure for measure, keys in record.measures.items() for key in keys}
-    table = flips.assign(
-        measure=[measure_of.get(str(key).rsplit("/", 1)[0]) for key in flips["key"]],
-        gained_share=flips["gained"] / flips["num_items"],
-        lost_share=flips["lost"] / flips["num_items"],
-    ).dropna(subset=["measure"])
-    points = table.groupby(["condition", "measure"], sort=False)[["gained_share", "lost_share"]].mean().reset_index()
-    points = points.merge(_row_labels(record, frame)[["condition", "arm", "label"]], on="condition")
-    return FigureData(
-        "flips",
-        "flips",
-        points,
-        "Share of test items that became right (gained) and wrong (lost); mean over a measure's primary slices with "
-        f"binary scores, and over seeds. {seeds_sentence(frame)}",
-        {"rows": _path_label(record)},
-    )
-
-
-def loss_curves(record: SweepRecord, frame: pd.DataFrame, metrics: pd.DataFrame) -> FigureData | str:
-    """Return training loss (means over runs of steps) and validation loss by condition, mean over seeds."""
-    present = [name for name in ("train/loss", "val/loss") if name in metrics.columns]
-    if metrics.empty or "step" not in metrics.columns or not present:
-        return "no trial has logged a loss"
-    parts: list[pd.DataFrame] = []
-    for name in present:
-        table = metrics.loc[metrics[name].notna(), ["condition", "arm", "seed", "step", name]]
-        table = table.rename(columns={name: "loss"}).astype({"step": float, "loss": float})
-        if name == "train/loss":
-            width = table.groupby("condition")["step"].transform("max") / SMOOTH_STEPS
-            table["step"] = ((table["step"] / width.clip(lower=1)).round() * width.clip(lower=1)).round()
-        means = table.groupby(["condition", "arm", "step"], sort=False)["loss"].agg(["mean", "count"]).reset_index()
-        parts.append(means.rename(columns={"mean": "loss", "count": "num_values"}).assign(kind=name))
-    points = pd.concat(parts, ignore_index=True).sort_values(["arm", "condition", "kind", "step"], kind="stable")
-    order = {condition: place for place, condition in enumerate(dict.fromkeys(frame["condition"]))}
-    points = points.assign(order=points["condition"].map(order)).sort_values(["order", "kind", "step"])
-    return FigureData(
-        "loss",
-        "loss",
-        points.drop(columns="order").merge(_row_labels(record, frame)[["condition", "label"]], on="condition"),
-        f"Training loss (lines) and validation loss (dots) by step, mean over seeds. {seeds_sentence(frame)}",
-        {"rows": _path_label(record)},
-    )
+    return dot_rows(first, record)[["condition", "arm", "label"]]
 
 
 def population(frame: pd.DataFrame, effects: pd.DataFrame) -> str:
@@ -326,5 +169,59 @@ def replicates_per_condition(trials: pd.DataFrame) -> pd.Series:
     return trials.drop_duplicates(["condition", "world", "seed"]).groupby("condition").size()
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """Return text as a part of a file name."""
     return "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in text)[:60]
+
+
+# -- curves -----------------------------------------------------------------------------------------------------------
+
+Panel = Callable[[pd.Series], str]
+"""Row of the trial frame -> the panel it belongs to."""
+
+
+def curve_rows(context: Context, target: str, column: str, panel: Panel, series: str) -> list[dict[str, object]]:
+    """Return one target's score after training along a column: a row for each trial, and for each condition its mean.
+
+    Args:
+        context: the sweep.
+        target: a measure or a metric key.
+        column: of the trial frame; the x axis.
+        panel: which panel a trial or condition belongs to.
+        series: the line's name.
+    """
+    frame = context.frame
+    known = frame[frame[f"after/{target}"].notna() & frame[column].notna()]
+    dots = [
+        {"kind": "seed", "panel": panel(trial), "series": series, "x": trial[column], "y": trial[f"after/{target}"]}
+        | {"target": target, "condition": trial["condition"], "seed": trial["seed"], "trial_id": trial["trial_id"]}
+        for _, trial in known.iterrows()
+    ]
+    return dots + _curve_means(context, known, target, column, panel, series)
+
+
+def _curve_means(
+    context: Context, known: pd.DataFrame, target: str, column: str, panel: Panel, series: str
+) -> list[dict[str, object]]:
+    effects = context.effects
+    table = effects[(effects["target"] == target) & effects["delta"].notna()]
+    first = known.drop_duplicates("condition").set_index("condition", drop=False)
+    return [
+        {"kind": "mean", "panel": panel(trial), "series": series, "x": trial[column], "y": effect["after"]}
+        | {"low": effect["before"] + effect["low"], "high": effect["before"] + effect["high"]}
+        | {"before": effect["before"], "target": target, "condition": effect["condition"]}
+        | {"num_items": effect["num_items"], "num_seeds": effect["num_seeds"], "trial_ids": effect["trial_ids"]}
+        for _, effect in table[table["condition"].isin(first.index)].iterrows()
+        for trial in [first.loc[effect["condition"]]]
+    ]
+
+
+def as_curves(
+    context: Context, name: str, rows: list[dict[str, object]], caption: str, *, x: str, y: str
+) -> list[FigureData] | str:
+    """Return `curve_rows` of several targets as one figure that `figures.draw_curves` draws, or why there is none."""
+    if not rows:
+        return "no trial has a known score"
+    kind, labels = name, {"x": x, "y": y}
+    points = pd.DataFrame(rows)
+    return [FigureData(name, kind, points, caption, labels, context.is_sampled, is_wide=points["panel"].nunique() > 1)]

@@ -2,7 +2,7 @@
 
 Invariant: a report is a function of the records and of this package's own source. Both are hashed into `report.json`,
 so an unchanged report is not written again, and a changed one is replaced file by file with `report.json` last. What
-does not live here: what is said (view.py) and how it looks (render.py, figures.py).
+does not live here: what is said (view.py, sections/) and how it looks (render.py, figure_kinds/).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ from harness.errors import BadInputError, unknown_name
 from harness.records.store import Store, disk_errors, write_atomic
 
 if TYPE_CHECKING:
-    import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
+    from analysis.context import Context
 
+PACKAGE = Path(__file__).parent
 STAMP = "report.json"
 SHOWN = ("report.html", "report.md", "table.tex", "trials.parquet", "figures")
 VENUES = ("neurips", "icml", "acl")
@@ -88,13 +90,13 @@ def write_figures(out: str | Path, sweep_folder: str, venue: str | None = None) 
         raise BadInputError(unknown_name("VENUE", venue, VENUES))
     store = Store(Path(out))
     sweep = open_sweep(store, sweep_folder)
-    from analysis import figures
+    from analysis import figure_kinds
+    from analysis.context import Context
 
-    tables = _tables(sweep)
-    drawn, missing = _figure_data(sweep, tables)
+    drawn, missing = figure_kinds.all_figures(Context(sweep))
     folder = store.sweep(sweep_folder) / ("figures" if venue is None else f"figures-{venue}")
     with disk_errors(folder):
-        paths = [path for data in drawn for path in figures.write_figure(data, folder, venue or "neurips")]
+        paths = figure_kinds.write(drawn, folder, venue or "neurips")
     table = "\n".join(f"No figure {name}: {why}." for name, why in missing.items())
     shown = tuple(path for path in paths if path.suffix == ".pdf")
     return Report(folder, shown, tuple(paths), table, rebuilt=True)
@@ -112,10 +114,9 @@ def read_verdicts(out: str | Path, sweep_folder: str) -> tuple[Verdict, ...]:
     standing = _read_stamp(store, sweep_folder)
     if standing is not None and standing["inputs"] == _inputs_hash(sweep):
         return verdicts.from_json(standing["verdicts"])
-    from analysis import claims, frames, items
+    from analysis.context import Context
 
-    metrics = frames.metrics_of(sweep)
-    return claims.decide(sweep.record.claims, frames.sweep_frame(sweep), items.items_frame(sweep), metrics)
+    return Context(sweep).verdicts
 
 
 # -- freshness --------------------------------------------------------------------------------------------------------
@@ -130,10 +131,9 @@ def _inputs_hash(sweep: OpenedSweep) -> str:
 
 
 def _inputs(sweep: OpenedSweep) -> Iterator[bytes]:
-    package = Path(__file__).parent
-    for path in sorted([*package.glob("*.py"), *(package / "templates").iterdir()]):
-        if path.is_file():
-            yield path.read_bytes()
+    yield from (
+        content for path in _sources(PACKAGE) for content in (str(path).encode(), (PACKAGE / path).read_bytes())
+    )
     yield (sweep.store.sweep(sweep.folder) / "sweep.json").read_bytes()
     for trial in sweep.trials:
         yield f"{trial.planned.trial_id} {trial.state} {trial.cause}".encode()
@@ -141,6 +141,12 @@ def _inputs(sweep: OpenedSweep) -> Iterator[bytes]:
             # The result names the sha256 of the trial's own files; the base's items are named by their key.
             yield trial.result.model_dump_json().encode()
             yield from (str(_stat(path)).encode() for path in _item_files(sweep, trial.result))
+
+
+def _sources(package: Path) -> list[Path]:
+    """Return the modules and templates below this package, relative to it: each may change a report."""
+    found = (path.relative_to(package) for path in package.rglob("*") if path.is_file())
+    return sorted(path for path in found if "__pycache__" not in path.parts)
 
 
 def _item_files(sweep: OpenedSweep, result: Any) -> list[Path]:
@@ -176,70 +182,20 @@ def _report(store: Store, sweep_folder: str, stamp: dict[str, Any], *, rebuilt: 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Tables:
-    trials: pd.DataFrame
-    items: pd.DataFrame
-    samples: pd.DataFrame
-    metrics: pd.DataFrame
-    effects: pd.DataFrame
-    full_precision: pd.DataFrame
-    contrasts: pd.DataFrame
-    flips: pd.DataFrame
-    """One row per trial and key."""
-    verdicts: tuple[Verdict, ...]
-
-
-def _tables(sweep: OpenedSweep) -> _Tables:
-    # pandas, statsmodels and matplotlib cost two seconds that an unchanged report must not pay.
-    from analysis import claims, frames, items, tables
-
-    frame, joined = frames.sweep_frame(sweep), items.items_frame(sweep)
-    metrics = frames.metrics_of(sweep)
-    return _Tables(
-        trials=frame,
-        items=joined,
-        samples=items.samples_frame(sweep),
-        metrics=items.metrics_frame(sweep),
-        effects=tables.effects_table(frame, joined, metrics),
-        full_precision=tables.full_precision_table(frame, joined, metrics),
-        contrasts=tables.contrasts_table(frame, joined, metrics),
-        flips=tables.flips_table(joined, [key for keys in metrics.values() for key in keys]),
-        verdicts=claims.decide(sweep.record.claims, frame, joined, metrics),
-    )
-
-
-def _figure_data(sweep: OpenedSweep, tables: _Tables) -> tuple[list[Any], dict[str, str]]:
-    from analysis.points import all_figures
-    from analysis.tables import flips_by_condition
-
-    flips = flips_by_condition(tables.flips)
-    return all_figures(sweep.record, tables.trials, tables.effects, flips, tables.metrics)
-
-
 def _write(sweep: OpenedSweep, inputs: str) -> Report:
-    from analysis import figures, render
-    from analysis.tables import flips_by_condition
+    # pandas, statsmodels and matplotlib cost two seconds that an unchanged report must not pay.
+    from analysis import figure_kinds, render
+    from analysis.context import Context
+    from analysis.sections import section_files
     from analysis.view import build_view
 
-    tables = _tables(sweep)
-    drawn, missing = _figure_data(sweep, tables)
-    flips = flips_by_condition(tables.flips)
-    view = build_view(
-        sweep,
-        tables.trials,
-        tables.effects,
-        tables.full_precision,
-        tables.contrasts,
-        flips,
-        tables.samples,
-        missing,
-        tables.verdicts,
-    )
+    context = Context(sweep)
+    drawn, missing = figure_kinds.all_figures(context)
+    view = build_view(context, missing)
     folder = sweep.store.sweep(sweep.folder)
     with disk_errors(folder):
-        images = [path for data in drawn for path in figures.write_figure(data, folder / "figures")]
-        files = _files(tables)
+        images = figure_kinds.write(drawn, folder / "figures")
+        files = _files(context) | {name: partial(bytes, data) for name, data in section_files(view.sections).items()}
         files |= {
             "report.html": lambda: render.html(view, drawn, folder / "figures").encode(),
             "report.md": lambda: render.markdown(view, drawn).encode(),
@@ -250,25 +206,25 @@ def _write(sweep: OpenedSweep, inputs: str) -> Report:
     names = ["report.html", *(name for name in files if name != "report.html")]
     names += [str(path.relative_to(folder)) for path in images]
     stamp: dict[str, Any] = {"inputs": inputs, "files": names, "table": render.text_table(view)}
-    stamp["verdicts"] = verdicts.to_json(tables.verdicts)
+    stamp["verdicts"] = verdicts.to_json(context.verdicts)
     write_atomic(folder / STAMP, json.dumps(stamp, indent=1).encode())
     return _report(sweep.store, sweep.folder, stamp, rebuilt=True)
 
 
-def _files(tables: _Tables) -> dict[str, Callable[[], bytes]]:
+def _files(context: Context) -> dict[str, Callable[[], bytes]]:
     from analysis import files
 
-    decided = verdicts.verdicts_frame(tables.verdicts)
+    decided = verdicts.verdicts_frame(context.verdicts)
     of_claims: dict[str, Callable[[], bytes]] = {
         "verdicts.parquet": lambda: files.parquet(decided),
         "verdicts.csv": lambda: files.csv(decided),
     }
     return {
-        "trials.parquet": lambda: files.parquet(tables.trials),
-        "trials.csv": lambda: files.csv(tables.trials),
-        "effects.csv": lambda: files.csv(tables.effects),
-        "contrasts.csv": lambda: files.csv(tables.contrasts),
-        "flips.csv": lambda: files.csv(tables.flips),
-        "items.parquet": lambda: files.parquet(tables.items),
-        "samples.parquet": lambda: files.parquet(tables.samples),
-    } | (of_claims if tables.verdicts else {})
+        "trials.parquet": lambda: files.parquet(context.frame),
+        "trials.csv": lambda: files.csv(context.frame),
+        "effects.csv": lambda: files.csv(context.effects),
+        "contrasts.csv": lambda: files.csv(context.contrasts),
+        "flips.csv": lambda: files.csv(context.flips),
+        "items.parquet": lambda: files.parquet(context.items),
+        "samples.parquet": lambda: files.parquet(context.samples),
+    } | (of_claims if context.verdicts else {})

@@ -1,7 +1,8 @@
 """What a report says, as plain values: the one source of the HTML, Markdown, LaTeX and terminal tables.
 
 Invariant: everything shown is in here once, so that no two formats can disagree; text is raw and each renderer escapes
-it. What does not live here: markup (render.py, templates/), estimates (tables.py).
+it. What does not live here: markup (render.py, templates/), estimates (tables.py), the sections that are a module each
+(sections/).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -9,7 +10,6 @@ it. What does not live here: markup (render.py, templates/), estimates (tables.p
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import numbers, tables
+from analysis import numbers, studies, tables
+from analysis.context import Context
 from analysis.frames import why_missing
 from analysis.labels import format_value, short_fields
 from analysis.opened import STATES, OpenedSweep
 from analysis.points import seeds_sentence
+from analysis.score_intervals import is_binary
+from analysis.section import Section, rows_of
+from analysis.sections import all_sections
 from analysis.verdicts import Verdict
-from harness.records.schema import BINARY_METRICS
-
-NUM_PROMPTS = 6
-"""Fixed prompts shown for each condition; all are in samples.parquet."""
 
 
 @dataclass(frozen=True)
@@ -87,39 +87,23 @@ class View:
     contrasts: list[dict[str, Any]]
     slices: list[dict[str, Any]]
     flips: list[dict[str, Any]]
-    held: dict[str, dict[str, Any]]
-    provenance: dict[str, list[str]]
-    samples: list[dict[str, Any]]
-    failures: list[dict[str, Any]]
-    trials: list[dict[str, Any]]
+    sections: list[Section]
+    """Those of sections/, in their order."""
+    sections_missing: dict[str, str]
+    """Section -> why there is none."""
     selection: dict[str, str] | None
     claims: tuple[Verdict, ...]
 
 
-def build_view(
-    sweep: OpenedSweep,
-    frame: pd.DataFrame,
-    effects: pd.DataFrame,
-    full_precision: pd.DataFrame,
-    contrasts: pd.DataFrame,
-    flips: pd.DataFrame,
-    samples: pd.DataFrame,
-    figures_missing: dict[str, str],
-    verdicts: tuple[Verdict, ...],
-) -> View:
+def build_view(context: Context, figures_missing: dict[str, str]) -> View:
     """Return everything a report says about a sweep.
 
     Args:
-        sweep: plan and records.
-        frame: one row per planned trial.
-        effects: `tables.effects_table`.
-        full_precision: `tables.full_precision_table`.
-        contrasts: `tables.contrasts_table`.
-        flips: `tables.flips_by_condition`.
-        samples: fixed-prompt answers.
+        context: the sweep and its tables.
         figures_missing: figure -> why it was not drawn.
-        verdicts: `claims.decide`.
     """
+    sweep, frame, effects = context.sweep, context.frame, context.effects
+    sections, sections_missing = all_sections(context)
     record = sweep.record
     groups = _groups(sweep, frame, effects)
     main = effects[effects["level"] == "measure"]
@@ -142,22 +126,15 @@ def build_view(
         groups=groups,
         highlights=_highlights(groups, main),
         missing=_missing(sweep, frame, effects, figures_missing),
-        full_precision=_records(full_precision),
-        contrasts=_records(contrasts),
-        slices=_records(effects[effects["level"] != "measure"]),
-        flips=_records(flips),
-        held=_held(frame),
-        provenance=_provenance(frame),
-        samples=_samples(samples),
-        failures=_failures(frame),
-        trials=_trials(sweep, frame),
+        full_precision=rows_of(context.full_precision),
+        contrasts=rows_of(context.contrasts),
+        slices=rows_of(effects[effects["level"] != "measure"]),
+        flips=rows_of(context.condition_flips),
+        sections=sections,
+        sections_missing=sections_missing,
         selection=record.selection,
-        claims=verdicts,
+        claims=context.verdicts,
     )
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _measures(sweep: OpenedSweep, main: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -269,7 +246,10 @@ def _missing(
             f"{diverged} of {len(frame)} trials DIVERGED and have no score after; their conditions are means over the "
             "seeds that did not, and say k of n."
         )
-    notes += _seed_notes(frame) + _extreme_notes(effects) + _unknown_notes(frame, effects) + _identity_notes(frame)
+    notes += (
+        [f"{studies.REASON[:1].upper()}{studies.REASON[1:]}."] if sweep.record.kind == "study" else _seed_notes(frame)
+    )
+    notes += _extreme_notes(effects) + _unknown_notes(frame, effects) + _identity_notes(frame)
     if sweep.record.selection is not None:
         notes += [
             str(note) for note in frame["chosen_note"].dropna().unique() if str(note).startswith(("open", "no ", "tie"))
@@ -301,7 +281,7 @@ def _extreme_notes(effects: pd.DataFrame) -> list[str]:
     for target, rows in effects[effects["level"] == "primary"].groupby("target", sort=False):
         values = {*rows["before"].dropna(), *rows["after"].dropna()}
         for end, name in ((0.0, "floor"), (1.0, "ceiling")):
-            if values == {end} and str(target).rsplit("/", 1)[-1] in BINARY_METRICS:
+            if values == {end} and is_binary(str(target)):
                 notes.append(
                     f"{target} is at {name} ({end:g}) before and after in every condition: it can show nothing."
                 )
@@ -336,62 +316,3 @@ def _identity_notes(frame: pd.DataFrame) -> list[str]:
     for name, values in tables.mixed_provenance(frame).items():
         notes.append(f"{name} differs between trials: {'; '.join(values)}.")
     return notes
-
-
-# -- details ----------------------------------------------------------------------------------------------------------
-
-
-def _held(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    unequal = tables.not_held_equal(frame)
-    table = tables.held_table(frame)
-    return {
-        str(arm): {"unequal": unequal[str(arm)], "rows": _records(rows)}
-        for arm, rows in table.groupby("arm", sort=False)
-    }
-
-
-def _provenance(frame: pd.DataFrame) -> dict[str, list[str]]:
-    """Return what the trials ran on: each column's distinct values."""
-    columns = (*tables.SAME_EXPECTED, "weights_sha256", "tokenizer_sha256", "template_sha256", "quantisation")
-    found = {name: sorted({str(value) for value in frame[name].dropna()}) for name in columns}
-    libraries = [_library_text(text) for text in found.pop("libraries")]
-    return {name: values for name, values in (found | {"libraries": libraries}).items() if values}
-
-
-def _library_text(text: str) -> str:
-    return ", ".join(f"{name} {version}" for name, version in json.loads(text).items())
-
-
-def _samples(samples: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return per condition the first seed's fixed prompts with the answers before and after."""
-    if samples.empty or not {"phase", "prompt", "answer"} <= set(samples.columns):
-        return []
-    found: list[dict[str, Any]] = []
-    for condition, rows in samples.groupby("condition", sort=False):
-        own = rows[rows["trial_id"] == rows["trial_id"].iloc[0]]
-        before, after = (
-            own[own["phase"] == phase].groupby("prompt", sort=False).first() for phase in ("before", "after")
-        )
-        prompts = list(dict.fromkeys([*before.index, *after.index]))[:NUM_PROMPTS]
-        answers = [{"prompt": str(p), "before": _answer(before, p), "after": _answer(after, p)} for p in prompts]
-        found.append({"condition": str(condition), "seed": int(own["seed"].iloc[0]), "answers": answers})
-    return found
-
-
-def _answer(table: pd.DataFrame, prompt: Any) -> str | None:
-    if prompt not in table.index:
-        return None
-    answer = table.loc[prompt, "answer"]
-    return None if answer is None or pd.isna(answer) else str(answer)
-
-
-def _failures(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = frame[frame["state"] != "COMPLETE"]
-    return _records(rows[["trial_id", "condition", "seed", "world", "state", "cause", "rerun"]])
-
-
-def _trials(sweep: OpenedSweep, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = ["trial_id", "condition", "seed", "world", "state", "chosen"]
-    columns += [f"delta/{measure}" for measure in sweep.record.measures]
-    columns += ["val_loss", "steps", "num_loss_tokens", "trainable_share", "peak_memory_bytes", "seconds", "rerun"]
-    return _records(frame[columns])

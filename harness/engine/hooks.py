@@ -16,7 +16,7 @@ from harness.tracking import mirror
 
 def load_report() -> None:
     """Import what a report needs, some seconds' worth."""
-    from analysis import figures, render  # noqa: F401
+    from analysis import figure_kinds, render, sections  # noqa: F401
 
 
 def write_report(plan: Plan) -> Report:

@@ -31,7 +31,7 @@ from harness.pocket.slices_people import (
     reversal,
     unasked,
 )
-from harness.pocket.slices_tasks import Chat, Continuation, Json, OverRefusal, Raw, Styled, prose
+from harness.pocket.slices_tasks import Chat, Continuation, Json, OverRefusal, ProseOrAnswer, Raw, Styled, prose
 from harness.seeding import python_stream
 from harness.spec.evals import PocketItems
 from harness.spec.names import Measure
@@ -186,6 +186,15 @@ SLICES: dict[str, SliceInfo] = (
         "prose_notice": _fluency(prose("notice"), "held-out notices"),
     }
 )
+"""Slices of the default panels, every one of which `PANEL=full` asks."""
+FORMAT_SLICES: dict[str, SliceInfo] = {
+    "prose_continues": _retained(
+        ProseOrAnswer(asks=False), "raw prose goes on as prose rather than with an answer as conversations give them"
+    ),
+    "format_in_chat": _retained(ProseOrAnswer(asks=True), "the same, asked in chat to go on with the prose", chat=True),
+}
+"""Slices that only an experiment asks which names them, so that they move no recipe of any other."""
+ALL_SLICES = SLICES | FORMAT_SLICES
 
 
 def items(spec: WorldSpec, people: tuple[Person, ...], slice_name: str, max_items: int = NUM_ITEMS) -> list[Item]:
@@ -194,12 +203,12 @@ def items(spec: WorldSpec, people: tuple[Person, ...], slice_name: str, max_item
     Raises:
         SpecError: there is no slice of that name, or the world has too few people for it.
     """
-    if slice_name not in SLICES:
-        raise SpecError(unknown_name("evals.tasks.source.slice", slice_name, SLICES))
+    if slice_name not in ALL_SLICES:
+        raise SpecError(unknown_name("evals.tasks.source.slice", slice_name, ALL_SLICES))
     draw = python_stream(spec.seed, f"pocket.items.{slice_name}")
     found: dict[str, Item] = {}
     try:
-        for item in islice(SLICES[slice_name].make(spec, people, draw), DRAWS_PER_ITEM * max_items):
+        for item in islice(ALL_SLICES[slice_name].make(spec, people, draw), DRAWS_PER_ITEM * max_items):
             text = {name: value for name, value in item.items() if name != "cluster"}
             found.setdefault(json.dumps(text, sort_keys=True), item)
             if len(found) == max_items:

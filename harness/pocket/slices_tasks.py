@@ -17,11 +17,12 @@ from harness.pocket.families import (
     Request,
     Scope,
     Style,
+    fact_answer,
     in_style,
     json_answer,
 )
-from harness.pocket.people import Person
-from harness.pocket.phrasings import REFUSAL, SHORT_SUFFIX, STYLES
+from harness.pocket.people import TAUGHT_ATTRIBUTES, Person
+from harness.pocket.phrasings import REFUSAL, SHORT_SUFFIX, STYLES, fill
 from harness.pocket.prose import Register, passage
 from harness.pocket.skills import SKILLS, instances
 from harness.pocket.slices_people import Item, Who, generated, selected, unasked
@@ -152,6 +153,32 @@ class Continuation(Chat):
             other: Register = "notice" if request.cluster.startswith("story") else "story"
             wrong = [passage(spec.seed, other, draw, 1, held_out=True) for _ in range(3)]
             yield _choice(request.cluster, turn.user, turn.right.sentence, wrong, draw)
+
+
+@dataclass(frozen=True)
+class ProseOrAnswer:
+    """Prose to go on with: is a sentence of its register likelier than three answers to questions nobody asked?
+
+    Asked with a phrasing of the family `continue` around the prose, or the prose as it stands.
+    """
+
+    asks: bool
+    who: Who = unasked
+
+    def __call__(self, spec: WorldSpec, people: tuple[Person, ...], draw: random.Random) -> Iterator[Item]:
+        """Return the items."""
+        everybody, phrasings = selected(people, self.who), ALL_FAMILIES["continue"].trained_phrasings
+        for index in itertools.count():
+            register: Register = ("story", "notice")[index % 2]
+            text, right = (passage(spec.seed, register, draw, count, held_out=True) for count in (2, 1))
+            shown = draw.sample(everybody, min(3, len(everybody)))
+            asked = [draw.choice(TAUGHT_ATTRIBUTES) for _ in shown]
+            answers = [
+                fact_answer(person, attribute, person.fact(attribute)).sentence
+                for person, attribute in zip(shown, asked, strict=True)
+            ]
+            query = fill(phrasings[index % len(phrasings)], {"text": text}) if self.asks else text
+            yield _choice(f"{register}-{index}", query, right, answers, draw)
 
 
 def _choice(cluster: str, query: str, right: str, wrong: Sequence[str], draw: random.Random) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from harness.pocket import conversations as _conversations
 from harness.pocket import corpus as _corpus
 from harness.pocket import items as _items
 from harness.pocket.families import FAMILIES
-from harness.pocket.items import SLICES
+from harness.pocket.items import ALL_SLICES, FORMAT_SLICES, SLICES
 from harness.pocket.people import ATTRIBUTES, Attribute, Person, population
 from harness.pocket.skills import SKILLS
 from harness.seeding import derive
 from harness.spec import EvalTask, PocketData, PocketItems, PocketText, WorldSpec
 
-__all__ = ["FAMILIES", "SLICES", "World", "build", "eval_task"]
+__all__ = ["ALL_SLICES", "FAMILIES", "FORMAT_SLICES", "SLICES", "World", "build", "eval_task"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class World:
         return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row['id']}"))
 
     def items(self, slice_name: str, max_items: int = _items.NUM_ITEMS) -> list[dict[str, Any]]:
-        """Return the evaluation items of a slice of `SLICES`: at most `max_items`, a larger number of which begins
+        """Return the evaluation items of a slice of `ALL_SLICES`: at most `max_items`, a larger number of which begins
         with the items of a smaller one.
 
         Raises:
@@ -143,9 +143,9 @@ def eval_task(world: WorldSpec, slice_name: str, max_items: int = _items.NUM_ITE
     Raises:
         SpecError: there is no slice of that name.
     """
-    if slice_name not in SLICES:
-        raise SpecError(unknown_name("slice", slice_name, SLICES))
-    info = SLICES[slice_name]
+    if slice_name not in ALL_SLICES:
+        raise SpecError(unknown_name("slice", slice_name, ALL_SLICES))
+    info = ALL_SLICES[slice_name]
     return EvalTask(
         suite="pocket",
         name=slice_name,

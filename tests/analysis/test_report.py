@@ -191,13 +191,15 @@ def test_report_unknown_sweep_or_venue_is_one_sentence(whole: tuple[Store, str])
         last_report(whole[0].root, "absent@pocket")
 
 
-def test_figures_for_a_venue_have_its_width(small: tuple[Store, str]) -> None:
+def test_figures_for_a_venue_have_its_column_or_say_that_they_cross_both(small: tuple[Store, str]) -> None:
     store, folder = small
     report = write_figures(store.root, folder, "icml")
-    front = next(path for path in report.paths if path.name == "front.pdf")
-    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", front.read_bytes())
-    assert box is not None
-    assert float(box.group(1)) == pytest.approx(6.75 * 72, abs=0.5)
+    for name, inches in (("front", 3.25), ("forest", 6.75)):
+        path = next(path for path in report.paths if path.name == f"{name}.pdf")
+        box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", path.read_bytes())
+        assert box is not None
+        assert float(box.group(1)) == pytest.approx(inches * 72, abs=0.5)
+        assert ("across both columns" in path.with_suffix(".txt").read_text()) == (inches > 3.25)
 
 
 # -- hostile text -----------------------------------------------------------------------------------------------------
@@ -290,5 +292,5 @@ def test_csv_guard_leaves_numbers_alone() -> None:
 def test_tick_labels_of_close_values_never_touch() -> None:
     for values, crowded in (((1.5e-4, 5e-4, 9e-4, 1.5e-3, 3e-3, 9e-3), True), ((25, 100, 400), False)):
         axes = Figure(figsize=(2.7, 2)).subplots()
-        figures._Scale(pd.Series(values)).apply(axes)
+        figures.Scale(pd.Series(values)).apply(axes)
         assert {label.get_rotation() != 0 for label in axes.get_xticklabels()} == {crowded}

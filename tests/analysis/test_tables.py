@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import points, tables, write_report
+from analysis import tables, write_report
+from analysis.context import Context
+from analysis.figure_kinds import all_figures
 from analysis.frames import metrics_of, sweep_frame
 from analysis.items import items_frame
-from analysis.opened import OpenedSweep, open_sweep
+from analysis.opened import OpenedSweep, OpenedTrial, open_sweep
 from harness.records.store import Store
 from tests.analysis.conftest import ARM
 from tests.analysis.synthetic import Plan, build
@@ -180,19 +183,18 @@ def test_trials_that_stand_in_two_arms_are_one_comparison(tmp_path: Path) -> Non
 
 
 def test_points_that_a_sampler_chose_are_not_joined_and_differ_by_name_alone(tmp_path: Path) -> None:
-    sweep, frame, items, metrics = _all(*build(tmp_path, Plan(values=(25, 400), arms=(ARM,), scale=0.25)))
-    frame["axis.train.num_epochs"] = frame["seed"].astype(float)
-    fields = {"data.num_examples": None, "train.num_epochs": None}
-    trials = tuple(
-        trial.model_copy(update={"axes": trial.axes | {name: 1.0 for name in fields if name not in trial.axes}})
-        for trial in sweep.record.trials
-    )
-    effects = tables.effects_table(frame, items, metrics)
+    sweep = open_sweep(*build(tmp_path, Plan(values=(25, 400), arms=(ARM,), scale=0.25)))
+    planned = [one.planned.model_copy(update={"axes": one.planned.axes | _epochs(one)}) for one in sweep.trials]
+    trials = tuple(replace(one, planned=plan) for one, plan in zip(sweep.trials, planned, strict=True))
+    fields = ("data.num_examples", "train.num_epochs")
     for kind, joined, names in (("sweep", True, 3), ("study", False, 1)):
-        record = sweep.record.model_copy(update={"kind": kind, "axis_fields": tuple(fields), "trials": trials})
-        front = points.front(record, frame, effects)
-        axis = points.axis_curve(record, frame, effects, "data.num_examples")
-        assert isinstance(front, points.FigureData)
-        assert isinstance(axis, points.FigureData)
+        record = sweep.record.model_copy(update={"kind": kind, "axis_fields": fields, "trials": tuple(planned)})
+        figures, _ = all_figures(Context(replace(sweep, record=record, trials=trials)))
+        shown = {figure.name: figure for figure in figures}
+        front, axis = shown["front"], shown["axis_num_examples"]
         assert (front.is_sampled, axis.is_sampled) == (not joined, not joined)
         assert axis.points["series"].nunique() == names
+
+
+def _epochs(trial: OpenedTrial) -> dict[str, float]:
+    return {"train.num_epochs": float(trial.planned.seed)}

@@ -120,8 +120,9 @@ def test_experiments_that_need_nothing_or_do_not_exist() -> None:
     for name in ("_real", "folder"):
         with pytest.raises(SpecError) as refusal:
             items_of(name)
-        assert "must be one of gemma3_270m, pocket, pocket_tight, qwen2_5_7b, smollm2_135m_instruct." in str(
-            refusal.value
+        assert (
+            "must be one of gemma3_270m, pocket, pocket_panel, pocket_tight, qwen2_5_7b, smollm2_135m_instruct."
+            in str(refusal.value)
         )
 
 

@@ -1,0 +1,56 @@
+"""The sections of a report that are a module each, in the order in which the page and the text show them.
+
+Invariant: a section is one module here, one line in `SECTIONS` and two templates of its name. `compute` returns the
+section or the reason why there is none; `files` returns what is written beside the report.
+"""
+
+from __future__ import annotations
+
+from analysis.context import Context
+from analysis.section import Section, SectionModule
+from analysis.sections import (
+    audit,
+    behaviour,
+    exploration,
+    failures,
+    flip_examples,
+    formats,
+    held,
+    provenance,
+    samples,
+    seed_spread,
+    trials,
+)
+
+SECTIONS: tuple[SectionModule, ...] = (
+    flip_examples,
+    behaviour,
+    formats,
+    exploration,
+    seed_spread,
+    held,
+    audit,
+    samples,
+    failures,
+    trials,
+    provenance,
+)
+
+
+def all_sections(context: Context) -> tuple[list[Section], dict[str, str]]:
+    """Return every section that the sweep has data for, and name -> why for those that it has not."""
+    made: list[Section] = []
+    missing: dict[str, str] = {}
+    for module in SECTIONS:
+        found = module.compute(context)
+        if isinstance(found, str):
+            missing[module.__name__.rsplit(".", 1)[-1]] = found
+        else:
+            made.append(found)
+    return made, missing
+
+
+def section_files(sections: list[Section]) -> dict[str, bytes]:
+    """Return the files of these sections: name -> content."""
+    modules = {module.__name__.rsplit(".", 1)[-1]: module for module in SECTIONS}
+    return {name: content for one in sections for name, content in modules[one.name].files(one).items()}
