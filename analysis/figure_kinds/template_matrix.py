@@ -99,18 +99,18 @@ def _outline(x: int, y: int):
 
 def _pairs(context: Context) -> dict[str, dict[str, str]] | str:
     """Return condition -> the templates that it is trained and asked in; each pair once, by its first condition."""
-    frame = context.frame
-    varied = [
-        name for name in context.record.axis_fields if name not in TEMPLATES and frame[f"axis.{name}"].nunique() > 1
-    ]
-    if varied:
-        return f"{varied[0]} is varied as well, so that a pair of templates is not one condition"
     found: dict[str, dict[str, str]] = {}
     for trial in context.sweep.trials:
         found.setdefault(trial.condition, _templates(trial.planned.spec))
     seen = {(pair["trained"], pair["asked"]) for pair in found.values()}
     if len({asked for _, asked in seen}) < 2 or all(trained == asked for trained, asked in seen):
         return "no model is asked in another template than it was trained in"
+    frame = context.frame
+    varied = [
+        name for name in context.record.axis_fields if name not in TEMPLATES and frame[f"axis.{name}"].nunique() > 1
+    ]
+    if varied:
+        return f"{varied[0]} is varied as well, so that a pair of templates is not one condition"
     return found
 
 
