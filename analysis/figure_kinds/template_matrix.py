@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis.context import Context
 from analysis.figures import new_figure, shown, title
@@ -80,7 +82,7 @@ def _limits(values: np.ndarray) -> dict[str, float]:
     return {"vmin": 0.0, "vmax": 1.0} if shares else {}
 
 
-def _write_cells(axes, values: np.ndarray, trained: list[str], asked: list[str]) -> None:
+def _write_cells(axes: Axes, values: np.ndarray, trained: list[str], asked: list[str]) -> None:
     middle = 0.5 * (np.nanmin(values) + np.nanmax(values)) if np.isfinite(values).any() else 0.0
     for y, row in enumerate(values):
         for x, value in enumerate(row):
@@ -91,9 +93,7 @@ def _write_cells(axes, values: np.ndarray, trained: list[str], asked: list[str])
                 axes.add_patch(_outline(x, y))
 
 
-def _outline(x: int, y: int):
-    from matplotlib.patches import Rectangle
-
+def _outline(x: int, y: int) -> Rectangle:
     return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.2)
 
 
