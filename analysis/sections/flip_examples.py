@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis import files as formats
 from analysis.context import Context
-from analysis.escape import latex
+from analysis.escape import latex, visible
 from analysis.section import Section, rows_of
 
 NUM_SHOWN = 3
@@ -30,6 +30,8 @@ COLUMNS = [
     "key", "direction", "item_id", "world", "condition", "num_flipped", "num_seeds", "trial_id", "prompt", "reference",
     "output_before", "output_after",
 ]  # fmt: skip
+
+TEXTS = ("prompt", "reference", "output_before", "output_after")
 
 
 def compute(context: Context) -> Section | str:
@@ -50,9 +52,11 @@ def compute(context: Context) -> Section | str:
 
 
 def files(section: Section) -> dict[str, bytes]:
-    """Return the examples as CSV, and as a LaTeX table of answers before and after."""
+    """Return the examples as CSV, long texts cut, and as a LaTeX table of answers before and after."""
     rows = section.content["rows"]
     table = pd.DataFrame(rows, columns=COLUMNS)
+    for name in TEXTS:  # the whole text is in items.parquet
+        table[name] = [None if text is None else visible(str(text)) for text in table[name]]
     return {"flip_examples.csv": formats.csv(table), "flip_examples.tex": _latex(rows).encode()}
 
 
