@@ -43,8 +43,8 @@ _PLAIN_HEADER = re.compile(
 )
 _PIECE = re.compile(r"\w+|[^\w\s]")
 """A word or a mark: `!!!!` repeats, too."""
-_FURTHER = re.compile(r"[^\w\s]*[\s.!?\u3002\uff01\uff1f]\W*[^\W\d]|[^\w\s]*\s+\W*\d")
-"""What follows a reference where an answer goes on: not the `.5` of `4.5`, nor the `ian` of `Parisian`."""
+_NO_WORD = re.compile(r"^\W+")
+_SENTENCE_ENDS = frozenset(".!?\u3002\uff01\uff1f")
 
 
 def measure(
@@ -132,8 +132,15 @@ def _last_line(chat: ChatFormat, text: str) -> str:
 
 
 def _goes_on(answer: str, reference: str | None) -> bool:
+    """Return whether an answer begins with the reference and says more: neither `4.5` after `4` nor `Parisian`."""
     said, right = normalise(answer), normalise(reference or "")
-    return bool(right) and said.startswith(right) and _FURTHER.match(said, len(right)) is not None
+    if not right or not said.startswith(right):
+        return False
+    rest = said[len(right) :]
+    more = _NO_WORD.sub("", rest, count=1)
+    gap = rest[: len(rest) - len(more)]
+    is_apart = any(mark.isspace() for mark in gap)
+    return bool(more) and (is_apart or (more[0].isalpha() and not _SENTENCE_ENDS.isdisjoint(gap)))
 
 
 def _leaks_role(answer: str, raw: str, markers: tuple[str, ...]) -> bool:

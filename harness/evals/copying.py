@@ -135,6 +135,9 @@ class TargetIndex:
         """Return the longest span that begins at a word of the answer, if it has at least so many words."""
         wanted = asked[start : start + min(least, SORTED_WORDS)]
         places = self._order[self._bisect(wanted, after=False) : self._bisect(wanted, after=True)].astype(np.int64)
+        # Of boilerplate there are many places: those that do not reach as far as wanted go at once.
+        ends = np.minimum(places + least, len(self._words_N)) - 1
+        places = places[self._words_N[ends] == asked[start + least - 1]]
         length = len(wanted)
         while start + length < len(asked) and len(places):
             # A place at the very end cannot overrun: every target is followed by a 0, which no word is.

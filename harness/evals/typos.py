@@ -17,7 +17,9 @@ from harness.spec import EvalTask
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 """Of a QWERTY keyboard; each row lies half a key to the right of the one above."""
 
-_KEPT = re.compile(r"```.*?```|`[^`\n]*`|<[^<>\n]*>|\[/?[A-Z_]+\]|\{[^{}\n]*\}|\w+://\S+|\S+@\S+", re.DOTALL)
+_KEPT = re.compile(
+    r"```.*?```|`[^`\n]*`|<[^<>\n]*>|\[/?[A-Z_]+\]|\{[^{}\n]*\}|(?<!\w)\w+://\S+|(?<!\S)\S+@\S+", re.DOTALL
+)
 """Code, tags and control tokens, `[INST]`, placeholders, addresses."""
 _WORD = re.compile(r"(?<![\w\u0300-\u036f])[^\W\d_]{4,}(?![\w\u0300-\u036f])")
 """Four letters or more: with another letter shorter ones are often other words. `x86` and `snake_case` are no words."""
