@@ -1,4 +1,4 @@
-"""Items that are generated: what a small Python function returns, four choices. Free of torch.
+"""Return-value items: what a small Python function returns, four choices. Free of torch.
 
 Invariant: items are a function of the kind, the seed and their number alone, a larger set begins with the smaller one,
 and the right choice is what Python itself returns. Only text that this module wrote is ever run, without builtins that
@@ -63,7 +63,7 @@ def items(kind: str, seed: int, num_items: int) -> list[dict[str, Any]]:
         raise DataError(unknown_name("evals.return_values kind", kind, ("python_return_values",)))
     if not 1 <= num_items <= MAX_ITEMS:
         raise DataError(
-            f"evals.return_values num_items is {num_items!r}, but must be from 1 to {MAX_ITEMS}; beyond, functions repeat"
+            f"evals.return_values num_items is {num_items!r}, but must be from 1 to {MAX_ITEMS}; beyond, items repeat"
         )
     made: list[dict[str, Any]] = []
     asked: set[str] = set()
