@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from analysis import load_sweep
-from harness.engine import catalog, jobs, launch, plan, resolve, worlds
+from harness.engine import asked, catalog, jobs, launch, plan, worlds
 from harness.engine.forecast import total_seconds
 from harness.engine.plan import Plan, Request
 from harness.engine.worker import cause_of
@@ -543,7 +543,7 @@ def test_plan_takes_data_and_items_from_files(planner: Planner, tmp_path: Path) 
     spec = planned.record.trials[0].spec
     assert spec.data.source.kind == "file"
     assert [task.key for task in spec.evals.tasks] == ["items/mine"]
-    assert spec.evals.tasks[0].num_items == resolve.NUM_ITEMS
+    assert spec.evals.tasks[0].num_items == asked.NUM_ITEMS
     with pytest.raises(SpecError, match="must be at most 22"):
         planner(set={"data.num_examples": 23}, data=str(chats))
     with pytest.raises(DataError, match="DATA is 'nowhere'"):
