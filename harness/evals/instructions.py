@@ -32,6 +32,7 @@ from typing import Any
 from harness.errors import DataError, unknown_name
 
 VERSION = 1
+"""Of whatever moves a verdict; a new one is a new version of the suite `instruction` as well."""
 
 Arguments = Mapping[str, Any]
 Rule = Callable[[str, Arguments], bool]

@@ -9,13 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.pocket import EXPERIMENT
+from harness import models
+from harness.data import chat_format
 from harness.errors import DataError, SpecError
-from harness.evals import select
+from harness.evals import item_rows, select
 from harness.evals.items import load
 from harness.evals.passages import NUM_CHARACTERS, passages
 from harness.evals.suites import DEPTH, SUITES, TWIN, expectations, missing_files, suite_tasks
 from harness.spec import EvalSpec, EvalTask, FileItems
-from harness.spec.metrics import primary_metric
+from harness.spec.metrics import metrics_of, primary_metric
 
 DATA = Path(__file__).parents[3] / "shared/data"
 ITEMS: dict[str, list[dict[str, Any]]] = {
@@ -186,3 +189,17 @@ def test_suites_on_the_public_files_hold_what_the_catalogue_says() -> None:
             options = [len(item.get("choices") or item["contexts"]) for item in items]
             assert entry.chance == pytest.approx(sum(1 / num for num in options) / len(options), abs=0.005), key
         assert (len({item.get("task") for item in items}) > 1) == bool(entry.strata), key
+
+
+@pytest.mark.real
+def test_suites_asked_of_a_real_model_give_every_metric_a_number() -> None:
+    base = models.inspect_folder(DATA / "models/minimind2-small")
+    model = models.load_model(base, "float32", "cpu", None)
+    setting = EXPERIMENT.spec.data.replace({"template": "tokenizer"})
+    chat = chat_format(models.load_tokenizer(base), setting)
+    tasks = suite_tasks(["general", "safety", "code"], DATA, num_items=2)
+    evals = _evals(tasks).model_copy(update={"max_length": 1024, "raw_prefix": "bos"})
+    rows = item_rows(model, chat, evals, batch_size=8)
+    assert all(row.value is not None for row in rows), [row for row in rows if row.value is None]
+    measured = Counter((f"{row.suite}/{row.task}", row.metric) for row in rows)
+    assert measured == {(task.key, metric): 2 for task in tasks for metric in metrics_of(task)}
