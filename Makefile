@@ -6,7 +6,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
 
-override USER_VARIABLES := NAME BASE DATA EVALS WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
+override USER_VARIABLES := NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
 
 # make expands a command-line variable when it exports it, whether a recipe names it or not. `value` takes the text as it
 # is; `:=` makes it final. This must stay the first thing that touches a variable.
@@ -14,6 +14,7 @@ override NAME := $(value NAME)
 override BASE := $(value BASE)
 override DATA := $(value DATA)
 override EVALS := $(value EVALS)
+override SUITES := $(value SUITES)
 override WORKERS := $(value WORKERS)
 override OUT := $(value OUT)
 override SET := $(value SET)
@@ -23,7 +24,7 @@ override BUDGET := $(value BUDGET)
 override RETRY := $(value RETRY)
 override VENUE := $(value VENUE)
 override FAST := $(value FAST)
-export NAME BASE DATA EVALS WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
+export NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
 
 # A variable that this file does not know is refused: make would expand it on export, too. $(foreach) sees names only.
 override v :=
@@ -62,8 +63,9 @@ $(call guard,BUDGET,$(digits) . s m h,a time such as 2h$(comma) 90m or 45s)
 $(call guard,BASE,$(paths),the name of a base (see experiments/)$(comma) a path or trial:<id>$(comma) without white space)
 $(call guard,DATA,$(paths),a path without white space or quotes)
 $(call guard,EVALS,$(paths),a path without white space or quotes)
+$(call guard,SUITES,$(words) $(comma),names of suites with commas between)
 $(call guard,OUT,$(paths),a path without white space or quotes)
-$(foreach v,NAME BASE DATA EVALS OUT VENUE,$(if $(filter -%,$($(v))),$(error $(v) is not allowed as given, but must not start with -)))
+$(foreach v,NAME BASE DATA EVALS SUITES OUT VENUE,$(if $(filter -%,$($(v))),$(error $(v) is not allowed as given, but must not start with -)))
 $(if $(findstring $$,$(SET))$(findstring `,$(SET))$(findstring $(newline),$(SET)),\
   $(error SET is not allowed as given, but must be a JSON object on one line without dollar signs and backticks))
 
@@ -71,9 +73,11 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 # Left out where a variable is empty; the shell reads the value from the environment and never looks into it.
-options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--evals "$$EVALS"} $${SET:+--set "$$SET"} \
+options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--evals "$$EVALS"} \
+  $${SUITES:+--suites "$$SUITES"} $${SET:+--set "$$SET"} \
   $${PANEL:+--panel "$$PANEL"} $${OUT:+--out "$$OUT"}
-audit_options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--evals "$$EVALS"} $${SET:+--set "$$SET"} \
+audit_options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--evals "$$EVALS"} \
+  $${SUITES:+--suites "$$SUITES"} $${SET:+--set "$$SET"} \
   $${OUT:+--out "$$OUT"}
 workers = $${WORKERS:+--workers "$$WORKERS"}
 budget = $${BUDGET:+--budget "$$BUDGET"}
@@ -87,10 +91,11 @@ need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 	@echo
-	@echo 'Variables: NAME a sweep; BASE an experiment, a model folder or trial:<id>; DATA a file; EVALS a folder; OUT where'
-	@echo 'records go; WORKERS trials at a time; SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first;'
-	@echo 'BUDGET=2h stop after (plan: how far it reaches); RETRY=1 run failed trials again; FAST=1 the claim sweeps of'
-	@echo 'few conditions, two seeds of one world; VENUE whose page figures fit.'
+	@echo 'Variables: NAME a sweep; BASE an experiment, a model folder or trial:<id>; DATA a file; EVALS a folder; SUITES names'
+	@echo 'of suites in it (general,skills,instruction,safety,code,prose); OUT where records go; WORKERS trials at a time;'
+	@echo 'SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first; BUDGET=2h stop after (plan: how far it'
+	@echo 'reaches); RETRY=1 run failed trials again; FAST=1 the claim sweeps of few conditions, two seeds of one world;'
+	@echo 'VENUE whose page figures fit.'
 
 setup: $(VENV)/.ready ## Make the environment (the other targets do so by themselves)
 

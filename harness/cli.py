@@ -34,6 +34,10 @@ Data = Annotated[
     str | None, typer.Option(help="A JSON-lines or Parquet file of conversations, in place of the base's.")
 ]
 Evals = Annotated[str | None, typer.Option(help="A folder of evaluation items, in place of the base's.")]
+Suites = Annotated[
+    str | None,
+    typer.Option(help="Suites with commas between, e.g. general,safety; their files lie in --evals."),
+]
 Set = Annotated[str | None, typer.Option("--set", help='JSON object of dotted fields, e.g. {"train.batch_size": 8}.')]
 Panel = Annotated[str, typer.Option(help="primary: the sweep's own slices; full: every slice.")]
 Out = Annotated[Path, typer.Option(help="Where records go.")]
@@ -47,6 +51,7 @@ def plan(
     base: Base = "pocket",
     data: Data = None,
     evals: Evals = None,
+    suites: Suites = None,
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
@@ -57,7 +62,7 @@ def plan(
 ) -> None:
     """Print the trials of a sweep, which are done, and what the rest costs. Runs nothing."""
     with _reported(out):
-        request = _request(name, base, data, evals, set_, panel, out)
+        request = _request(name, base, data, evals, suites, set_, panel, out)
         planned = commands.plan(request, workers=workers, probe=probe, budget=budget, as_json=as_json)
         _print(planned.as_json() if as_json else planned, as_json=as_json)
 
@@ -68,6 +73,7 @@ def sweep(
     base: Base = "pocket",
     data: Data = None,
     evals: Evals = None,
+    suites: Suites = None,
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
@@ -78,7 +84,7 @@ def sweep(
 ) -> None:
     """Run a sweep (or study): every trial that has no result yet, then the report."""
     with _reported(out):
-        request = _request(name, base, data, evals, set_, panel, out)
+        request = _request(name, base, data, evals, suites, set_, panel, out)
         done = commands.sweep(request, workers=workers, retry_failed=retry_failed, budget=budget, as_json=as_json)
         _print(done.as_json() if as_json else done, as_json=as_json)
         raise typer.Exit(done.exit_code)
@@ -93,6 +99,7 @@ def status(
     base: Base = "pocket",
     data: Data = None,
     evals: Evals = None,
+    suites: Suites = None,
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
@@ -101,7 +108,7 @@ def status(
 ) -> None:
     """Print where a sweep is, from its files alone: nothing is locked, nothing is written."""
     with _reported(out):
-        request = _request(name, base, data, evals, set_, panel, out) if name else None
+        request = _request(name, base, data, evals, suites, set_, panel, out) if name else None
         for current in commands.watch_status(request, out, watch=watch):
             _print(current.as_json() if as_json else current, as_json=as_json)
 
@@ -112,6 +119,7 @@ def report(
     base: Base = "pocket",
     data: Data = None,
     evals: Evals = None,
+    suites: Suites = None,
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
@@ -119,7 +127,7 @@ def report(
 ) -> None:
     """Write the report of what is there: HTML, Markdown, tables, figures."""
     with _reported(out):
-        _print(commands.report(_request(name, base, data, evals, set_, panel, out)), as_json=as_json)
+        _print(commands.report(_request(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
 
 
 @app.command()
@@ -128,6 +136,7 @@ def figures(
     base: Base = "pocket",
     data: Data = None,
     evals: Evals = None,
+    suites: Suites = None,
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
@@ -136,7 +145,7 @@ def figures(
 ) -> None:
     """Write the figures alone: vector PDF and the numbers behind each."""
     with _reported(out):
-        _print(commands.figures(_request(name, base, data, evals, set_, panel, out), venue), as_json=as_json)
+        _print(commands.figures(_request(name, base, data, evals, suites, set_, panel, out), venue), as_json=as_json)
 
 
 @app.command()
@@ -144,13 +153,14 @@ def audit(
     base: Base = "pocket",
     data: Data = None,
     evals: Evals = None,
+    suites: Suites = None,
     set_: Set = None,
     out: Out = Path("out"),
     as_json: Json = False,
 ) -> None:
     """Show what would be trained on: tokens by part, duplicates, contamination, sample rows. Trains nothing."""
     with _reported(out):
-        found = auditing.audit(_request("", base, data, evals, set_, "primary", out))
+        found = auditing.audit(_request("", base, data, evals, suites, set_, "primary", out))
         _print(found.as_json() if as_json else found, as_json=as_json)
         raise typer.Exit(found.exit_code)
 
@@ -223,6 +233,7 @@ def dashboard(
     base: Base = "pocket",
     data: Data = None,
     evals: Evals = None,
+    suites: Suites = None,
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
@@ -230,7 +241,7 @@ def dashboard(
 ) -> None:
     """Open optuna-dashboard on a study, on this machine only."""
     with _reported(out):
-        commands.dashboard(_request(name, base, data, evals, set_, panel, out), port)
+        commands.dashboard(_request(name, base, data, evals, suites, set_, panel, out), port)
 
 
 @app.command(name="run-trial")
@@ -253,6 +264,7 @@ def mirror(
     base: Base = "pocket",
     data: Data = None,
     evals: Evals = None,
+    suites: Suites = None,
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
@@ -260,14 +272,21 @@ def mirror(
 ) -> None:
     """Rebuild the W&B mirror of a sweep from its records."""
     with _reported(out):
-        _print(commands.mirror(_request(name, base, data, evals, set_, panel, out)), as_json=as_json)
+        _print(commands.mirror(_request(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
 
 
 def _request(
-    name: str, base: str, data: str | None, evals: str | None, set_: str | None, panel: str, out: Path
+    name: str,
+    base: str,
+    data: str | None,
+    evals: str | None,
+    suites: str | None,
+    set_: str | None,
+    panel: str,
+    out: Path,
 ) -> Request:
     chosen: Literal["primary", "full"] = panel  # pyright: ignore[reportAssignmentType] - resolve() refuses others
-    return Request(name=name, base=base, data=data, evals=evals, set=set_, panel=chosen, out=out)
+    return Request(name=name, base=base, data=data, evals=evals, suites=suites, set=set_, panel=chosen, out=out)
 
 
 def _print(value: Any, *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ("WORKERS", "PROBE", "BUDGET", "RETRY", "FAST")
-VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "OUT", "SET", "PANEL", "VENUE", *NUMBERS)
+VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "SUITES", "OUT", "SET", "PANEL", "VENUE", *NUMBERS)
 EXECUTING = ("$(shell touch hit)", "`touch hit`", "$$(touch hit)", "${shell touch hit}", "$(eval $(shell touch hit))")
 BREAKING = ("a;touch hit", "a && touch hit", "a|touch hit", 'a" ; touch hit ; "', "a' ; touch hit ; '", "a\ntouch hit")
 ARGUMENTS = "#!/bin/sh\nfor word; do printf '[%s]' \"$word\"; done\necho\n"

@@ -17,6 +17,7 @@ from harness.engine.forecast import Cost, Forecast, num_within, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
 from harness.engine.states import FINAL, TrialState, of_trials
 from harness.errors import ModelError, SpecError, StoreError
+from harness.evals import suites
 from harness.identity import canonical_json
 from harness.pocket import expectations
 from harness.records import result
@@ -140,7 +141,7 @@ def _bases(trials: Iterable[PlannedTrial]) -> set[str]:
 def command_of(request: Request, verb: str) -> str:
     """Return the command line that means this request."""
     words = ["python", "-m", "harness", verb, request.name, "--base", request.base]
-    for option in ("data", "evals", "set"):
+    for option in ("data", "evals", "suites", "set"):
         value = getattr(request, option)
         words += [f"--{option}", value] if value else []
     words += ["--panel", request.panel] if request.panel != "primary" else []
@@ -211,6 +212,7 @@ def _notes(plan: Plan) -> tuple[str, ...]:
     base = plan.setting.experiment.spec.base
     notes = [note] if (note := kept_less(plan)) else []
     notes += _flags(plan)
+    notes += suites.expectations(plan.setting.experiment.spec.evals.tasks, plan.record.base)
     try:
         check_base(base, plan.store, plan.record.base)
     except ModelError as error:

@@ -9,22 +9,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.engine import catalog, conflicts, worlds
+from harness.engine import asked, catalog, conflicts, worlds
 from harness.errors import DataError, ModelError, SpecError, unknown_name
 from harness.identity import canonical_json
-from harness.pocket.world import SLICES
 from harness.records import result
 from harness.records.store import MANIFEST, Store
 from harness.spec import (
     WORLD_SEED,
-    EvalTask,
     Experiment,
-    FileItems,
     FolderBase,
     FullConfig,
     LoraConfig,
@@ -36,13 +33,7 @@ from harness.spec import (
     TrialBase,
     TrialSpec,
 )
-from harness.spec.claim import metric_keys
-from harness.spec.metrics import metrics_of
 
-ITEMS = "evals.num_items"
-"""In SET: the most items that each task asks; null is all."""
-NUM_ITEMS = 100
-"""Items asked of each file of an evaluation folder, where SET evals.num_items says nothing else."""
 METHODS = {"full": FullConfig, "lora": LoraConfig, "qlora": QLoraConfig}
 
 
@@ -54,6 +45,8 @@ class Request:
     base: str = "pocket"
     data: str | None = None
     evals: str | None = None
+    suites: str | None = None
+    """Names of the catalogue (harness/evals/suites.py) with commas between, whose files are in `evals`."""
     set: str | None = None
     """JSON object: dotted field of the spec or of `runtime`, `evals.num_items` for every task, or `world.<field>` for
     the pocket world of base, rows and items -> value. A list on an axis, or on `seed`, replaces its values by these
@@ -87,23 +80,23 @@ def resolve(request: Request) -> Setting:
         raise SpecError(unknown_name("PANEL", request.panel, ("primary", "full")))
     sweep = catalog.load_sweep(request.name)
     changes = parse_set(request.set)
-    _check_num_items(changes)
+    asked.check_num_items(changes)
     conflicts.check(sweep, changes, _given(request, changes))
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
-    experiment = _with_evals(experiment, request.evals, changes)
-    if (own := _own_evals(changes)) is not None:
-        if (tasks := _own_tasks(own, changes)) is not None:
+    experiment = asked.with_evals(experiment, request.evals, request.suites, changes)
+    if (own := asked.own_field(changes)) is not None:
+        if (tasks := asked.own_tasks(own, changes)) is not None:
             experiment = _replaced(experiment, spec=experiment.spec.replace({"evals.tasks": tasks}))
         # What is asked is left alone, but one slice must be the sweep's.
-        _with_panel(experiment, sweep, "primary", remedy=f"give one in SET {own}")
+        asked.with_panel(experiment, sweep, "primary", remedy=f"give one in SET {own}")
     else:
-        experiment = _with_panel(experiment, sweep, request.panel)
+        experiment = asked.with_panel(experiment, sweep, request.panel, by_suite=request.suites is not None)
     varied = _varied_fields(sweep, changes)
     axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in varied}
     fixed = {name: value for name, value in changes.items() if name not in axis_values}
     runtime = {name.removeprefix("runtime."): v for name, v in fixed.items() if name.startswith("runtime.")}
-    special = ("runtime.", ITEMS)
+    special = ("runtime.", asked.ITEMS)
     fields = {name: value for name, value in fixed.items() if not name.startswith(special)}
     experiment = _replaced(experiment, runtime=_with_runtime(experiment.runtime, runtime))
     return Setting(
@@ -124,10 +117,10 @@ def resolve_spec(request: Request) -> tuple[str, TrialSpec]:
         DataError: the data or evaluation files are not usable.
     """
     changes = parse_set(request.set)
-    _check_num_items(changes)
+    asked.check_num_items(changes)
     experiment = load_base(request.base, Store(request.out))
-    experiment = _with_evals(_with_data(experiment, request.data), request.evals, changes)
-    fields = {name: value for name, value in changes.items() if not name.startswith("runtime.") and name != ITEMS}
+    experiment = asked.with_evals(_with_data(experiment, request.data), request.evals, request.suites, changes)
+    fields = {name: value for name, value in changes.items() if not name.startswith("runtime.") and name != asked.ITEMS}
     of_world = {name: value for name, value in fields.items() if name.startswith(worlds.PREFIX)}
     others = {name: value for name, value in fields.items() if name not in of_world}
     return experiment.name, worlds.applied(experiment.spec, of_world).replace(others)
@@ -136,11 +129,11 @@ def resolve_spec(request: Request) -> tuple[str, TrialSpec]:
 def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
     """Return the fields that another variable than SET gives, and its name."""
     given = {"data.source": "DATA"} if request.data is not None else {}
-    if request.evals is not None:
-        return given | {"evals.tasks": "EVALS"}
+    if request.suites is not None or request.evals is not None:
+        return given | {"evals.tasks": "EVALS" if request.suites is None else "SUITES"}
     if request.panel != "primary":
         return given | {"evals.tasks": "PANEL"}
-    return given | ({"evals.tasks": ITEMS} if ITEMS in changes else {})
+    return given | ({"evals.tasks": asked.ITEMS} if asked.ITEMS in changes else {})
 
 
 def _with_runtime(runtime: Runtime, changes: Mapping[str, Any]) -> Runtime:
@@ -243,93 +236,6 @@ def _with_data(experiment: Experiment, data: str | None) -> Experiment:
     return _replaced(experiment, spec=experiment.spec.replace({"data.source": sources.describe_file(path)}))
 
 
-def _with_evals(experiment: Experiment, evals: str | None, changes: Mapping[str, Any]) -> Experiment:
-    spec = experiment.spec
-    tasks = spec.evals.tasks
-    if evals is not None:
-        from harness.evals import folder
-
-        tasks = folder.describe_folder(Path(evals).expanduser(), num_items=changes.get(ITEMS, NUM_ITEMS))
-        _check_names(evals, tasks)
-    elif ITEMS in changes:
-        tasks = tuple(task.replace({"num_items": changes[ITEMS]}) for task in tasks)
-    return _replaced(experiment, spec=_with_tasks(spec, tasks))
-
-
-def _check_names(evals: str, tasks: Iterable[EvalTask]) -> None:
-    files: dict[str, str] = {}
-    for task in tasks:
-        path = task.source.path if isinstance(task.source, FileItems) else ""
-        if task.key in files:
-            raise DataError(
-                f"EVALS is {evals!r}, but must hold files of different names: {files[task.key]} and {path} are both "
-                f"the slice {task.key!r}; rename one."
-            )
-        files[task.key] = path
-
-
-def _own_evals(changes: Mapping[str, Any]) -> str | None:
-    """Return the field of SET that gives the slices themselves: no panel chooses among them."""
-    return next((name for name in ("evals", "evals.tasks") if name in changes), None)
-
-
-def _own_tasks(own: str, changes: Mapping[str, Any]) -> Any:
-    """Return the slices that SET gives; its other fields of evals are checked with the rest of the trial."""
-    if own == "evals.tasks":
-        return changes[own]
-    return changes[own].get("tasks") if isinstance(changes[own], dict) else None
-
-
-def _check_num_items(changes: Mapping[str, Any]) -> None:
-    value = changes.get(ITEMS)
-    if value is not None and (type(value) is not int or value < 1):
-        raise SpecError(f"SET {ITEMS} is {value!r}, but must be an integer from 1 on, or null for all items.")
-
-
-def _with_panel(
-    experiment: Experiment,
-    sweep: Sweep | Study,
-    panel: str,
-    remedy: str = "give EVALS= a folder of items, or PANEL=full",
-) -> Experiment:
-    tasks = experiment.spec.evals.tasks
-    primary = tuple(t for t in tasks if t.primary and t.measure in sweep.measures)
-    named = _named_slices(tasks, sweep) if isinstance(sweep, Sweep) else set[str]()
-    chosen = tasks if panel == "full" else tuple(t for t in tasks if t in primary or t.key in named)
-    if not (chosen if panel == "full" else primary):
-        raise SpecError(
-            f"evals.tasks has no primary slice of {', '.join(sweep.measures)} on base {experiment.name!r}, but must "
-            f"have at least one; {remedy}."
-        )
-    return _replaced(experiment, spec=_with_tasks(experiment.spec, chosen))
-
-
-def _named_slices(tasks: Iterable[EvalTask], sweep: Sweep) -> set[str]:
-    """Return the keys of the slices that a sweep names besides its measures: its own, and those of its claims."""
-    keys = {task.name: task.key for task in tasks}
-    problems = [unknown_name("slices", name, keys) for name in sweep.slices if name not in keys]
-    problems += _claim_problems({task.key: task for task in tasks}, sweep)
-    if problems:
-        raise SpecError(problems)
-    return {keys[name] for name in sweep.slices} | {key.rpartition("/")[0] for key in metric_keys(sweep.claims)}
-
-
-def _claim_problems(tasks: Mapping[str, EvalTask], sweep: Sweep) -> Iterator[str]:
-    """Yield one sentence for each metric of a claim that no base has; a slice that this base is not asked is none."""
-    for key in sorted(metric_keys(sweep.claims)):
-        slice_key, _, metric = key.rpartition("/")
-        suite, _, name = slice_key.partition("/")
-        if (task := tasks.get(slice_key)) is not None:
-            if metric not in metrics_of(task):
-                yield unknown_name(f"claims metric of {slice_key}", metric, metrics_of(task))
-        elif suite == "pocket" and name not in SLICES:
-            yield unknown_name("claims metric of the slice", name, SLICES)
-
-
-def _with_tasks(spec: TrialSpec, tasks: tuple[EvalTask, ...]) -> TrialSpec:
-    return spec.replace({"evals.tasks": [json.loads(task.model_dump_json()) for task in tasks]})
-
-
 # -- SET --------------------------------------------------------------------------------------------------------------
 
 
@@ -388,7 +294,7 @@ def _set_hash(request: Request, experiment: Experiment, changes: Mapping[str, An
     changed: dict[str, Any] = {"set": changes} if changes else {}
     if request.data is not None:
         changed["data"] = canonical_json(experiment.spec.data.source)
-    if request.evals is not None:
+    if request.evals is not None or request.suites is not None:
         changed["evals"] = canonical_json(experiment.spec.evals)
     if request.panel != "primary":
         changed["panel"] = request.panel

@@ -30,11 +30,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.errors import DataError
+from harness.evals import return_values
 from harness.evals.kinds import KINDS
 from harness.evals.normalise import normalise
+from harness.evals.passages import passages
 from harness.evals.typos import misspelled
 from harness.pocket.world import build
-from harness.spec import EvalSpec, EvalTask, FileItems, PocketItems, TrialSpec
+from harness.spec import EvalSpec, EvalTask, FileItems, GeneratedItems, ItemSource, PocketItems, TrialSpec, same_value
 
 Item = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -172,9 +174,9 @@ def load(task: EvalTask) -> list[Item]:
         DataError: see `select`.
     """
     source = task.source
-    rows = _from_world(source, task) if isinstance(source, PocketItems) else _from_file(source, task.key)
+    rows = _rows(source, task)
     items = [_checked(row, number, task) for number, row in enumerate(rows)]
-    items = [item for item in items if all(name in item and item[name] == value for name, value in task.where)]
+    items = [item for item in items if _is_meant(item, task)]
     if rows and not items:
         said = ", ".join(f"{name} = {value!r}" for name, value in task.where)
         raise DataError(f"{_where(task)} holds no item with {said}, but must hold at least one; mend its where")
@@ -186,6 +188,16 @@ def load(task: EvalTask) -> list[Item]:
     if not items:
         raise DataError(f"{_where(task)} is empty, but must hold at least one item")
     return items
+
+
+def _is_meant(row: Item, task: EvalTask) -> bool:
+    return all(name in row and same_value(row[name], value) for name, value in task.where)
+
+
+def _rows(source: ItemSource, task: EvalTask) -> list[Item]:
+    if isinstance(source, GeneratedItems):
+        return return_values.items(source.name, source.seed, source.max_items)
+    return _from_world(source, task) if isinstance(source, PocketItems) else _from_file(source, task.key)
 
 
 def _from_world(source: PocketItems, task: EvalTask) -> list[Item]:
@@ -207,7 +219,7 @@ def _from_file(source: FileItems, key: str) -> list[Item]:
             f"evals.tasks {key}: {source.path} has sha256 {digest[:12]}, but must have {source.sha256[:12]}; "
             "it changed since the plan, so plan again"
         )
-    return parse_lines(content, source.path)
+    return passages(content, source.path) if source.path.endswith(".txt") else parse_lines(content, source.path)
 
 
 def parse_lines(content: bytes, name: str) -> list[Item]:

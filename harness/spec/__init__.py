@@ -24,7 +24,16 @@ from harness.spec.data import (
     PocketData,
     PocketText,
 )
-from harness.spec.evals import GENERATED, EvalSpec, EvalTask, FileItems, ItemSource, PocketItems, TaskKind
+from harness.spec.evals import (
+    GENERATED,
+    EvalSpec,
+    EvalTask,
+    FileItems,
+    GeneratedItems,
+    ItemSource,
+    PocketItems,
+    TaskKind,
+)
 from harness.spec.fetch import FetchItem, HubItem, Package, PackageArtefact, pinned_revision, read_lock
 from harness.spec.model import Elsewhere, Model, Scalar, explain, parse_json
 from harness.spec.names import DType, Measure, RowFormat
@@ -83,6 +92,7 @@ __all__ = [
     "FileItems",
     "FolderBase",
     "FullConfig",
+    "GeneratedItems",
     "HubBase",
     "HubData",
     "HubItem",

@@ -33,7 +33,17 @@ class FileItems(Model):
     path: Elsewhere
 
 
-ItemSource = Annotated[PocketItems | FileItems, Field(discriminator="kind")]
+class GeneratedItems(Model):
+    """Items that the harness writes itself, from a seed."""
+
+    kind: Literal["generated"] = "generated"
+    name: Literal["python_return_values"]
+    seed: int = Field(ge=0)
+    max_items: int = Field(ge=1, le=4_000)
+    """The generator makes so many; a larger number begins with the smaller one's items."""
+
+
+ItemSource = Annotated[PocketItems | FileItems | GeneratedItems, Field(discriminator="kind")]
 
 
 TaskKind = Literal[

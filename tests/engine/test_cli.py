@@ -160,6 +160,14 @@ def test_cli_plan_says_how_far_a_budget_reaches(tmp_path: Path) -> None:
     assert "trials left that end within BUDGET=90m: 2 of 3" in run("plan", "lima_size", *out, "--workers", "2")
 
 
+@pytest.mark.usefixtures("tiny")
+def test_cli_unknown_suite_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    options = ["--evals", str(tmp_path), "--suites", "genral,code", "--out", str(tmp_path / "out")]
+    done = run("plan", "lima_size", *options, code=2)
+    assert "SUITES is 'genral'" in done
+    assert "Did you mean 'general'?" in done
+
+
 def test_cli_status_of_nothing_says_so(tmp_path: Path) -> None:
     assert "nothing was launched" in run("status", "--out", str(tmp_path / "out"))
     assert json.loads(run("status", "--out", str(tmp_path / "out"), "--json")) == []

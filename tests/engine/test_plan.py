@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from analysis import load_sweep
-from harness.engine import catalog, jobs, launch, plan, resolve, worlds
+from harness.engine import asked, catalog, jobs, launch, plan, worlds
 from harness.engine.forecast import total_seconds
 from harness.engine.plan import Plan, Request
 from harness.engine.worker import cause_of
@@ -543,7 +543,7 @@ def test_plan_takes_data_and_items_from_files(planner: Planner, tmp_path: Path) 
     spec = planned.record.trials[0].spec
     assert spec.data.source.kind == "file"
     assert [task.key for task in spec.evals.tasks] == ["items/mine"]
-    assert spec.evals.tasks[0].num_items == resolve.NUM_ITEMS
+    assert spec.evals.tasks[0].num_items == asked.NUM_ITEMS
     with pytest.raises(SpecError, match="must be at most 22"):
         planner(set={"data.num_examples": 23}, data=str(chats))
     with pytest.raises(DataError, match="DATA is 'nowhere'"):
@@ -745,3 +745,75 @@ def test_plan_takes_evals_and_dtype_of_set_together(planner: Planner) -> None:
     assert {trial.spec.evals.dtype for trial in planned.record.trials} == {"bfloat16"}
     with pytest.raises(SpecError, match=r"no primary slice of .*; give one in SET evals\.tasks"):
         planner("epochs", set={"evals.tasks": [task | {"primary": False} for task in evals["tasks"]]})
+
+
+# -- suites -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suite_files(tmp_path: Path) -> Path:
+    """Return a folder with the files of two tasks of `general` and of `safety`."""
+    folder = tmp_path / "files"
+    for path, row in {
+        "mc/piqa.jsonl": {"query": "q", "choices": ["a", "b"], "gold": 0},
+        "schema/winogrande.jsonl": {"contexts": ["a", "b"], "continuation": "c", "gold": 0},
+        "xstest.jsonl": {"prompt": "p", "unsafe": True},
+    }.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        rows = [row, row | {"unsafe": False, "prompt": "s"}] if "unsafe" in row else [row]
+        (folder / path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def _keys(planned: Plan) -> list[str]:
+    return [task.key for task in planned.record.trials[0].spec.evals.tasks]
+
+
+def test_plan_of_suites_asks_them_whole_and_names_what_is_missing(
+    planner: Planner, suite_files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = ["general/piqa", "general/winogrande", "safety/xstest_unsafe", "safety/xstest_safe"]
+    asked_whole = planner("epochs", evals=str(suite_files), suites="safety, general")
+    assert _keys(asked_whole) == own  # also safety, which is no measure of the sweep
+    assert "general/arc_easy is not asked" in caplog.text
+    assert "general/piqa is not asked" not in caplog.text
+    full = planner("epochs", evals=str(suite_files), suites="safety,general", panel="full")
+    assert sorted(_keys(full)) == sorted([*own, "general/piqa_chat"])
+    assert [task.num_items for task in full.record.trials[0].spec.evals.tasks] == [asked.NUM_ITEMS] * 5
+
+
+def test_plan_of_a_folder_without_suites_asks_its_files_under_their_own_names(
+    planner: Planner, suite_files: Path
+) -> None:
+    assert _keys(planner("epochs", evals=str(suite_files))) == ["mc/piqa", "schema/winogrande"]
+
+
+def test_plan_of_suites_has_ids_and_a_folder_of_its_own(planner: Planner, suite_files: Path) -> None:
+    named = planner("epochs", evals=str(suite_files), suites="general")
+    plain = planner("epochs", evals=str(suite_files))
+    other = planner("epochs", evals=str(suite_files), suites="general,safety")
+    assert len({planned.folder for planned in (named, plain, other)}) == 3
+    assert not set(named.trials) & (set(plain.trials) | set(other.trials))
+
+
+def test_plan_of_suites_says_what_is_at_chance_on_the_base(planner: Planner, suite_files: Path) -> None:
+    planned = planner("epochs", evals=str(suite_files), suites="general")
+    notes = plan._notes(replace(planned, record=planned.record.model_copy(update={"base": "smollm2_135m_instruct"})))
+    assert "general/winogrande on smollm2_135m_instruct: at chance: 51.3 of 100 on the base's model card" in notes
+    assert not [note for note in notes if note.startswith("general/piqa")]
+
+
+def test_plan_of_suites_that_cannot_be_asked_is_refused(planner: Planner, suite_files: Path) -> None:
+    with pytest.raises(SpecError, match="SUITES is 'genral'"):
+        planner("epochs", evals=str(suite_files), suites="genral")
+    with pytest.raises(DataError, match="must name a suite of which EVALS holds a file"):
+        planner("epochs", evals=str(suite_files), suites="skills")
+    with pytest.raises(SpecError, match=r"no primary slice of .*on base 'tiny'"):
+        planner("epochs", evals=str(suite_files), suites="safety")
+    with pytest.raises(SpecError, match=r"left out: SUITES gives evals\.tasks"):
+        planner("epochs", evals=str(suite_files), suites="general", set={"evals.tasks": []})
+
+
+def test_command_of_a_request_with_suites_names_them(tmp_path: Path) -> None:
+    request = Request(name="epochs", evals="files", suites="general,safety", out=tmp_path)
+    assert " --evals files --suites general,safety " in plan.command_of(request, "sweep")

@@ -1,0 +1,152 @@
+"""Which slices a request asks: those of the base, of a folder or of suites, less what a panel leaves out.
+
+Invariant: torch-free, reads but writes nothing, and what is asked for and cannot be had is named in the log or refused.
+What does not live here: the rest of a request (resolve.py), the catalogue of suites (harness/evals/suites.py).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import DataError, SpecError, unknown_name
+from harness.evals import suites as catalogue
+from harness.evals.folder import describe_folder
+from harness.evals.suites import TWIN
+from harness.pocket.world import SLICES
+from harness.spec import EvalTask, Experiment, FileItems, Study, Sweep, TrialSpec
+from harness.spec.claim import metric_keys
+from harness.spec.metrics import metrics_of
+
+logger = logging.getLogger(__name__)
+
+ITEMS = "evals.num_items"
+"""In SET: the most items that each task asks; null is all."""
+NUM_ITEMS = 100
+"""Items asked of each file of an evaluation folder, where SET evals.num_items says nothing else."""
+
+
+def with_evals(experiment: Experiment, evals: str | None, suites: str | None, changes: Mapping[str, Any]) -> Experiment:
+    """Return an experiment that asks the files of a folder, or suites out of it, in place of its own slices.
+
+    Raises:
+        SpecError: an unknown suite.
+        DataError: the folder or its files are not usable, or hold nothing that is asked for.
+    """
+    spec = experiment.spec
+    tasks = spec.evals.tasks
+    folder = None if evals is None else Path(evals).expanduser()
+    num_items = changes.get(ITEMS, NUM_ITEMS)
+    if suites is not None:
+        tasks = _suite_tasks(suites, folder, num_items)
+    elif evals is not None and folder is not None:
+        tasks = describe_folder(folder, num_items=num_items)
+        _check_names(evals, tasks)
+    elif ITEMS in changes:
+        tasks = tuple(task.replace({"num_items": changes[ITEMS]}) for task in tasks)
+    return experiment.model_copy(update={"spec": _with_tasks(spec, tasks)})
+
+
+def _suite_tasks(suites: str, folder: Path | None, num_items: int | None) -> tuple[EvalTask, ...]:
+    names = [name.strip() for name in suites.split(",") if name.strip()]
+    tasks = catalogue.suite_tasks(names, folder, num_items=num_items)
+    for said in catalogue.missing_files(names, folder):
+        logger.warning("%s", said)
+    return tasks
+
+
+def _check_names(evals: str, tasks: Iterable[EvalTask]) -> None:
+    files: dict[str, str] = {}
+    for task in tasks:
+        path = task.source.path if isinstance(task.source, FileItems) else ""
+        if task.key in files:
+            raise DataError(
+                f"EVALS is {evals!r}, but must hold files of different names: {files[task.key]} and {path} are both "
+                f"the slice {task.key!r}; rename one."
+            )
+        files[task.key] = path
+
+
+def own_field(changes: Mapping[str, Any]) -> str | None:
+    """Return the field of SET that gives the slices themselves: no panel chooses among them."""
+    return next((name for name in ("evals", "evals.tasks") if name in changes), None)
+
+
+def own_tasks(own: str, changes: Mapping[str, Any]) -> Any:
+    """Return the slices that SET gives; its other fields of evals are checked with the rest of the trial."""
+    if own == "evals.tasks":
+        return changes[own]
+    return changes[own].get("tasks") if isinstance(changes[own], dict) else None
+
+
+def check_num_items(changes: Mapping[str, Any]) -> None:
+    """Refuse a number of items that cannot be.
+
+    Raises:
+        SpecError: it is neither a positive integer nor null.
+    """
+    value = changes.get(ITEMS)
+    if value is not None and (type(value) is not int or value < 1):
+        raise SpecError(f"SET {ITEMS} is {value!r}, but must be an integer from 1 on, or null for all items.")
+
+
+def with_panel(
+    experiment: Experiment,
+    sweep: Sweep | Study,
+    panel: str,
+    *,
+    by_suite: bool = False,
+    remedy: str = "give EVALS= a folder of items, or PANEL=full",
+) -> Experiment:
+    """Return an experiment that asks what a panel holds.
+
+    Args:
+        experiment: its slices are chosen from.
+        sweep: whose measures and named slices count.
+        panel: `primary` or `full`.
+        by_suite: the slices are of suites that were asked for by name: all of them are kept but the chat twins.
+        remedy: what to do where nothing is left.
+
+    Raises:
+        SpecError: no primary slice is of the sweep's measures, or it names a slice or metric that there is not.
+    """
+    tasks = experiment.spec.evals.tasks
+    primary = tuple(t for t in tasks if t.primary and t.measure in sweep.measures)
+    named = _named_slices(tasks, sweep) if isinstance(sweep, Sweep) else set[str]()
+    named |= {task.key for task in tasks if by_suite and not task.name.endswith(TWIN)}
+    chosen = tasks if panel == "full" else tuple(t for t in tasks if t in primary or t.key in named)
+    if not (chosen if panel == "full" else primary):
+        raise SpecError(
+            f"evals.tasks has no primary slice of {', '.join(sweep.measures)} on base {experiment.name!r}, but must "
+            f"have at least one; {remedy}."
+        )
+    return experiment.model_copy(update={"spec": _with_tasks(experiment.spec, chosen)})
+
+
+def _named_slices(tasks: Iterable[EvalTask], sweep: Sweep) -> set[str]:
+    """Return the keys of the slices that a sweep names besides its measures: its own, and those of its claims."""
+    keys = {task.name: task.key for task in tasks}
+    problems = [unknown_name("slices", name, keys) for name in sweep.slices if name not in keys]
+    problems += _claim_problems({task.key: task for task in tasks}, sweep)
+    if problems:
+        raise SpecError(problems)
+    return {keys[name] for name in sweep.slices} | {key.rpartition("/")[0] for key in metric_keys(sweep.claims)}
+
+
+def _claim_problems(tasks: Mapping[str, EvalTask], sweep: Sweep) -> Iterator[str]:
+    """Yield one sentence for each metric of a claim that no base has; a slice that this base is not asked is none."""
+    for key in sorted(metric_keys(sweep.claims)):
+        slice_key, _, metric = key.rpartition("/")
+        suite, _, name = slice_key.partition("/")
+        if (task := tasks.get(slice_key)) is not None:
+            if metric not in metrics_of(task):
+                yield unknown_name(f"claims metric of {slice_key}", metric, metrics_of(task))
+        elif suite == "pocket" and name not in SLICES:
+            yield unknown_name("claims metric of the slice", name, SLICES)
+
+
+def _with_tasks(spec: TrialSpec, tasks: tuple[EvalTask, ...]) -> TrialSpec:
+    return spec.replace({"evals.tasks": [json.loads(task.model_dump_json()) for task in tasks]})
