@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.context import Context
-from analysis.figure_kinds import axis, flips, forest, front, loss
+from analysis.figure_kinds import axis, flips, forest, front, kl_forgetting, loss, positions
 from analysis.figures import Venue, write_figure
 from analysis.points import FigureData, KindModule, Missing
 
@@ -19,6 +19,8 @@ KINDS: tuple[KindModule, ...] = (
     forest,
     flips,
     loss,
+    kl_forgetting,
+    positions,
 )
 
 

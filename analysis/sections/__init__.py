@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from analysis.context import Context
 from analysis.section import Section, SectionModule
-from analysis.sections import failures, held, provenance, samples, trials
+from analysis.sections import drift, failures, held, provenance, samples, trials
 
 SECTIONS: tuple[SectionModule, ...] = (
     held,
+    drift,
     samples,
     failures,
     trials,

@@ -21,6 +21,7 @@ from harness.pocket.people import ATTRIBUTES, Attribute, Person, population
 from harness.pocket.skills import SKILLS
 from harness.seeding import derive
 from harness.spec import EvalTask, PocketData, PocketItems, PocketText, WorldSpec
+from harness.spec.recovery import Half, half_of
 
 __all__ = ["FAMILIES", "SLICES", "World", "build", "eval_task"]
 
@@ -56,10 +57,14 @@ class World:
         """
         self.check_kinds(source)
         rows = [row for row in self._texts if not source.kinds or row["task"] in source.kinds]
+        if source.people != "all":
+            meant = {f"text-{index}" for index, about in enumerate(self._about) if about == source.people}
+            rows = [row for row in rows if row["id"] in meant]
         if source.num_rows > len(rows):
             raise SpecError(
                 f"a pocket text source's num_rows is {source.num_rows}, but must be at most {len(rows)}, the "
                 f"documents of {', '.join(source.kinds or self.kinds)}"
+                + (f" about people of the {source.people.replace('_', ' ')}" if source.people != "all" else "")
             )
         return rows[: source.num_rows]
 
@@ -87,6 +92,12 @@ class World:
             for index, document in enumerate(self.corpus())
         ]
         return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row['id']}"))
+
+    @cached_property
+    def _about(self) -> list[Half | None]:
+        """Return which half of the people each document tells of; None where it tells of none or several."""
+        clusters = {person.name: person.cluster for person in self.people}
+        return [half_of(clusters[d.about]) if d.about is not None else None for d in self.corpus()]
 
     def items(self, slice_name: str, max_items: int = _items.NUM_ITEMS) -> list[dict[str, Any]]:
         """Return the evaluation items of a slice of `SLICES`: at most `max_items`, a larger number of which begins
