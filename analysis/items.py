@@ -51,25 +51,30 @@ def items_frame(sweep: OpenedSweep) -> pd.DataFrame:
 
 ITEM_VALUES = [
     "cluster", "before", "after", "delta", "before_full_precision", "output_before", "output_after", "reason_before",
-    "reason_after",
+    "reason_after", "chance",
 ]  # fmt: skip
 
 
 def _read_items(store: Store, items_file: str) -> pd.DataFrame | None:
     path = store.root / items_file
-    return pd.read_parquet(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    table = pd.read_parquet(path)
+    return table if "chance" in table else table.assign(chance=float("nan"))  # as of schema version 1
 
 
 def _join_items(trial: OpenedTrial, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     renames = {"value": "", "output": "output_", "reason": "reason_"}
     sides = [
         table.rename(
-            columns={name: (prefix + side) for name, prefix in renames.items()} | {"cluster": f"cluster_{side}"}
+            columns={name: (prefix + side) for name, prefix in renames.items()}
+            | {name: f"{name}_{side}" for name in ("cluster", "chance")}
         )
         for side, table in (("before", before), ("after", after))
     ]
     joined = _merge(sides[0], sides[1])
     joined["cluster"] = joined["cluster_after"].fillna(joined["cluster_before"])
+    joined["chance"] = joined["chance_after"].fillna(joined["chance_before"])
     for column, value in trial_keys(trial).items():
         joined[column] = value
     return joined

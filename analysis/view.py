@@ -26,8 +26,7 @@ from analysis.points import seeds_sentence
 from analysis.section import Section, rows_of
 from analysis.sections import all_sections
 from analysis.verdicts import Verdict
-
-BINARY_METRICS = ("acc", "acc_norm", "exact_match", "end_of_turn")
+from harness.records.schema import BINARY_METRICS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, cast
 import pydantic
 
 from harness import versions
-from harness.spec import BaseRef, PocketBase, PocketData, PocketItems, PocketText, TrialSpec
+from harness.spec import BaseRef, EvalSpec, PocketBase, PocketData, PocketItems, PocketText, TrialSpec
 from harness.spec.model import NotIdentity
 
 
@@ -102,7 +102,30 @@ def behaviours_of(spec: TrialSpec) -> dict[str, int]:
     """Return the behaviour versions that a spec's numbers depend on."""
     parts = (spec.base, spec.data.source, *spec.data.other_sources, *(task.source for task in spec.evals.tasks))
     uses_pocket = any(isinstance(part, PocketBase | PocketData | PocketText | PocketItems) for part in parts)
-    return versions.BEHAVIOURS | (versions.POCKET_BEHAVIOURS if uses_pocket else {})
+    return (
+        versions.BEHAVIOURS
+        | (versions.POCKET_BEHAVIOURS if uses_pocket else {})
+        | evaluation_behaviours(spec.evals)
+        | _probe_behaviours(spec)
+    )
+
+
+def evaluation_behaviours(evals: EvalSpec) -> dict[str, int]:
+    """Return the versions of catalogue suites and panels that an evaluation uses; none where it uses none.
+
+    A task of a suite that this code no longer knows keeps the version that it was written with.
+    """
+    suites = {task.suite: versions.SUITES.get(task.suite, task.version) for task in evals.tasks if task.version}
+    panels = {task.panel: versions.PROBES[task.panel] for task in evals.tasks if task.panel != "none"}
+    return {f"suite.{name}": version for name, version in suites.items()} | {
+        f"panel.{name}": version for name, version in panels.items()
+    }
+
+
+def _probe_behaviours(spec: TrialSpec) -> dict[str, int]:
+    probes = spec.probes
+    used = {"during": bool(probes.during), "drift": probes.drift == "on", "interpolation": bool(probes.interpolation)}
+    return {f"probe.{name}": versions.PROBES[name] for name, is_used in used.items() if is_used}
 
 
 def base_key(spec: TrialSpec) -> str:

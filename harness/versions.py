@@ -6,7 +6,7 @@ leaves old records readable under the old one. CHANGELOG.md says by how much eac
 
 from __future__ import annotations
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2
 
 BEHAVIOURS: dict[str, int] = {
     "data": 4,  # selection, templates, masks, truncation
@@ -19,4 +19,22 @@ BEHAVIOURS: dict[str, int] = {
 POCKET_BEHAVIOURS: dict[str, int] = {
     "pocket_world": 5,
     "pocket_pretrain": 3,
+}
+
+# Catalogue suites: which slices, which items, how they are asked. Only trials that ask a suite depend on its version.
+SUITES: dict[str, int] = {
+    "general": 1,
+    "skills": 1,
+    "instruction": 1,
+    "safety": 1,
+    "code": 1,
+    "prose": 1,
+}
+
+# Only trials that ask for a probe or panel depend on its version.
+PROBES: dict[str, int] = {
+    "behaviour": 1,  # EvalTask.panel
+    "drift": 1,
+    "during": 1,
+    "interpolation": 1,
 }

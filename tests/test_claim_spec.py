@@ -98,7 +98,10 @@ def test_claim_of_a_sweep_with_several_arms_names_one() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Term(metric="lerned", at=()), r"must be a measure \(learned, retained, fluency, format\), a key"),
+        (
+            lambda: Term(metric="lerned", at=()),
+            r"must be a measure \(learned, retained, fluency, format, safety\), a key",
+        ),
         (lambda: Term(metric="val_loss", value="delta", at=()), r"must be 'after' for val_loss"),
         (lambda: contrast(FULL).replace({"expect": "equal", "margin": 0.0}), r"margin must be above 0"),
         (lambda: OptimumRatio(**RATIO | {"high": 1}, denominator="full"), r"low is 1\.0, but must be below high"),

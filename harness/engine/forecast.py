@@ -67,6 +67,8 @@ def shape(spec: TrialSpec) -> str:
         parts["cleaned"] = [spec.data.deduplicate, spec.data.decontaminate]
     if spec.data.instructions != "kept":
         parts["instructions"] = spec.data.instructions
+    if probes := canonical(spec.probes):
+        parts["probes"] = probes
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

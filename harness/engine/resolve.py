@@ -19,7 +19,6 @@ from harness.errors import DataError, ModelError, SpecError, unknown_name
 from harness.identity import canonical_json
 from harness.pocket.world import SLICES
 from harness.records import result
-from harness.records.schema import METRICS_OF
 from harness.records.store import MANIFEST, Store
 from harness.spec import (
     WORLD_SEED,
@@ -38,6 +37,7 @@ from harness.spec import (
     TrialSpec,
 )
 from harness.spec.claim import metric_keys
+from harness.spec.metrics import metrics_of
 
 ITEMS = "evals.num_items"
 """In SET: the most items that each task asks; null is all."""
@@ -320,8 +320,8 @@ def _claim_problems(tasks: Mapping[str, EvalTask], sweep: Sweep) -> Iterator[str
         slice_key, _, metric = key.rpartition("/")
         suite, _, name = slice_key.partition("/")
         if (task := tasks.get(slice_key)) is not None:
-            if metric not in METRICS_OF[task.kind]:
-                yield unknown_name(f"claims metric of {slice_key}", metric, METRICS_OF[task.kind])
+            if metric not in metrics_of(task):
+                yield unknown_name(f"claims metric of {slice_key}", metric, metrics_of(task))
         elif suite == "pocket" and name not in SLICES:
             yield unknown_name("claims metric of the slice", name, SLICES)
 

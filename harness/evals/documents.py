@@ -5,7 +5,8 @@ Invariant: a document holds final text; nothing downstream adds a space or a mar
 Raw (`chat=False`):
     multiple_choice  P(" " + choice | query); an empty query scores the whole choice as a sentence, without the space
     schema, greedy   P(continuation | context), a space between them unless one side brings white space
-    generate         the context as it stands; the answer ends at its first line break
+    generate         the context as it stands; the answer ends at its first line break, as of number; those of other
+                     kinds (kinds/) go on to a stop token or the length limit
 In chat (`chat=True`) the query or context is the user's turn, rendered with the generation prompt, and a choice or
 continuation follows it exactly as the template writes an assistant's turn, without what closes the turn.
 An item's own `delimiter` replaces the space. An item with `messages` shows that conversation in place of one turn.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data import bounds
 from harness.errors import DataError
 from harness.evals.items import Item
+from harness.evals.kinds import KINDS
 from harness.spec import EvalTask
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ def documents(items: Sequence[Item], task: EvalTask, chat: ChatFormat) -> list[D
     ask, answer = _in_chat(chat) if task.chat else (_as_is, _after)
     if task.kind == "generate":
         return [_generate(item, ask, chat) for item in items]
+    if task.kind in KINDS:
+        return [_answered(item, task.kind, ask, chat) for item in items]
     return [_MAKERS[task.kind](item, ask, answer) for item in items]
 
 
@@ -88,6 +92,12 @@ def _generate(item: Item, ask: Ask, chat: ChatFormat) -> Document:
     context = ask(item["context"]) if shown is None else chat.render(shown, add_generation_prompt=True)
     document = {"id": item["id"], "context": context, "answer": item["answer"], "references": references}
     return document | ({"keep_case": True} if item.get("keep_case") else {})
+
+
+def _answered(item: Item, kind: str, ask: Ask, chat: ChatFormat) -> Document:
+    shown = item.get("messages")
+    context = ask(KINDS[kind].question(item)) if shown is None else chat.render(shown, add_generation_prompt=True)
+    return {"id": item["id"], "context": context} | KINDS[kind].facts(item)
 
 
 _MAKERS: dict[str, Callable[[Item, Ask, Answer], Document]] = {

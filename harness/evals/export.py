@@ -15,6 +15,7 @@ What does not live here: items (items.py) and their rendering (documents.py).
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,15 @@ from harness.spec import EvalTask, WorldSpec
 if TYPE_CHECKING:
     from harness.data import ChatFormat
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "pocket_"
 """Of task names, so that none is that of a task which lm-eval brings along."""
 _OUTER = (r"^[\s\"'`\u2018\u2019\u201c\u201d]+", r"[\s\"'`\u2018\u2019\u201c\u201d.,;:!?]+$")
 """What an answer is compared without, as in normalise.py."""
+
+_WITHOUT_FILE = ("instruct", "refusal", "open")
+"""Kinds that are scored by code of ours."""
 
 
 def export_slices(
@@ -49,10 +55,16 @@ def export_slices(
         names: slices of harness/pocket/items.py; () is all.
         max_items: the most items of a slice.
 
+    Slices whose metrics no task file can name (instructions, refusals, open questions) are named in the log instead;
+    of `number` the strict metric alone is written.
+
     Raises:
         SpecError: there is no slice of that name, or the world is too small for it.
     """
     tasks = [eval_task(world, name, max_items) for name in names or SLICES]
+    for task in (task for task in tasks if task.kind in _WITHOUT_FILE):
+        logger.warning("%s is not exported: no task file can say how kind %r is scored", task.key, task.kind)
+    tasks = [task for task in tasks if task.kind not in _WITHOUT_FILE]
     folder.mkdir(parents=True, exist_ok=True)
     return [_export(task, folder.resolve(), chat) for task in tasks]
 
@@ -97,7 +109,7 @@ def _asked(task: EvalTask, items: Sequence[dict[str, Any]], chat: ChatFormat) ->
             "doc_to_target": "text",
             "metric_list": metrics,
         }
-    if task.kind == "generate":
+    if task.kind in ("generate", "number"):
         # Stop tokens as text: lm-eval looks for them in what it decoded.
         tokens = [str(chat.tokenizer.convert_ids_to_tokens(token)) for token in chat.stop_token_ids]
         stops = [*tokens, *chat.turn_ends]

@@ -12,6 +12,8 @@ optional `delimiter` stands between context and continuation, see documents.py):
     generate         {"id", "context", "answer", ("aliases"), ("keep_case")}; a task in chat may give "messages", a
                      conversation that ends with the user's turn, in place of "context"
     perplexity       {("id"), "text"}
+    number           as generate
+    instruct, refusal, open    see the modules of kinds/
 """
 
 from __future__ import annotations
@@ -20,17 +22,19 @@ import hashlib
 import json
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from harness.errors import DataError
+from harness.evals.kinds import KINDS
 from harness.evals.normalise import normalise
+from harness.evals.typos import misspelled
 from harness.pocket.world import build
-from harness.spec import EvalSpec, EvalTask, FileItems, PocketItems, TrialSpec
+from harness.spec import EvalSpec, EvalTask, FileItems, PocketItems, TrialSpec, same_value
 
 Item = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -41,11 +45,15 @@ FIELDS: dict[str, dict[str, type]] = {
     "greedy": {"context": str, "continuation": str},
     "generate": {"context": str, "answer": str},
     "perplexity": {"text": str},
+    **{name: kind.fields for name, kind in KINDS.items()},
 }
 """Task kind -> the fields that an item of it must have."""
 
 _OPTIONS = {"multiple_choice": "choices", "schema": "contexts"}
-_NEVER_EMPTY = {"greedy": "continuation", "schema": "continuation", "generate": "answer", "perplexity": "text"}
+_NEVER_EMPTY = {"greedy": "continuation", "schema": "continuation", "perplexity": "text"} | dict.fromkeys(
+    ("generate", "number"), "answer"
+)
+_WITH_ANSWER = ("generate", "number")
 _NOT_TEXT = ("id", "cluster", "task")
 _PREFIX = re.compile(r"[^:/]+(?=[:/])")
 
@@ -61,6 +69,8 @@ class Slice:
     """Of the items and their splits."""
     num_repeated: int
     """Items left out because another one with the same text is in the slice already."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Why an item is not asked though it is well formed -> how many are not."""
 
 
 def select(task: EvalTask, evals: EvalSpec) -> Slice:
@@ -77,10 +87,25 @@ def _select(task: EvalTask, evals: EvalSpec) -> Slice:
     available, num_repeated = _without_repeats(load(task))
     if num_repeated:
         logger.warning("evals.tasks %s: %d items repeat the text of another and are left out", task.key, num_repeated)
-    items = _sample(available, task.num_items, evals.items_seed)
+    available, left_out = _without_unasked(available, task)
+    items = [misspelled(item, task, evals.items_seed) for item in _sample(available, task.num_items, evals.items_seed)]
     splits = tuple(_split(item, evals) for item in items)
     lines = (json.dumps([item, split], sort_keys=True) for item, split in zip(items, splits, strict=True))
-    return Slice(tuple(items), splits, hashlib.sha256("\n".join(lines).encode()).hexdigest(), num_repeated)
+    return Slice(tuple(items), splits, hashlib.sha256("\n".join(lines).encode()).hexdigest(), num_repeated, left_out)
+
+
+def _without_unasked(items: list[Item], task: EvalTask) -> tuple[list[Item], dict[str, int]]:
+    """Return the items that can be asked here, and for the others why not, counted and logged."""
+    if task.kind not in KINDS:
+        return items, {}
+    reasons = [KINDS[task.kind].left_out(item) for item in items]
+    counts = Counter(reason for reason in reasons if reason is not None)
+    for reason, count in counts.items():
+        logger.warning("evals.tasks %s: %d of %d items are left out: %s", task.key, count, len(items), reason)
+    asked = [item for item, reason in zip(items, reasons, strict=True) if reason is None]
+    if not asked:
+        raise DataError(f"{_where(task)} holds no item that can be asked here; see the log for each item's reason")
+    return asked, dict(counts)
 
 
 def items_sha256(evals: EvalSpec) -> dict[str, str]:
@@ -100,11 +125,29 @@ def asked_texts(evals: EvalSpec) -> dict[str, dict[str, str]]:
 
 def _asked(item: Item) -> str:
     said = [message["content"] for message in item.get("messages", ())]
-    texts = [item.get(name) for name in ("query", "context", "text")]
+    texts = [item.get(name) for name in ("query", "context", "text", "prompt")] + item.get("turns", [])[:1]
     asked = "\n".join([*said, *(text for text in texts if isinstance(text, str) and text)])
     if asked:
         return asked
     return item["choices"][item["gold"]] if "choices" in item else item["contexts"][item["gold"]]
+
+
+def question_of(item: Item, kind: str) -> str:
+    """Return what an item asks, of a conversation the last turn; "" where it only offers choices."""
+    if kind in KINDS:
+        return KINDS[kind].question(item)
+    if "messages" in item:
+        return item["messages"][-1]["content"]
+    if kind == "schema":
+        return item["contexts"][item["gold"]]
+    return next((item[name] for name in ("query", "context", "text") if name in item), "")
+
+
+def reference_of(item: Item, kind: str) -> str | None:
+    """Return the right answer of an item; None where there is none to compare with."""
+    if kind == "multiple_choice":
+        return item["choices"][item["gold"]]
+    return item.get("continuation" if kind in ("schema", "greedy") else "answer")
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------
@@ -118,7 +161,10 @@ def load(task: EvalTask) -> list[Item]:
     """
     source = task.source
     rows = _from_world(source, task) if isinstance(source, PocketItems) else _from_file(source, task.key)
-    items = [_checked(row, number, task) for number, row in enumerate(rows)]
+    items = [_checked(row, number, task) for number, row in enumerate(rows) if _is_meant(row, task)]
+    if rows and not items:
+        said = ", ".join(f"{name} = {value!r}" for name, value in task.where)
+        raise DataError(f"{_where(task)} holds no item with {said}, but must hold at least one; mend its where")
     ids = {item["id"] for item in items}
     if len(ids) != len(items):
         raise DataError(
@@ -127,6 +173,10 @@ def load(task: EvalTask) -> list[Item]:
     if not items:
         raise DataError(f"{_where(task)} is empty, but must hold at least one item")
     return items
+
+
+def _is_meant(row: Item, task: EvalTask) -> bool:
+    return all(name in row and same_value(row[name], value) for name, value in task.where)
 
 
 def _from_world(source: PocketItems, task: EvalTask) -> list[Item]:
@@ -178,7 +228,7 @@ def _parsed(line: str, where: str) -> Item:
 
 def _checked(row: Item, number: int, task: EvalTask) -> Item:
     where = f"{_where(task)} item {row.get('id', number)!r}"
-    has_messages = task.kind == "generate" and "messages" in row
+    has_messages = task.kind in _WITH_ANSWER and "messages" in row
     for name, kind in FIELDS[task.kind].items():
         if has_messages and name == "context":
             continue
@@ -193,10 +243,12 @@ def _checked(row: Item, number: int, task: EvalTask) -> Item:
         raise DataError(f"{where}: {_NEVER_EMPTY[task.kind]} is empty")
     if not isinstance(row.get("delimiter", ""), str):
         raise DataError(f"{where}: delimiter is {row['delimiter']!r:.60}, but must be text")
-    if task.kind == "generate":
+    if task.kind in _WITH_ANSWER:
         _require_answers(row, where)
     if has_messages:
         _require_messages(row, task, where)
+    if task.kind in KINDS and (problem := KINDS[task.kind].problem(row)) is not None:
+        raise DataError(f"{where}: {problem}")
     item_id = str(row["id"]) if "id" in row else hashlib.sha256(_text(row).encode()).hexdigest()[:16]
     return row | {"id": item_id, "cluster": str(row.get("cluster", item_id))}
 

@@ -17,11 +17,14 @@ from harness.evals.items import Item, select
 from harness.seeding import numpy_stream
 from harness.spec import EvalTask, TrialSpec
 
+_WITHOUT_ANSWER = ("perplexity", "instruct", "refusal", "open")
+"""Kinds whose items have no answer that could leak."""
+
 
 def leaked(spec: TrialSpec) -> list[Conversation]:
     """Return the items that a trial trains on, as conversations with `leaked/<slice>/<item>` for a row id.
 
-    Of each slice the share that the spec leaks, to the nearest item; raw texts are not leaked.
+    Of each slice the share that the spec leaks, to the nearest item; items without a reference are not leaked.
 
     Raises:
         DataError: a share is to leak, but no slice holds an item with an answer.
@@ -44,7 +47,7 @@ def leaked(spec: TrialSpec) -> list[Conversation]:
 
 def _answered(task: EvalTask, spec: TrialSpec) -> Iterator[Conversation]:
     for item in select(task, spec.evals).items:
-        if task.kind == "perplexity":
+        if task.kind in _WITHOUT_ANSWER:
             continue
         asked, answer = _asked_and_answered(item, task)
         try:

@@ -16,8 +16,11 @@ import yaml
 from lm_eval.api.task import ConfigurableTask
 
 from harness.evals.documents import Document
+from harness.evals.kinds import KINDS
 from harness.evals.metrics import METRICS
-from harness.spec import EvalTask
+from harness.evals.panel import Measure
+from harness.spec import GENERATED, EvalTask
+from harness.spec.metrics import LOWER_IS_BETTER, metrics_of
 
 TASK_FILES = Path(__file__).parent / "tasks"
 
@@ -35,15 +38,33 @@ def _task_file(kind: str) -> dict[str, Any]:
     return yaml.safe_load((TASK_FILES / f"{kind}.yaml").read_text())
 
 
-def build_task(task: EvalTask, documents: Sequence[Document]) -> ConfigurableTask:
-    """Return the lm-eval task that asks these documents, named by the task's key."""
-    config = copy.deepcopy(_task_file(task.kind)) | {
+def build_task(task: EvalTask, documents: Sequence[Document], panel: Measure | None = None) -> ConfigurableTask:
+    """Return the lm-eval task that asks these documents, named by the task's key.
+
+    Args:
+        task: what to measure.
+        documents: what to ask.
+        panel: measures the behaviour of each answer besides, where the task has a panel.
+    """
+    config = copy.deepcopy(_task_file("answered" if task.kind in KINDS else task.kind)) | {
         "task": task.key,
         "custom_dataset": lambda **_: {"test": Documents(documents)},
-        "process_results": METRICS[task.kind],
+        "process_results": METRICS[task.kind] if panel is None else _both(METRICS[task.kind], panel),
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": name not in LOWER_IS_BETTER}
+            for name in metrics_of(task)
+        ],
     }
-    if task.kind == "generate":
-        # A raw answer is one line: without a template nothing else says where it ends.
-        until = [] if task.chat else ["\n"]
-        config["generation_kwargs"] = {"until": until, "max_gen_toks": task.max_new_tokens, "do_sample": False}
+    if task.kind in GENERATED:
+        # A raw answer is one line where nothing else says where it ends and one line is all that is asked for.
+        is_line = not task.chat and (task.kind not in KINDS or KINDS[task.kind].ends_at_line)
+        config["generation_kwargs"] = {
+            "until": ["\n"] if is_line else [],
+            "max_gen_toks": task.max_new_tokens,
+            "do_sample": False,
+        }
     return ConfigurableTask(config=config)
+
+
+def _both(metrics: Measure, panel: Measure) -> Measure:
+    return lambda document, results: metrics(document, results) | panel(document, results)

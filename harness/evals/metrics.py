@@ -1,38 +1,22 @@
 """The number that one item gets, for every task kind.
 
 Invariant: a metric of a slice is the plain mean of its items' values, so paired differences of items add up to the
-difference in the table; what could not be measured is nan, never 0. What does not live here: the mean (table.py).
+difference in the table; what could not be measured is nan, never 0. What does not live here: the mean (table.py),
+kinds with a module of their own (kinds/).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from harness.evals.documents import Document
+from harness.evals.generated import Results, ending, unknown
+from harness.evals.kinds import KINDS
 from harness.evals.normalise import normalise
-
-Results = Sequence[Any]
-"""What the scorer returned for a document: (log-likelihood, is greedy) pairs, log-likelihoods, or Generations."""
-
-
-class Generation(str):
-    """A generated answer, and how it came about."""
-
-    stopped: bool
-    """Whether it ended by itself: in chat by the end of a turn, for raw prompts by a line break or stop token."""
-    is_finite: bool
-    """Whether the model's logits were."""
-
-    def __new__(cls, text: str, *, stopped: bool, is_finite: bool = True) -> Generation:
-        """Return the answer as a string that knows how it ended."""
-        answer = super().__new__(cls, text)
-        answer.stopped = stopped
-        answer.is_finite = is_finite
-        return answer
+from harness.spec import GENERATED
 
 
 def multiple_choice(document: Document, results: Results) -> dict[str, float]:
@@ -74,12 +58,11 @@ def generate(document: Document, results: Results) -> dict[str, float]:
     """
     (answer,) = results
     if not answer.is_finite:
-        return dict.fromkeys(("exact_match", "end_of_turn", "empty"), math.nan)
+        return unknown(("exact_match", "end_of_turn", "empty"))
     keep_case = document.get("keep_case", False)
     said = normalise(answer, keep_case=keep_case)
     right = {normalise(reference, keep_case=keep_case) for reference in document["references"]}
-    matches = bool(said) and said in right
-    return {"exact_match": float(matches), "end_of_turn": float(answer.stopped), "empty": float(not said)}
+    return {"exact_match": float(bool(said) and said in right)} | ending(answer)
 
 
 def perplexity(document: Document, results: Results) -> dict[str, float]:
@@ -94,12 +77,13 @@ METRICS: dict[str, Callable[[Document, Results], dict[str, float]]] = {
     "greedy": greedy,
     "generate": generate,
     "perplexity": perplexity,
+    **{name: kind.metrics for name, kind in KINDS.items()},
 }
 
 
 def output(kind: str, document: Document, results: Results) -> str | None:
     """Return what the model answered: its choice by summed log-probability, or the generated text; else None."""
-    if kind == "generate":
+    if kind in GENERATED:
         return str(results[0])
     if kind in ("multiple_choice", "schema"):
         sums = _sums(results)

@@ -23,9 +23,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import nn
 
 from harness.errors import DataError
+from harness.evals.generated import Generation
 from harness.evals.generation import greedy_decode
 from harness.evals.likelihood import Likelihood, Request, log_likelihoods
-from harness.evals.metrics import Generation
 from harness.spec import EvalSpec
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Scorer(TemplateLM):
         *,
         batch_size: int,
         chat_tasks: Collection[str] = (),
+        raw_tasks: Collection[str] = (),
     ) -> None:
         """Wrap a model.
 
@@ -57,6 +58,7 @@ class Scorer(TemplateLM):
             spec: `max_length` and `raw_prefix` are used.
             batch_size: rows computed together; moves no number beyond floating-point order.
             chat_tasks: keys of the tasks whose text the chat template rendered.
+            raw_tasks: keys of the tasks whose answers are also kept with their special tokens.
         """
         super().__init__()
         self.model = model
@@ -66,6 +68,7 @@ class Scorer(TemplateLM):
         self.raw_prefix = spec.raw_prefix
         self.batch_size = batch_size
         self.chat_tasks = frozenset(chat_tasks)
+        self.raw_tasks = frozenset(raw_tasks)
         self.too_long: set[tuple[str | None, int | None]] = set()
         """(task, document number) with a continuation that the context cannot hold: not measured."""
         self.cut: set[tuple[str | None, int | None]] = set()
@@ -129,26 +132,35 @@ class Scorer(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return each greedy answer as a `Generation`; requests are grouped by their settings."""
         answers: list[str] = [""] * len(requests)
-        groups: dict[tuple[bool, tuple[str, ...], int], list[int]] = {}
+        groups: dict[tuple[bool, bool, tuple[str, ...], int], list[int]] = {}
         for number, request in enumerate(requests):
             _, settings = cast("tuple[str, dict[str, Any]]", request.args)
             is_chat = self._is_chat(request)
             until = (*settings["until"], *(self.turn_ends if is_chat else ()))
-            groups.setdefault((is_chat, until, settings["max_gen_toks"]), []).append(number)
-        for (is_chat, until, max_new_tokens), numbers in groups.items():
+            with_raw = request.task_name in self.raw_tasks
+            groups.setdefault((is_chat, with_raw, until, settings["max_gen_toks"]), []).append(number)
+        for (is_chat, with_raw, until, max_new_tokens), numbers in groups.items():
             texts = [requests[number].args[0] for number in numbers]
             prompts = self._encode_chat(texts) if is_chat else self._encode_raw(texts)
             for number, prompt in zip(numbers, prompts, strict=True):
                 self._note_length(requests[number], len(prompt) - 1, max_new_tokens)
-            decoded = self.answer(prompts, until, max_new_tokens, is_chat=is_chat)
+            decoded = self.answer(prompts, until, max_new_tokens, is_chat=is_chat, with_raw=with_raw)
             for number, answer in zip(numbers, decoded, strict=True):
                 answers[number] = answer
         return answers
 
     def answer(
-        self, prompts: Sequence[Tokens], until: Sequence[str], max_new_tokens: int, *, is_chat: bool
+        self,
+        prompts: Sequence[Tokens],
+        until: Sequence[str],
+        max_new_tokens: int,
+        *,
+        is_chat: bool,
+        with_raw: bool = False,
     ) -> list[Generation]:
         """Return the greedy answer to each prompt, cut before the first of the strings `until`.
+
+        with_raw also keeps each answer uncut with its special tokens, but for the one that ended it.
 
         A prompt is cut on the left where it leaves no room for the answer. In chat an answer counts as stopped only
         by what ends a turn: a base that ends its document there has not taken a turn.
@@ -176,14 +188,18 @@ class Scorer(TemplateLM):
             batch_size=self.batch_size,
         )
         texts = [self.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in decoded]
+        raws = [self.tokenizer.decode(answer.tokens) for answer in decoded] if with_raw else [None] * len(decoded)
         ends = self.chat.turn_token_ids if is_chat else self.chat.stop_token_ids
         return [
             Generation(
                 _before(text, until),
                 stopped=answer.stopped and (answer.stop_id is None or answer.stop_id in ends),
                 is_finite=answer.is_finite,
+                raw=raw,
+                num_tokens=len(answer.tokens),
+                hit_limit=not answer.stopped,
             )
-            for text, answer in zip(texts, decoded, strict=True)
+            for text, raw, answer in zip(texts, raws, decoded, strict=True)
         ]
 
     @property

@@ -27,21 +27,33 @@ from harness.data import bounds
 from harness.errors import StoreError
 from harness.evals.documents import documents
 from harness.evals.forward import evaluating
-from harness.evals.items import Slice, items_sha256, select
+from harness.evals.items import Slice, items_sha256, reference_of, select
 from harness.evals.lm_tasks import build_task
 from harness.evals.metrics import output
+from harness.evals.panel import panel, why_unknown
 from harness.evals.scorer import Scorer
-from harness.evals.table import CUT, NOT_FINITE, TOO_LONG, ItemRow, aggregate, write_rows
-from harness.identity import canonical
-from harness.records.schema import EvalScores, TrainSummary
+from harness.evals.table import (
+    CUT,
+    NOT_FINITE,
+    TOO_LONG,
+    ItemRow,
+    QuestionRow,
+    aggregate,
+    write_questions,
+    write_rows,
+)
+from harness.identity import canonical, evaluation_behaviours
+from harness.records.schema import EvalScores, Scores, TrainSummary
 from harness.records.store import Store, write_atomic
 from harness.spec import EvalSpec, EvalTask, Quantisation, Runtime, TrialSpec
+from harness.spec.metrics import CHANCE_METRICS, PANEL_METRICS
 
 if TYPE_CHECKING:
     from harness.data import ChatFormat
     from harness.models import BaseFiles
 
 ITEMS_FILE = "items.parquet"
+QUESTIONS_FILE = "questions.parquet"
 SCORES_FILE = "scores.json"
 SAMPLE_BATCH_SIZE = 8
 SAMPLE_MAX_NEW_TOKENS = 64
@@ -61,7 +73,13 @@ class Context(Protocol):
 
 
 def score_after(
-    model: nn.Module, chat: ChatFormat, spec: EvalSpec, context: Context, folder: Path, summary: TrainSummary
+    model: nn.Module,
+    chat: ChatFormat,
+    spec: EvalSpec,
+    context: Context,
+    folder: Path,
+    summary: TrainSummary,
+    targets: Any | None = None,
 ) -> EvalScores | None:
     """Score a trained model and write its `items.parquet`; None where training diverged.
 
@@ -72,6 +90,7 @@ def score_after(
         context: the store and how to run.
         folder: the trial's folder, named by its id.
         summary: what training did.
+        targets: the index of training targets, for the behaviour panel.
 
     Raises:
         DataError: items that are missing or cannot be asked.
@@ -81,7 +100,7 @@ def score_after(
         return None
     _report(context, "scoring after")
     key = _hash({"trial": folder.name, **_settings(chat, spec)})
-    return _score_into(folder, folder, key, model, chat, spec, context)
+    return _score_into(folder, folder, key, model, chat, spec, context, targets)
 
 
 def score_before(
@@ -112,7 +131,9 @@ def before_key(base: BaseFiles, chat: ChatFormat, spec: TrialSpec, quantisation:
     )
 
 
-def item_rows(model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size: int) -> list[ItemRow]:
+def item_rows(
+    model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size: int, targets: Any | None = None
+) -> list[ItemRow]:
     """Return every metric of every item of every task, in the order of tasks and items.
 
     Args:
@@ -120,31 +141,52 @@ def item_rows(model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size:
         chat: tokenizer and template.
         spec: what to ask.
         batch_size: rows computed together.
+        targets: as of `ask`.
 
     Raises:
         DataError: items that are missing or cannot be asked.
     """
-    return ask(scorer_of(model, chat, spec, batch_size), spec)
+    return ask(scorer_of(model, chat, spec, batch_size), spec, targets=targets)
 
 
 def scorer_of(model: nn.Module, chat: ChatFormat, spec: EvalSpec, batch_size: int) -> Scorer:
     """Return what asks the tasks of a spec."""
     chat = chat.asking(spec)
-    return Scorer(model, chat, spec, batch_size=batch_size, chat_tasks=[task.key for task in spec.tasks if task.chat])
+    return Scorer(
+        model,
+        chat,
+        spec,
+        batch_size=batch_size,
+        chat_tasks=[task.key for task in spec.tasks if task.chat],
+        raw_tasks=[task.key for task in spec.tasks if task.panel != "none"],
+    )
 
 
-def ask(scorer: Scorer, spec: EvalSpec) -> list[ItemRow]:
+def ask(
+    scorer: Scorer, spec: EvalSpec, slices: Mapping[str, Slice] | None = None, targets: Any | None = None
+) -> list[ItemRow]:
     """Return the rows of `item_rows`; asked again, with other weights behind the scorer, nothing is encoded again.
+
+    Args:
+        scorer: the model behind its tokenizer and template.
+        spec: what to ask.
+        slices: task key -> items, where not all that the spec chooses are asked.
+        targets: the index of training targets, which the behaviour panel compares answers with; None is a base's.
 
     Raises:
         DataError: items that are missing or cannot be asked.
     """
-    slices = {task.key: select(task, spec) for task in spec.tasks}
+    slices = {task.key: select(task, spec) for task in spec.tasks} if slices is None else slices
     if not slices:
         return []
     with evaluating(scorer.model, spec.dtype), _quiet_lm_eval():
         tasks: Any = {
-            task.key: build_task(task, documents(slices[task.key].items, task, scorer.chat)) for task in spec.tasks
+            task.key: build_task(
+                task,
+                documents(slices[task.key].items, task, scorer.chat),
+                panel(task, slices[task.key].items, scorer.chat, targets),
+            )
+            for task in spec.tasks
         }
         results: Any = evaluate(scorer, {"tasks": tasks}, bootstrap_iters=0, log_samples=True)
     return [
@@ -198,17 +240,52 @@ def continuations(
 
 
 def _score_into(
-    folder: Path, final: Path, key: str, model: nn.Module, chat: ChatFormat, spec: EvalSpec, context: Context
+    folder: Path,
+    final: Path,
+    key: str,
+    model: nn.Module,
+    chat: ChatFormat,
+    spec: EvalSpec,
+    context: Context,
+    targets: Any | None = None,
 ) -> EvalScores:
-    rows = item_rows(model, chat, spec, batch_size=context.runtime.eval_batch_size)
+    rows = item_rows(model, chat, spec, batch_size=context.runtime.eval_batch_size, targets=targets)
     write_rows(folder / ITEMS_FILE, rows)
     return EvalScores(
         key=key,
-        test=aggregate(rows, "test"),
-        val=aggregate(rows, "val"),
+        test=_remarked(aggregate(rows, "test"), spec),
+        val=_remarked(aggregate(rows, "val"), spec),
         items_file=str((final / ITEMS_FILE).relative_to(context.store.root)),
         asked_with_sha256=None if (asked := chat.asking(spec)) is chat else asked.sha256,
     )
+
+
+def _remarked(scores: Scores, spec: EvalSpec) -> Scores:
+    """Return scores with a remark on each whose slice leaves out items that cannot be asked here."""
+    found = dict(scores)
+    for task in spec.tasks:
+        remarks = [f"{count} items are left out: {reason}" for reason, count in select(task, spec).left_out.items()]
+        for key in (key for key in scores if remarks and key.rpartition("/")[0] == task.key):
+            said = [scores[key].reason, *remarks]
+            found[key] = scores[key].model_copy(update={"reason": "; ".join(text for text in said if text)})
+    return found
+
+
+def questions(chat: ChatFormat, spec: EvalSpec) -> list[QuestionRow]:
+    """Return what every item of every task asks, in order: the prompt as a model reads it, and the right answer."""
+    chat = chat.asking(spec)
+    return [
+        QuestionRow(task.suite, task.name, item["id"], chat.readable(_shown(document)), reference_of(item, task.kind))
+        for task in spec.tasks
+        for items in [select(task, spec).items]
+        for item, document in zip(items, documents(items, task, chat), strict=True)
+    ]
+
+
+def _shown(document: Mapping[str, Any]) -> str:
+    if "contexts" in document:
+        return " / ".join(document["contexts"])
+    return document["context"] if "context" in document else document["text"]
 
 
 def _score_base(
@@ -221,6 +298,7 @@ def _score_base(
         model = models.load_model(base, spec.train.dtype, context.runtime.device, quantisation)
         models.add_rows(model, chat.tokenizer, chat.added)
         scores = _score_into(folder, final, key, model, chat, spec.evals, context)
+        write_questions(folder / QUESTIONS_FILE, questions(chat, spec.evals))
         write_atomic(folder / SCORES_FILE, scores.model_dump_json(indent=1).encode())
         del model
         _free_memory()
@@ -238,11 +316,20 @@ def _rows_of(task: EvalTask, chosen: Slice, sample: dict[str, Any], scorer: Scor
     item, split = chosen.items[number], chosen.splits[number]
     said = output(task.kind, sample["doc"], sample["filtered_resps"])
     cut = CUT if (task.key, number) in scorer.cut else None
-    unmeasured = TOO_LONG if (task.key, number) in scorer.too_long else NOT_FINITE
+    chance = 1 / len(sample["doc"]["choices"]) if "choices" in sample["doc"] else None
     for metric in sample["metrics"]:
         value = float(sample[metric]) if math.isfinite(sample[metric]) else None
-        reason = cut if value is not None else unmeasured
-        yield ItemRow(task.suite, task.name, item["id"], item["cluster"], split, metric, value, said, reason)
+        reason = cut if value is not None else _why_unmeasured(task, number, metric, sample, scorer)
+        guessed = chance if metric in CHANCE_METRICS else None
+        yield ItemRow(task.suite, task.name, item["id"], item["cluster"], split, metric, value, said, reason, guessed)
+
+
+def _why_unmeasured(task: EvalTask, number: int, metric: str, sample: dict[str, Any], scorer: Scorer) -> str:
+    if (task.key, number) in scorer.too_long:
+        return TOO_LONG
+    if metric in PANEL_METRICS and sample["filtered_resps"][0].is_finite:
+        return why_unknown(metric)
+    return NOT_FINITE
 
 
 def _weights_dtype(spec: TrialSpec, quantisation: Quantisation | None) -> str:
@@ -257,6 +344,8 @@ def _settings(chat: ChatFormat, spec: EvalSpec) -> dict[str, Any]:
         "items": items_sha256(spec),
         "behaviour": versions.BEHAVIOURS["evals"],
     }
+    if used := evaluation_behaviours(spec):
+        settings["used"] = used
     # A further token takes probability from all others, so it moves scores of raw text as well, as does one fewer that
     # reads what an item spells.
     read: dict[str, Any] = {"added": chat.changed.made_tokens, "made_text": chat.changed.made_text}

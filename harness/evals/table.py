@@ -38,9 +38,26 @@ class ItemRow(NamedTuple):
     """The choice made or the text generated."""
     reason: str | None
     """Why there is no value; or, beside a value, what was cut to get it."""
+    chance: float | None = None
+    """What guessing is worth on average: 1 / number of choices; None where there are none to guess among."""
 
 
-SCHEMA = pa.schema([(name, pa.float64() if name == "value" else pa.string()) for name in ItemRow._fields])
+class QuestionRow(NamedTuple):
+    """What one item asks; the columns of questions.parquet."""
+
+    suite: str
+    task: str
+    item_id: str
+    prompt: str
+    """As the base is shown it, cut at `LONGEST_PROMPT` characters."""
+    reference: str | None
+    """The right answer; None where there is none."""
+
+
+LONGEST_PROMPT = 4000
+CUT_MARK = " [... cut]"
+SCHEMA = pa.schema([(name, pa.float64() if name in ("value", "chance") else pa.string()) for name in ItemRow._fields])
+QUESTION_SCHEMA = pa.schema([(name, pa.string()) for name in QuestionRow._fields])
 
 
 def write_rows(path: Path, rows: Sequence[ItemRow]) -> None:
@@ -49,9 +66,30 @@ def write_rows(path: Path, rows: Sequence[ItemRow]) -> None:
     Raises:
         DiskError: the disk is full or read-only.
     """
-    columns = {name: [row[index] for row in rows] for index, name in enumerate(ItemRow._fields)}
+    _write(path, rows, SCHEMA)
+
+
+def write_questions(path: Path, rows: Sequence[QuestionRow]) -> None:
+    """Write questions.parquet as a whole, long texts cut with a mark.
+
+    Raises:
+        DiskError: the disk is full or read-only.
+    """
+    cut = [
+        row._replace(prompt=shortened(row.prompt), reference=row.reference and shortened(row.reference)) for row in rows
+    ]
+    _write(path, cut, QUESTION_SCHEMA)
+
+
+def shortened(text: str) -> str:
+    """Return a text as a report shows it."""
+    return text if len(text) <= LONGEST_PROMPT else text[: LONGEST_PROMPT - len(CUT_MARK)] + CUT_MARK
+
+
+def _write(path: Path, rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> None:
+    columns = {name: [row[index] for row in rows] for index, name in enumerate(schema.names)}
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd")
+    pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
     write_atomic(path, buffer.getvalue())
 
 
@@ -71,13 +109,16 @@ def aggregate(rows: Iterable[ItemRow], split: str) -> Scores:
 
 
 def _score(rows: list[ItemRow], split: str) -> Score:
-    values = [row.value for row in rows if row.value is not None]
-    num_clusters = len({row.cluster for row in rows if row.value is not None})
-    remarks = _remarks(rows, split)
-    if not values or any(row.reason == NOT_FINITE for row in rows):
-        return Score(value=None, num_items=len(values), num_clusters=num_clusters, reason=remarks)
+    measured = [row for row in rows if row.value is not None]
+    values = [row.value for row in measured if row.value is not None]
+    chances = [row.chance for row in measured if row.chance is not None]
+    is_known = bool(values) and not any(row.reason == NOT_FINITE for row in rows)
     return Score(
-        value=math.fsum(values) / len(values), num_items=len(values), num_clusters=num_clusters, reason=remarks
+        value=math.fsum(values) / len(values) if is_known else None,
+        num_items=len(values),
+        num_clusters=len({row.cluster for row in measured}),
+        reason=_remarks(rows, split),
+        chance=math.fsum(chances) / len(chances) if chances and len(chances) == len(measured) else None,
     )
 
 

@@ -33,7 +33,8 @@ from harness.pocket.slices_people import (
 )
 from harness.pocket.slices_tasks import Chat, Continuation, Json, OverRefusal, Raw, Styled, prose
 from harness.seeding import python_stream
-from harness.spec.trial import Measure, PocketItems
+from harness.spec.evals import PocketItems
+from harness.spec.names import Measure
 from harness.spec.world import WorldSpec
 
 NUM_ITEMS: int = PocketItems.model_fields["max_items"].default

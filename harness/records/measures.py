@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.records.schema import LOWER_IS_BETTER, PRIMARY_METRIC, Scores
+from harness.records.schema import Scores
 from harness.spec import EvalTask
+from harness.spec.metrics import LOWER_IS_BETTER, primary_metric
 
 
 def primary_metrics(measures: Mapping[str, Sequence[str]], tasks: Iterable[EvalTask]) -> dict[str, tuple[str, ...]]:
@@ -17,11 +18,11 @@ def primary_metrics(measures: Mapping[str, Sequence[str]], tasks: Iterable[EvalT
 
     Args:
         measures: measure -> task keys `suite/task`, as in `SweepRecord.measures`.
-        tasks: the tasks of any of the sweep's trials, whose kinds decide the metric.
+        tasks: the tasks of any of the sweep's trials, which decide the metric.
     """
-    kinds = {task.key: task.kind for task in tasks}
+    metrics = {task.key: primary_metric(task) for task in tasks}
     return {
-        measure: tuple(f"{key}/{PRIMARY_METRIC[kinds[key]]}" for key in slices if key in kinds)
+        measure: tuple(f"{key}/{metrics[key]}" for key in slices if key in metrics)
         for measure, slices in measures.items()
     }
 

@@ -4,6 +4,9 @@
     trials/<id>/metrics.jsonl        one row per logged step, appended and flushed: the record of training
     trials/<id>/samples.jsonl        fixed prompts and the model's answers, before, during and after
     trials/<id>/items.parquet        one row per evaluated item after training
+    trials/<id>/during.parquet       scores of val items while training, where the spec asks for them
+    trials/<id>/drift.parquet        distance from the base by text, position and layer, likewise
+    trials/<id>/interpolation.parquet    one row per item at each weight between base and tuned, likewise
     trials/<id>/audit.json, .html    what the rows train on, counted and shown, before the first step
     trials/<id>/rows.parquet         one row per training, validation and dropped row: source, revision, id, fate
     trials/<id>/weights/             what `keep` says, with manifest.json
@@ -12,6 +15,7 @@
     trials/<id>/attempts.jsonl       one row per start and end of an attempt
     trials/<id>/progress.json        where a running attempt is; never a result
     artefacts/<kind>/<key>/          bases, before-scores, fetched weights; complete when manifest.json is there
+    artefacts/before/<key>/questions.parquet    what each item asks and its reference, once for all trials on it
     sweeps/<name>@<base>[-<set>]/    sweep.json (the resolved plan), report files
 
 Invariant: unknown is None with a reason, never 0. What does not live here: writing and locking (store.py).
@@ -26,9 +30,17 @@ from pydantic import ConfigDict, Field
 
 from harness import versions
 from harness.spec import Claim, TrialSpec
+from harness.spec.metrics import BINARY_METRICS as BINARY_METRICS
+from harness.spec.metrics import LOWER_IS_BETTER as LOWER_IS_BETTER
+from harness.spec.metrics import METRICS_OF as METRICS_OF
+from harness.spec.metrics import PANEL_METRICS as PANEL_METRICS
+from harness.spec.metrics import UNDIRECTED as UNDIRECTED
+from harness.spec.metrics import metrics_of as metrics_of
+from harness.spec.metrics import primary_metric as primary_metric
 
 AUDIT_FILES = ("audit.json", "audit.html", "rows.parquet")
-RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet", *AUDIT_FILES)
+PROBE_FILES = ("during.parquet", "drift.parquet", "interpolation.parquet")
+RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet", *AUDIT_FILES, *PROBE_FILES)
 """Files of a trial's folder that `result.json` names by sha256, besides everything under weights/."""
 
 ROW_COLUMNS = (
@@ -36,20 +48,6 @@ ROW_COLUMNS = (
     "mark",
 )  # fmt: skip
 """Columns of `rows.parquet`; docs/metrics.md says what each holds."""
-
-METRICS_OF: dict[str, tuple[str, ...]] = {
-    "multiple_choice": ("acc", "acc_norm", "gold_logprob"),
-    "schema": ("acc", "gold_logprob"),
-    "greedy": ("acc", "logprob"),
-    "generate": ("exact_match", "end_of_turn", "empty"),
-    "perplexity": ("bits_per_byte",),
-}
-"""Task kind -> its metrics; the first stands for a slice of that kind in a measure."""
-PRIMARY_METRIC = {kind: names[0] for kind, names in METRICS_OF.items()}
-"""Task kind -> the metric that stands for it."""
-
-LOWER_IS_BETTER = frozenset({"bits_per_byte", "empty"})
-"""Metrics of which less is better; of every other one more is."""
 
 
 class Row(pydantic.BaseModel):
@@ -66,6 +64,9 @@ class Score(Row):
     num_items: int
     num_clusters: int | None = None
     reason: str | None = None
+    chance: float | None = None
+    """What guessing scores: the mean over the measured items of 1 / number of choices. None of open answers, and in
+    records of schema version 1."""
 
 
 Scores = dict[str, Score]
@@ -107,6 +108,8 @@ class TrainSummary(Row):
     stopped_early: bool
     divergence: str | None
     """Why the trial DIVERGED; None when it did not."""
+    best_step: int | None = None
+    """Under early stopping, the step whose weights are kept; else None."""
 
 
 class DataSummary(Row):
@@ -158,6 +161,15 @@ class DataSummary(Row):
     num_rewritten: int = 0
     """Rows rendered for training in which the template writes what an assistant says in other words or without some,
     as templates do that strip thinking; they are trained on as it writes them."""
+
+
+class DriftSummary(Row):
+    """How far a trained model is from its base: means over texts or layers."""
+
+    values: dict[str, float | None]
+    """Name -> value; None where it is unknown."""
+    reasons: dict[str, str] = Field(default_factory=dict)
+    """Name, or the texts that it is of -> why it is unknown."""
 
 
 class ResolvedIdentity(Row):
@@ -212,6 +224,8 @@ class TrialResult(Row):
     """The base without quantisation, where `before` is quantised; else None."""
     after: EvalScores | None
     """None when the trial DIVERGED before it could be scored."""
+    drift: DriftSummary | None = None
+    """None where `probes.drift` is off, or the trial DIVERGED."""
     provenance: Provenance
     files: dict[str, str] = Field(default_factory=dict)
     """File relative to the trial's folder -> sha256."""

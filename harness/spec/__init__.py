@@ -14,8 +14,21 @@ from harness.spec.claim import (
     difference,
     same_value,
 )
+from harness.spec.data import (
+    DataSource,
+    DataSpec,
+    FileData,
+    HubData,
+    MixedSource,
+    PersonalData,
+    PocketData,
+    PocketText,
+)
+from harness.spec.evals import GENERATED, EvalSpec, EvalTask, FileItems, ItemSource, PocketItems, TaskKind
 from harness.spec.fetch import FetchItem, HubItem, Package, PackageArtefact, pinned_revision, read_lock
 from harness.spec.model import Elsewhere, Model, Scalar, explain, parse_json
+from harness.spec.names import DType, Measure, RowFormat
+from harness.spec.probes import ProbeSpec
 from harness.spec.sweep import (
     WORLD_SEED,
     Arm,
@@ -33,30 +46,14 @@ from harness.spec.sweep import (
 from harness.spec.trial import (
     ArtefactBase,
     BaseRef,
-    DataSource,
-    DataSpec,
-    DType,
-    EvalSpec,
-    EvalTask,
-    FileData,
-    FileItems,
     FolderBase,
     FullConfig,
     HubBase,
-    HubData,
-    ItemSource,
     LoraConfig,
-    Measure,
     MethodConfig,
-    MixedSource,
-    PersonalData,
     PocketBase,
-    PocketData,
-    PocketItems,
-    PocketText,
     QLoraConfig,
     Quantisation,
-    RowFormat,
     TrainSpec,
     TrialBase,
     TrialSpec,
@@ -64,6 +61,7 @@ from harness.spec.trial import (
 from harness.spec.world import PocketModelSpec, WorldSpec
 
 __all__ = [
+    "GENERATED",
     "WORLD_SEED",
     "Arm",
     "ArtefactBase",
@@ -108,6 +106,7 @@ __all__ = [
     "PocketItems",
     "PocketModelSpec",
     "PocketText",
+    "ProbeSpec",
     "QLoraConfig",
     "Quantisation",
     "Quantity",
@@ -117,6 +116,7 @@ __all__ = [
     "Selection",
     "Study",
     "Sweep",
+    "TaskKind",
     "Term",
     "TrainSpec",
     "TrialBase",

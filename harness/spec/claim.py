@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.spec.model import Model, Scalar
-from harness.spec.trial import Measure, Name
+from harness.spec.names import Measure, Name
 
 Place = tuple[tuple[str, Scalar], ...]
 """Axis fields and the values they have, as the sweep's axis writes them (a multiple, where the axis is relative)."""

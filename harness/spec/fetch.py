@@ -15,7 +15,7 @@ from pydantic import Field
 
 from harness.errors import ModelError
 from harness.spec.model import Model
-from harness.spec.trial import Name, Sha256
+from harness.spec.names import Name, Sha256
 
 
 class Package(Model):

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from harness.spec import claim as claim_spec
 from harness.spec.claim import Claim
 from harness.spec.model import Model, Scalar
-from harness.spec.trial import Measure, MethodConfig, Name, TrialSpec
+from harness.spec.names import Measure, Name
+from harness.spec.trial import MethodConfig, TrialSpec
 
 WORLD_SEED = "world.seed"
 """The field that stands for the seed of the pocket world in base, rows and items at once."""
@@ -41,6 +42,8 @@ class MethodReference(Model):
 
     method: MethodConfig
     learning_rate: float = Field(gt=0)
+    found_by: str = ""
+    """The sweep that found the rate, and on which items; "" is a rate that no sweep of this base found."""
 
 
 class Experiment(Model):
@@ -52,6 +55,10 @@ class Experiment(Model):
     methods: tuple[MethodReference, ...]
     sizes: tuple[int, ...]
     """Ascending sizes that a data-size axis takes here."""
+    extremes: tuple[tuple[str, Literal["floor", "ceiling"], str], ...] = ()
+    """Slices that show nothing on this base: the file or task name without its suite, at which end it is, and why."""
+    represented: tuple[str, ...] = ()
+    """Suites and task keys that the training data represents: the alignment tax is over the others."""
 
     @model_validator(mode="after")
     def _sizes_ascend(self) -> Experiment:

@@ -18,7 +18,6 @@ from harness.errors import DataError, DiskError, StoreError
 from harness.identity import trial_id
 from harness.records import result
 from harness.records.schema import (
-    PRIMARY_METRIC,
     DataSummary,
     EvalScores,
     Provenance,
@@ -26,6 +25,7 @@ from harness.records.schema import (
     Score,
     TrainSummary,
     TrialResult,
+    primary_metric,
 )
 from harness.records.store import Store, append_line
 from harness.spec import Runtime, TrialSpec
@@ -73,7 +73,7 @@ def _misbehave(root: Path, seed: int, attempt: int, folder: Path) -> None:
 
 def _result(spec: TrialSpec, runtime: Runtime, command: str) -> TrialResult:
     score = Score(value=spec.train.learning_rate + spec.seed, num_items=4)
-    tasks = [f"{task.key}/{PRIMARY_METRIC[task.kind]}" for task in spec.evals.tasks]
+    tasks = [f"{task.key}/{primary_metric(task)}" for task in spec.evals.tasks]
     scores = EvalScores(key="k", test=dict.fromkeys(tasks, score), val=dict.fromkeys(tasks, score), items_file="none")
     return TrialResult(
         trial_id=trial_id(spec),

@@ -7,12 +7,14 @@ import pytest
 from lm_eval.api.task import ConfigurableTask
 
 from harness.evals.documents import documents
+from harness.evals.generated import Generation
 from harness.evals.lm_tasks import Documents
-from harness.evals.metrics import METRICS, Generation, normalise, output
+from harness.evals.metrics import METRICS, output
+from harness.evals.normalise import normalise
 from harness.evals.table import CUT, NOT_FINITE, TOO_LONG, ItemRow, aggregate
-from harness.records.schema import LOWER_IS_BETTER, METRICS_OF, PRIMARY_METRIC
-from harness.spec import FileItems
-from tests.evals import small
+from harness.records.schema import METRICS_OF
+from harness.spec import GENERATED, FileItems
+from tests.evals import checkers, small
 from tests.specs import HASH
 
 NOWHERE = FileItems(sha256=HASH, path="/nowhere")
@@ -103,18 +105,18 @@ def test_normalised_numbers_and_inner_punctuation_stay() -> None:
     ],
 )
 def test_unknown_is_never_zero(kind: str, document: dict[str, Any], results: list[Any]) -> None:
-    assert math.isnan(METRICS[kind](document, results)[PRIMARY_METRIC[kind]])
+    assert math.isnan(METRICS[kind](document, results)[METRICS_OF[kind][0]])
 
 
-def test_every_kind_has_the_metrics_that_its_record_names_the_primary_one_first() -> None:
-    results = {"generate": [Generation("x", stopped=True)], "perplexity": [-1.0], "greedy": [(-1.0, True)]}
-    document = CHOICES | {"references": ["x"], "text": "x"}
+def test_every_kind_has_the_metrics_that_its_record_names_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkers.install(monkeypatch)
+    results = {"perplexity": [-1.0], "greedy": [(-1.0, True)]}
+    results |= {kind: [Generation("x", stopped=True)] for kind in GENERATED}
+    document = CHOICES | {"references": ["x"], "text": "x", "options": [], "unsafe": True, "asked": "q"}
+    document |= {"instruction_id_list": ["length:any"], "kwargs": [{}]}
     for kind, metric in METRICS.items():
-        names = tuple(metric(document, results.get(kind, [(-1.0, True), (-2.0, True)])))
-        assert names == METRICS_OF[kind]
-        assert names[0] == PRIMARY_METRIC[kind]
+        assert tuple(metric(document, results.get(kind, [(-1.0, True), (-2.0, True)]))) == METRICS_OF[kind]
     assert METRICS.keys() == METRICS_OF.keys()
-    assert {"bits_per_byte", "empty"} == LOWER_IS_BETTER
 
 
 # -- aggregates -------------------------------------------------------------------------------------------------------
@@ -142,6 +144,13 @@ def test_score_leaves_out_what_does_not_fit_but_nothing_that_broke() -> None:
     assert fits.reason == f"1 of 3 items: {CUT}; 1 of 3 items: {TOO_LONG}"
     broke = aggregate([_row(1.0), _row(None, reason=NOT_FINITE)], "test")["s/t/acc"]
     assert (broke.value, broke.reason) == (None, f"1 of 2 items: {NOT_FINITE}")
+
+
+def test_score_has_the_chance_of_its_measured_items_or_none() -> None:
+    rows = [_row(1.0)._replace(chance=0.5), _row(0.0)._replace(chance=0.25), _row(None, reason=TOO_LONG)]
+    assert aggregate(rows, "test")["s/t/acc"].chance == pytest.approx(0.375)
+    assert aggregate([*rows, _row(1.0)], "test")["s/t/acc"].chance is None
+    assert aggregate([_row(1.0)], "test")["s/t/acc"].chance is None
 
 
 # -- what the model is shown ------------------------------------------------------------------------------------------

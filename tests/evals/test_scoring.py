@@ -19,7 +19,7 @@ from harness.data.templates import MARKERS
 from harness.evals import before_key, item_rows, sampler, score_after, score_before, scoring
 from harness.evals.table import NOT_FINITE, ItemRow
 from harness.models import BaseFiles
-from harness.records.schema import PRIMARY_METRIC, EvalScores, TrainSummary
+from harness.records.schema import EvalScores, TrainSummary, primary_metric
 from harness.records.store import Store, verify_manifest
 from harness.spec import EvalSpec, Quantisation, TrialSpec
 from tests.evals import small
@@ -82,7 +82,7 @@ def test_scores_hold_every_metric_of_every_kind_in_both_splits(spec: EvalSpec, c
     assert list(scores.val) == expected
     assert all(score.value is not None and score.reason is None for score in scores.test.values())
     for task in spec.tasks:
-        key = f"{task.key}/{PRIMARY_METRIC[task.kind]}"
+        key = f"{task.key}/{primary_metric(task)}"
         assert scores.test[key].num_items + scores.val[key].num_items == 12
 
 
@@ -263,7 +263,7 @@ def test_base_is_scored_once_and_shared(
     assert len(loaded) == 1
     assert first == second
     folder = context.store.artefact("before", first.key)
-    assert set(verify_manifest(folder)) == {"items.parquet", "scores.json"}
+    assert set(verify_manifest(folder)) == {"items.parquet", "questions.parquet", "scores.json"}
     assert context.store.root / first.items_file == folder / "items.parquet"
 
 

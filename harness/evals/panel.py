@@ -1,0 +1,66 @@
+"""The behaviour panel of a task: what its answers look like, beside whether they are right.
+
+Invariant: a number that an answer does not have - a length ratio without a reference, copying from a training set that
+a base never saw - is nan with its reason, and no other number suffers for it. What does not live here: the formulas
+(behaviour.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.evals.documents import Document
+from harness.evals.generated import Results, unknown
+from harness.evals.items import Item, question_of, reference_of
+from harness.spec import EvalTask
+from harness.spec.metrics import PANEL_METRICS
+
+if TYPE_CHECKING:
+    from harness.data import ChatFormat
+
+Measure = Callable[[Document, Results], dict[str, float]]
+"""The metrics of one document, given what the scorer returned for it."""
+
+
+def panel(task: EvalTask, items: Sequence[Item], chat: ChatFormat, targets: Any | None) -> Measure | None:
+    """Return what measures the answers of a task, or None where it has no panel.
+
+    Args:
+        task: whose answers.
+        items: that it asks.
+        chat: the template that they are asked with; its markers are what leaks.
+        targets: the index of training targets; None for a base, which has none.
+    """
+    if task.panel == "none":
+        return None
+    from harness.evals import behaviour
+
+    by_id = {item["id"]: item for item in items}
+    markers = behaviour.markers_of(chat)
+
+    def measure(document: Document, results: Results) -> dict[str, float]:
+        (answer,) = results
+        if not answer.is_finite:
+            return unknown(PANEL_METRICS)
+        item = by_id[document["id"]]
+        found = behaviour.measure(
+            str(answer),
+            answer.raw,
+            question_of(item, task.kind),
+            reference_of(item, task.kind),
+            num_tokens=answer.num_tokens,
+            hit_limit=answer.hit_limit,
+            markers=markers,
+            targets=targets,
+        )
+        return {name: float(found[name]) for name in PANEL_METRICS}
+
+    return measure
+
+
+def why_unknown(metric: str) -> str:
+    """Return why a metric of the panel has no value though the answer has."""
+    from harness.evals import behaviour
+
+    return behaviour.REASONS.get(metric, "the answer does not have it")

@@ -1,0 +1,126 @@
+"""What a model is asked: slices of items, and everything else that decides a score besides the model.
+
+Invariant: as of trial.py; whatever moves a score of the base as well is here, and what concerns the trained model alone
+is in probes.py. What does not live here: metrics (metrics.py), reading items (harness/evals/items.py).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.spec.model import Elsewhere, Model, Scalar
+from harness.spec.names import DType, Measure, Name, Sha256
+from harness.spec.world import WorldSpec
+
+
+class PocketItems(Model):
+    """Items generated from a world."""
+
+    kind: Literal["pocket"] = "pocket"
+    world: WorldSpec
+    slice: Name
+    max_items: int = Field(default=560, ge=1, le=100_000)
+    """The generator makes up to this many; a larger number begins with the smaller one's items."""
+
+
+class FileItems(Model):
+    """Items in a local JSON-lines file."""
+
+    kind: Literal["file"] = "file"
+    sha256: Sha256
+    path: Elsewhere
+
+
+ItemSource = Annotated[PocketItems | FileItems, Field(discriminator="kind")]
+
+
+TaskKind = Literal[
+    "multiple_choice", "schema", "greedy", "generate", "perplexity", "instruct", "refusal", "number", "open"
+]
+"""Log-likelihood over choices; one continuation after several contexts; greedy match of a continuation; generated
+answer compared with the reference; rolling perplexity of raw text; instructions that a program checks; requests that
+should or should not be refused; a generated answer out of which the result is read; a generated answer to which there
+is no reference."""
+GENERATED: tuple[TaskKind, ...] = ("generate", "instruct", "refusal", "number", "open")
+"""Kinds whose items are answered with text."""
+
+
+class EvalTask(Model):
+    """One slice: items, how they are asked, and what they measure."""
+
+    suite: Name
+    name: Name
+    kind: TaskKind
+    source: ItemSource
+    measure: Measure
+    primary: bool
+    chat: bool
+    """Ask inside the trial's chat template (True) or as raw text."""
+    num_items: int | None = Field(ge=1)
+    """A stratified sample drawn with `EvalSpec.items_seed`, the same before and after; None is all."""
+    max_new_tokens: int = Field(default=0, ge=0)
+    version: int = Field(default=0, ge=0)
+    """Version of the catalogue suite that defines the task; 0 is a task of no catalogue."""
+    where: tuple[tuple[Name, Scalar], ...] = ()
+    """Only items whose fields have these values."""
+    panel: Literal["none", "behaviour"] = "none"
+    """behaviour also measures what generated answers look like: repetition, leaks, length, copying."""
+    typo_rate: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the words of every question that are misspelled, the same ones before and after."""
+
+    @property
+    def key(self) -> str:
+        """`suite/name`, the prefix of this slice's metric keys."""
+        return f"{self.suite}/{self.name}"
+
+    @model_validator(mode="after")
+    def _generation_has_a_length(self) -> EvalTask:
+        if (self.kind in GENERATED) != (self.max_new_tokens > 0):
+            raise ValueError(f"max_new_tokens must be positive for kinds {', '.join(GENERATED)} and 0 for every other")
+        if self.panel == "behaviour" and self.kind not in GENERATED:
+            raise ValueError(f"panel is 'behaviour', but must be 'none' for kind {self.kind!r}: it writes no answer")
+        return self
+
+    @model_validator(mode="after")
+    def _items_can_be_told_apart(self) -> EvalTask:
+        fields = [name for name, _ in self.where]
+        if len(set(fields)) != len(fields):
+            raise ValueError(f"where is {self.where!r}, but must name a field once")
+        if self.kind == "refusal" and not isinstance(dict(self.where).get("unsafe"), bool):
+            raise ValueError(
+                f"where is {self.where!r}, but must say whether unsafe is true or false for kind 'refusal': "
+                "refusing is right for the one and wrong for the other"
+            )
+        if self.typo_rate and self.kind in ("perplexity", "schema"):
+            raise ValueError(
+                f"typo_rate is {self.typo_rate!r}, but must be 0.0 for kind {self.kind!r}: it asks no question"
+            )
+        return self
+
+
+class EvalSpec(Model):
+    """Everything that decides a score besides the model."""
+
+    tasks: tuple[EvalTask, ...]
+    items_seed: int = Field(ge=0)
+    val_share: float = Field(ge=0.0, lt=1.0)
+    """Share of each slice's items that choices (learning rate, early winner) may look at; tables use the rest."""
+    dtype: DType
+    max_length: int = Field(ge=8)
+    raw_prefix: Literal["tokenizer", "bos"] = "tokenizer"
+    """What leads raw text: the tokenizer's own special tokens, or its BOS even where it adds none by itself."""
+    template: str | None = Field(default=None, min_length=1)
+    """What prompts in chat are written with; None is the template of training. What ends an answer, and the saved
+    tokenizer, stay those of training."""
+    template_edit: Literal["none", "space", "newline", "renamed_tag", "no_system"] = "none"
+    """What is changed about every prompt in chat: a space or a line break more at its end, another name for the role
+    that the generation prompt opens, or no system turn."""
+
+    @model_validator(mode="after")
+    def _unique_keys(self) -> EvalSpec:
+        keys = [task.key for task in self.tasks]
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"two tasks share a key: {sorted(key for key in set(keys) if keys.count(key) > 1)}")
+        return self
