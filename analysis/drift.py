@@ -17,9 +17,10 @@ from analysis.items import TRIAL_KEYS, trial_keys
 from analysis.opened import OpenedSweep, OpenedTrial, find_sweep, open_sweep
 from analysis.stats import Effect, pooled_over_worlds, seeds_effect, unknown_effect
 from harness.records.store import Store
+from harness.spec.claim import DRIFT, drift_names
 
 DRIFT_FILE = "drift.parquet"
-PREFIX = "drift/"
+PREFIX = DRIFT
 """Of the panel's means among the columns of the trial frame."""
 COLUMNS = ("text_set", "item_id", "position", "metric", "value")
 NO_PANEL = "no trial has a drift panel: probes.drift is off"
@@ -63,8 +64,9 @@ def _rows(trial: OpenedTrial) -> pd.DataFrame | None:
 
 
 def mean_names(sweep: OpenedSweep) -> list[str]:
-    """Return the names `text_set/metric` of every mean that any panel of a sweep has, in the order of the record."""
-    return list(dict.fromkeys(name for _, r in sweep.finished if r.drift is not None for name in r.drift.values))
+    """Return the names `text_set/metric` of every mean that a panel of the sweep has or a claim of it asks for."""
+    measured = (name for _, result in sweep.finished if result.drift is not None for name in result.drift.values)
+    return list(dict.fromkeys([*measured, *drift_names(sweep.record.claims)]))
 
 
 def mean_of(trial: OpenedTrial, name: str) -> tuple[float | None, str | None]:

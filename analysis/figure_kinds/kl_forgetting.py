@@ -35,7 +35,7 @@ def points(context: Context) -> list[FigureData] | str:
     if "retained" not in context.record.measures:
         return "the sweep does not score the measure 'retained'"
     present = [name for name in PANELS if drift.PREFIX + name in frame.columns]
-    if not present:
+    if not present or not any(result.drift for _, result in context.sweep.finished):
         return drift.NO_PANEL
     parts = [_panel(context, name) for name in present]
     table = pd.concat([part for part in parts if len(part) >= MIN_POINTS] or [pd.DataFrame()], ignore_index=True)

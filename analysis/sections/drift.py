@@ -58,10 +58,9 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
 
 def compute(context: Context) -> Section | str:
     """Return a table for each part of the panel: condition x mean."""
-    names = drift.mean_names(context.sweep)
-    if not names:
+    if not any(result.drift for _, result in context.sweep.finished):
         return drift.NO_PANEL
-    table = drift.drift_table(context.frame, names)
+    table = drift.drift_table(context.frame, drift.mean_names(context.sweep))
     cells = {(row["condition"], row["name"]): row for row in rows_of(table)}
     conditions = list(dict.fromkeys(table["condition"]))
     tables = [

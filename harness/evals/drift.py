@@ -35,7 +35,7 @@ from harness.evals.sampling import sampled_decode
 from harness.evals.scorer import TAIL_TOKENS, Scorer
 from harness.evals.table import NOT_FINITE
 from harness.evals.weight_change import LayerChange
-from harness.records.schema import Row
+from harness.records.schema import DriftSummary
 from harness.records.store import write_atomic
 from harness.seeding import numpy_stream
 from harness.spec import EvalSpec
@@ -66,13 +66,6 @@ SHIFT_CLASSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 Source: Lin et al. (URIAL), arXiv:2312.01552, section 2.2.
 """
-
-
-class DriftSummary(Row):
-    """Means of the drift panel: `text_set/metric` -> value, None where it is unknown."""
-
-    values: dict[str, float | None]
-    reasons: dict[str, str]
 
 
 class DriftRow(NamedTuple):
