@@ -20,12 +20,20 @@ import pandas as pd
 
 from analysis.frames import metrics_of
 from analysis.items import items_frame
+from analysis.numbers import MINUS
 from analysis.opened import OpenedSweep
 from analysis.stats import Effect, Floats, crossed_effect, pooled_over_worlds, unknown_effect
 from harness.spec import PocketText
 from harness.spec.recovery import FROM_BASE, FROM_TUNED, OTHER, half_of
 
 NOT_FORGOTTEN = "nothing was forgotten here beyond the interval: there is no share of it"
+QUANTITIES = {
+    "forgotten": "forgotten",
+    "recovered": "recovered share",
+    "control": "control share",
+    "net": f"recovered {MINUS} control",
+}
+"""Field of `Recovery` -> what tables call it."""
 ITEM = ["suite", "task", "item_id", "metric"]
 
 
@@ -82,7 +90,7 @@ def recovery_frame(sweep: OpenedSweep) -> pd.DataFrame:
     rows = [
         {"condition": one.condition, "quantity": name} | asdict(getattr(one, name))
         for one in recoveries(sweep)
-        for name in ("forgotten", "recovered", "control", "net")
+        for name in QUANTITIES
     ]
     return pd.DataFrame(rows)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from analysis.context import Context
 from analysis.section import Section, SectionModule
-from analysis.sections import drift, failures, held, provenance, samples, trials
+from analysis.sections import drift, failures, held, provenance, recovery, samples, trials
 
 SECTIONS: tuple[SectionModule, ...] = (
     held,
     drift,
+    recovery,
     samples,
     failures,
     trials,

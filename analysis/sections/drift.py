@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis import drift
-from analysis import files as tables_of_text
+from analysis import files as bytes_of
 from analysis.context import Context
 from analysis.section import Section, rows_of
 
@@ -92,4 +92,5 @@ def _unknown(context: Context) -> list[str]:
 
 
 def files(section: Section) -> dict[str, bytes]:
-    return {"drift.csv": tables_of_text.csv(section.content["table"])}
+    """Return every mean of every condition with its interval."""
+    return {"drift.csv": bytes_of.csv(section.content["table"])}

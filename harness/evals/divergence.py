@@ -16,6 +16,7 @@ import torch
 
 from harness.evals.drift_texts import DriftText
 from harness.evals.forward import selected_logits
+from harness.evals.likelihood import MAX_TOKENS
 from harness.evals.model_pair import ModelPair
 
 COLUMNS = 8192
@@ -39,8 +40,9 @@ def of_texts(pair: ModelPair, texts: Sequence[DriftText], *, batch_size: int) ->
         batch_size: texts computed together.
     """
     found: list[dict[str, np.ndarray]] = [{} for _ in texts]
-    vocabulary = _vocabulary(pair)
-    for batch in _batches(texts, batch_size, max(1, _max_logits(pair) // vocabulary)):
+    device = next(pair.tuned.parameters()).device.type
+    max_places = max(1, MAX_LOGITS.get(device, MAX_LOGITS["cpu"]) // _vocabulary(pair))
+    for batch in _batches(texts, batch_size, max_places, MAX_TOKENS.get(device, MAX_TOKENS["cpu"])):
         values = _compared_batch(pair, [(texts[number], places) for number, places in batch])
         start = 0
         for number, places in batch:
@@ -55,14 +57,11 @@ def _vocabulary(pair: ModelPair) -> int:
     return int(getattr(getattr(pair.tuned, "config", None), "vocab_size", 0)) or 2**16
 
 
-def _max_logits(pair: ModelPair) -> int:
-    return MAX_LOGITS.get(next(pair.tuned.parameters()).device.type, MAX_LOGITS["cpu"])
-
-
 def _batches(
-    texts: Sequence[DriftText], batch_size: int, max_places: int
+    texts: Sequence[DriftText], batch_size: int, max_places: int, max_tokens: int
 ) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
-    """Yield batches of (number of a text, places of it), together at most `max_places`; of texts of like length."""
+    """Yield batches of (number of a text, places of it), the longest texts first: at most `max_places` places and, with
+    padding, `max_tokens` tokens, where a single text does not exceed them."""
     order = sorted(range(len(texts)), key=lambda number: -len(texts[number].input_ids))
     pieces = [
         (number, texts[number].places[start : start + max_places])
@@ -71,7 +70,9 @@ def _batches(
     ]
     batch: list[tuple[int, tuple[int, ...]]] = []
     for piece in pieces:
-        if batch and (len(batch) >= batch_size or sum(len(places) for _, places in [*batch, piece]) > max_places):
+        width = len(texts[batch[0][0]].input_ids) if batch else 0
+        is_full = len(batch) >= min(batch_size, max_tokens // max(1, width))
+        if batch and (is_full or sum(len(places) for _, places in [*batch, piece]) > max_places):
             yield batch
             batch = []
         batch.append(piece)

@@ -10,13 +10,13 @@ Shapes: O outputs, I inputs, R rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import LinearOperator, svds
 from torch import nn
 
 from harness.evals.model_pair import ModelPair
@@ -79,7 +79,7 @@ class _Change:
 
 
 def _layer_change(name: str, weight: torch.Tensor, change: _Change, *, with_intruders: bool) -> LayerChange:
-    weight = weight.detach().to("cpu", torch.float64)
+    weight = _double(weight)
     norm, largest = _sizes(change)
     intruders = num_intruders(weight, change.whole(weight)) if with_intruders else None
     return LayerChange(name, float(weight.norm()), norm, largest, intruders)
@@ -89,7 +89,7 @@ def _full_changes(tuned: nn.Module, base: nn.Module) -> Iterator[tuple[str, torc
     before = dict(_linear_layers(base))
     for name, layer in _linear_layers(tuned):
         weight = _weight(before[name])
-        yield name, weight, _Change(_double(_weight(layer)) - _double(weight))
+        yield name, weight, _Change(_double(_weight(layer)).to(weight.device) - _double(weight))
 
 
 def _adapter_changes(tuned: Any) -> Iterator[tuple[str, torch.Tensor, _Change]]:
@@ -132,7 +132,7 @@ def _low_rank(layer: Any) -> _Change:
 
 
 def _double(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", torch.float64)
+    return tensor.detach().double()
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------------
@@ -149,14 +149,22 @@ def _sizes(change: _Change) -> tuple[float, float]:
         core_RR = torch.linalg.qr(change.left, mode="r").R @ torch.linalg.qr(change.right.T, mode="r").R.T
         values = torch.linalg.svdvals(core_RR)
         return float(values.norm()), float(values[0])
-    return float(change.left.norm()), _largest(change.left.numpy())
+    return float(change.left.norm()), _largest(change.left)
 
 
-def _largest(matrix_OI: np.ndarray) -> float:
+def _largest(matrix_OI: torch.Tensor) -> float:
+    """Return the largest singular value; a large matrix is multiplied where it lies."""
     if min(matrix_OI.shape) <= SMALL_SIDE or not matrix_OI.any():
-        return float(np.linalg.norm(matrix_OI, ord=2))
+        return float(torch.linalg.svdvals(matrix_OI)[0])
+
+    def times(matrix: torch.Tensor) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda vector: (matrix @ torch.from_numpy(vector).to(matrix)).cpu().numpy()
+
+    operator: Any = LinearOperator(
+        tuple(matrix_OI.shape), dtype=np.float64, matvec=times(matrix_OI), rmatvec=times(matrix_OI.T)
+    )
     start = numpy_stream(0, "weight_change.start").standard_normal(min(matrix_OI.shape))
-    values: Any = svds(matrix_OI, k=1, v0=start, return_singular_vectors=False)
+    values: Any = svds(operator, k=1, v0=start, return_singular_vectors=False)
     return float(values[0])
 
 
