@@ -56,7 +56,6 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
     methods.save(tuned, spec.method, folder / "weights", context.runtime.keep, chat.tokenizer, chat.stop_token_ids)
     with clock.evaluating():
         after = evals.score_after(tuned, chat, spec.evals, context, folder, summary)
-        drift = evals.drift_of_trial(tuned, base, chat, rows, spec, context, folder, summary)
         # Measured once by whoever comes first; asked for last, so that another worker can measure it meanwhile.
         before, before_full_precision = evals.score_before(base, chat, spec, context, quantisation)
     return result.commit(
@@ -71,7 +70,6 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
             before=before,
             before_full_precision=before_full_precision,
             after=after,
-            drift=drift,
             provenance=clock.read(device=str(model.device), num_tokens=summary.num_tokens),
         ),
     )

@@ -5,7 +5,6 @@ Choosing items and describing a folder are free of torch; scoring is loaded when
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from harness.evals.folder import describe_folder
@@ -14,7 +13,6 @@ from harness.evals.leaks import leaked
 
 if TYPE_CHECKING:
     from harness.evals.adapters import item_rows_of_adapters
-    from harness.evals.drift_trial import drift_of_trial
     from harness.evals.scoring import before_key, continuations, item_rows, sampler, score_after, score_before
 
 __all__ = [
@@ -22,7 +20,6 @@ __all__ = [
     "before_key",
     "continuations",
     "describe_folder",
-    "drift_of_trial",
     "item_rows",
     "item_rows_of_adapters",
     "items_sha256",
@@ -35,10 +32,9 @@ __all__ = [
 ]
 
 
-_HOMES = {"drift_of_trial": "drift_trial", "item_rows_of_adapters": "adapters"}
-
-
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"harness.evals.{_HOMES.get(name, 'scoring')}"), name)
+    from harness.evals import adapters, scoring
+
+    return getattr(adapters if name == "item_rows_of_adapters" else scoring, name)
