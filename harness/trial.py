@@ -51,11 +51,16 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
     train.require_sound(model, rows, chat, spec, asked=evals.asked_texts(spec.evals), folder=folder)
     tuned = methods.attach(model, spec.method, seed=spec.seed, added=chat.added)
     sample = evals.sampler(chat, rows.sample_prompts, spec.evals)
+    watched = evals.watch(chat, spec, batch_size=context.runtime.eval_batch_size)
     with clock.training():
-        summary = train.fit(tuned, rows, spec.train, seed=spec.seed, context=context, folder=folder, sample=sample)
+        summary = train.fit(
+            tuned, rows, spec.train, seed=spec.seed, context=context, folder=folder, sample=sample, watched=watched
+        )
     methods.save(tuned, spec.method, folder / "weights", context.runtime.keep, chat.tokenizer, chat.stop_token_ids)
     with clock.evaluating():
-        after = evals.score_after(tuned, chat, spec.evals, context, folder, summary)
+        targets = evals.target_index(rows.train, chat, spec.evals)
+        after = evals.score_after(tuned, chat, spec.evals, context, folder, summary, targets)
+        drift = evals.probe(tuned, base, chat, rows, spec, context, folder, summary)
         # Measured once by whoever comes first; asked for last, so that another worker can measure it meanwhile.
         before, before_full_precision = evals.score_before(base, chat, spec, context, quantisation)
     return result.commit(
@@ -70,6 +75,7 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
             before=before,
             before_full_precision=before_full_precision,
             after=after,
+            drift=drift,
             provenance=clock.read(device=str(model.device), num_tokens=summary.num_tokens),
         ),
     )

@@ -44,7 +44,9 @@ def test_probe_enters_the_fingerprint_with_its_version_where_used(
 
 def test_catalogue_suite_enters_the_fingerprint_with_its_version_where_used(monkeypatch: pytest.MonkeyPatch) -> None:
     task = pinned_spec().evals.tasks[0].replace({"suite": "general"})
-    own, shipped = (pinned_spec().replace({"evals.tasks": [task.replace({"version": v})]}) for v in (0, 1))
+    own, shipped = (
+        pinned_spec().replace({"evals.tasks": [task.model_dump(mode="json") | {"version": v}]}) for v in (0, 1)
+    )
     ids = trial_id(own), trial_id(shipped)
     assert set(behaviours_of(shipped)) - set(behaviours_of(own)) == {"suite.general"}
     monkeypatch.setitem(versions.SUITES, "general", 99)

@@ -13,7 +13,10 @@ from harness.evals.leaks import leaked
 
 if TYPE_CHECKING:
     from harness.evals.adapters import item_rows_of_adapters
+    from harness.evals.during import watch
+    from harness.evals.probes import measure as probe
     from harness.evals.scoring import before_key, continuations, item_rows, sampler, score_after, score_before
+    from harness.evals.targets import target_index
 
 __all__ = [
     "asked_texts",
@@ -25,16 +28,25 @@ __all__ = [
     "items_sha256",
     "kept_out",
     "leaked",
+    "probe",
     "sampler",
     "score_after",
     "score_before",
     "select",
+    "target_index",
+    "watch",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from harness.evals import adapters, scoring
+    from harness.evals import adapters, during, probes, scoring, targets
 
-    return getattr(adapters if name == "item_rows_of_adapters" else scoring, name)
+    elsewhere = {
+        "item_rows_of_adapters": adapters.item_rows_of_adapters,
+        "probe": probes.measure,
+        "target_index": targets.target_index,
+        "watch": during.watch,
+    }
+    return elsewhere[name] if name in elsewhere else getattr(scoring, name)

@@ -34,7 +34,7 @@ from harness.evals.kinds import KINDS
 from harness.evals.normalise import normalise
 from harness.evals.typos import misspelled
 from harness.pocket.world import build
-from harness.spec import EvalSpec, EvalTask, FileItems, PocketItems, TrialSpec, same_value
+from harness.spec import EvalSpec, EvalTask, FileItems, PocketItems, TrialSpec
 
 Item = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -108,6 +108,18 @@ def _without_unasked(items: list[Item], task: EvalTask) -> tuple[list[Item], dic
     return asked, dict(counts)
 
 
+def val_items(task: EvalTask, evals: EvalSpec, num_items: int | None) -> Slice:
+    """Return the val items of a task alone, at most so many: a stratified sample, nested in their number.
+
+    Raises:
+        DataError: as `select`.
+    """
+    chosen = select(task, evals)
+    mine = [item for item, split in zip(chosen.items, chosen.splits, strict=True) if split == "val"]
+    items = tuple(_sample(mine, num_items, evals.items_seed))
+    return Slice(items, ("val",) * len(items), chosen.sha256, chosen.num_repeated, chosen.left_out)
+
+
 def items_sha256(evals: EvalSpec) -> dict[str, str]:
     """Return task key -> sha256 of the items that it asks."""
     return {task.key: select(task, evals).sha256 for task in evals.tasks}
@@ -161,7 +173,8 @@ def load(task: EvalTask) -> list[Item]:
     """
     source = task.source
     rows = _from_world(source, task) if isinstance(source, PocketItems) else _from_file(source, task.key)
-    items = [_checked(row, number, task) for number, row in enumerate(rows) if _is_meant(row, task)]
+    items = [_checked(row, number, task) for number, row in enumerate(rows)]
+    items = [item for item in items if all(name in item and item[name] == value for name, value in task.where)]
     if rows and not items:
         said = ", ".join(f"{name} = {value!r}" for name, value in task.where)
         raise DataError(f"{_where(task)} holds no item with {said}, but must hold at least one; mend its where")
@@ -173,10 +186,6 @@ def load(task: EvalTask) -> list[Item]:
     if not items:
         raise DataError(f"{_where(task)} is empty, but must hold at least one item")
     return items
-
-
-def _is_meant(row: Item, task: EvalTask) -> bool:
-    return all(name in row and same_value(row[name], value) for name, value in task.where)
 
 
 def _from_world(source: PocketItems, task: EvalTask) -> list[Item]:

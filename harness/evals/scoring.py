@@ -98,7 +98,7 @@ def score_after(
     """
     if summary.divergence is not None:
         return None
-    _report(context, "scoring after")
+    report_phase(context, "scoring after")
     key = _hash({"trial": folder.name, **_settings(chat, spec)})
     return _score_into(folder, folder, key, model, chat, spec, context, targets)
 
@@ -303,7 +303,7 @@ def _score_base(
         del model
         _free_memory()
 
-    _report(context, "scoring before")
+    report_phase(context, "scoring before")
     folder = context.store.ensure_artefact("before", key, build)
     scores = context.store.read(folder / SCORES_FILE, EvalScores)
     if scores is None:
@@ -368,7 +368,8 @@ def _hash(tree: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _report(context: Context, phase: str) -> None:
+def report_phase(context: Context, phase: str) -> None:
+    """Say what a trial is doing now."""
     context.report(phase=phase, step=0, num_steps=0, loss=None, tokens_per_second=None)
 
 

@@ -28,17 +28,25 @@ from harness.spec import TrainSpec
 from harness.train import batches, losses, schedules, segments
 from harness.train.checkpoints import Checkpoints
 from harness.train.dropout import has_dropout
-from harness.train.early_stopping import Best
+from harness.train.early_stopping import VAL_LOSS, Best
 from harness.train.head import chosen
 from harness.train.log import Reporter, write_row
 from harness.train.resume import identity, resume, save
-from harness.train.run import Context, Run, Sample
+from harness.train.run import Context, Run, Sample, Watch
 from harness.train.validation import sample as write_samples
-from harness.train.validation import validate
+from harness.train.validation import validate, watch
 
 
 def fit(
-    model: nn.Module, rows: PreparedData, spec: TrainSpec, *, seed: int, context: Context, folder: Path, sample: Sample
+    model: nn.Module,
+    rows: PreparedData,
+    spec: TrainSpec,
+    *,
+    seed: int,
+    context: Context,
+    folder: Path,
+    sample: Sample,
+    watched: Watch | None = None,
 ) -> TrainSummary:
     """Train a model's trainable parameters in place and return what was done.
 
@@ -53,19 +61,22 @@ def fit(
         context: thread count, micro-batch, checkpoints, and whom to report progress to.
         folder: gets metrics.jsonl and samples.jsonl, and checkpoints while it runs.
         sample: answers the fixed prompts.
+        watched: scores val items before the first step and with every validation, into during.jsonl.
 
     Raises:
-        DataError: no training rows, or early stopping without validation rows.
+        DataError: no training rows, or early stopping without validation rows or without the metric that it is on.
         DiskError: the disk is full or read-only.
     """
-    run = _begin(model, rows, spec, seed, context, folder, sample)
+    run = _begin(model, rows, spec, seed, context, folder, sample, watched)
     if run.state.step == 0:
         validate(run)
+        watch(run)
         write_samples(run, "before")
     while not run.finished:
         _step(run)
         if run.state.divergence is None and (run.due(spec.eval_every) or run.finished):
             validate(run)
+            watch(run)
             _consider_stopping(run)
         if run.finished:
             break
@@ -77,14 +88,21 @@ def fit(
 
 
 def _begin(
-    model: nn.Module, rows: PreparedData, spec: TrainSpec, seed: int, context: Context, folder: Path, sample: Sample
+    model: nn.Module,
+    rows: PreparedData,
+    spec: TrainSpec,
+    seed: int,
+    context: Context,
+    folder: Path,
+    sample: Sample,
+    watched: Watch | None,
 ) -> Run:
-    _refuse_impossible(rows, spec)
+    _refuse_impossible(rows, spec, watched)
     runtime = context.runtime
     torch.set_num_threads(runtime.num_threads)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    logs = folder / "metrics.jsonl", folder / "samples.jsonl"
+    logs = folder / "metrics.jsonl", folder / "samples.jsonl", folder / "during.jsonl"
     run_identity = identity(model, rows, spec, seed, runtime) if runtime.checkpoint_every else ""
     run = Run(
         model=model,
@@ -93,12 +111,14 @@ def _begin(
         runtime=runtime,
         order=batches.Order.of(spec, len(rows.train), seed),
         optimizer=schedules.adamw(model, spec),
-        checkpoints=Checkpoints(folder / "checkpoints", run_identity, logs),
+        checkpoints=Checkpoints(folder / "checkpoints", run_identity, logs if watched is not None else logs[:2]),
         metrics=logs[0],
         samples=logs[1],
         sample=sample,
         report=Reporter(context.report),
-        best=None if spec.early_stopping_patience is None else Best(spec.early_stopping_patience),
+        best=_best(spec),
+        during=logs[2],
+        watch=watched,
         has_dropout=has_dropout(model),
         head=chosen(model, runtime.loss_kernel),
     )
@@ -113,10 +133,21 @@ def _begin(
     return run
 
 
-def _refuse_impossible(rows: PreparedData, spec: TrainSpec) -> None:
+def _best(spec: TrainSpec) -> Best | None:
+    if spec.early_stopping_patience is None:
+        return None
+    return Best(spec.early_stopping_patience, spec.early_stopping_on or VAL_LOSS)
+
+
+def _refuse_impossible(rows: PreparedData, spec: TrainSpec, watched: Watch | None) -> None:
     if not rows.train:
         raise DataError("data.num_examples is 0 after filtering, but must be at least 1; see the rows dropped and why")
-    if spec.early_stopping_patience is not None and not rows.validation:
+    if spec.early_stopping_on is not None and watched is None:
+        raise DataError(
+            f"train.early_stopping_on is {spec.early_stopping_on!r}, but must be None where no val items are scored"
+        )
+    needs_loss = spec.early_stopping_patience is not None and spec.early_stopping_on is None
+    if needs_loss and not rows.validation:
         raise DataError("data.num_validation is 0, but must be at least 1 for train.early_stopping_patience")
 
 
@@ -211,8 +242,13 @@ def _record(run: Run, rows: Sequence[Example], rate: float, measured: Measured, 
 
 
 def _consider_stopping(run: Run) -> None:
-    if run.best is not None and run.state.divergence is None and run.state.val_loss is not None:
-        run.state.stopped_early = run.best.should_stop(run.model, run.state.val_loss)
+    state = run.state
+    if run.best is None or state.divergence is not None:
+        return
+    value = state.val_loss if run.best.metric == VAL_LOSS else state.val_metric
+    if run.best.metric == VAL_LOSS and value is None:
+        return
+    state.stopped_early = run.best.should_stop(run.model, value, step=state.step, val_loss=state.val_loss)
 
 
 def _end(run: Run) -> TrainSummary:
@@ -221,9 +257,9 @@ def _end(run: Run) -> TrainSummary:
     if state.divergence is not None:
         state.val_loss = None
     else:
-        if run.best is not None:
+        if run.best is not None and run.best.weights:
             run.best.restore(run.model)
-            state.val_loss = run.best.loss
+            state.val_loss = run.best.val_loss
         write_samples(run, "after")
     run.model.eval()
     run.checkpoints.discard()
@@ -242,4 +278,5 @@ def _end(run: Run) -> TrainSummary:
         val_loss=state.val_loss,
         stopped_early=state.stopped_early,
         divergence=state.divergence,
+        best_step=None if run.best is None or state.divergence is not None else run.best.step,
     )

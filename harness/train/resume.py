@@ -18,6 +18,9 @@ from harness.spec import Runtime, TrainSpec
 from harness.train import checkpoints
 from harness.train.run import Run, State
 
+_BEST = ("value", "step", "val_loss", "num_worse")
+"""What of the best so far is saved besides its weights."""
+
 
 def identity(model: nn.Module, rows: PreparedData, spec: TrainSpec, seed: int, runtime: Runtime) -> str:
     """Return a digest of everything that the bytes of a run follow from.
@@ -51,7 +54,7 @@ def save(run: Run) -> None:
     state = {"run": asdict(run.state)}
     if run.best is not None:
         groups["best"] = run.best.weights
-        state["best"] = {"loss": run.best.loss, "num_worse": run.best.num_worse}
+        state["best"] = {name: getattr(run.best, name) for name in _BEST}
     run.checkpoints.save(run.state.step, groups, state)
 
 
@@ -64,7 +67,8 @@ def resume(run: Run) -> bool:
     checkpoints.load_optimizer(run.model, run.optimizer, loaded.groups["optimizer"])
     run.state = State(**loaded.state["run"])
     if run.best is not None:
-        run.best.loss, run.best.num_worse = loaded.state["best"]["loss"], loaded.state["best"]["num_worse"]
+        for name in _BEST:
+            setattr(run.best, name, loaded.state["best"][name])
         run.best.weights = loaded.groups["best"]
     checkpoints.load_rng(loaded.groups["rng"])
     return True

@@ -25,6 +25,9 @@ from harness.train.log import Reporter
 Sample = Callable[[nn.Module, str], list[dict[str, Any]]]
 """Answers to the fixed prompts, given the model and the phase: before, during or after."""
 
+Watch = Callable[[nn.Module], list[dict[str, Any]]]
+"""Scores of val items: rows with suite, task, metric and value, given the model."""
+
 
 class Context(Protocol):
     """What training needs to know about where it runs."""
@@ -47,6 +50,8 @@ class State:
     train_loss_first: float | None = None
     train_loss_last: float | None = None
     val_loss: float | None = None
+    val_metric: float | None = None
+    """Of `train.early_stopping_on`, at the latest validation."""
     stopped_early: bool = False
     divergence: str | None = None
 
@@ -68,6 +73,9 @@ class Run:
     report: Reporter
     best: Best | None
     """None without early stopping."""
+    during: Path
+    watch: Watch | None
+    """None where no val items are scored while training."""
     has_dropout: bool
     head: Head
     state: State = field(default_factory=State)

@@ -1,4 +1,4 @@
-"""Validation loss and fixed-prompt samples while training.
+"""Validation loss, scores of val items and fixed-prompt samples while training.
 
 Invariant: nothing here changes training: generators, train mode and weights are the same after as before. What does
 not live here: the evaluation suites (harness/evals).
@@ -43,6 +43,22 @@ def _nll_sum(run: Run) -> float:
             with run.autocast():
                 total += losses.objective(run.model, batch, run.head)[1]
     return total.item()
+
+
+def watch(run: Run) -> None:
+    """Score the watched val items and append the rows to during.jsonl; keep the metric that early stopping is on.
+
+    That metric is the mean over its items, None as soon as one of them has no value.
+    """
+    if run.watch is None:
+        return
+    with evaluating(run.model):
+        rows = run.watch(run.model)
+    for row in rows:
+        log.write_row(run.during, {"step": run.state.step} | row)
+    key = run.spec.early_stopping_on
+    values = [row["value"] for row in rows if f"{row['suite']}/{row['task']}/{row['metric']}" == key]
+    run.state.val_metric = None if not values or None in values else math.fsum(values) / len(values)
 
 
 def sample(run: Run, phase: str) -> None:

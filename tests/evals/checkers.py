@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -23,9 +24,18 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     behaviour.measure = _measured  # type: ignore
     behaviour.markers_of = lambda chat: ("<marker>",)  # type: ignore
     behaviour.REASONS = {"training_copy": "no targets", "length_ratio": "no reference"}  # type: ignore
-    for module in (instructions, refusals, behaviour):
+    copying = types.ModuleType("harness.evals.copying")
+    copying.TargetIndex = Index  # type: ignore
+    for module in (instructions, refusals, behaviour, copying):
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setattr(harness.evals, module.__name__.rpartition(".")[2], module, raising=False)
+
+
+class Index:
+    """Stands for the index of training targets."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = list(texts)
 
 
 CALLS: list[dict[str, Any]] = []

@@ -5,9 +5,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from harness.data import Example
+from harness.data.masks import PARTS
 from harness.errors import DataError
 from harness.evals.documents import documents
 from harness.evals.generated import Generation
@@ -16,6 +19,7 @@ from harness.evals.kinds import KINDS
 from harness.evals.metrics import METRICS
 from harness.evals.scoring import item_rows, questions, score_after, scorer_of
 from harness.evals.table import CUT_MARK, LONGEST_PROMPT, QuestionRow, write_questions
+from harness.evals.targets import target_index, targets
 from harness.evals.typos import with_typos
 from harness.records.schema import TrainSummary, metrics_of
 from harness.seeding import numpy_stream
@@ -182,7 +186,8 @@ def test_item_of_a_new_kind_that_cannot_be_asked_is_refused_by_name(
     kind: str, row: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkers.install(monkeypatch)
-    asked = task(kind, tmp_path, [{"id": "a"} | row])
+    where = {"where": (("unsafe", True),)} if kind == "refusal" else {}
+    asked = task(kind, tmp_path, [{"id": "a"} | row], **where)
     with pytest.raises(DataError, match=sentence):
         select(asked, small.evals(asked))
 
@@ -192,8 +197,8 @@ def test_where_keeps_only_items_with_these_values(tmp_path: Path) -> None:
     source = small.write_items(tmp_path / "m.jsonl", rows)
     asked = small.task("multiple_choice", source, where=(("level", 1),))
     assert [item["id"] for item in select(asked, small.evals(asked)).items] == ["m1", "m4", "m7"]
-    for value in (True, 4, None):  # 1 is not True, and a field that is not there is not None
-        none = small.task("multiple_choice", source, where=(("level" if value != 4 else "absent", value),))
+    for name, value in (("level", 4), ("level", None), ("absent", None)):  # a field that is not there is not None
+        none = small.task("multiple_choice", source, where=((name, value),))
         with pytest.raises(DataError, match="holds no item with"):
             select(none, small.evals(none))
 
@@ -250,7 +255,7 @@ def test_panel_adds_its_metrics_and_changes_none_of_the_others(tmp_path: Path, m
         scored.append(pd.DataFrame(item_rows(small.llama(), small.chat(), small.evals(*tasks), batch_size=4)))
     plain, watched = scored
     own = watched.merge(plain[["task", "metric"]].drop_duplicates())
-    pd.testing.assert_frame_equal(own, plain)
+    pd.testing.assert_frame_equal(own, plain, check_dtype=False)
     copied = watched[watched["metric"] == "training_copy"]
     assert copied["value"].isna().all()
     assert set(copied["reason"]) == {"no targets"}
@@ -294,6 +299,20 @@ def test_raw_text_of_an_answer_keeps_special_tokens_where_it_is_asked_for() -> N
     assert (with_raw.num_tokens, with_raw.hit_limit) == (6, not with_raw.stopped)
 
 
+def test_targets_are_answers_of_single_examples_also_where_prompts_carry_loss() -> None:
+    chat = small.chat()
+    ids = [np.array(chat.tokenizer.encode(text, add_special_tokens=False)) for text in ("Once upon", "a time", "Yes")]
+    user, answer = PARTS.index("user"), PARTS.index("assistant")
+    parts = [np.full(len(piece), part, dtype=np.uint8) for piece, part in zip(ids, (user, answer, answer), strict=True)]
+    lengths = (len(ids[0]) + len(ids[1]), len(ids[2]))
+    whole, weights = np.concatenate(ids), np.ones(sum(lengths), dtype=np.float32)
+    packed = Example("packed", whole, weights, np.concatenate(parts), lengths)
+    assert [text.strip() for text in targets([packed], chat)] == ["a time", "Yes"]
+    slow = Example("slow", whole, np.where(np.arange(len(whole)) < len(ids[0]), 0, weights))
+    assert [text.strip() for text in targets([slow], chat)] == [chat.tokenizer.decode(whole[len(ids[0]) :]).strip()]
+    assert target_index([packed], chat, small.evals()) is None
+
+
 def test_score_of_a_slice_that_leaves_items_out_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkers.install(monkeypatch)
     context = small.Context(small.Store(tmp_path / "out"))
@@ -316,7 +335,7 @@ def test_questions_hold_what_every_item_asks_once(tmp_path: Path, monkeypatch: p
     assert by_task.loc["multiple_choice", "reference"] == "Paris by the sea"
     assert by_task.loc["number", "reference"] == "1"
     assert "What is 0 + 1?" in by_task.loc["number", "prompt"]
-    assert by_task.loc["open", "reference"] is None
+    assert rows[rows["task"] == "open"]["reference"].isna().all()
 
 
 def test_questions_are_cut_with_a_mark(tmp_path: Path) -> None:
