@@ -58,8 +58,7 @@ class World:
         self.check_kinds(source)
         rows = [row for row in self._texts if not source.kinds or row["task"] in source.kinds]
         if source.people != "all":
-            meant = {f"text-{index}" for index, about in enumerate(self._about) if about == source.people}
-            rows = [row for row in rows if row["id"] in meant]
+            rows = [row for row in rows if self._halves[row["id"]] == source.people]
         if source.num_rows > len(rows):
             raise SpecError(
                 f"a pocket text source's num_rows is {source.num_rows}, but must be at most {len(rows)}, the "
@@ -89,15 +88,19 @@ class World:
         """Return every document of the corpus in an order of its own, in which no part of the corpus comes first."""
         rows = [
             {"id": f"text-{index}", "task": document.kind, "text": document.text}
-            for index, document in enumerate(self.corpus())
+            for index, document in enumerate(self._documents)
         ]
         return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row['id']}"))
 
     @cached_property
-    def _about(self) -> list[Half | None]:
+    def _halves(self) -> dict[str, Half | None]:
         """Return which half of the people each document tells of; None where it tells of none or several."""
-        clusters = {person.name: person.cluster for person in self.people}
-        return [half_of(clusters[d.about]) if d.about is not None else None for d in self.corpus()]
+        halves = {person.name: half_of(person.cluster) for person in self.people}
+        return {f"text-{index}": halves.get(d.about or "") for index, d in enumerate(self._documents)}
+
+    @cached_property
+    def _documents(self) -> list[_corpus.Document]:
+        return self.corpus()
 
     def items(self, slice_name: str, max_items: int = _items.NUM_ITEMS) -> list[dict[str, Any]]:
         """Return the evaluation items of a slice of `SLICES`: at most `max_items`, a larger number of which begins

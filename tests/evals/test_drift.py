@@ -424,3 +424,56 @@ def test_of_answers_counts_what_ended_them_and_leaves_out_nothing_said() -> None
     assert drift_texts.of_answers("base_answers", prompts, answers) == [
         DriftText("base_answers", "a", (7, 8, 3, 1), (2, 3), (1, 2))
     ]
+
+
+# -- real weights -----------------------------------------------------------------------------------------------------
+
+
+def tinystories(folder: Path) -> Any:
+    """Return an evaluation of real stories as neutral text."""
+    rows = [
+        {"id": f"s{n}", "text": row["text"][:400]}
+        for n, row in enumerate(small.real_rows("lm/tinystories.test.jsonl", 6))
+    ]
+    source = small.write_items(folder / "stories.jsonl", rows)
+    return small.evals(small.task("perplexity", source), val_share=0.99, max_length=256)
+
+
+def one_step(model: Any, ids: list[int], rate: float) -> Any:
+    """Take one step of plain gradient descent on a text."""
+    model.train()
+    model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= rate * parameter.grad
+                parameter.grad = None
+    return model.eval()
+
+
+@pytest.mark.skipif(not small.REAL.is_dir(), reason="needs the real models and data beside the checkout")
+@pytest.mark.real
+def test_real_step_of_full_and_of_lora_drift_as_their_merged_weights_do(tmp_path: Path) -> None:
+    base, tokenizer = small.real_model("stories260K")
+    spec, chat = tinystories(tmp_path), small.chat(tokenizer, "tokenizer" if tokenizer.chat_template else "chatml_lite")
+    ids = tokenizer("Tim had a big red dog that could sing all day.")["input_ids"]
+    full = one_step(small.real_model("stories260K")[0], ids, 0.1)
+    lora = attach(small.real_model("stories260K")[0], LORA, seed=0)
+    for _ in range(2):  # the first step of an adapter moves B alone
+        lora = one_step(lora, ids, 1.0)
+    for tuned, given in ((full, base), (lora, None)):
+        summary, rows = measure(tuned, given, chat, [], spec, num_texts=6, batch_size=3)
+        merged = tuned if given is not None else tuned.merge_and_unload()
+        expected = []
+        for story in small.real_rows("lm/tinystories.test.jsonl", 6):
+            tokens = torch.tensor([tokenizer(story["text"][:400])["input_ids"][:256]])
+            with torch.no_grad():
+                p, q = (model(tokens).logits[0, :-1].double().log_softmax(-1) for model in (base, merged))
+            expected.append(F.kl_div(q, p, log_target=True, reduction="none").sum(-1))
+        known = values_of(rows, "neutral", "kl_base_tuned")
+        assert len(known) >= 4
+        whole = {f"small/perplexity/s{n}": float(values.mean()) for n, values in enumerate(expected)}
+        for item, value in known.items():
+            assert value == pytest.approx(whole[item], rel=1e-3)
+        assert summary.values["neutral/kl_base_tuned"] > 1e-5
+        assert summary.values["weights/stable_rank"] >= 1.0
