@@ -164,7 +164,8 @@ def _child(spec: TrialSpec, tasks: tuple[EvalTask, ...]) -> TrialSpec:
     """
     first = tasks[0].source
     assert isinstance(first, PocketItems)
-    source = PocketText(world=first.world, kinds=KINDS, num_rows=NUM_DOCUMENTS, people=TRAINED_HALF)
+    kinds = tuple(kind for kind in KINDS if kind in build(first.world).kinds)
+    source = PocketText(world=first.world, kinds=kinds, num_rows=NUM_DOCUMENTS, people=TRAINED_HALF)
     data = DataSpec(
         source=source,
         num_examples=NUM_DOCUMENTS,

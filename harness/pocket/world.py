@@ -56,9 +56,11 @@ class World:
             SpecError: a kind that the corpus does not have, or more documents than there are.
         """
         self.check_kinds(source)
-        rows = [row for row in self._texts if not source.kinds or row["task"] in source.kinds]
-        if source.people != "all":
-            rows = [row for row in rows if self._halves[row["id"]] == source.people]
+        rows = [
+            row
+            for row, half in self._texts
+            if (not source.kinds or row["task"] in source.kinds) and source.people in ("all", half)
+        ]
         if source.num_rows > len(rows):
             raise SpecError(
                 f"a pocket text source's num_rows is {source.num_rows}, but must be at most {len(rows)}, the "
@@ -84,23 +86,15 @@ class World:
         return (*people, *questions, *_corpus.SHARES)
 
     @cached_property
-    def _texts(self) -> list[dict[str, Any]]:
-        """Return every document of the corpus in an order of its own, in which no part of the corpus comes first."""
-        rows = [
-            {"id": f"text-{index}", "task": document.kind, "text": document.text}
-            for index, document in enumerate(self._documents)
-        ]
-        return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row['id']}"))
-
-    @cached_property
-    def _halves(self) -> dict[str, Half | None]:
-        """Return which half of the people each document tells of; None where it tells of none or several."""
+    def _texts(self) -> list[tuple[dict[str, Any], Half | None]]:
+        """Return every document of the corpus, and which half of the people it tells of where that is one person, in an
+        order of its own, in which no part of the corpus comes first."""
         halves = {person.name: half_of(person.cluster) for person in self.people}
-        return {f"text-{index}": halves.get(d.about or "") for index, d in enumerate(self._documents)}
-
-    @cached_property
-    def _documents(self) -> list[_corpus.Document]:
-        return self.corpus()
+        rows = [
+            ({"id": f"text-{index}", "task": document.kind, "text": document.text}, halves.get(document.about or ""))
+            for index, document in enumerate(self.corpus())
+        ]
+        return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row[0]['id']}"))
 
     def items(self, slice_name: str, max_items: int = _items.NUM_ITEMS) -> list[dict[str, Any]]:
         """Return the evaluation items of a slice of `SLICES`: at most `max_items`, a larger number of which begins
