@@ -160,9 +160,8 @@ def _largest(matrix_OI: torch.Tensor) -> float:
     def times(matrix: torch.Tensor) -> Callable[[np.ndarray], np.ndarray]:
         return lambda vector: (matrix @ torch.from_numpy(vector).to(matrix)).cpu().numpy()
 
-    operator: Any = LinearOperator(
-        tuple(matrix_OI.shape), dtype=np.float64, matvec=times(matrix_OI), rmatvec=times(matrix_OI.T)
-    )
+    make: Any = LinearOperator  # its annotations are those of the class that it makes a subclass of
+    operator = make(tuple(matrix_OI.shape), dtype=np.float64, matvec=times(matrix_OI), rmatvec=times(matrix_OI.T))
     start = numpy_stream(0, "weight_change.start").standard_normal(min(matrix_OI.shape))
     values: Any = svds(operator, k=1, v0=start, return_singular_vectors=False)
     return float(values[0])

@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import scipy.stats
 
-from analysis import drift, load_drift, load_sweep
+from analysis import claims, drift, load_drift, load_sweep
 from analysis.context import Context
 from analysis.figure_kinds import kl_forgetting, positions, write
 from analysis.opened import OpenedSweep, open_sweep
 from analysis.sections import drift as section
 from analysis.stats import seeds_effect
 from harness.records.store import Store
+from harness.spec import Claim, Line, Quantity
+from harness.spec.claim import drift_names, metric_keys
 from tests.analysis import synthetic
 
 PLAN = synthetic.Plan(values=(25, 100, 400), arms=("equal_epochs",), outcomes={("equal_epochs", 400, 2): "DIVERGED"})
@@ -145,3 +148,34 @@ def test_figures_are_drawn(sweep: OpenedSweep, tmp_path: Path) -> None:
     made = [*kl_forgetting.points(context), *positions.points(context)]
     files = write(made, tmp_path / "figures")
     assert {path.name for path in files if path.suffix == ".pdf"} == {"kl_forgetting.pdf", "positions.pdf"}
+
+
+def test_claim_about_drift_is_decided_from_the_panels(sweep: OpenedSweep) -> None:
+    part = Line(
+        x=Quantity(metric="drift/" + KL), y=Quantity(metric="retained", value="delta"), min_r2=0.5, slope="negative"
+    )
+    claim = Claim(id="E7", statement="it predicts", source="a paper", published="R2 .96", parts=(part,))
+    context = Context(sweep)
+    (verdict,) = claims.decide((claim,), context.frame, context.items, context.primary_keys)
+    known = context.frame[context.frame["seed"] < 2]  # the third seed DIVERGED once
+    fit = scipy.stats.linregress(known["drift/" + KL], known["delta/retained"])
+    assert verdict.parts[0].estimate == pytest.approx(fit.rvalue**2)
+    assert verdict.parts[0].slope == pytest.approx(fit.slope)
+    assert metric_keys((claim,)) == frozenset()
+    assert drift_names((claim,)) == (KL,)
+
+
+def test_claim_about_drift_that_nothing_measured_is_open_and_has_its_column(tmp_path: Path) -> None:
+    quantity = Quantity(metric="drift/" + KL)
+    part = Line(x=quantity, y=Quantity(metric="retained", value="delta"), min_r2=0.5, slope="negative")
+    claim = Claim(id="E7", statement="it predicts", source="a paper", published="R2 .96", parts=(part,))
+    store, folder = synthetic.build(tmp_path, replace(PLAN, claims=(claim,)))
+    context = Context(open_sweep(store, folder))
+    assert context.frame["drift/" + KL].isna().all()
+    assert json.loads(context.frame["missing"].iloc[0])["drift/" + KL] == "probes.drift is off"
+    assert context.verdicts[0].verdict == "undecided"
+
+
+def test_quantity_of_drift_has_no_delta() -> None:
+    with pytest.raises(ValueError, match="must be 'after' for drift/neutral/argmax_loss"):
+        Quantity(metric="drift/neutral/argmax_loss", value="delta")
