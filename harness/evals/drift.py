@@ -64,7 +64,7 @@ SHIFT_CLASSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 """Share of the trained model's tokens that the base ranks first, second or third, lower.
 
-Source: Lin et al. (URIAL), arXiv:2312.01552, section 2.2.
+Source: Lin et al. (URIAL), arXiv:2312.01552, section 2.
 """
 
 
