@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from analysis import claims, frames, items, studies, tables
+from analysis import claims, frames, items, score_intervals, studies, tables
 from analysis.opened import OpenedSweep
 from analysis.verdicts import Verdict
 from harness.records.schema import SweepRecord
@@ -62,8 +62,9 @@ class Context:
 
     @cached_property
     def effects(self) -> pd.DataFrame:
-        """One row per condition and target: before, after, delta with its interval."""
-        return self._shown(tables.effects_table(self.frame, self.items, self.primary_keys))
+        """One row per condition and target: before, after, delta with its interval, and those of the two scores."""
+        table = tables.effects_table(self.frame, self.items, self.primary_keys)
+        return self._shown(score_intervals.with_score_intervals(table))
 
     @cached_property
     def full_precision(self) -> pd.DataFrame:

@@ -24,15 +24,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from analysis import files
 from analysis.escape import visible
+from analysis.numbers import MINUS
 from analysis.points import FigureData
 
 Venue = Literal["neurips", "icml", "acl"]
 Draw = Callable[[FigureData, float], Figure]
 """Points and a width in inches -> the figure."""
 TEXT_WIDTH_INCHES: dict[Venue, float] = {"neurips": 5.5, "icml": 6.75, "acl": 6.3}
+COLUMN_WIDTH_INCHES: dict[Venue, float] = {"neurips": 5.5, "icml": 3.25, "acl": 3.03}
+"""Of the venues' style files; NeurIPS sets one column."""
+ACROSS = "Set across both columns."
+"""What a caption says of a figure that is too wide for one of two columns."""
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GAINED, LOST, BASE = "#0072B2", "#D55E00", "#6b7280"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -72,14 +78,20 @@ def write_figure(data: FigureData, draw: Draw, folder: Path, venue: Venue = "neu
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{data.name}.{suffix}" for suffix in ("pdf", "png", "csv", "txt")]
     with mpl.rc_context(STYLE):
-        figure = draw(data, TEXT_WIDTH_INCHES[venue])
+        figure = draw(data, width_inches(data, venue))
         FigureCanvasAgg(figure)
         figure.savefig(paths[0], metadata={"CreationDate": None, "Producer": None, "Creator": None})
         figure.set_layout_engine("none")  # laid out by the first save; a second pass costs as much again
         figure.savefig(paths[1], dpi=PNG_DPI, metadata={"Software": None})
     paths[2].write_bytes(files.csv(data.points))
-    paths[3].write_text(data.caption + "\n", encoding="utf-8")
+    across = data.is_wide and TEXT_WIDTH_INCHES[venue] > COLUMN_WIDTH_INCHES[venue]
+    paths[3].write_text(data.caption + (f" {ACROSS}" if across else "") + "\n", encoding="utf-8")
     return paths
+
+
+def width_inches(data: FigureData, venue: Venue) -> float:
+    """Return a figure's width: that of a column, or of the text where it is wide."""
+    return (TEXT_WIDTH_INCHES if data.is_wide else COLUMN_WIDTH_INCHES)[venue]
 
 
 def new_figure(
@@ -204,4 +216,78 @@ def _arm_head(axes: Axes, place: float, arm: str) -> None:
     axes.text(
         0.02, place, shown(arm, 30), transform=axes.get_yaxis_transform(), fontsize=6.5, va="center", color="#111827",
         zorder=6,
+    )  # fmt: skip
+
+
+def draw_forest(data: FigureData, width: float) -> Figure:
+    """Draw changes with their intervals: one panel for each of `measure`, one row a condition."""
+    places, measures, figure, panels = by_condition(data, width)
+    for axes, measure in zip(panels, measures, strict=True):
+        points = data.points[data.points["measure"] == measure]
+        y = np.array([places[condition] for condition in points["condition"]])
+        axes.hlines(y, points["low"], points["high"], color="#374151", linewidth=1.0, zorder=2)
+        faces = np.where(points["kind"] == "items only", "white", OKABE_ITO[0])
+        axes.scatter(points["delta"], y, s=14, c=faces, edgecolors=OKABE_ITO[0], linewidths=0.9, zorder=3)
+        axes.axvline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        for margin in points["margin"].dropna().unique():
+            for end in (-margin, margin):
+                axes.axvline(end, color=LOST, linewidth=0.7, linestyle=":", zorder=1)
+        axes.set_title(title(data, measure))
+    shared_label(figure, f"after {MINUS} before")
+    return figure
+
+
+# -- curves -----------------------------------------------------------------------------------------------------------
+
+
+def num_columns(width: float, num_panels: int) -> int:
+    """Return how many panels stand side by side: two, or one in a narrow column."""
+    return min(2 if width >= 4 else 1, num_panels)
+
+
+def draw_curves(data: FigureData, width: float) -> Figure:
+    """Draw `points.as_curves`: one panel for each value of `panel`, one line for each of `series`."""
+    names = list(dict.fromkeys(data.points["panel"]))
+    columns = num_columns(width, len(names))
+    rows = math.ceil(len(names) / columns)
+    series = list(dict.fromkeys(data.points["series"]))
+    figure, panels = new_figure(width, 0.5 + 0.13 * math.ceil(len(series) / columns) + 1.75 * rows, rows, columns)
+    scale = Scale(data.points["x"])
+    for axes, name in zip(panels, names, strict=False):
+        points = data.points[data.points["panel"] == name]
+        for place, line in enumerate(series):
+            style = "" if data.is_sampled or scale.kind == "categories" else "-"
+            draw_series(axes, points[points["series"] == line], scale, 0.0, place, style)
+        axes.set_title(shown(name) if len(names) > 1 or name else "")
+        scale.apply(axes)
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    shared_label(figure, shown(data.labels["x"]))
+    if data.labels["y"]:
+        figure.supylabel(shown(data.labels["y"]), fontsize=STYLE["axes.labelsize"], color=STYLE["axes.labelcolor"])
+    handles = [handle(line, OKABE_ITO[n % 7], MARKERS[n % 7]) for n, line in enumerate(series) if line]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.4)
+    return figure
+
+
+def draw_series(axes: Axes, points: pd.DataFrame, scale: Scale, shift: float, place: int, line: str) -> None:
+    """Draw one line: its means (`kind` mean: x, y, low, high) with their intervals, its seeds as dots beside them."""
+    colour, marker = OKABE_ITO[place % 7], MARKERS[place % 7]
+    dots, means = points[points["kind"] == "seed"], points[points["kind"] == "mean"]
+    # Dots stand beside their mean, else its marker hides them: series by turns left and right.
+    beside = ScaledTranslation((5 if place % 2 else -5) / 72, 0, axes.figure.dpi_scale_trans)
+    axes.scatter(
+        scale.places(dots["x"]) + shift, dots["y"], s=8, color=colour, alpha=0.45, linewidths=0, marker=marker,
+        zorder=2, transform=axes.transData + beside,
+    )  # fmt: skip
+    if means.empty:
+        return
+    x = scale.places(means["x"])
+    order = np.argsort(x, kind="stable")
+    y, low, high = (means[name].to_numpy(dtype=float)[order] for name in ("y", "low", "high"))
+    half = np.nan_to_num(np.vstack([y - low, high - y]), nan=0.0).clip(min=0)
+    axes.errorbar(
+        x[order] + shift, y, yerr=half, color=colour, marker=marker, markersize=4.5, linewidth=1.1, linestyle=line,
+        elinewidth=0.8, capsize=1.8, capthick=0.8, markeredgecolor="white", markeredgewidth=0.5, zorder=3,
     )  # fmt: skip

@@ -9,7 +9,7 @@ here: the kinds (figure_kinds/), drawing (figures.py), the estimates themselves 
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from analysis.context import Context
+
+
+def intervals_sentence(context: Context) -> str:
+    """Return one sentence with the kind of a figure's intervals and their correction."""
+    if context.is_sampled:
+        return "No intervals: a sampler chose the conditions."
+    return (
+        "Intervals: 95 %, of the change, paired by item and seed (items clustered, seeds crossed), not adjusted for "
+        "the number of comparisons."
+    )
 
 
 def measure_titles(effects: pd.DataFrame) -> dict[str, str]:
@@ -45,6 +55,8 @@ class FigureData:
     labels: dict[str, str] = field(default_factory=dict)
     is_sampled: bool = False
     """Whether a sampler chose the points: no line runs through them, they differ in more than one thing."""
+    is_wide: bool = False
+    """Whether it needs the width of the text where a venue has two columns."""
 
 
 @dataclass(frozen=True)
@@ -160,3 +172,56 @@ def replicates_per_condition(trials: pd.DataFrame) -> pd.Series:
 def file_name(text: str) -> str:
     """Return text as a part of a file name."""
     return "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in text)[:60]
+
+
+# -- curves -----------------------------------------------------------------------------------------------------------
+
+Panel = Callable[[pd.Series], str]
+"""Row of the trial frame -> the panel it belongs to."""
+
+
+def curve_rows(context: Context, target: str, column: str, panel: Panel, series: str) -> list[dict[str, object]]:
+    """Return one target's score after training along a column: a row for each trial, and for each condition its mean.
+
+    Args:
+        context: the sweep.
+        target: a measure or a metric key.
+        column: of the trial frame; the x axis.
+        panel: which panel a trial or condition belongs to.
+        series: the line's name.
+    """
+    frame = context.frame
+    known = frame[frame[f"after/{target}"].notna() & frame[column].notna()]
+    dots = [
+        {"kind": "seed", "panel": panel(trial), "series": series, "x": trial[column], "y": trial[f"after/{target}"]}
+        | {"target": target, "condition": trial["condition"], "seed": trial["seed"], "trial_id": trial["trial_id"]}
+        for _, trial in known.iterrows()
+    ]
+    return dots + _curve_means(context, known, target, column, panel, series)
+
+
+def _curve_means(
+    context: Context, known: pd.DataFrame, target: str, column: str, panel: Panel, series: str
+) -> list[dict[str, object]]:
+    effects = context.effects
+    table = effects[(effects["target"] == target) & effects["delta"].notna()]
+    first = known.drop_duplicates("condition").set_index("condition", drop=False)
+    return [
+        {"kind": "mean", "panel": panel(trial), "series": series, "x": trial[column], "y": effect["after"]}
+        | {"low": effect["before"] + effect["low"], "high": effect["before"] + effect["high"]}
+        | {"before": effect["before"], "target": target, "condition": effect["condition"]}
+        | {"num_items": effect["num_items"], "num_seeds": effect["num_seeds"], "trial_ids": effect["trial_ids"]}
+        for _, effect in table[table["condition"].isin(first.index)].iterrows()
+        for trial in [first.loc[effect["condition"]]]
+    ]
+
+
+def as_curves(
+    context: Context, name: str, rows: list[dict[str, object]], caption: str, *, x: str, y: str
+) -> list[FigureData] | str:
+    """Return `curve_rows` of several targets as one figure that `figures.draw_curves` draws, or why there is none."""
+    if not rows:
+        return "no trial has a known score"
+    kind, labels = name, {"x": x, "y": y}
+    points = pd.DataFrame(rows)
+    return [FigureData(name, kind, points, caption, labels, context.is_sampled, is_wide=points["panel"].nunique() > 1)]

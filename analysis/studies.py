@@ -16,7 +16,7 @@ import pandas as pd
 SAMPLED = "sampled"
 """`kind` of an effect whose interval is withheld."""
 REASON = "no interval: a sampler chose the conditions by the scores of earlier ones, so that they are not independent"
-WITHHELD = ("se", "se_items", "df", "low", "high", "p_value", "p_holm", "mde")
+WITHHELD = ("se", "se_items", "df", "low", "high", "p_value", "p_holm", "mde", "after_low", "after_high")
 
 
 def without_intervals(table: pd.DataFrame) -> pd.DataFrame:

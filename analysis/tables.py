@@ -58,6 +58,11 @@ class Target:
         return bool(self.keys) and all(is_lower_better(key) for key in self.keys)
 
 
+def joined_ids(trials: pd.DataFrame) -> str:
+    """Return the ids of trials, each once: where a number comes from."""
+    return " ".join(dict.fromkeys(trials["trial_id"]))
+
+
 def targets(metrics: dict[str, tuple[str, ...]], frame: pd.DataFrame) -> list[Target]:
     """Return what effects are computed for: measures, their primary slices, then every other metric scored."""
     found = [Target(measure, "measure", keys) for measure, keys in metrics.items()]
@@ -124,7 +129,7 @@ def _effect_row(
             "delta": effect.estimate,
         }
         | _effect_columns(effect, [effect.note, *_world_notes(trials, known, found.values())])
-        | {"num_planned": len(trials)}
+        | {"num_planned": len(trials), "trial_ids": joined_ids(trials)}
     )
 
 
@@ -228,6 +233,7 @@ def contrasts_table(frame: pd.DataFrame, items: pd.DataFrame, metrics: dict[str,
                     {"arm": arm, "reference": reference, "condition": condition, "target": target.name}
                     | {"lower_is_better": target.lower_is_better, "difference": effect.estimate}
                     | _effect_columns(effect, [effect.note])
+                    | {"trial_ids": joined_ids(frame[frame["condition"].isin((reference, condition))])}
                 )
     table = pd.DataFrame(rows)
     if rows:
@@ -301,7 +307,9 @@ def flips_by_condition(trials: pd.DataFrame) -> pd.DataFrame:
     means = ["num_items", "kept", "lost", "gained", "net", "churn", "retention"]
     table = trials.groupby(["condition", "key"], sort=False)[means].mean()
     table["p_value"] = trials.groupby(["condition", "key"], sort=False)["p_value"].max()
-    table["num_seeds"] = trials.groupby(["condition", "key"], sort=False)["trial_id"].nunique()
+    groups = trials.groupby(["condition", "key"], sort=False)
+    table["num_seeds"] = groups["trial_id"].nunique()
+    table["trial_ids"] = groups["trial_id"].agg(lambda names: " ".join(dict.fromkeys(names)))
     return table.reset_index()
 
 

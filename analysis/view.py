@@ -17,16 +17,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import numbers, tables
+from analysis import numbers, studies, tables
 from analysis.context import Context
 from analysis.frames import why_missing
 from analysis.labels import format_value, short_fields
 from analysis.opened import STATES, OpenedSweep
 from analysis.points import seeds_sentence
+from analysis.score_intervals import is_binary
 from analysis.section import Section, rows_of
 from analysis.sections import all_sections
 from analysis.verdicts import Verdict
-from harness.records.schema import BINARY_METRICS
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,10 @@ def _missing(
             f"{diverged} of {len(frame)} trials DIVERGED and have no score after; their conditions are means over the "
             "seeds that did not, and say k of n."
         )
-    notes += _seed_notes(frame) + _extreme_notes(effects) + _unknown_notes(frame, effects) + _identity_notes(frame)
+    notes += (
+        [f"{studies.REASON[:1].upper()}{studies.REASON[1:]}."] if sweep.record.kind == "study" else _seed_notes(frame)
+    )
+    notes += _extreme_notes(effects) + _unknown_notes(frame, effects) + _identity_notes(frame)
     if sweep.record.selection is not None:
         notes += [
             str(note) for note in frame["chosen_note"].dropna().unique() if str(note).startswith(("open", "no ", "tie"))
@@ -278,7 +281,7 @@ def _extreme_notes(effects: pd.DataFrame) -> list[str]:
     for target, rows in effects[effects["level"] == "primary"].groupby("target", sort=False):
         values = {*rows["before"].dropna(), *rows["after"].dropna()}
         for end, name in ((0.0, "floor"), (1.0, "ceiling")):
-            if values == {end} and str(target).rsplit("/", 1)[-1] in BINARY_METRICS:
+            if values == {end} and is_binary(str(target)):
                 notes.append(
                     f"{target} is at {name} ({end:g}) before and after in every condition: it can show nothing."
                 )

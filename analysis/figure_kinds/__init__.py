@@ -9,7 +9,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.context import Context
-from analysis.figure_kinds import axis, flips, forest, front, kl_forgetting, loss, positions
+from analysis.figure_kinds import (
+    axis,
+    flips,
+    forest,
+    forest_slices,
+    front,
+    kl_forgetting,
+    known_unknown,
+    learning_rates,
+    loss,
+    packing,
+    positions,
+    replay,
+    size_slices,
+    template_matrix,
+)
 from analysis.figures import Venue, write_figure
 from analysis.points import FigureData, KindModule, Missing
 
@@ -17,8 +32,15 @@ KINDS: tuple[KindModule, ...] = (
     front,
     axis,
     forest,
+    forest_slices,
     flips,
     loss,
+    template_matrix,
+    size_slices,
+    packing,
+    known_unknown,
+    replay,
+    learning_rates,
     kl_forgetting,
     positions,
 )

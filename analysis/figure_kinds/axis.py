@@ -11,17 +11,35 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import ScaledTranslation
 
 from analysis.context import Context
-from analysis.figures import BASE, MARKERS, OKABE_ITO, Scale, handle, new_figure, shared_label, shown, title
+from analysis.figures import (
+    BASE,
+    MARKERS,
+    OKABE_ITO,
+    Scale,
+    draw_series,
+    handle,
+    new_figure,
+    num_columns,
+    shared_label,
+    shown,
+    title,
+)
 from analysis.labels import short_fields
-from analysis.points import FigureData, Missing, file_name, is_number, measure_titles, population, series_of
+from analysis.points import (
+    FigureData,
+    Missing,
+    file_name,
+    intervals_sentence,
+    is_number,
+    measure_titles,
+    population,
+    series_of,
+)
 
 
 def points(context: Context) -> Sequence[FigureData | Missing]:
@@ -58,8 +76,8 @@ def _curve(context: Context, name: str) -> FigureData | str:
         f"axis_{file_name(short)}",
         "axis",
         points,
-        f"Score after training along {short}; the dashed line is the base. Bars are paired 95 % intervals of the "
-        f"change (items clustered, seeds crossed), dots are seeds. {population(frame, effects)}",
+        f"Score after training along {short}; the dashed line is the base, dots are seeds. "
+        f"{intervals_sentence(context)} {population(frame, effects)}",
         {"x": short} | measure_titles(effects),
         context.is_sampled,
     )
@@ -81,14 +99,16 @@ def _axis_means(
             "high": effect["before"] + effect["high"],
             "before": effect["before"],
             "condition": effect["condition"],
+            "trial_ids": effect["trial_ids"],
         }
         for _, effect in table.iterrows()
     ]
 
 
 def draw(data: FigureData, width: float) -> Figure:
+    """Draw one panel a measure, one line for each level of the other axes."""
     measures = list(dict.fromkeys(data.points["measure"]))
-    columns = min(2, len(measures))
+    columns = num_columns(width, len(measures))
     rows = math.ceil(len(measures) / columns)
     figure, panels = new_figure(width, 0.3 + 1.75 * rows, rows, columns)
     scale = Scale(data.points["x"])
@@ -98,7 +118,7 @@ def draw(data: FigureData, width: float) -> Figure:
         for place, name in enumerate(series):
             shift = (place - (len(series) - 1) / 2) * (0.12 if scale.kind == "categories" else 0.0)
             line = "" if data.is_sampled or scale.kind == "categories" else "-"
-            _draw_series(axes, points[points["series"] == name], scale, shift, place, line)
+            draw_series(axes, points[points["series"] == name], scale, shift, place, line)
         axes.axhline(points["before"].mean(), color=BASE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         axes.set_title(title(data, measure))
         scale.apply(axes)
@@ -107,26 +127,7 @@ def draw(data: FigureData, width: float) -> Figure:
     shared_label(figure, shown(data.labels["x"]))
     handles = [handle(name or "after", OKABE_ITO[n % 7], MARKERS[n % 7]) for n, name in enumerate(series)]
     handles.append(Line2D([], [], color=BASE, linestyle=(0, (4, 3)), linewidth=0.9, label="before"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)), columnspacing=1.4)
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=min(4 if width >= 4 else 2, len(handles)), columnspacing=1.4
+    )
     return figure
-
-
-def _draw_series(axes: Axes, points: pd.DataFrame, scale: Scale, shift: float, place: int, line: str) -> None:
-    colour, marker = OKABE_ITO[place % 7], MARKERS[place % 7]
-    dots, means = points[points["kind"] == "seed"], points[points["kind"] == "mean"]
-    # Dots stand beside their mean, else its marker hides them: series by turns left and right.
-    beside = ScaledTranslation((5 if place % 2 else -5) / 72, 0, axes.figure.dpi_scale_trans)
-    axes.scatter(
-        scale.places(dots["x"]) + shift, dots["y"], s=8, color=colour, alpha=0.45, linewidths=0, marker=marker,
-        zorder=2, transform=axes.transData + beside,
-    )  # fmt: skip
-    if means.empty:
-        return
-    x = scale.places(means["x"])
-    order = np.argsort(x, kind="stable")
-    y, low, high = (means[name].to_numpy(dtype=float)[order] for name in ("y", "low", "high"))
-    half = np.nan_to_num(np.vstack([y - low, high - y]), nan=0.0).clip(min=0)
-    axes.errorbar(
-        x[order] + shift, y, yerr=half, color=colour, marker=marker, markersize=4.5, linewidth=1.1, linestyle=line,
-        elinewidth=0.8, capsize=1.8, capthick=0.8, markeredgecolor="white", markeredgewidth=0.5, zorder=3,
-    )  # fmt: skip

@@ -8,6 +8,7 @@ Invariant: shares of the items known before and after. What does not live here: 
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.context import Context
@@ -26,20 +27,30 @@ def points(context: Context) -> list[FigureData] | str:
         gained_share=flips["gained"] / flips["num_items"],
         lost_share=flips["lost"] / flips["num_items"],
     ).dropna(subset=["measure"])
+    ids = flips.drop_duplicates("condition").set_index("condition")["trial_ids"]
     shares = table.groupby(["condition", "measure"], sort=False)[["gained_share", "lost_share"]].mean().reset_index()
+    shares["trial_ids"] = [ids[condition] for condition in shares["condition"]]
     shares = shares.merge(row_labels(record, frame)[["condition", "arm", "label"]], on="condition")
     figure = FigureData(
         "flips",
         "flips",
         shares,
         "Share of test items that became right (gained) and wrong (lost); mean over a measure's primary slices with "
-        f"binary scores, and over seeds. {seeds_sentence(frame)}",
+        f"binary scores, and over seeds; no intervals, no correction. Items: {_num_items(flips)}. "
+        f"{seeds_sentence(frame)}",
         {"rows": path_label(record)},
+        is_wide=shares["measure"].nunique() > 1,
     )
     return [figure]
 
 
+def _num_items(flips: pd.DataFrame) -> str:
+    counts = flips.groupby("key", sort=False)["num_items"].max()
+    return ", ".join(f"{key} n = {count:g}" for key, count in counts.items())
+
+
 def draw(data: FigureData, width: float) -> Figure:
+    """Draw one panel a measure, one bar a condition to either side of zero."""
     places, measures, figure, panels = by_condition(data, width)
     for axes, measure in zip(panels, measures, strict=True):
         points = data.points[data.points["measure"] == measure]

@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from analysis.context import Context
 from analysis.figures import BASE, MARKERS, OKABE_ITO, handle, new_figure, shown
 from analysis.numbers import MINUS
-from analysis.points import FigureData, dot_rows, population
+from analysis.points import FigureData, dot_rows, intervals_sentence, population
+from analysis.tables import joined_ids
 from harness.records.schema import SweepRecord
 
 
@@ -43,8 +44,8 @@ def points(context: Context) -> list[FigureData] | str:
         "front",
         pd.concat([dots, means], ignore_index=True),
         f"Learning against forgetting: change of the measures learned and retained, after minus before, on test items. "
-        f"Large marks are means over seeds with paired 95 % intervals (items clustered, seeds crossed), small dots are "
-        f"seeds, the dotted line joins the conditions that no other beats on both. {population(frame, effects)}",
+        "Large marks are means over seeds, small dots are seeds, the dotted line joins the conditions that no other "
+        f"beats on both. {intervals_sentence(context)} {population(frame, effects)}",
         {name: f"{measure}, after {MINUS} before" for name, measure in zip("xy", wanted, strict=True)},
         context.is_sampled,
     )
@@ -54,7 +55,9 @@ def points(context: Context) -> list[FigureData] | str:
 def _means(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:
     """Return one row per condition with each measure's delta, low and high."""
     first = frame.drop_duplicates("condition")
-    table = dot_rows(first, record).assign(kind="mean", seed=None)
+    ids = frame.groupby("condition", sort=False)[["trial_id"]].apply(joined_ids)
+    table = dot_rows(first, record).assign(kind="mean", seed=None, world=None, trial_id=None)
+    table["trial_ids"] = table["condition"].map(ids)
     for measure in measures:
         rows = effects[(effects["target"] == measure) & (effects["level"] == "measure")].set_index("condition")
         for source, column in (("delta", measure), ("low", f"{measure}_low"), ("high", f"{measure}_high")):
@@ -69,6 +72,7 @@ def _on_front(x: list[float], y: list[float]) -> list[bool]:
 
 
 def draw(data: FigureData, width: float) -> Figure:
+    """Draw conditions with their paths, seeds as dots, and the front."""
     figure, (axes,) = new_figure(width, width * 0.62)
     means = data.points[data.points["kind"] == "mean"]
     series = list(dict.fromkeys(data.points["series"]))
@@ -88,7 +92,11 @@ def draw(data: FigureData, width: float) -> Figure:
     handles.append(Line2D([], [], color="#111827", linestyle=":", linewidth=1.0, label="front"))
     handles.append(Line2D([], [], color=BASE, marker="*", markersize=8, linestyle="", label="base"))
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=min(5, len(handles)), handletextpad=0.4, columnspacing=1.4
+        handles=handles,
+        loc="outside upper left",
+        ncols=min(5 if width >= 4 else 2, len(handles)),
+        handletextpad=0.4,
+        columnspacing=1.4,
     )
     return figure
 

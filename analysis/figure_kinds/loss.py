@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from analysis.context import Context
 from analysis.figures import new_figure, shown
 from analysis.points import FigureData, path_label, row_labels, seeds_sentence
+from analysis.tables import joined_ids
 
 SMOOTH_STEPS = 50
 """A training curve is drawn as at most this many means over equal runs of steps."""
@@ -36,19 +37,24 @@ def points(context: Context) -> list[FigureData] | str:
         means = table.groupby(["condition", "arm", "step"], sort=False)["loss"].agg(["mean", "count"]).reset_index()
         parts.append(means.rename(columns={"mean": "loss", "count": "num_values"}).assign(kind=name))
     curves = pd.concat(parts, ignore_index=True).sort_values(["arm", "condition", "kind", "step"], kind="stable")
+    ids = frame.groupby("condition", sort=False)[["trial_id"]].apply(joined_ids)
+    curves["trial_ids"] = curves["condition"].map(ids)
     order = {condition: place for place, condition in enumerate(dict.fromkeys(frame["condition"]))}
     curves = curves.assign(order=curves["condition"].map(order)).sort_values(["order", "kind", "step"])
     figure = FigureData(
         "loss",
         "loss",
         curves.drop(columns="order").merge(row_labels(record, frame)[["condition", "label"]], on="condition"),
-        f"Training loss (lines) and validation loss (dots) by step, mean over seeds. {seeds_sentence(frame)}",
+        f"Training loss (lines) and validation loss (dots) by step, mean over seeds; no intervals, no correction. "
+        f"{seeds_sentence(frame)}",
         {"rows": path_label(record)},
+        is_wide=curves["arm"].nunique() > 1,
     )
     return [figure]
 
 
 def draw(data: FigureData, width: float) -> Figure:
+    """Draw one panel an arm, one line a condition."""
     arms = list(dict.fromkeys(data.points["arm"]))
     figure, panels = new_figure(width, width * 0.42, 1, len(arms), sharey=True)
     for axes, arm in zip(panels, arms, strict=True):

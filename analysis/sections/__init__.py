@@ -8,12 +8,28 @@ from __future__ import annotations
 
 from analysis.context import Context
 from analysis.section import Section, SectionModule
-from analysis.sections import drift, failures, held, provenance, recovery, samples, trials
+from analysis.sections import (
+    audit,
+    drift,
+    exploration,
+    failures,
+    flip_examples,
+    held,
+    provenance,
+    recovery,
+    samples,
+    seed_spread,
+    trials,
+)
 
 SECTIONS: tuple[SectionModule, ...] = (
+    flip_examples,
+    exploration,
+    seed_spread,
     held,
     drift,
     recovery,
+    audit,
     samples,
     failures,
     trials,

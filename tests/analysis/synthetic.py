@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,13 @@ class Plan:
     """Seeds of worlds that the sweep is repeated over; every world has items of its own."""
     world_effects: dict[int, float] = field(default_factory=dict)
     """world -> `effect` there, where it is another."""
+    kind: Literal["sweep", "study"] = "sweep"
+    arm_set: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """arm -> fields of the spec that it sets."""
+    audited: bool = False
+    """Whether trials write audit.json: one data set for each value of the axis."""
+    questions: bool = False
+    """Whether the base's items come with what they ask."""
 
 
 def spec_of(plan: Plan, arm: str, value: Any, seed: int) -> TrialSpec:
@@ -88,7 +95,8 @@ def spec_of(plan: Plan, arm: str, value: Any, seed: int) -> TrialSpec:
         evals=EvalSpec(tasks=_tasks(plan), items_seed=1, val_share=0.25, dtype="float32", max_length=128),
         seed=seed,
     )
-    return base_spec if plan.axis == "method" else base_spec.replace({plan.axis: value})
+    changes = dict(plan.arm_set.get(arm, {})) | ({} if plan.axis == "method" else {plan.axis: value})
+    return base_spec.replace(changes) if changes else base_spec
 
 
 def parse_method(plan: Plan, value: Any) -> Any:
@@ -198,7 +206,7 @@ def _sweep_record(plan: Plan, planned: tuple[PlannedTrial, ...]) -> SweepRecord:
     return SweepRecord(
         name=plan.name,
         base=plan.base,
-        kind="sweep",
+        kind=plan.kind,
         set_hash=plan.set_hash,
         hypothesis="Format and style are learned from about 100 examples; skill and facts keep rising with more.",
         refuted_if="the format measure still rises by 0.05 between 200 and 800 examples, or learned is flat",
@@ -283,7 +291,16 @@ def _write_before(store: Store, plan: Plan) -> None:
         for world in plan.worlds or (None,):
             folder = store.artefact("before", _before_key(key, world))
             folder.mkdir(parents=True, exist_ok=True)
-            items_of(plan, 0.0, None, world).to_parquet(folder / "items.parquet")
+            items = items_of(plan, 0.0, None, world)
+            items.to_parquet(folder / "items.parquet")
+            if plan.questions:
+                _questions_of(items).to_parquet(folder / "questions.parquet")
+
+
+def _questions_of(items: pd.DataFrame) -> pd.DataFrame:
+    keys = items["suite"] + "/" + items["task"]
+    table = items[["item_id"]].assign(key=keys, prompt="What of " + items["item_id"] + "?", reference="the answer")
+    return table.drop_duplicates(["item_id", "key"])
 
 
 def _before_key(key: str, world: int | None) -> str:
@@ -309,6 +326,8 @@ def _write_trial(store: Store, plan: Plan, cell: tuple[str, Any, int], trial: Pl
     noise = np.random.default_rng([cell[2], int(level * 1000), len(cell[0]), *own])
     num_steps = 150 if cell[0] == "equal_steps" else max(3, round(level * 150))
     _write_logs(folder, plan, num_steps, noise, diverged=outcome == "DIVERGED")
+    if plan.audited:
+        write_atomic(folder / "audit.json", json.dumps(audit_of(trial.spec.data.num_examples or 0)).encode())
     after = None
     if outcome != "DIVERGED":
         items = items_of(plan, level, noise, trial.world)
@@ -317,6 +336,31 @@ def _write_trial(store: Store, plan: Plan, cell: tuple[str, Any, int], trial: Pl
     commit(folder, _result(store, plan, trial, num_steps, after, level))
     if outcome == "DAMAGED":
         (folder / "result.json").write_text('{"trial_id": "torn')
+
+
+def audit_of(num_examples: int) -> dict[str, Any]:
+    """Return what a trial's audit.json holds, as far as a report reads it."""
+    return {
+        "problems": [],
+        "num_examples": num_examples,
+        "num_rows": num_examples,
+        "pack_fill": None,
+        "loss_tokens_per_step": 136.0,
+        "tokens": {"system": 0, "user": 20 * num_examples, "assistant": 16 * num_examples, "end_of_turn": num_examples},
+        "loss_tokens": {"system": 0, "user": 0, "assistant": 16 * num_examples, "end_of_turn": num_examples},
+        "end_of_turn_share": 1 / 17,
+        "truncated_share": 0.02,
+        "ends_lost_share": 0.0,
+        "num_without_loss": 0,
+        "num_exact_duplicates": 2,
+        "num_near_duplicates": None,
+        "overlaps": {
+            "people/question": {"num_items": 240, "num_checked": 200, "num_overlapping": 9, "contaminated": True},
+            "skills/addition": {"num_items": 160, "num_checked": 160, "num_overlapping": 0, "contaminated": False},
+        },
+        "warnings": ["the template strips white space"],
+        "base_loss": 2.5,
+    }
 
 
 def _write_unfinished(folder: Path, outcome: str) -> None:
@@ -350,6 +394,7 @@ def _write_logs(folder: Path, plan: Plan, num_steps: int, noise: np.random.Gener
     for step in range(1, num_steps + 1):
         loss = 2.5 * float(np.exp(-step / 40)) + 0.4 + float(noise.normal(0, 0.03))
         row = {"step": step, "train/loss": loss, "train/learning_rate": 1e-3 * (1 - step / num_steps)}
+        row["train/num_tokens"] = 8 * 42
         append_line(folder / "metrics.jsonl", row)
         if step % 25 == 0:
             append_line(folder / "metrics.jsonl", {"step": step, "val/loss": loss + 0.1})
