@@ -1,7 +1,7 @@
 """Scores of many tasks as one number: interquartile mean, performance profile, probability of improvement.
 
-Legend: a task's values are those of its replicates (seeds). Invariant: an unknown value makes its aggregate unknown, and
-tasks are fixed: nothing is claimed about other tasks. What does not live here: paired effects (stats.py).
+Legend: a task's values are those of its replicates (seeds). Invariant: an unknown value makes its aggregate unknown,
+and tasks are fixed: nothing is claimed about other tasks. What does not live here: paired effects (stats.py).
 
 Source: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice, arXiv:2108.13264.
 """

@@ -118,7 +118,9 @@ def _fit(shape: str, names: tuple[str, ...], points: Points, solve: Solve, *, po
 def _known(points: Points, *, positive_x: bool) -> tuple[Floats, Floats, Codes, list[Codes], str]:
     """Return the points that can be fitted, the places of each replicate's, and what was left out."""
     x, y = (np.asarray(values, dtype=float) for values in (points.x, points.y))
-    worlds = np.zeros(len(x), dtype=np.int64) if points.worlds is None else np.unique(points.worlds, return_inverse=True)[1]
+    worlds = (
+        np.zeros(len(x), dtype=np.int64) if points.worlds is None else np.unique(points.worlds, return_inverse=True)[1]
+    )
     known = np.isfinite(x) & np.isfinite(y)
     usable = known & (x > 0) if positive_x else known
     notes = [f"{int((~known).sum())} points unknown"] if not known.all() else []

@@ -19,10 +19,10 @@ from analysis.variance import Floats
 
 
 def expanded_alpha(num_replicates: int) -> float:
-    """Return the share of resamples outside a 95 % interval: 2 Phi(-sqrt(k / (k - 1)) t), t of k - 1 degrees of freedom.
+    """Return the share of resamples outside a 95 % interval: 2 Phi(-sqrt(k / (k - 1)) t), t of k - 1 degrees.
 
-    The spread of resampled means is too small by sqrt((k - 1) / k), and normal where a t is due; for k = 5 this share is
-    0.2 %, in the limit 5 %.
+    The spread of resampled means is too small by sqrt((k - 1) / k), and normal where a t is due; for k = 5 this share
+    is 0.2 %, in the limit 5 %.
 
     Source: Hesterberg, arXiv:1411.5279, section 4.3 (the expanded percentile interval).
     """

@@ -27,7 +27,7 @@ class CrossedVariance:
     """Clustered, of the seed-averaged values: what other items would change, and the noise of single answers. NaN below
     two clusters."""
     seeds: float
-    """s^2 / k, s over the seeds' estimates: what other seeds would change, and the same noise again. NaN of one seed."""
+    """s^2 / k, s over the seeds' estimates: what other seeds would change, and that noise again. NaN of one seed."""
     residual: float
     """The noise that `items` and `seeds` both hold: what neither an item nor a seed explains. NaN where either is."""
 
@@ -55,7 +55,7 @@ def crossed_variance(values: Floats, clusters: Codes, strata: Codes) -> CrossedV
     Source: Searle, Casella and McCulloch, Variance Components (1992), section 4.3; clusters and strata as in Miller,
     arXiv:2411.00640, equation 4, and Cameron, Gelbach and Miller, doi:10.1198/jbes.2010.07136, section 2.
     """
-    num_items, num_seeds = values.shape
+    num_seeds = values.shape[1]
     sizes = np.bincount(strata)
     means = np.zeros((len(sizes), num_seeds))
     np.add.at(means, strata, values)

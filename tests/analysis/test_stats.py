@@ -128,8 +128,7 @@ def test_seeds_effect_one_seed_claims_no_interval() -> None:
     assert math.isnan(effect.low)
 
 
-# Averages of Tulu 3's SFT models over its development suites, one a training seed: arXiv:2411.15124, Table 14. The printed
-# scores have one digit, so that a standard deviation of theirs is known to about 0.03.
+# Averages of Tulu 3's SFT models over its development suites, one a training seed: arXiv:2411.15124, Table 14.
 @pytest.mark.parametrize(
     ("scores", "published_sd", "ends"),
     [([59.9, 60.1, 59.8, 59.8, 59.8], 0.13, (59.718, 60.042)), ([71.8, 70.0, 72.6], 1.33, (68.159, 74.775))],
