@@ -73,7 +73,7 @@ def _on_front(x: list[float], y: list[float]) -> list[bool]:
 
 def draw(data: FigureData, width: float) -> Figure:
     """Draw conditions with their paths, seeds as dots, and the front."""
-    figure, (axes,) = new_figure(width, width * 0.62)
+    figure, (axes,) = new_figure(width, max(width * 0.62, 3.2))
     means = data.points[data.points["kind"] == "mean"]
     series = list(dict.fromkeys(data.points["series"]))
     axes.axhline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)

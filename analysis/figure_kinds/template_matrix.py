@@ -83,11 +83,13 @@ def _limits(values: np.ndarray) -> dict[str, float]:
 
 
 def _write_cells(axes: Axes, values: np.ndarray, trained: list[str], asked: list[str]) -> None:
-    middle = 0.5 * (np.nanmin(values) + np.nanmax(values)) if np.isfinite(values).any() else 0.0
+    known = values[np.isfinite(values)]
+    limits = _limits(values) or {"vmin": known.min(initial=np.inf), "vmax": known.max(initial=-np.inf)}
+    middle = (limits["vmin"] + limits["vmax"]) / 2
     for y, row in enumerate(values):
         for x, value in enumerate(row):
             text = f"{value:.2f}" if np.isfinite(value) else "—"
-            colour = "white" if np.isfinite(value) and value < min(middle, 0.55) else "black"
+            colour = "white" if np.isfinite(value) and value < middle else "black"
             axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=colour)
             if trained[y] == asked[x]:
                 axes.add_patch(_outline(x, y))
