@@ -10,10 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.drift import load_drift
     from analysis.frames import load_items, load_metrics, load_rows, load_samples, load_sweep, why_missing
     from analysis.report import last_report, write_figures, write_report
 
 _HOMES = {
+    "load_drift": "analysis.drift",
     "load_items": "analysis.frames",
     "load_metrics": "analysis.frames",
     "load_rows": "analysis.frames",
@@ -26,6 +28,7 @@ _HOMES = {
 }
 __all__ = [
     "last_report",
+    "load_drift",
     "load_items",
     "load_metrics",
     "load_rows",

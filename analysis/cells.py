@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.matrices import World
 from harness.spec import Place, Quantity, Scalar
-from harness.spec.claim import TRAINING_NUMBERS
+from harness.spec.claim import is_of_trained
 
 Replicate = tuple[World, int]
 """World and seed."""
@@ -41,11 +41,13 @@ def _holds(values: pd.Series, value: Scalar) -> pd.Series:
 
 def column_of(quantity: Quantity) -> str:
     """Return the frame's column of a quantity."""
-    return quantity.metric if quantity.metric in TRAINING_NUMBERS else f"{quantity.value}/{quantity.metric}"
+    return quantity.metric if is_of_trained(quantity.metric) else f"{quantity.value}/{quantity.metric}"
 
 
 def keys_of(metric: str, metrics: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return the metric keys of a quantity's slices; none for a number of the training."""
+    if is_of_trained(metric):
+        return ()
     return (metric,) if "/" in metric else metrics.get(metric, ())
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import drift
 from analysis.items import items_frame, metrics_frame, rows_frame, samples_frame
 from analysis.opened import OpenedSweep, OpenedTrial, find_sweep, open_sweep
 from analysis.selection import mark_chosen
@@ -76,7 +77,8 @@ def sweep_frame(sweep: OpenedSweep) -> pd.DataFrame:
     metrics = metrics_of(sweep)
     keys = _metric_keys(sweep)
     with_full = any(result.before_full_precision for _, result in sweep.finished)
-    rows = [_trial_row(sweep, trial, keys, metrics, with_full=with_full) for trial in sweep.trials]
+    drifts = drift.mean_names(sweep)
+    rows = [_trial_row(sweep, trial, keys, metrics, drifts, with_full=with_full) for trial in sweep.trials]
     frame = pd.DataFrame(rows)
     for column in frame.columns:
         if column.startswith("axis."):
@@ -123,7 +125,13 @@ class _Row:
 
 
 def _trial_row(
-    sweep: OpenedSweep, trial: OpenedTrial, keys: list[str], metrics: dict[str, tuple[str, ...]], *, with_full: bool
+    sweep: OpenedSweep,
+    trial: OpenedTrial,
+    keys: list[str],
+    metrics: dict[str, tuple[str, ...]],
+    drifts: list[str],
+    *,
+    with_full: bool,
 ) -> dict[str, Any]:
     row = _Row()
     row.values |= _plan_columns(trial)
@@ -131,6 +139,8 @@ def _trial_row(
     row.values |= _spec_columns(trial.planned.spec)
     _put_scores(row, trial, keys, metrics, with_full=with_full)
     row.values |= _training_columns(trial.result)
+    for name in drifts:
+        row.put(drift.PREFIX + name, *drift.mean_of(trial, name))
     row.values |= _provenance_columns(trial.result)
     if trial.result is None:
         row.reasons = {"*": f"{trial.state}: {trial.cause}"}

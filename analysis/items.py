@@ -75,12 +75,13 @@ def _join_items(trial: OpenedTrial, before: pd.DataFrame, after: pd.DataFrame) -
     joined = _merge(sides[0], sides[1])
     joined["cluster"] = joined["cluster_after"].fillna(joined["cluster_before"])
     joined["chance"] = joined["chance_after"].fillna(joined["chance_before"])
-    for column, value in _trial_keys(trial).items():
+    for column, value in trial_keys(trial).items():
         joined[column] = value
     return joined
 
 
-def _trial_keys(trial: OpenedTrial) -> dict[str, Any]:
+def trial_keys(trial: OpenedTrial) -> dict[str, Any]:
+    """Return what tells the rows of a trial's tables from another's."""
     planned = trial.planned
     keys = (planned.trial_id, trial.condition, planned.condition_id, planned.arm, planned.seed, planned.world)
     return dict(zip(TRIAL_KEYS, keys, strict=True))
@@ -145,7 +146,7 @@ def rows_frame(sweep: OpenedSweep) -> pd.DataFrame:
 
     A trial whose table is gone or damaged, or that was recorded before there was one, has no rows here.
     """
-    tables = [table.assign(**_trial_keys(trial)) for trial in sweep.trials if (table := _rows(trial)) is not None]
+    tables = [table.assign(**trial_keys(trial)) for trial in sweep.trials if (table := _rows(trial)) is not None]
     columns = [*TRIAL_KEYS, *ROW_COLUMNS]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
@@ -161,7 +162,7 @@ def _rows(trial: OpenedTrial) -> pd.DataFrame | None:
 def _lines_frame(sweep: OpenedSweep, file: str, columns: list[str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for trial in sweep.trials:
-        marks = _trial_keys(trial)
+        marks = trial_keys(trial)
         rows += [marks | {name: _flat(value) for name, value in line.items()} for line in _lines(trial.folder / file)]
     return pd.DataFrame(rows, columns=None if rows else [*TRIAL_KEYS, *columns])
 

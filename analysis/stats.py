@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.stats
-from numpy.typing import NDArray
-from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
+
+from analysis.variance import Codes, CrossedVariance, Floats, crossed_variance
 
 NAN = math.nan
 ALPHA = 0.05
@@ -32,8 +32,6 @@ Z = float(scipy.stats.norm.ppf(1 - ALPHA / 2))
 FEW_DISCORDANT = 10
 """Below this many changed items a t interval for a binary metric is called approximate."""
 
-Floats = NDArray[np.float64]
-Codes = NDArray[np.int64]
 Labels = Sequence[str] | Codes
 Kind = Literal["seeds and items", "items only", "seeds only", "exact bound", "none"]
 WEAKEST_FIRST: tuple[Kind, ...] = ("none", "items only", "seeds only", "exact bound", "seeds and items")
@@ -48,7 +46,7 @@ class Effect:
     low: float
     high: float
     se: float
-    """sqrt(se_items^2 + seed_sd^2 / k); for one seed se_items alone, and `kind` says so."""
+    """sqrt(se_items^2 + seed_sd^2 / k - what both hold); for one seed se_items alone, and `kind` says so."""
     se_items: float
     """Clustered standard error over items of the seed-averaged differences."""
     seed_sd: float
@@ -84,9 +82,10 @@ def crossed_effect(
     """Return the mean difference with an interval over items and seeds.
 
     The estimate is the mean over strata (slices) of the mean over their items of the seed-averaged difference.
-    SE^2 = SE_items^2 + s^2 / k: SE_items is clustered over items, s is the standard deviation of the estimate over
-    seeds. The interval is a t interval whose degrees of freedom follow Welch-Satterthwaite from clusters - strata and
-    k - 1, so that with 3 seeds that dominate it is t = 4.30.
+    SE^2 = SE_items^2 + s^2 / k - R, at least the larger of the first two: SE_items is clustered over items, s is the
+    standard deviation of the estimate over seeds, and R, the variance that neither an item nor a seed explains, is in
+    both and counts once. A t interval with degrees of freedom by Welch-Satterthwaite from clusters - strata and k - 1,
+    each for the whole of its part, so that with 3 seeds that dominate it is t = 4.30.
 
     Args:
         differences: (n, k), complete; items in rows, seeds in columns.
@@ -95,7 +94,7 @@ def crossed_effect(
         binary: the values differenced are 0 or 1. Where every item then moves alike, the exact binomial bound
             replaces an interval of width 0.
 
-    Source: Miller, arXiv:2411.00640, equations 4 and 7 (clustered, paired); Satterthwaite 1946.
+    Source: Miller, arXiv:2411.00640, equations 4 and 7 (clustered, paired); Satterthwaite 1946; variance.py.
     """
     num_items, num_seeds = differences.shape
     if num_items == 0 or num_seeds == 0:
@@ -103,15 +102,18 @@ def crossed_effect(
     cluster_codes = np.arange(num_items) if clusters is None else _codes(clusters)
     strata_codes = np.zeros(num_items, dtype=np.int64) if strata is None else _codes(strata)
     num_clusters = int(cluster_codes.max()) + 1
-    estimate, se_items = _clustered_mean(differences.mean(axis=1), cluster_codes, strata_codes)
-    seed_sd = _seed_sd(differences, strata_codes)
-    effect = Effect(
-        estimate, NAN, NAN, NAN, se_items, seed_sd, NAN, NAN, NAN, num_items, num_clusters, num_seeds, "none"
+    parts = crossed_variance(differences, cluster_codes, strata_codes)
+    effect = replace(
+        unknown_effect("", parts.estimate, num_seeds),
+        se_items=math.sqrt(parts.items),
+        seed_sd=math.sqrt(parts.seeds * num_seeds),
+        num_items=num_items,
+        num_clusters=num_clusters,
     )
     if binary and np.ptp(differences) == 0:
         return _exact_bound(effect)
     num_discordant = int((differences.mean(axis=1) != 0).sum())
-    effect = _with_interval(effect, int(strata_codes.max()) + 1)
+    effect = _with_interval(effect, parts, max(num_clusters - int(strata_codes.max()) - 1, 1))
     return _for_binary(effect, num_discordant) if binary else effect
 
 
@@ -126,45 +128,29 @@ def _codes(labels: Labels) -> Codes:
     return np.unique(np.asarray(labels), return_inverse=True)[1]
 
 
-def _clustered_mean(values: Floats, clusters: Codes, strata: Codes) -> tuple[float, float]:
-    """Return the mean over strata of their means, and its cluster-robust standard error (NaN below 2 clusters)."""
-    num_strata = int(strata.max()) + 1
-    indicators = (strata[:, None] == np.arange(num_strata)).astype(float)
-    means = np.array([values[strata == stratum].mean() for stratum in range(num_strata)])
-    if clusters.max() < 1 or len(values) <= num_strata:
-        return float(means.mean()), NAN
-    fit = OLS(values, indicators).fit(cov_type="cluster", cov_kwds={"groups": clusters})
-    weights = np.full(num_strata, 1.0 / num_strata)
-    return float(means.mean()), float(math.sqrt(max(0.0, weights @ np.asarray(fit.cov_params()) @ weights)))
-
-
-def _seed_sd(differences: Floats, strata: Codes) -> float:
-    if differences.shape[1] < 2:
-        return NAN
-    per_stratum = [differences[strata == stratum].mean(axis=0) for stratum in range(int(strata.max()) + 1)]
-    return float(np.mean(per_stratum, axis=0).std(ddof=1))
-
-
-def _with_interval(effect: Effect, num_strata: int) -> Effect:
-    item_df = max(effect.num_clusters - num_strata, 1)
-    parts = []
-    if not math.isnan(effect.se_items):
-        parts.append((effect.se_items**2, item_df))
-    if not math.isnan(effect.seed_sd):
-        parts.append((effect.seed_sd**2 / effect.num_seeds, effect.num_seeds - 1))
-    if not parts:
+def _with_interval(effect: Effect, variance: CrossedVariance, item_df: int) -> Effect:
+    has_items, has_seeds = not math.isnan(variance.items), not math.isnan(variance.seeds)
+    if not has_items and not has_seeds:
         return replace(effect, note="one item cluster and one seed: no interval")
-    kind: Kind = "seeds and items" if len(parts) == 2 else "seeds only"
-    if math.isnan(effect.seed_sd):
-        kind = "items only"
-    return replace(_t_interval(effect, parts), kind=kind)
+    parts = [(variance.items, item_df)] if has_items else []
+    parts += [(variance.seeds, effect.num_seeds - 1)] if has_seeds else []
+    kind: Kind = "seeds and items" if len(parts) == 2 else "items only" if has_items else "seeds only"
+    return replace(_t_interval(effect, parts, variance.total), kind=kind)
 
 
-def _t_interval(effect: Effect, parts: list[tuple[float, float]]) -> Effect:
-    variance = sum(part for part, _ in parts)
+def _t_interval(effect: Effect, parts: list[tuple[float, float]], variance: float | None = None) -> Effect:
+    """Return the effect with its t interval.
+
+    Args:
+        effect: with its estimate.
+        parts: variance and degrees of freedom of each source.
+        variance: of the estimate; None is the sum of the parts.
+    """
+    variance = sum(part for part, _ in parts) if variance is None else variance
     if variance == 0:
         return replace(effect, se=0.0, note="no variation between items or seeds: no interval")
     df = variance**2 / sum(part**2 / part_df for part, part_df in parts)
+    df = max(df, min(part_df for _, part_df in parts))  # what parts share could take it below the fewest
     se = math.sqrt(variance)
     half = float(scipy.stats.t.ppf(1 - ALPHA / 2, df)) * se
     p_value = 2 * float(scipy.stats.t.sf(abs(effect.estimate) / se, df))

@@ -15,10 +15,12 @@ from analysis.figure_kinds import (
     forest,
     forest_slices,
     front,
+    kl_forgetting,
     known_unknown,
     learning_rates,
     loss,
     packing,
+    positions,
     replay,
     size_slices,
     template_matrix,
@@ -39,6 +41,8 @@ KINDS: tuple[KindModule, ...] = (
     known_unknown,
     replay,
     learning_rates,
+    kl_forgetting,
+    positions,
 )
 
 

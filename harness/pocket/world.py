@@ -21,6 +21,7 @@ from harness.pocket.people import ATTRIBUTES, Attribute, Person, population
 from harness.pocket.skills import SKILLS
 from harness.seeding import derive
 from harness.spec import EvalTask, PocketData, PocketItems, PocketText, WorldSpec
+from harness.spec.recovery import Half, half_of
 
 __all__ = ["ALL_SLICES", "FAMILIES", "FORMAT_SLICES", "SLICES", "World", "build", "eval_task"]
 
@@ -55,11 +56,16 @@ class World:
             SpecError: a kind that the corpus does not have, or more documents than there are.
         """
         self.check_kinds(source)
-        rows = [row for row in self._texts if not source.kinds or row["task"] in source.kinds]
+        rows = [
+            row
+            for row, half in self._texts
+            if (not source.kinds or row["task"] in source.kinds) and source.people in ("all", half)
+        ]
         if source.num_rows > len(rows):
             raise SpecError(
                 f"a pocket text source's num_rows is {source.num_rows}, but must be at most {len(rows)}, the "
                 f"documents of {', '.join(source.kinds or self.kinds)}"
+                + (f" about people of the {source.people.replace('_', ' ')}" if source.people != "all" else "")
             )
         return rows[: source.num_rows]
 
@@ -80,13 +86,15 @@ class World:
         return (*people, *questions, *_corpus.SHARES)
 
     @cached_property
-    def _texts(self) -> list[dict[str, Any]]:
-        """Return every document of the corpus in an order of its own, in which no part of the corpus comes first."""
+    def _texts(self) -> list[tuple[dict[str, Any], Half | None]]:
+        """Return every document of the corpus, and which half of the people it tells of where that is one person, in an
+        order of its own, in which no part of the corpus comes first."""
+        halves = {person.name: half_of(person.cluster) for person in self.people}
         rows = [
-            {"id": f"text-{index}", "task": document.kind, "text": document.text}
+            ({"id": f"text-{index}", "task": document.kind, "text": document.text}, halves.get(document.about or ""))
             for index, document in enumerate(self.corpus())
         ]
-        return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row['id']}"))
+        return sorted(rows, key=lambda row: derive(self.spec.seed, f"pocket.text.{row[0]['id']}"))
 
     def items(self, slice_name: str, max_items: int = _items.NUM_ITEMS) -> list[dict[str, Any]]:
         """Return the evaluation items of a slice of `ALL_SLICES`: at most `max_items`, a larger number of which begins

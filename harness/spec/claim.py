@@ -22,13 +22,20 @@ AxisValues = Mapping[str, tuple[Scalar, ...] | None]
 MEASURES: tuple[str, ...] = typing.get_args(Measure)
 TRAINING_NUMBERS = ("val_loss", "train_loss_last")
 """Numbers of the training itself that a part may name in place of a metric; they have an `after` alone."""
+DRIFT = "drift/"
+"""Begins the names of means of the drift panel, `drift/text_set/metric`, which have an `after` alone as well."""
+
+
+def is_of_trained(metric: str) -> bool:
+    """Return whether a number is of the trained model alone: of its training, or of its drift from the base."""
+    return metric in TRAINING_NUMBERS or metric.startswith(DRIFT)
 
 
 class Quantity(Model):
     """One number of a trial."""
 
     metric: str
-    """A measure, a metric key `suite/task/metric`, or one of `TRAINING_NUMBERS`."""
+    """A measure, a metric key `suite/task/metric`, one of `TRAINING_NUMBERS`, or a mean of the drift panel."""
     value: Literal["after", "delta"] = "after"
     """On test items: the trained model's score, or that minus the base's."""
 
@@ -38,9 +45,9 @@ class Quantity(Model):
         if not whole and self.metric not in (*MEASURES, *TRAINING_NUMBERS):
             raise ValueError(
                 f"metric is {self.metric!r}, but must be a measure ({', '.join(MEASURES)}), a key suite/task/metric, "
-                f"or one of {', '.join(TRAINING_NUMBERS)}"
+                f"one of {', '.join(TRAINING_NUMBERS)}, or {DRIFT}text_set/metric"
             )
-        if self.metric in TRAINING_NUMBERS and self.value != "after":
+        if is_of_trained(self.metric) and self.value != "after":
             raise ValueError(f"value is {self.value!r}, but must be 'after' for {self.metric}: the base has none")
         return self
 
@@ -212,4 +219,10 @@ def _optimum_problems(part: OptimumRatio, axes: AxisValues) -> Iterator[str]:
 def metric_keys(claims: tuple[Claim, ...]) -> frozenset[str]:
     """Return every metric key `suite/task/metric` that claims name, beside measures."""
     quantities = (quantity for claim in claims for part in claim.parts for quantity in _quantities(part))
-    return frozenset(quantity.metric for quantity in quantities if "/" in quantity.metric)
+    return frozenset(q.metric for q in quantities if "/" in q.metric and not is_of_trained(q.metric))
+
+
+def drift_names(claims: tuple[Claim, ...]) -> tuple[str, ...]:
+    """Return the means of the drift panel that claims name, `text_set/metric`, each once."""
+    quantities = (quantity for claim in claims for part in claim.parts for quantity in _quantities(part))
+    return tuple(dict.fromkeys(q.metric.removeprefix(DRIFT) for q in quantities if q.metric.startswith(DRIFT)))

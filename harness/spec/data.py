@@ -60,6 +60,8 @@ class PocketText(Model):
     """Kinds of documents, as harness/pocket/corpus.py names them; () is all, in the corpus's own proportion."""
     num_rows: int = Field(ge=1, le=100_000)
     """Documents drawn; a larger number begins with the smaller one's."""
+    people: Literal["all", "first_half", "second_half"] = "all"
+    """A half: only documents that tell of one person of it, as harness/spec/recovery.py divides them."""
 
 
 class FileData(Model):

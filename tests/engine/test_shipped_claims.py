@@ -26,6 +26,7 @@ METRICS = (
     *("learned", "retained", "pocket/question_unasked/exact_match", "pocket/question_unasked/end_of_turn"),
     *("pocket/question_short/exact_match", "pocket/question_unknown_trained/exact_match"),
 )
+DRIFTS = ("drift/base_answers/kl_base_tuned", "drift/neutral/argmax_loss")
 SLICES = {"learned": ("pocket/question_unasked/exact_match",), "retained": ("pocket/cloze_unasked/acc",)}
 SPREAD = 0.002
 """Standard deviation over replicates: small beside every margin."""
@@ -54,6 +55,7 @@ def verdict(claim_id: str, truth: Truth) -> Decision:
         after = {name: truth(name, trial.arm, trial.axes) + draw.normal(0, SPREAD) for name in METRICS}
         row |= {f"after/{name}": value for name, value in after.items()}
         row |= {f"delta/{name}": value - 1.0 for name, value in after.items()}
+        row |= {name: truth(name, trial.arm, trial.axes) + draw.normal(0, SPREAD) for name in DRIFTS}
         rows.append(row | {"val_loss": truth("val_loss", trial.arm, trial.axes) + draw.normal(0, SPREAD)})
     claims = [claim for claim in record.claims if claim.id == claim_id]
     (found,) = decide(claims, pd.DataFrame(rows), NO_ITEMS, SLICES)
@@ -119,6 +121,16 @@ def replay(kept: tuple[float, ...]) -> Truth:
     return lambda metric, arm, at: kept[shares.index(at["data.replay_share"])]
 
 
+def drifted(forgotten: float) -> Truth:
+    """Return drift that grows with the rate, and what is forgotten for each unit of it."""
+
+    def truth(metric: str, arm: str, at: dict[str, Any]) -> float:
+        drift = math.log2(1 + at["train.learning_rate"] / (3e-4 if at["method"] == "full" else 3e-3))
+        return drift if metric in DRIFTS else 1.0 - forgotten * drift
+
+    return truth
+
+
 HILL, PLAIN = [0.1, 0.8, 0.85, 0.6, 0.1], [0.99, 0.98, 0.94, 0.6, 0.1]
 SLOW = [0.1, 0.4, 0.85, 0.84, 0.5]
 LORA_LESS = {"full": HILL, "lora": [0.1, 0.6, 0.75, 0.5, 0.1]}
@@ -173,6 +185,11 @@ FORGETS = epochs((0.3, 0.6, 0.8, 0.9, 0.8), (0.97, 0.95, 0.92, 0.85, 0.7))
         ("E2", replay((0.6, 0.75, 0.85, 0.88, 0.9)), "supported"),
         ("E2", replay((0.6, 0.615, 0.675, 0.75, 0.9)), "contradicted"),
         ("E2", replay((0.6, 0.6, 0.6, 0.6, 0.6)), "contradicted"),
+        ("E7", drifted(0.2), "supported"),
+        ("E7", drifted(-0.2), "contradicted"),
+        ("E7", drifted(0.0), "contradicted"),
+        ("E7-L_f", drifted(0.2), "supported"),
+        ("E7-L_f", drifted(-0.2), "contradicted"),
         ("AA", lambda metric, arm, at: 0.7, "supported"),
         ("AA", lambda metric, arm, at: 0.7 + 0.1 * (at["data.num_validation"] == 30), "contradicted"),
         ("PLANTED", lambda metric, arm, at: 0.9 if at["train.learning_rate"] > 1e-4 else 0.0, "supported"),

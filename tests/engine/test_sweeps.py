@@ -52,6 +52,7 @@ SETS = {
     "claim_c4_rate": TWO_STEPS | ONE_WORLD | {"train.learning_rate": [0.001, 0.01]},
     "claim_c9_size": TWO_STEPS | ONE_WORLD | {"base.model.hidden_size": [16, 32]},
     "claim_e2_replay": TWO_STEPS | ONE_WORLD | {"data.replay_share": [0.0, 0.5]},
+    "drift": TWO_STEPS | {"train.learning_rate": [0.001, 0.01], "probes.drift_texts": 4},
     "tune": {"seed": [0], "train.batch_size": 4, "evals.num_items": 6, "data.num_examples": 8},
 }
 

@@ -1,0 +1,249 @@
+"""Declared shapes fitted to points: power law, parabola in a logarithm, straight line, rank correlation.
+
+Legend: n points, each of a replicate (a seed) in a world; x and y are plain numbers. Invariant: intervals come from
+resampling whole replicates within their worlds, because the points of one trained model move together; what cannot be
+fitted is nan with a reason. What does not live here: verdicts on a curve (curves.py), drawing (figures.py).
+"""
+
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# scipy has no complete annotations: what strict checking says of it is noise.
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.optimize
+import scipy.stats
+
+from analysis.resampling import MIN_RESAMPLED, interval_of, why_no_interval
+from analysis.variance import Codes, Floats
+from harness.seeding import numpy_stream
+
+NUM_RESAMPLES = 1000
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A fitted number with its 95 % interval; nan where there is none."""
+
+    value: float
+    low: float = NAN
+    high: float = NAN
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A shape fitted to points."""
+
+    shape: str
+    """The formula."""
+    parameters: Mapping[str, Parameter]
+    r2: float
+    """1 - squared error / squared spread about the mean (of its world, where each has an intercept); nan without spread
+    and for ranks."""
+    num_points: int
+    num_replicates: int
+    """Over all worlds."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Points:
+    """What is fitted."""
+
+    x: Sequence[float] | Floats
+    y: Sequence[float] | Floats
+    replicates: Sequence[int] | Codes
+    """Of each point; the same number in two worlds is two replicates."""
+    worlds: Sequence[int] | Codes | None = None
+    """Of each point; None is one world."""
+
+
+Solve = Callable[[Floats, Floats, Codes, Floats], Floats]
+"""x, y, worlds and how often each point counts -> parameters; nan where there is no solution."""
+
+
+def power_law(points: Points) -> Fit:
+    """Fit y = c + a x^b by least squares; points with x <= 0 are left out and said.
+
+    Source: P = a D^(1/b) of Raghavendra et al., arXiv:2410.03717, with a floor or ceiling c.
+    """
+    return _fit("y = c + a x^b", ("a", "b", "c"), points, _solve_power, positive_x=True)
+
+
+def quadratic_log(points: Points) -> Fit:
+    """Fit y = c0 + c1 ln x + c2 (ln x)^2 by least squares: `curvature` is c2, `vertex` the x of its extremum.
+
+    A weight of 0 has no logarithm: such points are left out and said.
+
+    Source: Huerta-Enochian and Ko, arXiv:2401.13586 (prompt loss weight).
+    """
+    return _fit("y = c0 + c1 ln x + c2 ln^2 x", ("curvature", "vertex"), points, _solve_quadratic, positive_x=True)
+
+
+def straight_line(points: Points) -> Fit:
+    """Fit y = i_w + slope x by least squares, with an intercept i_w for each world; `intercept` is their mean.
+
+    Source: Kalajdzievski, arXiv:2401.05605 (forgetting against the loss of fine-tuning).
+    """
+    return _fit("y = intercept + slope x", ("slope", "intercept"), points, _solve_line, positive_x=False)
+
+
+def spearman(points: Points) -> Fit:
+    """Return Spearman's rank correlation `rho` of all points, worlds mixed: 1 where y always rises with x."""
+    return _fit("rank correlation", ("rho",), points, _solve_ranks, positive_x=False)
+
+
+# -- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def _fit(shape: str, names: tuple[str, ...], points: Points, solve: Solve, *, positive_x: bool) -> Fit:
+    x, y, worlds, blocks, note = _known(points, positive_x=positive_x)
+    num_replicates = len(blocks)
+    empty = Fit(shape, dict.fromkeys(names, Parameter(NAN)), NAN, len(x), num_replicates, note)
+    if len(np.unique(x)) < 2 or np.ptp(y) == 0:
+        return replace(empty, note=_joined(note, "x or y does not vary" if len(x) else "no points"))
+    ones = np.ones(len(x))
+    values = solve(x, y, worlds, ones)
+    if np.isnan(values).any():
+        return replace(empty, note=_joined(note, "no solution: too few distinct x, or the optimisation failed"))
+    ends, why = _intervals(x, y, worlds, blocks, solve, len(names))
+    parameters = {name: Parameter(float(values[place]), *ends[place]) for place, name in enumerate(names)}
+    return replace(empty, parameters=parameters, r2=_r2(solve, x, y, worlds, values), note=_joined(note, why))
+
+
+def _known(points: Points, *, positive_x: bool) -> tuple[Floats, Floats, Codes, list[Codes], str]:
+    """Return the points that can be fitted, the places of each replicate's, and what was left out."""
+    x, y = (np.asarray(values, dtype=float) for values in (points.x, points.y))
+    worlds = (
+        np.zeros(len(x), dtype=np.int64) if points.worlds is None else np.unique(points.worlds, return_inverse=True)[1]
+    )
+    known = np.isfinite(x) & np.isfinite(y)
+    usable = known & (x > 0) if positive_x else known
+    notes = [f"{int((~known).sum())} points unknown"] if not known.all() else []
+    notes += [f"{int((known & ~usable).sum())} points at x <= 0 left out"] if (known & ~usable).any() else []
+    labels = np.stack([worlds, np.asarray(points.replicates)])[:, usable]
+    codes = np.unique(labels, axis=1, return_inverse=True)[1].ravel() if usable.any() else np.zeros(0, dtype=np.int64)
+    blocks = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)] if len(codes) else []
+    return x[usable], y[usable], worlds[usable], blocks, "; ".join(notes)
+
+
+def _intervals(
+    x: Floats, y: Floats, worlds: Codes, blocks: list[Codes], solve: Solve, num_parameters: int
+) -> tuple[list[tuple[float, float]], str]:
+    """Return the interval of each parameter from resampled replicates, and why there is none.
+
+    Each world takes one replicate's freedom, as its mean does.
+    """
+    none = [(NAN, NAN)] * num_parameters
+    if len(blocks) < MIN_RESAMPLED:
+        return none, why_no_interval(len(blocks))
+    free = max(len(blocks) - int(worlds.max()), MIN_RESAMPLED)
+    noise = numpy_stream(0, "analysis.fits")
+    counts = np.zeros((NUM_RESAMPLES, len(x)))
+    for world in np.unique(worlds):
+        own = [block for block in blocks if worlds[block[0]] == world]
+        drawn = noise.multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
+        for place, block in enumerate(own):
+            counts[:, block] = drawn[:, [place]]
+    resampled = np.stack([solve(x, y, worlds, count) for count in counts])
+    ends = [interval_of(resampled[:, place], free) for place in range(num_parameters)]
+    failed = np.isnan(resampled).any(axis=1).sum()
+    return ends, f"no interval: {failed} of {NUM_RESAMPLES} resamples have no solution" if failed else ""
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+# -- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def _means(x: Floats, y: Floats, counts: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return distinct x with the mean of y and the number of points there, of those that count at all."""
+    distinct, places = np.unique(x, return_inverse=True)
+    weights = np.bincount(places, counts)
+    sums = np.bincount(places, counts * y)
+    seen = weights > 0
+    return distinct[seen], sums[seen] / weights[seen], weights[seen]
+
+
+def _solve_power(x: Floats, y: Floats, worlds: Codes, counts: Floats) -> Floats:
+    at, mean, weights = _means(x, y, counts)
+    if len(at) < 3:
+        return np.full(3, NAN)
+    scale = math.exp(np.log(at).mean())  # x / scale is about 1, so that a and b are not one direction
+    start = _power_start(at / scale, mean, weights)
+    try:
+        (a, b, c), _ = scipy.optimize.curve_fit(
+            _power, at / scale, mean, p0=start, sigma=1 / np.sqrt(weights), jac=_power_slopes, maxfev=2000
+        )
+    except (RuntimeError, ValueError):
+        return np.full(3, NAN)
+    return np.array([a * scale**-b, b, c])
+
+
+def _power(x: Floats, a: float, b: float, c: float) -> Floats:
+    return c + a * x**b
+
+
+def _power_slopes(x: Floats, a: float, b: float, c: float) -> Floats:
+    return np.stack([x**b, a * np.log(x) * x**b, np.ones_like(x)], axis=1)
+
+
+def _power_start(x: Floats, y: Floats, weights: Floats) -> Floats:
+    """Return the best of a grid of exponents; a and c are linear once b is known."""
+    exponents = np.array([-4.0, -2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0, 4.0])
+    powers = x ** exponents[:, None]
+    total = weights.sum()
+    centre_x, centre_y = (powers @ weights / total)[:, None], y @ weights / total
+    slopes = ((powers - centre_x) * (y - centre_y) @ weights) / ((powers - centre_x) ** 2 @ weights)
+    levels = centre_y - slopes * centre_x[:, 0]
+    errors = (y - levels[:, None] - slopes[:, None] * powers) ** 2 @ weights
+    best = int(errors.argmin())
+    return np.array([slopes[best], exponents[best], levels[best]])
+
+
+def _solve_quadratic(x: Floats, y: Floats, worlds: Codes, counts: Floats) -> Floats:
+    at, mean, weights = _means(x, y, counts)
+    if len(at) < 3:
+        return np.full(2, NAN)
+    c2, c1, _ = np.polyfit(np.log(at), mean, 2, w=np.sqrt(weights))
+    with np.errstate(over="ignore", divide="ignore"):
+        return np.array([c2, np.exp(-c1 / (2 * c2)) if c2 else NAN])
+
+
+def _solve_line(x: Floats, y: Floats, worlds: Codes, counts: Floats) -> Floats:
+    total = np.bincount(worlds, counts)
+    mean_x, mean_y = (np.bincount(worlds, counts * values) / total for values in (x, y))
+    from_mean = x - mean_x[worlds]
+    spread = counts @ from_mean**2
+    if not spread > 0:
+        return np.full(2, NAN)
+    slope = float(counts @ (from_mean * y)) / float(spread)
+    return np.array([slope, float((mean_y - slope * mean_x).mean())])
+
+
+def _solve_ranks(x: Floats, y: Floats, worlds: Codes, counts: Floats) -> Floats:
+    often = np.repeat(np.arange(len(x)), counts.astype(int))
+    if np.ptp(x[often]) == 0 or np.ptp(y[often]) == 0:
+        return np.full(1, NAN)
+    ranks = scipy.stats.rankdata(np.stack([x[often], y[often]]), axis=1)
+    return np.array([np.corrcoef(ranks)[0, 1]])
+
+
+def _r2(solve: Solve, x: Floats, y: Floats, worlds: Codes, values: Floats) -> float:
+    if solve is _solve_ranks:
+        return NAN
+    if solve is _solve_line:
+        slope = values[0]
+        mean_x, mean_y = (np.bincount(worlds, v) / np.bincount(worlds) for v in (x, y))
+        residual, spread = y - mean_y[worlds] - slope * (x - mean_x[worlds]), y - mean_y[worlds]
+    elif solve is _solve_power:
+        residual, spread = y - _power(x, *values), y - y.mean()
+    else:
+        residual, spread = y - np.polyval(np.polyfit(np.log(x), y, 2), np.log(x)), y - y.mean()
+    return 1 - float(residual @ residual) / float(spread @ spread) if spread @ spread > 0 else NAN
