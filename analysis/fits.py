@@ -165,7 +165,7 @@ def _joined(*notes: str) -> str:
 def _means(x: Floats, y: Floats, counts: Floats) -> tuple[Floats, Floats, Floats]:
     """Return distinct x with the mean of y and the number of points there, of those that count at all."""
     distinct, places = np.unique(x, return_inverse=True)
-    weights = np.bincount(places, counts)
+    weights = np.bincount(places, counts).astype(float)
     sums = np.bincount(places, counts * y)
     seen = weights > 0
     return distinct[seen], sums[seen] / weights[seen], weights[seen]

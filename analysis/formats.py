@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -203,7 +204,7 @@ class _InWorld:
 
 def _row(
     trials: pd.DataFrame, matrices: ItemMatrices, condition: str, keys: tuple[str, ...], weigh: Weigh
-) -> dict[str, object]:
+) -> dict[str, Any]:
     known = trials[trials[[f"after/{key}" for key in keys]].notna().all(axis=1)]
     found = {world: _in_world(part, matrices, condition, keys, weigh, world) for world, part in by_world(known)}
     effect = pooled_over_worlds({world: one.effect for world, one in found.items()})

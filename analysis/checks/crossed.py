@@ -4,6 +4,8 @@ Legend: a value is item + seed + residual; n items, k seeds. Invariant: the trut
 seeds that could have been drawn. What does not live here: the estimator (analysis/stats.py).
 """
 
+# pyright: basic
+# numpy's generators have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
 import math

@@ -49,8 +49,10 @@ _DETECTOR_SEED = 0
 
 def _unavailable(*, has_detector: bool) -> dict[str, str]:
     by_splitter = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
-    missing = dict.fromkeys(by_splitter, _NO_SPLITTER)
-    return missing if has_detector else missing | dict.fromkeys(_BY_DETECTOR, _NO_DETECTOR)
+    missing: dict[str, str] = dict.fromkeys(by_splitter, _NO_SPLITTER)
+    if not has_detector:
+        missing.update(dict.fromkeys(_BY_DETECTOR, _NO_DETECTOR))
+    return missing
 
 
 UNAVAILABLE: Mapping[str, str] = MappingProxyType(_unavailable(has_detector=find_spec("langdetect") is not None))

@@ -263,7 +263,7 @@ def expectations(tasks: Iterable[EvalTask], base: str) -> list[str]:
         suite = SUITES.get(task.suite)
         known = {entry.name: entry for entry in suite.tasks} if suite and suite.version == task.version else {}
         entry = known.get(task.name.removesuffix(TWIN))
-        levels = _ANYWHERE | entry.levels if entry else {}
+        levels = {**_ANYWHERE, **entry.levels} if entry else {}
         said += [f"{task.key} on {base}: {why}" for start, why in levels.items() if base.startswith(start)]
     return said
 

@@ -37,4 +37,4 @@ def targets(rows: Sequence[Example], chat: ChatFormat) -> Iterator[str]:
             is_target &= np.isin(row.parts, ANSWER)
         pieces = zip(np.split(row.input_ids, row.starts[1:]), np.split(is_target, row.starts[1:]), strict=True)
         for ids, meant in pieces:
-            yield chat.tokenizer.decode(ids[meant].tolist(), skip_special_tokens=True)
+            yield str(chat.tokenizer.decode(ids[meant].tolist(), skip_special_tokens=True))
