@@ -58,7 +58,7 @@ def _mcnemar(num_items: int, churn: float) -> Scenario:
         return stats.Flips(num_items, num_items - changed, changed - gained, gained).p_value < 0.05
 
     name = f"no change, {churn:.0%} of answers differ"
-    return Scenario("McNemar", name, num_items, 0, 0.05, AT_MOST, draw, "size", 0.5)
+    return Scenario("McNemar", name, num_items, 0, 0.05, AT_MOST, draw, "size")
 
 
 def _family(adjust: Adjust, *, correlated: bool) -> Scenario:
@@ -76,7 +76,7 @@ def _family(adjust: Adjust, *, correlated: bool) -> Scenario:
         return min(adjust(p_values)) < 0.05
 
     name = f"family of {NUM_TESTS}, {'correlated' if correlated else 'independent'}"
-    return Scenario("Holm", name, num_items, num_seeds, 0.05, AT_MOST_FAMILY, draw, "family-wise", 0.5)
+    return Scenario("Holm", name, num_items, num_seeds, 0.05, AT_MOST_FAMILY, draw, "family-wise")
 
 
 def _seeds(of_seeds: OfSeeds, num_seeds: int) -> Scenario:
