@@ -32,9 +32,9 @@ def chosen(found: Iterable[Scenario], *texts: str, num_seeds: int | None = None)
     ]
 
 
-def failures(found: Iterable[Scenario], replicates: int = REPLICATES) -> list[str]:
+def failures(found: Iterable[Scenario], replicates: int = REPLICATES, slack: float = SLACK) -> list[str]:
     rows = [simulate(one, replicates) for one in found]
-    return [f"{row.scenario.name}, k={row.scenario.num_seeds}: {row.rate:.3f}" for row in rows if not row.passed(SLACK)]
+    return [f"{row.scenario.name}, k={row.scenario.num_seeds}: {row.rate:.3f}" for row in rows if not row.passed(slack)]
 
 
 # -- what holds -------------------------------------------------------------------------------------------------------
@@ -100,14 +100,14 @@ def around(estimate: float, half: float) -> Effect:
         (items_only, "normal, items and seeds alike", 5),
         (items_only, "0 and 1, seeds dominate", 5),
         (without_clusters, "normal, items dominate, clusters of 4", 5),
-        (counted_twice, "normal, residual dominates", 10),
+        (counted_twice, "normal, residual dominates", 5),
         (whole_spread_subtracted, "normal, seeds dominate", 5),
     ],
 )
 def test_broken_crossed_interval_fails_its_claims(estimator: crossed.Estimate, scenario: str, num_seeds: int) -> None:
     broken = [one for one in crossed.scenarios(estimator) if one.name == scenario and one.num_seeds == num_seeds]
     assert broken
-    assert len(failures(broken[:1], 3000)) == 1
+    assert len(failures(broken[:1], 4000, 2.0)) == 1
 
 
 def percentile_of_resampled(values: Sequence[float]) -> Effect:
