@@ -4,6 +4,7 @@ Legend: a value is item + seed + residual; n items, k seeds. Invariant: the trut
 seeds that could have been drawn. What does not live here: the estimator (analysis/stats.py).
 """
 
+# pyright: basic
 from __future__ import annotations
 
 import math

@@ -4,6 +4,7 @@ Invariant: what is simulated goes through the functions that reports use. What d
 (analysis/stats.py, curves.py, aggregate.py, fits.py).
 """
 
+# pyright: basic
 from __future__ import annotations
 
 import math
