@@ -66,12 +66,24 @@ Solve = Callable[[Floats, Floats, Codes, Floats], Floats]
 """x, y, worlds and how often each point counts -> parameters; nan where there is no solution."""
 
 
+@dataclass(frozen=True)
+class _Shape:
+    formula: str
+    names: tuple[str, ...]
+    solve: Solve
+    rest: Callable[[Floats, Floats, Codes, Floats], Floats] | None
+    """x, y, worlds and parameters -> what is left of y; None of ranks, which have no R^2."""
+    positive_x: bool = False
+    by_world: bool = False
+    """Whether each world has a level of its own."""
+
+
 def power_law(points: Points) -> Fit:
     """Fit y = c + a x^b by least squares; points with x <= 0 are left out and said.
 
     Source: P = a D^(1/b) of Raghavendra et al., arXiv:2410.03717, with a floor or ceiling c.
     """
-    return _fit("y = c + a x^b", ("a", "b", "c"), points, _solve_power, positive_x=True)
+    return _fit(_Shape("y = c + a x^b", ("a", "b", "c"), _solve_power, _rest_of_power, positive_x=True), points)
 
 
 def quadratic_log(points: Points) -> Fit:
@@ -81,7 +93,9 @@ def quadratic_log(points: Points) -> Fit:
 
     Source: Huerta-Enochian and Ko, arXiv:2401.13586 (prompt loss weight).
     """
-    return _fit("y = c0 + c1 ln x + c2 ln^2 x", ("curvature", "vertex"), points, _solve_quadratic, positive_x=True)
+    names = ("curvature", "vertex")
+    formula = "y = c0 + c1 ln x + c2 ln^2 x"
+    return _fit(_Shape(formula, names, _solve_quadratic, _rest_of_quadratic, positive_x=True), points)
 
 
 def straight_line(points: Points) -> Fit:
@@ -89,30 +103,30 @@ def straight_line(points: Points) -> Fit:
 
     Source: Kalajdzievski, arXiv:2401.05605 (forgetting against the loss of fine-tuning).
     """
-    return _fit("y = intercept + slope x", ("slope", "intercept"), points, _solve_line, positive_x=False)
+    names = ("slope", "intercept")
+    return _fit(_Shape("y = intercept + slope x", names, _solve_line, _rest_of_line, by_world=True), points)
 
 
 def spearman(points: Points) -> Fit:
     """Return Spearman's rank correlation `rho` of all points, worlds mixed: 1 where y always rises with x."""
-    return _fit("rank correlation", ("rho",), points, _solve_ranks, positive_x=False)
+    return _fit(_Shape("rank correlation", ("rho",), _solve_ranks, None), points)
 
 
 # -- fitting ----------------------------------------------------------------------------------------------------------
 
 
-def _fit(shape: str, names: tuple[str, ...], points: Points, solve: Solve, *, positive_x: bool) -> Fit:
-    x, y, worlds, blocks, note = _known(points, positive_x=positive_x)
+def _fit(shape: _Shape, points: Points) -> Fit:
+    x, y, worlds, blocks, note = _known(points, positive_x=shape.positive_x)
     num_replicates = len(blocks)
-    empty = Fit(shape, dict.fromkeys(names, Parameter(NAN)), NAN, len(x), num_replicates, note)
+    empty = Fit(shape.formula, dict.fromkeys(shape.names, Parameter(NAN)), NAN, len(x), num_replicates, note)
     if len(np.unique(x)) < 2 or np.ptp(y) == 0:
         return replace(empty, note=_joined(note, "x or y does not vary" if len(x) else "no points"))
-    ones = np.ones(len(x))
-    values = solve(x, y, worlds, ones)
+    values = shape.solve(x, y, worlds, np.ones(len(x)))
     if np.isnan(values).any():
         return replace(empty, note=_joined(note, "no solution: too few distinct x, or the optimisation failed"))
-    ends, why = _intervals(x, y, worlds, blocks, solve, len(names))
-    parameters = {name: Parameter(float(values[place]), *ends[place]) for place, name in enumerate(names)}
-    return replace(empty, parameters=parameters, r2=_r2(solve, x, y, worlds, values), note=_joined(note, why))
+    ends, why = _intervals(x, y, worlds, blocks, shape)
+    parameters = {name: Parameter(float(values[place]), *ends[place]) for place, name in enumerate(shape.names)}
+    return replace(empty, parameters=parameters, r2=_r2(shape, x, y, worlds, values), note=_joined(note, why))
 
 
 def _known(points: Points, *, positive_x: bool) -> tuple[Floats, Floats, Codes, list[Codes], str]:
@@ -132,13 +146,13 @@ def _known(points: Points, *, positive_x: bool) -> tuple[Floats, Floats, Codes, 
 
 
 def _intervals(
-    x: Floats, y: Floats, worlds: Codes, blocks: list[Codes], solve: Solve, num_parameters: int
+    x: Floats, y: Floats, worlds: Codes, blocks: list[Codes], shape: _Shape
 ) -> tuple[list[tuple[float, float]], str]:
     """Return the interval of each parameter from resampled replicates, and why there is none.
 
     Each world takes one replicate's freedom, as its mean does.
     """
-    none = [(NAN, NAN)] * num_parameters
+    none = [(NAN, NAN)] * len(shape.names)
     if len(blocks) < MIN_RESAMPLED:
         return none, why_no_interval(len(blocks))
     free = max(len(blocks) - int(worlds.max()), MIN_RESAMPLED)
@@ -149,8 +163,8 @@ def _intervals(
         drawn = noise.multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
         for place, block in enumerate(own):
             counts[:, block] = drawn[:, [place]]
-    resampled = np.stack([solve(x, y, worlds, count) for count in counts])
-    ends = [interval_of(resampled[:, place], free) for place in range(num_parameters)]
+    resampled = np.stack([shape.solve(x, y, worlds, count) for count in counts])
+    ends = [interval_of(resampled[:, place], free) for place in range(len(shape.names))]
     failed = np.isnan(resampled).any(axis=1).sum()
     return ends, f"no interval: {failed} of {NUM_RESAMPLES} resamples have no solution" if failed else ""
 
@@ -235,15 +249,27 @@ def _solve_ranks(x: Floats, y: Floats, worlds: Codes, counts: Floats) -> Floats:
     return np.array([np.corrcoef(ranks)[0, 1]])
 
 
-def _r2(solve: Solve, x: Floats, y: Floats, worlds: Codes, values: Floats) -> float:
-    if solve is _solve_ranks:
+# -- what is left -----------------------------------------------------------------------------------------------------
+
+
+def _r2(shape: _Shape, x: Floats, y: Floats, worlds: Codes, values: Floats) -> float:
+    if shape.rest is None:
         return NAN
-    if solve is _solve_line:
-        slope = values[0]
-        mean_x, mean_y = (np.bincount(worlds, v) / np.bincount(worlds) for v in (x, y))
-        residual, spread = y - mean_y[worlds] - slope * (x - mean_x[worlds]), y - mean_y[worlds]
-    elif solve is _solve_power:
-        residual, spread = y - _power(x, *values), y - y.mean()
-    else:
-        residual, spread = y - np.polyval(np.polyfit(np.log(x), y, 2), np.log(x)), y - y.mean()
-    return 1 - float(residual @ residual) / float(spread @ spread) if spread @ spread > 0 else NAN
+    rest, spread = shape.rest(x, y, worlds, values), _centred(y, worlds if shape.by_world else np.zeros_like(worlds))
+    return 1 - float(rest @ rest) / float(spread @ spread) if spread @ spread > 0 else NAN
+
+
+def _centred(values: Floats, worlds: Codes) -> Floats:
+    return values - (np.bincount(worlds, values) / np.bincount(worlds))[worlds]
+
+
+def _rest_of_power(x: Floats, y: Floats, worlds: Codes, values: Floats) -> Floats:
+    return y - _power(x, *values)
+
+
+def _rest_of_quadratic(x: Floats, y: Floats, worlds: Codes, values: Floats) -> Floats:
+    return y - np.polyval(np.polyfit(np.log(x), y, 2), np.log(x))
+
+
+def _rest_of_line(x: Floats, y: Floats, worlds: Codes, values: Floats) -> Floats:
+    return _centred(y, worlds) - values[0] * _centred(x, worlds)

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
+import scipy.special
 import scipy.stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -152,8 +153,8 @@ def _t_interval(effect: Effect, parts: list[tuple[float, float]], variance: floa
     df = variance**2 / sum(part**2 / part_df for part, part_df in parts)
     df = max(df, min(part_df for _, part_df in parts))  # what parts share could take it below the fewest
     se = math.sqrt(variance)
-    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, df)) * se
-    p_value = 2 * float(scipy.stats.t.sf(abs(effect.estimate) / se, df))
+    half = float(scipy.special.stdtrit(df, 1 - ALPHA / 2)) * se
+    p_value = 2 * float(scipy.special.stdtr(df, -abs(effect.estimate) / se))
     return replace(
         effect,
         low=effect.estimate - half,

@@ -7,6 +7,7 @@ Invariant: the same replicates give the same rows, whatever the number of worker
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -42,7 +43,7 @@ def check(num_replicates: int, num_workers: int, wanted: str = "") -> list[Row]:
     if num_workers == 1:
         hits = [_hits(task) for task in tasks]
     else:
-        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_start) as pool:
             hits = list(pool.map(_hits, tasks))
     total = dict.fromkeys(places, 0)
     for (at, _, _), found in zip(tasks, hits, strict=True):
@@ -53,6 +54,11 @@ def check(num_replicates: int, num_workers: int, wanted: str = "") -> list[Row]:
 def _sizes(scenario: Scenario, num_replicates: int) -> list[int]:
     total = scenario.num_replicates(num_replicates)
     return [math.ceil((total - chunk) / NUM_CHUNKS) for chunk in range(NUM_CHUNKS)]
+
+
+def _start() -> None:
+    scenarios()
+    gc.freeze()  # statsmodels collects garbage at every adjustment of a family: 60 ms over all that is imported
 
 
 def _hits(task: tuple[int, int, int]) -> int:

@@ -1,1 +1,1 @@
-"""Statistics against simulated truth: what `python -m analysis.stats_check` runs; tests do with fewer replicates."""
+"""Statistics against simulated truth: what `python -m analysis.stats_check` runs; tests run fewer replicates."""

@@ -25,19 +25,19 @@ TRUTH = 0.1
 
 @dataclass(frozen=True)
 class Regime:
-    """Which noise dominates: standard deviations of items and residuals, and of seeds where n items stand for one."""
+    """Which noise dominates, as standard deviations."""
 
     name: str
     item_sd: float
     seed_sd: float
-    """Times sqrt(n): 1 moves the mean as much as items with standard deviation 1 do."""
+    """In units of sqrt(k / n): 1 moves the mean as much as items with standard deviation 1 do."""
     residual_sd: float
 
 
 ITEMS = Regime("items dominate", 1.0, 0.0, 0.3)
 SEEDS = Regime("seeds dominate", 1.0, 3.0, 0.5)
 BOTH = Regime("items and seeds alike", 1.0, 1.0, 0.5)
-RESIDUAL = Regime("residual dominates", 0.5, 0.5, 1.0)
+RESIDUAL = Regime("residual dominates", 0.4, 0.25, 1.0)
 NOISE = Regime("nothing but residual", 0.0, 0.0, 1.0)
 REGIMES = (ITEMS, SEEDS, BOTH, RESIDUAL, NOISE)
 
@@ -85,7 +85,7 @@ def _normal(
     estimator: Estimate, regime: Regime, num_items: int, num_seeds: int, *, cluster_size: int = 1, num_strata: int = 1
 ) -> Scenario:
     clusters, strata = np.arange(num_items) // cluster_size, np.arange(num_items) * num_strata // num_items
-    seed_sd = regime.seed_sd / math.sqrt(num_items // cluster_size)
+    seed_sd = regime.seed_sd * math.sqrt(num_seeds * cluster_size / num_items)
 
     def draw(noise: np.random.Generator) -> bool:
         shared = noise.normal(0, regime.item_sd, clusters[-1] + 1)[clusters][:, None]
@@ -105,7 +105,7 @@ def _binary(estimator: Estimate, regime: Regime, num_items: int, num_seeds: int,
     """
     clusters, strata = np.arange(num_items) // cluster_size, np.zeros(num_items, dtype=np.int64)
     spread = {ITEMS: 0.38, SEEDS: 0.1, BOTH: 0.25, RESIDUAL: 0.35, NOISE: 0.0}[regime]
-    seed_sd = min(0.16, 0.5 * regime.seed_sd / math.sqrt(num_items // cluster_size))
+    seed_sd = min(0.16, 0.5 * regime.seed_sd * math.sqrt(num_seeds * cluster_size / num_items))
 
     def draw(noise: np.random.Generator) -> bool:
         item = noise.uniform(-spread, spread, clusters[-1] + 1)[clusters][:, None]

@@ -25,7 +25,7 @@ KEY = "people/question/exact_match"
 METRICS = {"learned": (KEY,)}
 Cell = tuple[float, int | None, int]
 """Axis value, world, seed."""
-DETECTABLE = 0.07
+DETECTABLE = 0.0725
 """Mean minimum detectable effect of the sweeps that `noisy` makes."""
 
 

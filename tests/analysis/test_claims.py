@@ -19,7 +19,7 @@ from analysis.stats import crossed_effect, pooled_over_worlds, unknown_effect
 from analysis.verdicts import verdicts_frame
 from harness.spec import Claim, Contrast, Scalar, Term
 from tests.analysis.conftest import ARM
-from tests.analysis.simulated import AXIS, KEY, decided, difference, noisy, tables, verdict_of
+from tests.analysis.simulated import AXIS, DETECTABLE, KEY, decided, difference, noisy, tables, verdict_of
 from tests.analysis.synthetic import Plan, build
 
 HAND = {
@@ -262,8 +262,8 @@ def test_equal_conditions_are_called_different_in_five_percent_at_most(seed_sd: 
 
 
 def test_planted_effect_is_found_and_the_detectable_one_in_four_of_five() -> None:
-    share, mde = share_found(0.082, 150)
-    assert mde == pytest.approx(0.082, rel=0.05)
+    share, mde = share_found(DETECTABLE, 150)
+    assert mde == pytest.approx(DETECTABLE, rel=0.05)
     assert 0.7 < share < 0.9  # 80 % at the MDE, less or more by 3 standard errors of 150 sweeps
     assert share_found(0.2, 40)[0] == 1.0
 
