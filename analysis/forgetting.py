@@ -1,0 +1,189 @@
+"""How much of what the base could do is left: retention, retention above chance, agreement, relative forgetting.
+
+Invariant: what the base could not do cannot be forgotten: where it is at chance, retention has no value. What does not
+live here: changes with intervals (tables.py), flips (stats.py).
+"""
+
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.opened import OpenedSweep
+from analysis.stats import Effect, Floats, chance_corrected_retention, crossed_effect, flips
+from harness.records.measures import is_lower_better
+
+NAN = math.nan
+
+
+def chances(sweep: OpenedSweep) -> dict[str, float]:
+    """Return metric key -> what guessing scores on its test items, of the keys whose records say so."""
+    found: dict[str, float] = {}
+    for _, result in sweep.finished:
+        for key, score in result.before.test.items():
+            chance = getattr(score, "chance", None)  # records before schema version 2 have none
+            if chance is not None:
+                found.setdefault(key, float(chance))
+    return found
+
+
+def mean_chance(keys: Sequence[str], chance: Mapping[str, float]) -> float | None:
+    """Return what guessing scores in a measure: the mean over its keys; None where it is unknown for one of them."""
+    return float(np.mean([chance[key] for key in keys])) if keys and all(key in chance for key in keys) else None
+
+
+# -- one number -------------------------------------------------------------------------------------------------------
+
+
+def agreement(before: Sequence[str | None], after: Sequence[str | None]) -> float:
+    """Return the share of items that get the same answer before and after, right or wrong; nan without answers.
+
+    Population: items whose answer is recorded on both sides. Two models of equal accuracy may agree on few items.
+
+    Source: Kalajdzievski, arXiv:2401.05605.
+    """
+    pairs = [(a, b) for a, b in zip(before, after, strict=True) if isinstance(a, str) and isinstance(b, str)]
+    return sum(a == b for a, b in pairs) / len(pairs) if pairs else NAN
+
+
+def luo_forgetting(before: Sequence[float], after: Floats, lower_is_better: Sequence[bool] | None = None) -> float:
+    """Return FG: the mean over tasks and checkpoints of (R0 - Rm) / R0.
+
+    Less is better, negative where the model improved. Of a task of which less is better the sign is turned. nan without
+    tasks, and where R0 is 0 or a score unknown: a relative loss of nothing is undefined.
+
+    Args:
+        before: (tasks,) scores of the base.
+        after: (tasks,) or (tasks, checkpoints) scores after training.
+        lower_is_better: of each task; None is none.
+
+    Source: Luo et al., arXiv:2308.08747, equation 1, there in percent.
+    """
+    base = np.asarray(before, dtype=float)
+    scores = np.asarray(after, dtype=float).reshape(len(base), -1)
+    if not scores.size or (base == 0).any() or np.isnan(base).any() or np.isnan(scores).any():
+        return NAN
+    signs = np.where(np.zeros(len(base), dtype=bool) if lower_is_better is None else lower_is_better, -1.0, 1.0)
+    return float((signs[:, None] * (base[:, None] - scores) / base[:, None]).mean())
+
+
+def backward_transfer(scores: Floats) -> float:
+    """Return BWT: the mean over all tasks but the last of R[T, i] - R[i, i]; more is better, negative is forgetting.
+
+    nan below two tasks, and where a score that it takes is unknown.
+
+    Args:
+        scores: (tasks, tasks); row t holds every task's score after training on task t.
+
+    Source: Lopez-Paz and Ranzato, arXiv:1706.08840, equation 3.
+    """
+    num_tasks = len(scores)
+    if num_tasks < 2:
+        return NAN
+    earlier = np.arange(num_tasks - 1)
+    return float((scores[-1, earlier] - scores[earlier, earlier]).mean())
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+COLUMNS = [
+    "condition", "arm", "key", "num_seeds", "num_items", "chance", "before", "after", "retention", "corrected",
+    "agreement", "note",
+]  # fmt: skip
+
+
+def retention_table(items: pd.DataFrame, keys: Sequence[str], chance: Mapping[str, float]) -> pd.DataFrame:
+    """Return one row per condition and metric key: what is left of the base's score, of its right items, its answers.
+
+    Means over trials (seeds, worlds) of: `retention` = n11 / (n11 + n10), of metrics with values 0 and 1; `corrected`
+    = (after - c) / (before - c), nan where c is unknown or the base is less than 2 SE (clustered over items) above it;
+    `agreement`. Only trials with a value count. Test items known on both sides.
+
+    Args:
+        items: per-item values.
+        keys: metric keys of which more is better.
+        chance: metric key -> what guessing scores.
+    """
+    test = items[items["split"] == "test"]
+    names = test["suite"].astype(str) + "/" + test["task"].astype(str) + "/" + test["metric"].astype(str)
+    test = test.assign(key=names)[names.isin(keys)]
+    rows = [
+        {"condition": condition, "arm": arm, "key": key} | _retained(group, chance.get(str(key), NAN))
+        for (condition, arm, key), group in test.groupby(["condition", "arm", "key"], sort=False, observed=True)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _retained(group: pd.DataFrame, chance: float) -> dict[str, object]:
+    trials = pd.DataFrame([_of_trial(own, chance) for _, own in group.groupby("trial_id", sort=False)])
+    means = {name: float(trials[name].mean()) for name in ("before", "after", "retention", "corrected", "agreement")}
+    notes = {note: None for note in trials["note"] if note}
+    row: dict[str, object] = {"num_seeds": len(trials), "num_items": int(trials["num_items"].max()), "chance": chance}
+    return row | means | {"note": "; ".join(notes)}
+
+
+def _of_trial(own: pd.DataFrame, chance: float) -> dict[str, object]:
+    known = own[own["before"].notna() & own["after"].notna()]
+    before, after = known["before"].to_numpy(dtype=float), known["after"].to_numpy(dtype=float)
+    base = _mean(before, known["cluster"].astype(str).tolist())
+    is_binary = len(known) > 0 and np.isin(np.concatenate([before, after]), (0.0, 1.0)).all()
+    corrected = chance_corrected_retention(float(after.mean()) if len(after) else NAN, base.estimate, chance, base.se)
+    return {
+        "num_items": len(known),
+        "before": base.estimate,
+        "after": float(after.mean()) if len(after) else NAN,
+        "retention": flips(before, after).retention if is_binary else NAN,
+        "corrected": corrected,
+        "agreement": agreement(own["output_before"].tolist(), own["output_after"].tolist()),
+        "note": _why_uncorrected(base, chance, corrected),
+    }
+
+
+def _mean(values: Floats, clusters: Sequence[str]) -> Effect:
+    return crossed_effect(values[:, None], clusters)
+
+
+def _why_uncorrected(base: Effect, chance: float, corrected: float) -> str:
+    if not math.isnan(corrected):
+        return ""
+    if math.isnan(chance):
+        return "chance is not known"
+    return "the base is less than 2 SE above chance" if math.isfinite(base.estimate) else "no item known on both sides"
+
+
+def luo_table(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Return one row per condition: Luo's FG over these keys' test scores, and the mean change in place of BWT.
+
+    Each is computed per trial and averaged over trials with a value. `bwt` is backward transfer of a base that stands
+    for every earlier task: the mean over keys of after - before, turned where less is better. Keys that the base scores
+    0 in have no relative loss: they are left out of FG and named.
+    """
+    columns = ["condition", "arm", "luo_fg", "bwt", "num_trials", "num_keys", "note"]
+    known = [key for key in keys if {f"before/{key}", f"after/{key}"} <= set(frame.columns)]
+    rows: list[dict[str, object]] = []
+    for (condition, arm), own in frame.groupby(["condition", "arm"], sort=False) if known else ():
+        at_zero = [key for key in known if (own[f"before/{key}"] == 0).any()]
+        used = [key for key in known if key not in at_zero]
+        values = pd.DataFrame([_relative(row, used, known) for _, row in own.iterrows()])
+        note = f"the base scores 0 in {', '.join(at_zero)}: no relative loss" if at_zero else ""
+        row = {"condition": condition, "arm": arm, "luo_fg": values["fg"].mean(), "bwt": values["bwt"].mean()}
+        rows.append(row | {"num_trials": int(values["fg"].notna().sum()), "num_keys": len(used), "note": note})
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _relative(row: pd.Series, used: Sequence[str], known: Sequence[str]) -> dict[str, float]:
+    def scores(side: str, keys: Sequence[str]) -> Floats:
+        return row[[f"{side}/{key}" for key in keys]].to_numpy(dtype=float)
+
+    signs = np.array([-1.0 if is_lower_better(key) else 1.0 for key in known])
+    lower = [is_lower_better(key) for key in used]
+    return {
+        "fg": luo_forgetting(scores("before", used), scores("after", used), lower) if used else NAN,
+        "bwt": float((signs * (scores("after", known) - scores("before", known))).mean()),
+    }
