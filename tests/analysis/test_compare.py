@@ -1,0 +1,137 @@
+"""Two sweeps beside each other: against the comparison within one sweep, and every way in which they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.compare import Comparison, compare, markdown, text
+from analysis.opened import OpenedSweep, open_sweep
+from harness.records.store import write_atomic
+from tests.analysis.conftest import ARM
+from tests.analysis.synthetic import Plan, build
+
+PLAN = Plan(values=(25, 100, 400), arms=(ARM,), scale=0.5)
+
+
+def opened(root: Path, plan: Plan, edit: Callable[[dict[str, Any]], None] = lambda result: None) -> OpenedSweep:
+    """Return a sweep in a folder of its own, its results edited."""
+    store, folder = build(root, plan)
+    for path in store.root.glob("trials/*/result.json"):
+        result = json.loads(path.read_text())
+        edit(result)
+        write_atomic(path, json.dumps(result).encode())
+    return open_sweep(store, folder)
+
+
+def row_of(comparison: Comparison, condition: str, target: str, value: str = "after") -> pd.Series:
+    """Return one row."""
+    table = comparison.differences
+    chosen = (table["pair"] == condition) & (table["target"] == target) & (table["value"] == value)
+    assert chosen.sum() == 1
+    return table[chosen].iloc[0]
+
+
+def other_items(result: dict[str, Any]) -> None:
+    result["resolved"]["items_sha256"]["people/question"] = "99" * 32
+
+
+def test_a_sweep_against_itself_differs_nowhere_and_is_paired(tmp_path: Path) -> None:
+    sweep = opened(tmp_path, PLAN)
+    found = compare(sweep, sweep)
+    assert found.differences["difference"].abs().max() == 0
+    assert set(found.differences["pairing"]) == {"items and seeds"}
+    assert found.unmatched.empty
+    assert found.notes == ()
+    assert set(found.differences["value"]) == {"after", "delta"}
+
+
+def test_a_planted_effect_is_found_and_its_sign_is_second_less_first(tmp_path: Path) -> None:
+    weak, strong = opened(tmp_path / "a", replace(PLAN, effect=0.3)), opened(tmp_path / "b", PLAN)
+    row = row_of(compare(weak, strong), "num_examples=400", "learned")
+    assert row["difference"] > 0.2
+    assert row["low"] > 0
+    assert row["second"] - row["first"] == pytest.approx(row["difference"], abs=1e-9)
+    mirrored = row_of(compare(strong, weak), "num_examples=400", "learned")
+    assert mirrored["difference"] == pytest.approx(-row["difference"])
+
+
+def test_equal_bases_have_the_same_difference_in_delta_as_in_after(tmp_path: Path) -> None:
+    weak, strong = opened(tmp_path / "a", replace(PLAN, effect=0.3)), opened(tmp_path / "b", PLAN)
+    found = compare(weak, strong)
+    delta, after = (row_of(found, "num_examples=100", "retained", value) for value in ("delta", "after"))
+    assert delta["difference"] == pytest.approx(after["difference"])
+
+
+def test_other_items_are_not_paired_and_the_interval_is_wider(tmp_path: Path) -> None:
+    first = opened(tmp_path / "a", replace(PLAN, effect=0.9))
+    second = opened(tmp_path / "b", PLAN)
+    edited = opened(tmp_path / "c", PLAN, other_items)
+    paired, apart = (row_of(compare(first, other), "num_examples=400", "learned") for other in (second, edited))
+    assert (paired["pairing"], apart["pairing"]) == ("items and seeds", "nothing")
+    assert apart["difference"] == pytest.approx(paired["difference"])
+    assert apart["high"] - apart["low"] > 1.2 * (paired["high"] - paired["low"])
+    assert "other items" in apart["note"]
+    assert row_of(compare(first, edited), "num_examples=400", "retained")["pairing"] == "items and seeds"
+
+
+def test_other_seeds_are_paired_by_item_alone(tmp_path: Path) -> None:
+    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, seeds=(10, 11, 12)))
+    row = row_of(compare(first, second), "num_examples=400", "learned")
+    assert row["pairing"] == "items"
+    assert row["low"] < row["difference"] < row["high"]
+
+
+def test_unmatched_conditions_are_listed_from_both_sides(tmp_path: Path) -> None:
+    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, values=(100, 400, 800)))
+    found = compare(first, second)
+    assert found.unmatched[["side", "condition"]].to_numpy().tolist() == [
+        ["first", "num_examples=25"],
+        ["second", "num_examples=800"],
+    ]
+    planned = len({t.condition for t in first.trials}) + len({t.condition for t in second.trials})
+    assert 2 * found.differences["pair"].nunique() + len(found.unmatched) == planned
+
+
+def test_a_comparison_that_dropped_unmatched_rows_would_be_caught(tmp_path: Path) -> None:
+    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, values=(100,)))
+    broken = replace(compare(first, second), unmatched=pd.DataFrame(columns=["side"]))
+    assert 2 * broken.differences["pair"].nunique() + len(broken.unmatched) != 4
+
+
+def test_trials_without_results_keep_their_rows(tmp_path: Path) -> None:
+    outcomes = {(ARM, 400, seed): "PENDING" for seed in (0, 1, 2)} | {(ARM, 100, 0): "DIVERGED"}
+    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, outcomes=outcomes))
+    found = compare(first, second)
+    gone = row_of(found, "num_examples=400", "learned")
+    assert gone[["difference", "low", "second"]].isna().all()
+    assert row_of(found, "num_examples=100", "learned")["num_seeds"] == 2
+
+
+def test_sweeps_with_nothing_in_common_say_so(tmp_path: Path) -> None:
+    first = opened(tmp_path / "a", PLAN)
+    other = Plan(name="rate", base="b", axis="train.learning_rate", values=(1e-3,), arms=(ARM,), scale=0.25)
+    found = compare(first, opened(tmp_path / "b", other))
+    assert found.differences.empty
+    assert len(found.unmatched) == 4
+    assert any("bases differ" in note for note in found.notes)
+    assert any("axes differ" in note for note in found.notes)
+    assert "Not compared" in markdown(found)
+
+
+def test_rendering_shows_every_row_and_nothing_in_it_is_markup(tmp_path: Path) -> None:
+    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, values=(100, 400, 800)))
+    found = compare(first, second)
+    shown = markdown(found)
+    assert shown.count("\n| num\\_examples") == len(found.differences)
+    assert "num\\_examples=25" in shown
+    assert "is not compared" in text(found)
+    hostile = replace(found, first="<b>x</b>|\n\x1b[31m")
+    assert "<b>" not in markdown(hostile)
+    assert "\x1b" not in text(hostile)
