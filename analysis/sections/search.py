@@ -1,0 +1,72 @@
+"""Which axis mattered, and what a budget of conditions buys.
+
+Invariant: a study has importances and no test; a grid has an analysis of variance on test and its budget curve on val.
+What does not live here: the numbers (analysis/search.py).
+"""
+
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis import files as formats
+from analysis.context import Context
+from analysis.optima import is_lower_measure
+from analysis.search import budget_curve, conditions_table, factorial_anova, importance
+from analysis.section import Section, rows_of
+
+
+def compute(context: Context) -> Section | str:
+    """Return importances and budget curves of a study's objectives, or analyses of variance of a grid's measures."""
+    importances = _importances(context) if context.is_sampled else pd.DataFrame()
+    variances = pd.DataFrame() if context.is_sampled else _variances(context)
+    budgets = _budgets(context)
+    if importances.empty and variances.empty and budgets.empty:
+        return "no measure has a value in two conditions"
+    tables = {"importances": importances, "variances": variances, "budgets": budgets}
+    return Section("search", "Axes", {name: rows_of(table) for name, table in tables.items()})
+
+
+def files(section: Section) -> dict[str, bytes]:
+    """Return each table that has rows as CSV."""
+    names = {"importances": "importance.csv", "variances": "anova.csv", "budgets": "budget.csv"}
+    return {
+        file: formats.csv(pd.DataFrame(section.content[name])) for name, file in names.items() if section.content[name]
+    }
+
+
+def _objectives(context: Context) -> list[tuple[str, str, str]]:
+    """Return what is optimised: its name, its val column, its direction."""
+    if context.is_sampled:
+        parts = [(name, *name.split("/", 1), direction) for name, direction in context.record.objectives]
+        return [(name, f"val_{value}/{measure}", direction) for name, measure, value, direction in parts]
+    lower = {measure: is_lower_measure(context.primary_keys, measure) for measure in context.primary_keys}
+    return [(m, f"val_after/{m}", "minimize" if lower[m] else "maximize") for m in context.primary_keys]
+
+
+def _importances(context: Context) -> pd.DataFrame:
+    found = [
+        importance(conditions_table(context.frame, context.record.axis_fields, column), direction).assign(of=name)
+        for name, column, direction in _objectives(context)
+    ]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _budgets(context: Context) -> pd.DataFrame:
+    found = [
+        budget_curve(conditions_table(own, context.record.axis_fields, column), direction).assign(of=name, arm=arm)
+        for name, column, direction in _objectives(context)
+        for arm, own in context.frame.groupby("arm", sort=False)
+    ]
+    found = [curve for curve in found if len(curve) > 1]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _variances(context: Context) -> pd.DataFrame:
+    found = [
+        factorial_anova(context.frame, context.record.axis_fields, f"after/{measure}").assign(of=measure)
+        for measure in context.primary_keys
+    ]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
