@@ -17,7 +17,7 @@ from harness.records.store import write_atomic
 from tests.analysis.conftest import ARM
 from tests.analysis.synthetic import Plan, build
 
-PLAN = Plan(values=(25, 100, 400), arms=(ARM,), scale=0.2)
+PLAN = Plan(values=(25, 100, 400), arms=(ARM,), scale=0.1)
 
 
 def opened(root: Path, plan: Plan, edit: Callable[[dict[str, Any]], None] = lambda result: None) -> OpenedSweep:

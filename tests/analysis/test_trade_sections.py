@@ -137,3 +137,14 @@ def test_optima_of_a_rate_sweep_names_itself(tmp_path: Path) -> None:
     assert {row["sweep"] for row in content["rows"]} == {"rate@pocket"}
     assert "best in" in content["rows"][0]["censored"]  # more is better along these levels: the largest rate
     assert content["answers"] == {"lora": "3 unknown"}
+
+
+def test_tradeoff_writes_what_half_of_the_replicates_attain(small: tuple[Store, str]) -> None:
+    context = context_of(small)
+    section = section_of(tradeoff, context)
+    corners = pd.DataFrame(section.content["attained"])
+    points = context.frame[["after/learned", "after/retained"]].to_numpy()
+    for learned, retained in corners[["learned", "retained"]].to_numpy():
+        reached = context.frame.loc[(points[:, 0] >= learned) & (points[:, 1] >= retained), "seed"].nunique()
+        assert reached >= 1  # half of two seeds
+    assert "tradeoff_attained.csv" in tradeoff.files(section)
