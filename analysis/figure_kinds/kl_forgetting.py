@@ -22,8 +22,8 @@ from analysis.numbers import MINUS, score
 from analysis.points import FigureData, dot_rows, seeds_sentence
 
 PANELS = {
-    "base_answers/kl_base_tuned": "KL(base || tuned) on the new task, nats per token",
-    "neutral/argmax_loss": "L_f: loss on the base's arg-max, neutral text, nats per token",
+    "base_answers/kl_base_tuned": "KL(base || tuned), new task",
+    "neutral/argmax_loss": "L_f, neutral text",
 }
 """Mean of drift -> what its axis says."""
 MIN_POINTS = 3
@@ -68,15 +68,16 @@ def _caption(context: Context, table: pd.DataFrame) -> str:
         for name, rows in table.groupby("drift", sort=False)
     ]
     return (
-        "Drift from the base against forgetting: base minus tuned score of the measure retained, test items. A dot is "
-        "a trial; the line is the least-squares one through all, intervals are 95 % over resampled replicates. "
-        f"{'; '.join(fits)}. {seeds_sentence(context.frame)}"
+        "Drift from the base against forgetting: base minus tuned score of the measure retained, test items. Drift is "
+        "in nats per token, L_f the loss of the tuned model on the base's arg-max. A dot is a trial; the line is the "
+        f"least-squares one through all, intervals are 95 % over resampled replicates. {'; '.join(fits)}. "
+        f"{seeds_sentence(context.frame)}"
     )
 
 
 def _slope(row: pd.Series) -> str:
     ends = f"[{score(row['slope_low'], signed=True)}, {score(row['slope_high'], signed=True)}]"
-    return f"slope {score(row['slope'], signed=True)} " + (str(row["note"]) if pd.isna(row["slope_low"]) else ends)
+    return f"slope {score(row['slope'], signed=True)} " + (f"({row['note']})" if pd.isna(row["slope_low"]) else ends)
 
 
 def draw(data: FigureData, width: float) -> Figure:
