@@ -20,7 +20,7 @@ from analysis.points import FigureData, path_label, row_labels, seeds_sentence
 
 PANELS = {
     ("base_answers", "kl_base_tuned"): "KL(base || tuned), nats",
-    ("base_answers", "entropy_tuned"): "entropy of the tuned model, nats",
+    ("base_answers", "entropy_tuned"): "entropy, tuned, nats",
 }
 """Text set and measure of each panel -> what its axis says."""
 MIN_ANSWERS = 5
