@@ -9,6 +9,12 @@ Command: make sweep NAME=drift
 Design: full fine-tuning and LoRA, each at four learning rates around its reference; drift on 64 texts a set. KL is
     measured on the base's own greedy answers to validation prompts, L_f beside it on val items of raw prose.
 Cost: 2 methods x 4 rates x 5 seeds = 40 trials.
+Measured on the pocket world (2026-11-29, 3 of the 5 seeds, too few for a verdict): over 24 trials a line in KL on the
+    new task has R2 .96 for full fine-tuning and LoRA together, one in L_f .88: from the base's .62 that moves to .66
+    only, until a tenth is forgotten. KL is .61 to 5.64 and forgetting .02 to .80 with full fine-tuning, 1.59 to 6.01
+    and .05 to .87 with LoRA, whose weights move farther (||dW||/||W|| .12 to 5.5 against .03 to .37) in fewer ways
+    (stable rank 1.4 to 2.7 against 4.1 to 12.2). At the mildest rate the first five tokens of the base's answers carry
+    2.4 nats each, the rest .2.
 """
 
 from __future__ import annotations

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import drift
 from analysis.context import Context
 from analysis.figures import BASE, MARKERS, OKABE_ITO, handle, new_figure, shown
-from analysis.numbers import MINUS
+from analysis.fits import Points, straight_line
+from analysis.numbers import MINUS, score
 from analysis.points import FigureData, dot_rows, seeds_sentence
 
 PANELS = {
-    "base_answers/kl_base_tuned": "KL(base || tuned) on the new task, nats per token",
-    "neutral/argmax_loss": "L_f: loss on the base's arg-max, neutral text, nats per token",
+    "base_answers/kl_base_tuned": "KL(base || tuned), new task",
+    "neutral/argmax_loss": "L_f, neutral text",
 }
 """Mean of drift -> what its axis says."""
 MIN_POINTS = 3
@@ -50,27 +50,34 @@ def _panel(context: Context, name: str) -> pd.DataFrame:
     table = dot_rows(known, context.record).assign(
         drift=name, x=known[drift.PREFIX + name].astype(float), y=-known["delta/retained"].astype(float)
     )
-    return table.assign(**line(table["x"], table["y"])) if len(table) >= MIN_POINTS else table
+    return table.assign(**line(table)) if len(table) >= MIN_POINTS else table
 
 
-def line(x: pd.Series, y: pd.Series) -> dict[str, float]:
-    """Return slope, its standard error, intercept and R^2 of the least-squares line; nan where x does not vary."""
-    if x.nunique() < 2:
-        return dict.fromkeys(("slope", "slope_se", "intercept", "r2"), float("nan"))
-    fit = scipy.stats.linregress(x, y)
-    return {"slope": fit.slope, "slope_se": fit.stderr, "intercept": fit.intercept, "r2": fit.rvalue**2}
+def line(table: pd.DataFrame) -> dict[str, float | str]:
+    """Return slope with its interval over replicates, intercept, R^2 and note of the line through points x and y."""
+    worlds = None if table["world"].isna().any() else table["world"].to_numpy(dtype=int)
+    fit = straight_line(Points(table["x"], table["y"], table["seed"].to_numpy(dtype=int), worlds))
+    slope = fit.parameters["slope"]
+    found: dict[str, float | str] = {"slope": slope.value, "slope_low": slope.low, "slope_high": slope.high}
+    return found | {"intercept": fit.parameters["intercept"].value, "r2": fit.r2, "note": fit.note}
 
 
 def _caption(context: Context, table: pd.DataFrame) -> str:
     fits = [
-        f"{PANELS[name]}: R² = {rows['r2'].iloc[0]:.2f} over {len(rows)} trials"
+        f"{PANELS[name]}: R² = {rows['r2'].iloc[0]:.2f} over {len(rows)} trials, {_slope(rows.iloc[0])}"
         for name, rows in table.groupby("drift", sort=False)
     ]
     return (
-        "Drift from the base against forgetting: base minus tuned score of the measure retained, test items. A dot is "
-        "a trial; the line is the least-squares one through all, trials taken as independent. "
-        f"{'; '.join(fits)}. {seeds_sentence(context.frame)}"
+        "Drift from the base against forgetting: base minus tuned score of the measure retained, test items. Drift is "
+        "in nats per token, L_f the loss of the tuned model on the base's arg-max. A dot is a trial; the line is the "
+        f"least-squares one through all, intervals are 95 % over resampled replicates. {'; '.join(fits)}. "
+        f"{seeds_sentence(context.frame)}"
     )
+
+
+def _slope(row: pd.Series) -> str:
+    ends = f"[{score(row['slope_low'], signed=True)}, {score(row['slope_high'], signed=True)}]"
+    return f"slope {score(row['slope'], signed=True)} " + (f"({row['note']})" if pd.isna(row["slope_low"]) else ends)
 
 
 def draw(data: FigureData, width: float) -> Figure:

@@ -20,7 +20,7 @@ from analysis.points import FigureData, path_label, row_labels, seeds_sentence
 
 PANELS = {
     ("base_answers", "kl_base_tuned"): "KL(base || tuned), nats",
-    ("base_answers", "entropy_tuned"): "entropy of the tuned model, nats",
+    ("base_answers", "entropy_tuned"): "entropy, tuned, nats",
 }
 """Text set and measure of each panel -> what its axis says."""
 MIN_ANSWERS = 5
@@ -38,7 +38,8 @@ def points(context: Context) -> list[FigureData] | str:
     table = pd.concat(parts, ignore_index=True)
     if table.empty:
         return drift.NO_PANEL if rows.empty else f"no position is reached by {MIN_ANSWERS} answers"
-    labelled = table.merge(row_labels(context.record, context.frame)[["condition", "arm", "label"]], on="condition")
+    names = row_labels(context.record, context.frame)[["condition", "arm", "label"]]
+    labelled = names.merge(table, on="condition")  # in the order of the plan
     caption = (
         "Drift by position in the answer, from its first token: the base's greedy answers to prompts of the new task; "
         f"mean over answers, then over trials; positions that fewer than {MIN_ANSWERS} answers reach are left out. "
@@ -71,5 +72,7 @@ def draw(data: FigureData, width: float) -> Figure:
         axes.set_xlabel("position in the answer")
         axes.set_ylabel(shown(name))
     if len(conditions) <= 12:
-        found[0].legend(title=shown(data.labels["rows"]), fontsize=6, title_fontsize=6, labelspacing=0.25)
+        handles, labels = found[0].get_legend_handles_labels()
+        place = {"loc": "outside upper left", "ncols": 4, "fontsize": 6, "title_fontsize": 6}
+        figure.legend(handles, labels, title=shown(data.labels["rows"]), **place)
     return figure

@@ -128,9 +128,13 @@ def test_kl_forgetting_line_is_scipys_over_all_trials(sweep: OpenedSweep) -> Non
     assert f"R² = {fit.rvalue**2:.2f} over 8 trials" in figure.caption
 
 
-def test_line_where_nothing_varies_is_unknown() -> None:
-    found = kl_forgetting.line(pd.Series([1.0, 1.0, 1.0]), pd.Series([1.0, 2.0, 3.0]))
-    assert all(math.isnan(value) for value in found.values())
+def test_line_where_nothing_varies_is_unknown_and_says_so() -> None:
+    table = pd.DataFrame(
+        {"x": [1.0] * 3, "y": [1.0, 2.0, 3.0], "seed": [0, 1, 2], "world": pd.array([pd.NA] * 3, "Int64")}
+    )
+    found = kl_forgetting.line(table)
+    assert math.isnan(found["r2"])
+    assert found["note"] == "x or y does not vary"
 
 
 def test_positions_reached_by_few_answers_are_left_out(sweep: OpenedSweep) -> None:
