@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -148,7 +149,7 @@ def rates_table(frame: pd.DataFrame, items: pd.DataFrame, rates: Sequence[Rate] 
         for rate in rates:
             if f"after/{rate.key}" in frame.columns:
                 row = _row(trials, matrices, str(condition), (rate.key,), _missed)
-                row |= {side: 1 + row[side] for side in ("before", "after")}
+                row |= {"before": 1 + row["before"], "after": 1 + row["after"]}
                 names = {"condition": str(condition), "condition_id": trials["condition_id"].iloc[0], "rate": rate.name}
                 rows.append(names | row)
     return pd.DataFrame(rows)
@@ -203,7 +204,7 @@ class _InWorld:
 
 def _row(
     trials: pd.DataFrame, matrices: ItemMatrices, condition: str, keys: tuple[str, ...], weigh: Weigh
-) -> dict[str, object]:
+) -> dict[str, Any]:
     known = trials[trials[[f"after/{key}" for key in keys]].notna().all(axis=1)]
     found = {world: _in_world(part, matrices, condition, keys, weigh, world) for world, part in by_world(known)}
     effect = pooled_over_worlds({world: one.effect for world, one in found.items()})

@@ -105,6 +105,31 @@ def _merge(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     return joined
 
 
+QUESTION_COLUMNS = ["suite", "task", "item_id", "prompt", "reference"]
+
+
+def questions_frame(sweep: OpenedSweep) -> pd.DataFrame:
+    """Return what every item of an opened sweep asks and its right answer, each once, in the order asked.
+
+    Items of a base that was scored before questions were kept have no row; a long prompt ends with a mark that it is
+    cut. Where trials ask one item in different words, the words are those of the first.
+    """
+    files = dict.fromkeys(
+        (sweep.store.root / result.before.items_file).with_name("questions.parquet") for _, result in sweep.finished
+    )
+    tables = [table for path in files if (table := _questions(path)) is not None]
+    if not tables:
+        return pd.DataFrame(columns=QUESTION_COLUMNS)
+    return pd.concat(tables, ignore_index=True).drop_duplicates(["suite", "task", "item_id"], ignore_index=True)
+
+
+def _questions(path: Path) -> pd.DataFrame | None:
+    try:
+        return pd.read_parquet(path).reindex(columns=QUESTION_COLUMNS) if path.is_file() else None
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors; a damaged table costs its own rows alone
+        return None
+
+
 def samples_frame(sweep: OpenedSweep) -> pd.DataFrame:
     """Return the fixed-prompt answers of an opened sweep, in the order they were written."""
     return _lines_frame(sweep, "samples.jsonl", ["step", "phase", "prompt", "answer", "stopped"])

@@ -12,8 +12,10 @@ import pytest
 
 from analysis import load_items, load_metrics, load_rows, load_samples, load_sweep, why_missing
 from analysis.frames import sweep_frame
+from analysis.items import questions_frame
 from analysis.opened import open_sweep
 from harness.errors import BadInputError
+from harness.evals.table import QuestionRow, write_questions
 from harness.records.schema import ROW_COLUMNS, TrialResult
 from harness.records.store import Store
 from tests.analysis.conftest import ARM, MIXED
@@ -205,6 +207,31 @@ def test_load_items_one_sided_item_keeps_its_row_with_the_reason(small: tuple[St
     assert row["reason_after"] == "not asked"
     assert not math.isnan(row["before"])
     assert row["cluster"] == "person-0"
+
+
+def test_load_items_of_records_without_chance_have_none_and_others_their_own(small: tuple[Store, str]) -> None:
+    store, folder = small
+    assert load_items("lima_size", out=store.root)["chance"].isna().all()
+    trial = open_sweep(store, folder).trials[0]
+    path = store.trial(trial.planned.trial_id) / "items.parquet"
+    pd.read_parquet(path).assign(chance=0.25).to_parquet(path)
+    items = load_items("lima_size", out=store.root)
+    own = items["trial_id"] == trial.planned.trial_id
+    assert (items[own]["chance"] == 0.25).all()
+    assert items[~own]["chance"].isna().all()
+
+
+def test_questions_are_read_beside_a_before_and_a_damaged_table_costs_its_own_rows(small: tuple[Store, str]) -> None:
+    store, folder = small
+    sweep = open_sweep(store, folder)
+    assert len(questions_frame(sweep)) == 0
+    (before,) = {result.before.items_file for _, result in sweep.finished}
+    path = (store.root / before).with_name("questions.parquet")
+    rows = [QuestionRow("people", "cloze", f"cloze-{n}", f"Question {n}", "Paris") for n in range(3)]
+    write_questions(path, rows)
+    assert list(questions_frame(sweep).itertuples(index=False, name=None)) == [tuple(row) for row in rows]
+    path.write_bytes(path.read_bytes()[:40])
+    assert len(questions_frame(sweep)) == 0
 
 
 def test_load_samples_and_metrics_are_the_logs(whole: tuple[Store, str]) -> None:

@@ -19,7 +19,7 @@ from harness.trial import TrialContext, run_trial
 from tests.evals import checkers
 from tests.pocket.tiny import TINY_WORLD, tiny_experiment
 
-ASKED, OTHER = "question_known", "cloze_known"
+ASKED, OTHER = "question_unasked", "cloze_unasked"
 LORA = {"kind": "lora", "rank": 4, "alpha": 8.0, "target_modules": "all_linear"}
 PROBES = {"probes.during": [f"pocket/{ASKED}"], "probes.interpolation": [0.0, 0.5, 1.0]}
 

@@ -91,7 +91,8 @@ def test_exported_slices_score_the_same_in_lm_evals_own_tools(built: Path, tmp_p
 def test_lm_eval_accepts_the_answers_that_our_scorer_accepts(tmp_path: Path, built: Path) -> None:
     from lm_eval.api.registry import get_metric
 
-    from harness.evals.metrics import Generation, generate
+    from harness.evals.generated import Generation
+    from harness.evals.metrics import generate
 
     chat = chat_format(AutoTokenizer.from_pretrained(built), tiny_experiment().spec.data)
     exact_match: Any = get_metric("exact_match")
