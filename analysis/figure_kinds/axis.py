@@ -106,6 +106,7 @@ def _axis_means(
 
 
 def draw(data: FigureData, width: float) -> Figure:
+    """Draw one panel a measure, one line for each level of the other axes."""
     measures = list(dict.fromkeys(data.points["measure"]))
     columns = num_columns(width, len(measures))
     rows = math.ceil(len(measures) / columns)
@@ -126,5 +127,7 @@ def draw(data: FigureData, width: float) -> Figure:
     shared_label(figure, shown(data.labels["x"]))
     handles = [handle(name or "after", OKABE_ITO[n % 7], MARKERS[n % 7]) for n, name in enumerate(series)]
     handles.append(Line2D([], [], color=BASE, linestyle=(0, (4, 3)), linewidth=0.9, label="before"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)), columnspacing=1.4)
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=min(4 if width >= 4 else 2, len(handles)), columnspacing=1.4
+    )
     return figure

@@ -50,6 +50,7 @@ def _num_items(flips: pd.DataFrame) -> str:
 
 
 def draw(data: FigureData, width: float) -> Figure:
+    """Draw one panel a measure, one bar a condition to either side of zero."""
     places, measures, figure, panels = by_condition(data, width)
     for axes, measure in zip(panels, measures, strict=True):
         points = data.points[data.points["measure"] == measure]

@@ -72,7 +72,8 @@ def _on_front(x: list[float], y: list[float]) -> list[bool]:
 
 
 def draw(data: FigureData, width: float) -> Figure:
-    figure, (axes,) = new_figure(width, width * 0.62)
+    """Draw conditions with their paths, seeds as dots, and the front."""
+    figure, (axes,) = new_figure(width, max(width * 0.62, 3.2))
     means = data.points[data.points["kind"] == "mean"]
     series = list(dict.fromkeys(data.points["series"]))
     axes.axhline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
@@ -91,7 +92,11 @@ def draw(data: FigureData, width: float) -> Figure:
     handles.append(Line2D([], [], color="#111827", linestyle=":", linewidth=1.0, label="front"))
     handles.append(Line2D([], [], color=BASE, marker="*", markersize=8, linestyle="", label="base"))
     figure.legend(
-        handles=handles, loc="outside upper left", ncols=min(5, len(handles)), handletextpad=0.4, columnspacing=1.4
+        handles=handles,
+        loc="outside upper left",
+        ncols=min(5 if width >= 4 else 2, len(handles)),
+        handletextpad=0.4,
+        columnspacing=1.4,
     )
     return figure
 

@@ -49,7 +49,7 @@ def _keys(context: Context) -> list[str]:
     scored = [name.removeprefix("after/") for name in context.frame.columns if name.startswith("after/")]
     unknown = [key for key in scored if key.count("/") == 2 and _is_unknown(key)]
     metrics = {key.rsplit("/", 1)[1] for key in unknown} & {"exact_match", "acc"}
-    known = [key for keys in context.primary_keys.values() for key in keys if not _is_unknown(key)]
+    known = [key for key in context.primary_keys.get("learned", ()) if not _is_unknown(key)]
     return [key for key in dict.fromkeys([*known, *unknown]) if key.rsplit("/", 1)[1] in metrics]
 
 

@@ -54,6 +54,7 @@ def points(context: Context) -> list[FigureData] | str:
 
 
 def draw(data: FigureData, width: float) -> Figure:
+    """Draw one panel an arm, one line a condition."""
     arms = list(dict.fromkeys(data.points["arm"]))
     figure, panels = new_figure(width, width * 0.42, 1, len(arms), sharey=True)
     for axes, arm in zip(panels, arms, strict=True):

@@ -8,6 +8,7 @@ Invariant: both panels show the same values. What does not live here: scores by 
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -71,7 +72,8 @@ def draw(data: FigureData, width: float) -> Figure:
 
 
 def _means(logged: pd.DataFrame) -> pd.DataFrame:
-    width = (logged.groupby("condition")["step"].transform("max") / NUM_MARKS).clip(lower=1)
+    longest = logged.groupby("condition")["step"].transform("max").to_numpy(dtype=float)
+    width = np.maximum(longest / NUM_MARKS, 1)
     runs = logged.assign(run=(logged["step"] / width).round())
     groups = runs.groupby(["condition", "arm", "run"], sort=False)
     table = groups.agg(step=("step", "mean"), num_tokens=("num_tokens", "mean"), loss=("train/loss", "mean"))

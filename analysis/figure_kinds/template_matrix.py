@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis.context import Context
 from analysis.figures import new_figure, shown, title
@@ -80,37 +82,37 @@ def _limits(values: np.ndarray) -> dict[str, float]:
     return {"vmin": 0.0, "vmax": 1.0} if shares else {}
 
 
-def _write_cells(axes, values: np.ndarray, trained: list[str], asked: list[str]) -> None:
-    middle = 0.5 * (np.nanmin(values) + np.nanmax(values)) if np.isfinite(values).any() else 0.0
+def _write_cells(axes: Axes, values: np.ndarray, trained: list[str], asked: list[str]) -> None:
+    known = values[np.isfinite(values)]
+    limits = _limits(values) or {"vmin": known.min(initial=np.inf), "vmax": known.max(initial=-np.inf)}
+    middle = (limits["vmin"] + limits["vmax"]) / 2
     for y, row in enumerate(values):
         for x, value in enumerate(row):
             text = f"{value:.2f}" if np.isfinite(value) else "—"
-            colour = "white" if np.isfinite(value) and value < min(middle, 0.55) else "black"
+            colour = "white" if np.isfinite(value) and value < middle else "black"
             axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=colour)
             if trained[y] == asked[x]:
                 axes.add_patch(_outline(x, y))
 
 
-def _outline(x: int, y: int):
-    from matplotlib.patches import Rectangle
-
+def _outline(x: int, y: int) -> Rectangle:
     return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.2)
 
 
 def _pairs(context: Context) -> dict[str, dict[str, str]] | str:
     """Return condition -> the templates that it is trained and asked in; each pair once, by its first condition."""
-    frame = context.frame
-    varied = [
-        name for name in context.record.axis_fields if name not in TEMPLATES and frame[f"axis.{name}"].nunique() > 1
-    ]
-    if varied:
-        return f"{varied[0]} is varied as well, so that a pair of templates is not one condition"
     found: dict[str, dict[str, str]] = {}
     for trial in context.sweep.trials:
         found.setdefault(trial.condition, _templates(trial.planned.spec))
     seen = {(pair["trained"], pair["asked"]) for pair in found.values()}
     if len({asked for _, asked in seen}) < 2 or all(trained == asked for trained, asked in seen):
         return "no model is asked in another template than it was trained in"
+    frame = context.frame
+    varied = [
+        name for name in context.record.axis_fields if name not in TEMPLATES and frame[f"axis.{name}"].nunique() > 1
+    ]
+    if varied:
+        return f"{varied[0]} is varied as well, so that a pair of templates is not one condition"
     return found
 
 

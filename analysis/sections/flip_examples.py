@@ -17,19 +17,21 @@ import pandas as pd
 
 from analysis import files as formats
 from analysis.context import Context
-from analysis.escape import latex
+from analysis.escape import latex, visible
 from analysis.section import Section, rows_of
 
 NUM_SHOWN = 3
 """Items shown of each primary slice and direction."""
 QUESTIONS_FILE = "questions.parquet"
-"""Beside the base's items, where it was written: item_id, key, prompt, reference."""
+"""Beside the base's items, where it was written: item_id, key (suite/task), prompt, reference."""
 DIRECTIONS = (("gained", 0.0, 1.0), ("lost", 1.0, 0.0))
 ITEM = ["key", "world", "item_id"]
 COLUMNS = [
     "key", "direction", "item_id", "world", "condition", "num_flipped", "num_seeds", "trial_id", "prompt", "reference",
     "output_before", "output_after",
 ]  # fmt: skip
+
+TEXTS = ("prompt", "reference", "output_before", "output_after")
 
 
 def compute(context: Context) -> Section | str:
@@ -41,18 +43,20 @@ def compute(context: Context) -> Section | str:
     found = [part for key in keys for part in _of_slice(test[test["key"] == key])]
     if not found:
         return "no item of a primary slice with scores of 0 and 1 changed"
-    table = pd.concat(found, ignore_index=True).merge(
-        _questions(context), on=["trial_id", "key", "item_id"], how="left"
-    )
+    table = pd.concat(found, ignore_index=True)
+    table = table.assign(slice=[_slice(key) for key in table["key"]])
+    table = table.merge(_questions(context), on=["trial_id", "slice", "item_id"], how="left")
     return Section(
         "flip_examples", "Examples", {"rows": rows_of(table[COLUMNS].astype(object).where(table.notna(), None))}
     )
 
 
 def files(section: Section) -> dict[str, bytes]:
-    """Return the examples as CSV, and as a LaTeX table of answers before and after."""
+    """Return the examples as CSV, long texts cut, and as a LaTeX table of answers before and after."""
     rows = section.content["rows"]
     table = pd.DataFrame(rows, columns=COLUMNS)
+    for name in TEXTS:  # the whole text is in items.parquet
+        table[name] = [None if text is None else visible(str(text)) for text in table[name]]
     return {"flip_examples.csv": formats.csv(table), "flip_examples.tex": _latex(rows).encode()}
 
 
@@ -91,6 +95,7 @@ def _most_flipped(flipped: pd.DataFrame, seeds: pd.Series) -> pd.DataFrame:
 
 def _questions(context: Context) -> pd.DataFrame:
     """Return what each item of each trial asks, as far as it was written down beside the base's items."""
+    columns = ["item_id", "slice", "prompt", "reference", "trial_id"]
     read: dict[Path, pd.DataFrame | None] = {}
     parts: list[pd.DataFrame] = []
     for trial, result in context.sweep.finished:
@@ -98,13 +103,16 @@ def _questions(context: Context) -> pd.DataFrame:
         if path not in read:
             read[path] = _read(path)
         if (table := read[path]) is not None:
-            parts.append(table.assign(trial_id=trial.planned.trial_id))
-    columns = ["item_id", "key", "prompt", "reference", "trial_id"]
-    return (
-        pd.concat(parts)[columns].drop_duplicates(columns[:2] + columns[-1:])
-        if parts
-        else pd.DataFrame(columns=columns)
-    )
+            slices = [_slice(key) for key in table["key"]]
+            parts.append(table.assign(trial_id=trial.planned.trial_id, slice=slices)[columns])
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(parts).drop_duplicates(["item_id", "slice", "trial_id"])
+
+
+def _slice(key: object) -> str:
+    """Return `suite/task` of a slice's or a metric's key."""
+    return "/".join(str(key).split("/")[:2])
 
 
 def _read(path: Path) -> pd.DataFrame | None:

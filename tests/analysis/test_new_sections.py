@@ -234,3 +234,11 @@ def test_front_means_name_their_trials_and_no_seed(context: Context) -> None:
     assert means[["trial_id", "seed", "world"]].isna().all().all()
     assert {len(ids.split()) for ids in means["trial_ids"]} == {3}
     assert front.loc[front["kind"] == "seed", "trial_id"].notna().all()
+
+
+def test_flip_examples_files_hold_no_endless_text(tmp_path: Path) -> None:
+    section = flip_examples.compute(_context(tmp_path, output=lambda item, phase: "A" * 200_000))
+    assert not isinstance(section, str)
+    assert len(section.content["rows"]) > 0
+    for content in flip_examples.files(section).values():
+        assert len(content) < 4_000 * len(section.content["rows"])

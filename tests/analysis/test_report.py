@@ -234,6 +234,62 @@ def test_hostile_text_executes_nothing_in_a_real_browser_and_our_script_runs(
     assert "<title>executed</title>" in _dump_dom(copy, tmp_path)
 
 
+USE_THE_PAGE = """
+const table = document.querySelector("#trials table"), heads = [...table.tHead.rows[0].cells];
+const column = heads.findIndex((head) => head.textContent.trim() === "steps");
+const shown = () => [...table.tBodies[0].rows].filter((row) => !row.hidden);
+const read = () => shown().map((row) => row.cells[column].dataset.value);
+const said = [heads.every((head) => head.tabIndex === 0)];
+heads[column].click();
+said.push(read().join(","), heads[column].getAttribute("aria-sort"));
+heads[column].dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
+said.push(read().join(","), heads[column].getAttribute("aria-sort"));
+const input = document.querySelector("#trials input.filter");
+input.value = "EQUAL_STEPS num_examples=400";
+input.dispatchEvent(new Event("input"));
+said.push(read().length);
+dispatchEvent(new Event("beforeprint"));
+said.push(document.querySelectorAll("details:not([open])").length);
+dispatchEvent(new Event("afterprint"));
+said.push(document.querySelectorAll("details:not([open])").length > 0);
+document.title = JSON.stringify(said);
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_page_sorts_by_click_and_key_filters_by_words_and_opens_for_print(whole_report: Path, tmp_path: Path) -> None:
+    page = (whole_report / "report.html").read_text()
+    policy = re.search(r"<meta http-equiv=[^>]+>", page)
+    assert policy is not None
+    copy = tmp_path / "report.html"  # without the policy, which forbids this test's script as well
+    copy.write_text(page.replace(policy.group(0), "").replace("</body>", f"<script>{USE_THE_PAGE}</script></body>"))
+    title = re.search(r"<title>(.*?)</title>", _dump_dom(copy, tmp_path))
+    assert title is not None
+    focusable, down, first, up, second, num_left, num_closed, closes_again = json.loads(title.group(1))
+    assert focusable
+    steps = [float(value) for value in down.split(",")]
+    assert steps == sorted(steps, reverse=True)
+    assert len(set(steps)) > 1
+    assert [float(value) for value in up.split(",")] == sorted(steps)
+    assert (first, second) == ("descending", "ascending")
+    assert (num_left, num_closed, closes_again) == (3, 0, True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_page_is_no_wider_than_a_phone(whole_report: Path, tmp_path: Path) -> None:
+    page = (whole_report / "report.html").read_text()
+    policy = re.search(r"<meta http-equiv=[^>]+>", page)
+    assert policy is not None
+    inner = tmp_path / "report.html"
+    ask = "parent.postMessage(document.documentElement.scrollWidth, '*')"
+    inner.write_text(page.replace(policy.group(0), "").replace("</body>", f"<script>{ask}</script></body>"))
+    outer = tmp_path / "phone.html"
+    listen = "addEventListener('message', (event) => { document.title = String(event.data); })"
+    frame = '<iframe src="report.html" style="width:390px;height:800px;border:0"></iframe>'
+    outer.write_text(f"<title>none</title><script>{listen}</script>{frame}")
+    assert "<title>390</title>" in _dump_dom(outer, tmp_path)
+
+
 def _dump_dom(page: Path, profile: Path) -> str:
     assert CHROMIUM is not None
     command = [
