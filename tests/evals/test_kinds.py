@@ -22,7 +22,6 @@ from harness.evals.table import CUT_MARK, LONGEST_PROMPT, QuestionRow, write_que
 from harness.evals.targets import target_index, targets
 from harness.evals.typos import with_typos
 from harness.records.schema import PANEL_METRICS, TrainSummary, metrics_of
-from harness.seeding import numpy_stream
 from harness.spec import EvalTask
 from tests.evals import checkers, small
 
