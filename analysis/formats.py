@@ -94,9 +94,10 @@ POCKET = (
 """The formats of what the pocket experiment teaches by default; slices of other people, or of the held-out sums, would
 mix another difference into a gap."""
 POCKET_RATES = (
-    Rate("format collapse", "pocket/format_in_chat/acc"),
-    Rate("format forgetting", "pocket/prose_continues/acc"),
+    Rate("format collapse", "pocket/format_in_chat/acc_norm"),
+    Rate("format forgetting", "pocket/prose_continues/acc_norm"),
 )
+"""Per byte, because a sentence of prose is twice as long as an answer: summed, the base itself prefers the shorter."""
 
 
 def format_table(frame: pd.DataFrame, items: pd.DataFrame, groups: Sequence[Formats] = POCKET) -> pd.DataFrame:
@@ -133,7 +134,7 @@ def format_table(frame: pd.DataFrame, items: pd.DataFrame, groups: Sequence[Form
 def rates_table(frame: pd.DataFrame, items: pd.DataFrame, rates: Sequence[Rate] = POCKET_RATES) -> pd.DataFrame:
     """Return one row per condition and rate: 1 - the metric, before, after, delta with its interval. Less is better.
 
-    On the pocket world, where in both the likelier of a prose sentence and three answers to questions is looked at:
+    On the pocket world, where in both the likelier, per byte, of a prose sentence and three answers is looked at:
 
     format collapse: text to go on with, asked in chat: how often an answer to no question is likelier than prose.
     format forgetting: the same text raw, without a template.
@@ -149,7 +150,7 @@ def rates_table(frame: pd.DataFrame, items: pd.DataFrame, rates: Sequence[Rate] 
         for rate in rates:
             if f"after/{rate.key}" in frame.columns:
                 row = _row(trials, matrices, str(condition), (rate.key,), _missed)
-                row |= {side: 1 + row[side] for side in ("before", "after")}
+                row |= {"before": 1 + row["before"], "after": 1 + row["after"]}
                 names = {"condition": str(condition), "condition_id": trials["condition_id"].iloc[0], "rate": rate.name}
                 rows.append(names | row)
     return pd.DataFrame(rows)
