@@ -70,7 +70,7 @@ def compare(first: OpenedSweep, second: OpenedSweep) -> Comparison:
     sides = _read(first), _read(second)
     pairs = list(_matched(*sides))
     targets = _common_targets(*sides)
-    rows = [row for pair in pairs for value in VALUES for row in _rows(sides, pair, targets, value)]
+    rows = [row for value in VALUES for row in _rows(sides, pairs, targets, value)]
     table = pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
     table["p_holm"] = holm(table["p_value"].astype(float).tolist())
     table["family_size"] = int(table["p_value"].notna().sum())
@@ -109,30 +109,38 @@ def _common_targets(first: _Side, second: _Side) -> dict[str, tuple[str, ...]]:
 
 
 def _rows(
-    sides: tuple[_Side, _Side], pair: tuple[str, str], targets: Mapping[str, tuple[str, ...]], value: str
+    sides: tuple[_Side, _Side], pairs: Sequence[tuple[str, str]], targets: Mapping[str, tuple[str, ...]], value: str
 ) -> Iterator[dict[str, object]]:
-    frames = [
-        _of_condition(side.frame, name, place, value)
-        for place, (side, name) in enumerate(zip(sides, pair, strict=True))
-    ]
-    items = [
-        _of_condition(side.items, name, place, value)
-        for place, (side, name) in enumerate(zip(sides, pair, strict=True))
-    ]
-    both = pd.concat(frames, ignore_index=True)
-    arm, axes = sides[0].keys[pair[0]]
-    for target, keys in targets.items():
-        if f"after/{target}" not in both.columns:
-            continue
-        same = _asked_the_same(frames, keys)
-        table = contrasts_table(both, pd.concat(items) if same else items[0].iloc[:0], {target: keys})
-        row = {name: table.iloc[0][name] for name in DIFFERENCE_COLUMNS if name in table.columns}
-        if not same:
-            row |= _columns(_independent(frames, items, target, keys))
-        means = {SIDES[place]: float(own[f"after/{target}"].mean()) for place, own in enumerate(frames)}
-        pairing = _pairing(str(row["kind"]), same=same, has_seeds=bool(_common_replicates(frames, target)))
-        named = {"pair": pair[0], "arm": arm, "axes": axes, "value": value, "pairing": pairing}
-        yield row | named | means
+    """Yield one row per pair and target; a pair is an arm of its own, whose first condition is the first sweep's."""
+    if not pairs or not targets:
+        return
+    frames = [[_side(sides[place].frame, pair, place, value) for place in (0, 1)] for pair in pairs]
+    items = [[_side(sides[place].items, pair, place, value) for place in (0, 1)] for pair in pairs]
+    every_item = pd.concat([part for own in items for part in own], ignore_index=True)
+    every_trial = pd.concat([part for own in frames for part in own], ignore_index=True)
+    table = contrasts_table(every_trial, every_item, dict(targets)).set_index(["arm", "target"])
+    for pair, own_frames, own_items in zip(pairs, frames, items, strict=True):
+        for target, keys in targets.items():
+            row = _row(own_frames, own_items, target, keys, table.loc[(pair[0], target)].to_dict())
+            arm, axes = sides[0].keys[pair[0]]
+            yield row | {"pair": pair[0], "arm": arm, "axes": axes, "value": value}
+
+
+def _row(
+    frames: Sequence[pd.DataFrame],
+    items: Sequence[pd.DataFrame],
+    target: str,
+    keys: Sequence[str],
+    paired: dict[str, object],
+) -> dict[str, object]:
+    """Return a difference: as it is paired where both asked the same items, else of independent sides."""
+    same = _asked_the_same(frames, keys)
+    row = paired if same else paired | _columns(_independent(frames, items, target, keys))
+    means = {SIDES[place]: float(own[f"after/{target}"].mean()) for place, own in enumerate(frames)}
+    pairing = _pairing(str(row["kind"]), same=same, has_seeds=bool(_common_replicates(frames, target)))
+    return (
+        {name: row[name] for name in DIFFERENCE_COLUMNS if name in row} | means | {"target": target, "pairing": pairing}
+    )
 
 
 def _pairing(kind: str, *, same: bool, has_seeds: bool) -> str:
@@ -141,9 +149,9 @@ def _pairing(kind: str, *, same: bool, has_seeds: bool) -> str:
     return "seeds" if kind == "seeds only" else "items and seeds" if has_seeds else "items"
 
 
-def _of_condition(table: pd.DataFrame, condition: str, place: int, value: str) -> pd.DataFrame:
-    """Return a condition's rows, renamed to its side; for `delta`, after is after - before everywhere."""
-    own = table[table["condition"] == condition].assign(condition=SIDES[place], arm="pair")
+def _side(table: pd.DataFrame, pair: tuple[str, str], place: int, value: str) -> pd.DataFrame:
+    """Return a side's rows of a pair, named by both; for `delta`, after is after - before everywhere."""
+    own = table[table["condition"] == pair[place]].assign(condition=f"{SIDES[place]} {pair[0]}", arm=pair[0])
     if value == "after":
         return own
     if "item_id" in own.columns:

@@ -22,14 +22,22 @@ from harness.records.measures import is_lower_better
 NAN = math.nan
 
 
+OPEN_ANSWERS = {"greedy": "acc", "generate": "exact_match", "number": "lenient_match"}
+"""Task kind without choices -> its metric of right answers: guessing scores 0."""
+
+
 def chances(sweep: OpenedSweep) -> dict[str, float]:
-    """Return metric key -> what guessing scores on its test items, of the keys whose records say so."""
+    """Return metric key -> what guessing scores on its test items, as far as that is known.
+
+    The mean of 1 / number of choices, where the records say so, and 0 for right answers that are open.
+    """
     found: dict[str, float] = {}
     for _, result in sweep.finished:
+        open_keys = {f"{t.key}/{OPEN_ANSWERS[t.kind]}" for t in result.spec.evals.tasks if t.kind in OPEN_ANSWERS}
         for key, score in result.before.test.items():
             chance = getattr(score, "chance", None)  # records before schema version 2 have none
-            if chance is not None:
-                found.setdefault(key, float(chance))
+            if chance is not None or key in open_keys:
+                found.setdefault(key, float(chance or 0.0))
     return found
 
 
@@ -65,9 +73,11 @@ def luo_forgetting(before: Sequence[float], after: Floats, lower_is_better: Sequ
 
     Source: Luo et al., arXiv:2308.08747, equation 1, there in percent.
     """
-    base = np.asarray(before, dtype=float)
-    scores = np.asarray(after, dtype=float).reshape(len(base), -1)
-    if not scores.size or (base == 0).any() or np.isnan(base).any() or np.isnan(scores).any():
+    base, scores = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if not scores.size:
+        return NAN
+    scores = scores.reshape(len(base), -1)
+    if (base == 0).any() or np.isnan(base).any() or np.isnan(scores).any():
         return NAN
     signs = np.where(np.zeros(len(base), dtype=bool) if lower_is_better is None else lower_is_better, -1.0, 1.0)
     return float((signs[:, None] * (base[:, None] - scores) / base[:, None]).mean())

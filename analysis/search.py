@@ -259,12 +259,13 @@ def _design(frame: pd.DataFrame, fields: Sequence[str], column: str) -> tuple[pd
         return frame, {}, f"{column} is not here"
     known = frame[frame[column].notna()]
     sources = {f"axis.{field}": field for field in fields} | {"arm": "arm"}
-    levels = {name: known[name].astype(str) for name in sources if name in known and known[name].nunique() > 1}
+    # Not astype(str), which leaves what is missing missing: no value is a level like any other.
+    levels = {name: known[name].map(str) for name in sources if name in known}
+    levels = {name: values for name, values in levels.items() if values.nunique() > 1}
     factors = {f"x{place}": sources[name] for place, name in enumerate(levels)}
     data = pd.DataFrame(dict(zip(factors, levels.values(), strict=True)), index=known.index)
-    data = data.assign(
-        value=known[column].astype(float), block=known["world"].astype(str) + "/" + known["seed"].astype(str)
-    )
+    block = known["world"].map(str) + "/" + known["seed"].map(str)
+    data = data.assign(value=known[column].astype(float), block=block)
     num_parameters = 1 + sum(data[name].nunique() - 1 for name in factors) + data["block"].nunique() - 1
     if not factors:
         return data, factors, "no axis has two levels with a value"

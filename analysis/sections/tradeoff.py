@@ -16,7 +16,7 @@ from analysis.context import Context
 from analysis.forgetting import chances, mean_chance
 from analysis.optima import is_lower_measure
 from analysis.section import Section, rows_of
-from analysis.tradeoff import SIDES, pairs_table, series_of, series_table
+from analysis.tradeoff import SIDES, attainment, pairs_table, series_of, series_table
 
 
 def compute(context: Context) -> Section | str:
@@ -34,12 +34,18 @@ def compute(context: Context) -> Section | str:
         "series": rows_of(series_table(series, is_sampled=context.is_sampled)),
         "pairs": rows_of(pairs_table(series, is_sampled=context.is_sampled)),
     }
-    return Section("tradeoff", "Trade-off", tables | {"chance": chance})
+    attained = [
+        {"series": one.name, "learned": learned, "retained": retained}
+        for one in series
+        for learned, retained in attainment(list(one.points.values())).tolist()
+    ]
+    return Section("tradeoff", "Trade-off", tables | {"chance": chance, "attained": attained})
 
 
 def files(section: Section) -> dict[str, bytes]:
-    """Return both tables as CSV."""
+    """Return both tables, and the corners of what half of the replicates attain, as CSV."""
     return {
+        "tradeoff_attained.csv": formats.csv(pd.DataFrame(section.content["attained"])),
         "tradeoff_series.csv": formats.csv(pd.DataFrame(section.content["series"])),
         "tradeoff_pairs.csv": formats.csv(pd.DataFrame(section.content["pairs"])),
     }

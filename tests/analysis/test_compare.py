@@ -17,7 +17,7 @@ from harness.records.store import write_atomic
 from tests.analysis.conftest import ARM
 from tests.analysis.synthetic import Plan, build
 
-PLAN = Plan(values=(25, 100, 400), arms=(ARM,), scale=0.5)
+PLAN = Plan(values=(25, 100, 400), arms=(ARM,), scale=0.1)
 
 
 def opened(root: Path, plan: Plan, edit: Callable[[dict[str, Any]], None] = lambda result: None) -> OpenedSweep:
@@ -28,6 +28,18 @@ def opened(root: Path, plan: Plan, edit: Callable[[dict[str, Any]], None] = lamb
         edit(result)
         write_atomic(path, json.dumps(result).encode())
     return open_sweep(store, folder)
+
+
+@pytest.fixture(scope="module")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> OpenedSweep:
+    """A sweep whose training does a third of what it does in `strong`."""
+    return opened(tmp_path_factory.mktemp("weak"), replace(PLAN, effect=0.3))
+
+
+@pytest.fixture(scope="module")
+def strong(tmp_path_factory: pytest.TempPathFactory) -> OpenedSweep:
+    """The same conditions, seeds and items."""
+    return opened(tmp_path_factory.mktemp("strong"), PLAN)
 
 
 def row_of(comparison: Comparison, condition: str, target: str, value: str = "after") -> pd.Series:
@@ -42,9 +54,8 @@ def other_items(result: dict[str, Any]) -> None:
     result["resolved"]["items_sha256"]["people/question"] = "99" * 32
 
 
-def test_a_sweep_against_itself_differs_nowhere_and_is_paired(tmp_path: Path) -> None:
-    sweep = opened(tmp_path, PLAN)
-    found = compare(sweep, sweep)
+def test_a_sweep_against_itself_differs_nowhere_and_is_paired(strong: OpenedSweep) -> None:
+    found = compare(strong, strong)
     assert found.differences["difference"].abs().max() == 0
     assert set(found.differences["pairing"]) == {"items and seeds"}
     assert found.unmatched.empty
@@ -52,8 +63,7 @@ def test_a_sweep_against_itself_differs_nowhere_and_is_paired(tmp_path: Path) ->
     assert set(found.differences["value"]) == {"after", "delta"}
 
 
-def test_a_planted_effect_is_found_and_its_sign_is_second_less_first(tmp_path: Path) -> None:
-    weak, strong = opened(tmp_path / "a", replace(PLAN, effect=0.3)), opened(tmp_path / "b", PLAN)
+def test_a_planted_effect_is_found_and_its_sign_is_second_less_first(weak: OpenedSweep, strong: OpenedSweep) -> None:
     row = row_of(compare(weak, strong), "num_examples=400", "learned")
     assert row["difference"] > 0.2
     assert row["low"] > 0
@@ -62,34 +72,34 @@ def test_a_planted_effect_is_found_and_its_sign_is_second_less_first(tmp_path: P
     assert mirrored["difference"] == pytest.approx(-row["difference"])
 
 
-def test_equal_bases_have_the_same_difference_in_delta_as_in_after(tmp_path: Path) -> None:
-    weak, strong = opened(tmp_path / "a", replace(PLAN, effect=0.3)), opened(tmp_path / "b", PLAN)
+def test_equal_bases_have_the_same_difference_in_delta_as_in_after(weak: OpenedSweep, strong: OpenedSweep) -> None:
     found = compare(weak, strong)
     delta, after = (row_of(found, "num_examples=100", "retained", value) for value in ("delta", "after"))
     assert delta["difference"] == pytest.approx(after["difference"])
 
 
-def test_other_items_are_not_paired_and_the_interval_is_wider(tmp_path: Path) -> None:
-    first = opened(tmp_path / "a", replace(PLAN, effect=0.9))
-    second = opened(tmp_path / "b", PLAN)
-    edited = opened(tmp_path / "c", PLAN, other_items)
-    paired, apart = (row_of(compare(first, other), "num_examples=400", "learned") for other in (second, edited))
+def test_other_items_are_not_paired_and_the_interval_is_wider(
+    weak: OpenedSweep, strong: OpenedSweep, tmp_path: Path
+) -> None:
+    edited = opened(tmp_path, PLAN, other_items)
+    # At the smallest size the two differ little, so that most items are alike and pairing pays.
+    paired, apart = (row_of(compare(weak, other), "num_examples=25", "learned") for other in (strong, edited))
     assert (paired["pairing"], apart["pairing"]) == ("items and seeds", "nothing")
     assert apart["difference"] == pytest.approx(paired["difference"])
     assert apart["high"] - apart["low"] > 1.2 * (paired["high"] - paired["low"])
     assert "other items" in apart["note"]
-    assert row_of(compare(first, edited), "num_examples=400", "retained")["pairing"] == "items and seeds"
+    assert row_of(compare(weak, edited), "num_examples=400", "retained")["pairing"] == "items and seeds"
 
 
-def test_other_seeds_are_paired_by_item_alone(tmp_path: Path) -> None:
-    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, seeds=(10, 11, 12)))
+def test_other_seeds_are_paired_by_item_alone(strong: OpenedSweep, tmp_path: Path) -> None:
+    first, second = strong, opened(tmp_path, replace(PLAN, seeds=(10, 11, 12)))
     row = row_of(compare(first, second), "num_examples=400", "learned")
     assert row["pairing"] == "items"
     assert row["low"] < row["difference"] < row["high"]
 
 
-def test_unmatched_conditions_are_listed_from_both_sides(tmp_path: Path) -> None:
-    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, values=(100, 400, 800)))
+def test_unmatched_conditions_are_listed_from_both_sides(strong: OpenedSweep, tmp_path: Path) -> None:
+    first, second = strong, opened(tmp_path, replace(PLAN, values=(100, 400, 800)))
     found = compare(first, second)
     assert found.unmatched[["side", "condition"]].to_numpy().tolist() == [
         ["first", "num_examples=25"],
@@ -99,25 +109,24 @@ def test_unmatched_conditions_are_listed_from_both_sides(tmp_path: Path) -> None
     assert 2 * found.differences["pair"].nunique() + len(found.unmatched) == planned
 
 
-def test_a_comparison_that_dropped_unmatched_rows_would_be_caught(tmp_path: Path) -> None:
-    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, values=(100,)))
+def test_a_comparison_that_dropped_unmatched_rows_would_be_caught(strong: OpenedSweep, tmp_path: Path) -> None:
+    first, second = strong, opened(tmp_path, replace(PLAN, values=(100,)))
     broken = replace(compare(first, second), unmatched=pd.DataFrame(columns=["side"]))
     assert 2 * broken.differences["pair"].nunique() + len(broken.unmatched) != 4
 
 
-def test_trials_without_results_keep_their_rows(tmp_path: Path) -> None:
+def test_trials_without_results_keep_their_rows(strong: OpenedSweep, tmp_path: Path) -> None:
     outcomes = {(ARM, 400, seed): "PENDING" for seed in (0, 1, 2)} | {(ARM, 100, 0): "DIVERGED"}
-    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, outcomes=outcomes))
+    first, second = strong, opened(tmp_path, replace(PLAN, outcomes=outcomes))
     found = compare(first, second)
     gone = row_of(found, "num_examples=400", "learned")
     assert gone[["difference", "low", "second"]].isna().all()
     assert row_of(found, "num_examples=100", "learned")["num_seeds"] == 2
 
 
-def test_sweeps_with_nothing_in_common_say_so(tmp_path: Path) -> None:
-    first = opened(tmp_path / "a", PLAN)
+def test_sweeps_with_nothing_in_common_say_so(strong: OpenedSweep, tmp_path: Path) -> None:
     other = Plan(name="rate", base="b", axis="train.learning_rate", values=(1e-3,), arms=(ARM,), scale=0.25)
-    found = compare(first, opened(tmp_path / "b", other))
+    found = compare(strong, opened(tmp_path, other))
     assert found.differences.empty
     assert len(found.unmatched) == 4
     assert any("bases differ" in note for note in found.notes)
@@ -125,8 +134,8 @@ def test_sweeps_with_nothing_in_common_say_so(tmp_path: Path) -> None:
     assert "Not compared" in markdown(found)
 
 
-def test_rendering_shows_every_row_and_nothing_in_it_is_markup(tmp_path: Path) -> None:
-    first, second = opened(tmp_path / "a", PLAN), opened(tmp_path / "b", replace(PLAN, values=(100, 400, 800)))
+def test_rendering_shows_every_row_and_nothing_in_it_is_markup(strong: OpenedSweep, tmp_path: Path) -> None:
+    first, second = strong, opened(tmp_path, replace(PLAN, values=(100, 400, 800)))
     found = compare(first, second)
     shown = markdown(found)
     assert shown.count("\n| num\\_examples") == len(found.differences)

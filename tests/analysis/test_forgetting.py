@@ -135,8 +135,14 @@ def test_luo_table_of_unknown_scores_is_unknown() -> None:
     assert row["num_trials"] == 0
 
 
-def test_chances_of_records_without_any_are_none(whole: tuple[Store, str]) -> None:
-    assert chances(open_sweep(*whole)) == {}
+def test_chances_are_0_for_open_answers_and_unknown_for_choices_that_are_not_counted(whole: tuple[Store, str]) -> None:
+    found = chances(open_sweep(*whole))
+    open_answers = ("people/question/exact_match", "people/ends_turn/exact_match", "skills/addition/acc")
+    assert found == dict.fromkeys(open_answers, 0.0)
+
+
+def test_mean_chance_is_unknown_where_one_key_is() -> None:
     assert mean_chance(["a"], {}) is None
     assert mean_chance([], {"a": 0.5}) is None
+    assert mean_chance(["a", "b"], {"a": 0.5}) is None
     assert mean_chance(["a", "b"], {"a": 0.5, "b": 0.25}) == pytest.approx(0.375)
