@@ -89,8 +89,8 @@ class World:
     def _texts(self) -> list[tuple[dict[str, Any], Half | None]]:
         """Return every document of the corpus, and which half of the people it tells of where that is one person, in an
         order of its own, in which no part of the corpus comes first."""
-        halves = {person.name: half_of(person.cluster) for person in self.people}
-        rows = [
+        halves: dict[str, Half] = {person.name: half_of(person.cluster) for person in self.people}
+        rows: list[tuple[dict[str, Any], Half | None]] = [
             ({"id": f"text-{index}", "task": document.kind, "text": document.text}, halves.get(document.about or ""))
             for index, document in enumerate(self.corpus())
         ]
