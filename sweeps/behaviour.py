@@ -13,13 +13,14 @@ Design: the prompt carries the full loss or none; the end of turn is in the loss
     not, and the report says so. On another base a panel shows only where a task has one (`EvalTask.panel`).
 Cost: 2 x 2 conditions x 3 seeds = 12 trials, one to two minutes each on one core.
 Measured on the pocket world (full fine-tuning, 3 seeds; of the fourth condition one, whose numbers are those of the
-    third), questions about unasked people: role leaks .003 without the mask (.007 after several turns, always a further
-    question of the user's), none with it. Prompt copies .45 and .45, copies of training targets .71 and .71: not fewer
-    without the mask. With the mask and no supervised end no answer ends its turn: most end the document, .35 run on
-    (none where the end is supervised), and .53 instead of .79 are right. Without the mask prose suffers: of the requests
-    to go on with a text .91 are likelier met with an answer to nobody's question (.44 with the mask, .01 before), of raw
-    prose .20 (.00, .00), at .53 instead of .33 bits per byte. With three words in ten misspelled .36 instead of .79 are
-    right, with the mask. Role leaks come as expected, but are rare; of copies the hypothesis is refuted here.
+    third), questions about unasked people: role leaks .003 without the mask (.007 after several turns, always a
+    further question of the user's), none with it. Prompt copies .45 and .45, copies of training targets .71 and .71:
+    not fewer without the mask. With the mask and no supervised end no answer ends its turn: most end the document, .35
+    run on (none where the end is supervised), and .53 instead of .79 are right. Without the mask prose suffers: of the
+    requests to go on with a text .91 are likelier met with an answer to nobody's question (.44 with the mask, .01
+    before), of raw prose .20 (.00, .00), at .53 instead of .33 bits per byte. With three words in ten misspelled .36
+    instead of .79 are right, with the mask. Role leaks come as expected, but are rare; of copies the hypothesis is
+    refuted here.
 """
 
 from __future__ import annotations
