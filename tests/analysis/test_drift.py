@@ -164,10 +164,10 @@ def test_claim_about_drift_is_decided_from_the_panels(tmp_path: Path) -> None:
         x=Quantity(metric="drift/" + KL), y=Quantity(metric="retained", value="delta"), min_r2=0.5, slope="negative"
     )
     claim = Claim(id="E7", statement="it predicts", source="a paper", published="R2 .96", parts=(part,))
-    plan = replace(PLAN, seeds=range(6), outcomes={("equal_epochs", 400, 2): "DIVERGED"}, scale=0.3)
+    plan = replace(PLAN, seeds=range(6), outcomes={}, scale=0.3)
     context = Context(with_panels(tmp_path, plan))
     (verdict,) = claims.decide((claim,), context.frame, context.items, context.primary_keys)
-    known = context.frame[context.frame["seed"] != 2]  # it DIVERGED once
+    known = context.frame
     fit = scipy.stats.linregress(known["drift/" + KL], known["delta/retained"])
     assert verdict.parts[0].estimate == pytest.approx(fit.rvalue**2)
     assert verdict.parts[0].slope == pytest.approx(fit.slope)
