@@ -7,12 +7,13 @@ here: how it looks (show.py).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.report import Report
 from harness.engine import launch, states
 from harness.engine.plan import Outlook, Plan, kept_less
+from harness.engine.powered import Power
 from harness.errors import EXIT_BAD_INPUT
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
@@ -26,6 +27,7 @@ class PlanView:
     outlook: Outlook
     num_workers: int
     budget: str | None = None
+    power: Power = field(default_factory=Power)
 
     def as_json(self) -> dict[str, Any]:
         """Return what a machine wants to know."""
@@ -43,6 +45,7 @@ class PlanView:
             "disk_bytes_left": outlook.disk_left,
             "num_in_budget": outlook.num_in_budget,
             "notes": list(outlook.notes),
+            "power": self.power.as_json(),
             "trials": [
                 {
                     "trial_id": trial.trial_id,

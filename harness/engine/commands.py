@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis.report import Report
-from harness.engine import claims_run, claims_view, executor, hooks, launch, proposals, rerun, study, view
+from harness.engine import claims_run, claims_view, executor, hooks, launch, powered, proposals, rerun, study, view
 from harness.engine import plan as plans
 from harness.engine.answers import Done, PlanView, Refused, StatusView
 from harness.engine.claims_run import Started
@@ -46,7 +46,7 @@ def plan(request: Request, *, workers: int | None, probe: bool, budget: str | No
         plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
         options = Options(num_workers)
         launch.probe(made.store, made.record.trials, runtime, options, view.choose(made.store, as_json=as_json))
-    return PlanView(made, plans.outlook(made, num_workers, seconds), num_workers, budget)
+    return PlanView(made, plans.outlook(made, num_workers, seconds), num_workers, budget, powered.of_plan(made))
 
 
 def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: str | None, as_json: bool) -> Done:

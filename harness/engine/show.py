@@ -54,8 +54,8 @@ def _(value: PlanView, console: Console) -> None:
             f"{_study_conditions(value.plan)} conditions are proposed while it runs, {num_so_far} so far, dimensions: "
             f"{', '.join(record.axis_fields)}",
         )
-    for note in outlook.notes:
-        _line(console, note)
+    for line in (*outlook.notes, *value.power.lines()):
+        _line(console, line)
     _line(
         console,
         f"{len(value.plan.trials)} trials, {outlook.num_done} done; with WORKERS={value.num_workers} the rest takes "
