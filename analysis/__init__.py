@@ -11,13 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.drift import load_drift
-    from analysis.frames import load_items, load_metrics, load_rows, load_samples, load_sweep, why_missing
+    from analysis.frames import (
+        load_items,
+        load_metrics,
+        load_questions,
+        load_rows,
+        load_samples,
+        load_sweep,
+        why_missing,
+    )
+    from analysis.probed import load_during, load_interpolation
     from analysis.report import last_report, write_figures, write_report
 
 _HOMES = {
     "load_drift": "analysis.drift",
+    "load_during": "analysis.probed",
+    "load_interpolation": "analysis.probed",
     "load_items": "analysis.frames",
     "load_metrics": "analysis.frames",
+    "load_questions": "analysis.frames",
     "load_rows": "analysis.frames",
     "load_samples": "analysis.frames",
     "load_sweep": "analysis.frames",
@@ -29,8 +41,11 @@ _HOMES = {
 __all__ = [
     "last_report",
     "load_drift",
+    "load_during",
+    "load_interpolation",
     "load_items",
     "load_metrics",
+    "load_questions",
     "load_rows",
     "load_samples",
     "load_sweep",

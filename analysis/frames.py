@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import drift
-from analysis.items import items_frame, metrics_frame, rows_frame, samples_frame
+from analysis.items import items_frame, metrics_frame, questions_frame, rows_frame, samples_frame
 from analysis.opened import OpenedSweep, OpenedTrial, find_sweep, open_sweep
 from analysis.selection import mark_chosen
 from harness.records.measures import is_lower_better, measure_mean, primary_metrics
@@ -62,6 +62,13 @@ def load_metrics(name: str, base: str = "pocket", out: str | Path = "out", set_h
 def load_rows(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return one row per trial and row of its data, with what became of it; raises as `load_sweep`."""
     return rows_frame(_open(name, base, out, set_hash))
+
+
+def load_questions(
+    name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None
+) -> pd.DataFrame:
+    """Return one row per item with what it asks and its right answer; raises as `load_sweep`."""
+    return questions_frame(_open(name, base, out, set_hash))
 
 
 def _open(name: str, base: str, out: str | Path, set_hash: str | None) -> OpenedSweep:

@@ -228,7 +228,7 @@ def _write(sweep: OpenedSweep, inputs: str) -> Report:
 
 
 def _files(context: Context) -> dict[str, Callable[[], bytes]]:
-    from analysis import files
+    from analysis import files, power
 
     decided = verdicts.verdicts_frame(context.verdicts)
     of_claims: dict[str, Callable[[], bytes]] = {
@@ -243,4 +243,18 @@ def _files(context: Context) -> dict[str, Callable[[], bytes]]:
         "flips.csv": lambda: files.csv(context.flips),
         "items.parquet": lambda: files.parquet(context.items),
         "samples.parquet": lambda: files.parquet(context.samples),
+        power.VARIANCES_FILE: lambda: _variances(context),
     } | (of_claims if context.verdicts else {})
+
+
+def _variances(context: Context) -> bytes:
+    """Return how much measures vary over items and seeds, for the power of the next sweep on this base; {} of a study.
+
+    Differences between conditions come before those from the base: they are what a claim compares.
+    """
+    from analysis import power
+
+    source = f"the report of {context.sweep.folder}"
+    tables = [] if context.is_sampled else [context.effects, context.contrasts]
+    found = [power.variances_of(table, context.items, source) for table in tables if len(table)]
+    return json.dumps({target: row for rows in found for target, row in rows.items()}, indent=1).encode()

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from harness.cli_options import Base, Data, Evals, Json, Name, OptionalName, Out, Panel, Port, Set, Suites, Workers
 from harness.engine import auditing, commands, laboratory, show
 from harness.engine.resolve import Request
 from harness.errors import EXIT_SOME_FAILED, BadInputError, DiskError, HarnessError
@@ -26,23 +27,6 @@ from harness.errors import EXIT_SOME_FAILED, BadInputError, DiskError, HarnessEr
 WIDE = 180
 """Columns where output is no terminal."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
-
-Name = Annotated[str, typer.Argument(help="A sweep or study of sweeps/.", show_default=False)]
-OptionalName = Annotated[str | None, typer.Argument(help="A sweep or study; all of them if left out.")]
-Base = Annotated[str, typer.Option(help="An experiment, a path to a model folder, or trial:<id>.")]
-Data = Annotated[
-    str | None, typer.Option(help="A JSON-lines or Parquet file of conversations, in place of the base's.")
-]
-Evals = Annotated[str | None, typer.Option(help="A folder of evaluation items, in place of the base's.")]
-Suites = Annotated[
-    str | None,
-    typer.Option(help="Suites with commas between, e.g. general,safety; their files lie in --evals."),
-]
-Set = Annotated[str | None, typer.Option("--set", help='JSON object of dotted fields, e.g. {"train.batch_size": 8}.')]
-Panel = Annotated[str, typer.Option(help="primary: the sweep's own slices; full: every slice.")]
-Out = Annotated[Path, typer.Option(help="Where records go.")]
-Workers = Annotated[int | None, typer.Option(help="Trials at a time; default: fill the cores.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
 @app.command()
@@ -149,6 +133,65 @@ def figures(
 
 
 @app.command()
+def compare(
+    name: Name,
+    other: Annotated[str | None, typer.Argument(help="The other sweep; the same one if left out.")] = None,
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    suites: Suites = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    other_base: Annotated[str | None, typer.Option(help="Base of the other sweep; --base if left out.")] = None,
+    other_data: Annotated[str | None, typer.Option(help="Data of the other sweep; --data if left out.")] = None,
+    other_set: Annotated[str | None, typer.Option(help="Its --set; --set if left out, {} for none.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Set another sweep beside one: differences of the conditions in common, paired where the items are the same."""
+    with _reported(out):
+        first = _request(name, base, data, evals, suites, set_, panel, out)
+        given = {"name": other, "base": other_base, "data": other_data, "set": other_set}
+        second = dataclasses.replace(first, **{field: value for field, value in given.items() if value is not None})
+        found = commands.compare(first, second)
+        _print(found.as_json() if as_json else found, as_json=as_json)
+
+
+@app.command()
+def recovery(
+    name: Name,
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    suites: Suites = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    workers: Workers = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="Id of a condition; again for more. Default: all.")
+    ] = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Run trials that kept no weights again first.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run FAILED(data, bug) trials again.")] = False,
+    budget: Annotated[str | None, typer.Option(help="Stop cleanly after so long, e.g. 2h, 90m, 45s.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train follow-ups of a finished sweep: does what was forgotten come back for people who are not told of again?"""
+    with _reported(out):
+        done = commands.recovery(
+            _request(name, base, data, evals, suites, set_, panel, out),
+            conditions=condition or (),
+            rerun_first=rerun,
+            workers=workers,
+            retry_failed=retry_failed,
+            budget=budget,
+            as_json=as_json,
+        )
+        _print(done.as_json() if as_json else done, as_json=as_json)
+        raise typer.Exit(done.exit_code)
+
+
+@app.command()
 def audit(
     base: Base = "pocket",
     data: Data = None,
@@ -237,11 +280,29 @@ def dashboard(
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
-    port: Annotated[int, typer.Option(min=1024, max=65535)] = 8080,
+    port: Port = 8080,
 ) -> None:
     """Open optuna-dashboard on a study, on this machine only."""
     with _reported(out):
         commands.dashboard(_request(name, base, data, evals, suites, set_, panel, out), port)
+
+
+@app.command()
+def notebook(
+    name: Name,
+    base: Base = "pocket",
+    data: Data = None,
+    evals: Evals = None,
+    suites: Suites = None,
+    set_: Set = None,
+    panel: Panel = "primary",
+    out: Out = Path("out"),
+    port: Port = 2718,
+    headless: Annotated[bool, typer.Option("--headless", help="Open no browser; print the address.")] = False,
+) -> None:
+    """Open a marimo notebook on a sweep, on this machine only: yours, beside its report."""
+    with _reported(out):
+        commands.notebook(_request(name, base, data, evals, suites, set_, panel, out), port, headless=headless)
 
 
 @app.command(name="run-trial")

@@ -7,15 +7,20 @@ here: how it looks (show.py).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from analysis.report import Report
 from harness.engine import launch, states
 from harness.engine.plan import Outlook, Plan, kept_less
+from harness.engine.powered import Power
 from harness.errors import EXIT_BAD_INPUT
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
+
+if TYPE_CHECKING:
+    from analysis.compare import Comparison
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class PlanView:
     outlook: Outlook
     num_workers: int
     budget: str | None = None
+    power: Power = field(default_factory=Power)
 
     def as_json(self) -> dict[str, Any]:
         """Return what a machine wants to know."""
@@ -43,6 +49,7 @@ class PlanView:
             "disk_bytes_left": outlook.disk_left,
             "num_in_budget": outlook.num_in_budget,
             "notes": list(outlook.notes),
+            "power": self.power.as_json(),
             "trials": [
                 {
                     "trial_id": trial.trial_id,
@@ -113,6 +120,43 @@ class Done:
             "seconds": summary.seconds,
             "notes": [note] if (note := kept_less(self.plan)) else [],
             "report": [str(path) for path in self.report.files] if self.report else [],
+        }
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """How a recovery test ended."""
+
+    done: Done
+    shares: tuple[dict[str, Any], ...]
+    """Rows of analysis.recovery.recovery_frame; none where it was interrupted."""
+
+    @property
+    def exit_code(self) -> int:
+        return self.done.exit_code
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a machine wants to know."""
+        return self.done.as_json() | {"recovery": list(self.shares)}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two sweeps beside each other."""
+
+    comparison: Comparison
+    paths: tuple[Path, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a machine wants to know."""
+        found = self.comparison
+        return {
+            "first": found.first,
+            "second": found.second,
+            "notes": list(found.notes),
+            "differences": found.differences.to_dict("records"),
+            "unmatched": found.unmatched.to_dict("records"),
+            "paths": [str(path) for path in self.paths],
         }
 
 

@@ -7,20 +7,34 @@ a launch. Heavy packages load inside the verbs that need them. What does not liv
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
+from analysis.opened import open_sweep
 from analysis.report import Report
-from harness.engine import claims_run, claims_view, executor, hooks, launch, proposals, rerun, study, view
+from harness.engine import (
+    claims_run,
+    claims_view,
+    executor,
+    hooks,
+    launch,
+    powered,
+    proposals,
+    rerun,
+    serving,
+    states,
+    study,
+    view,
+)
 from harness.engine import plan as plans
-from harness.engine.answers import Done, PlanView, Refused, StatusView
+from harness.engine import recovery as follow_ups
+from harness.engine.answers import Compared, Done, PlanView, Recovered, Refused, StatusView
 from harness.engine.claims_run import Started
 from harness.engine.claims_view import ClaimsView
 from harness.engine.launch import Options
@@ -28,7 +42,7 @@ from harness.engine.plan import Plan
 from harness.engine.resolve import Request
 from harness.errors import EXIT_DONE, EXIT_SOME_FAILED, BadInputError, DataError, DiskError, HarnessError, SpecError
 from harness.records.schema import SweepRecord
-from harness.records.store import Store
+from harness.records.store import MANIFEST, Store, disk_errors, write_atomic
 from harness.spec import Study
 
 MAX_WORKERS = 256
@@ -46,7 +60,7 @@ def plan(request: Request, *, workers: int | None, probe: bool, budget: str | No
         plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
         options = Options(num_workers)
         launch.probe(made.store, made.record.trials, runtime, options, view.choose(made.store, as_json=as_json))
-    return PlanView(made, plans.outlook(made, num_workers, seconds), num_workers, budget)
+    return PlanView(made, plans.outlook(made, num_workers, seconds), num_workers, budget, powered.of_plan(made))
 
 
 def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: str | None, as_json: bool) -> Done:
@@ -142,13 +156,25 @@ def _records(request: Request | None, out: Path) -> Iterator[SweepRecord]:
 
 
 def _planned(request: Request) -> Plan:
-    """Return a plan with the trials that a launch recorded: a study's are only known from there."""
+    """Return a plan with the trials that a launch recorded: a study's and a follow-up's are only known from there."""
+    if request.name.startswith(follow_ups.PREFIX):
+        return _followed(request)
     made = plans.make_plan(request)
     if isinstance(made.setting.sweep, Study):
         record = made.store.read(made.folder / "sweep.json", SweepRecord)
         if record is not None:
             return Plan(made.request, made.setting, record, made.store)
     return made
+
+
+def _followed(request: Request) -> Plan:
+    """Return the plan of a recovery test as it was launched."""
+    parent = plans.make_plan(replace(request, name=request.name.removeprefix(follow_ups.PREFIX)))
+    folder = parent.store.sweep(follow_ups.PREFIX + parent.folder.name)
+    record = parent.store.read(folder / "sweep.json", SweepRecord)
+    if record is None:
+        raise SpecError(f"{folder} does not exist, but must; run make recovery NAME={parent.record.name}.")
+    return Plan(request, parent.setting, record, parent.store)
 
 
 def report(request: Request) -> Report:
@@ -170,6 +196,97 @@ def _launched(request: Request) -> Plan:
     if not (made.folder / "sweep.json").is_file():
         raise SpecError(f"{made.folder} does not exist, but must before there is a report; run: {made.record.command}")
     return made
+
+
+def compare(request: Request, other: Request) -> Compared:
+    """Set the second sweep beside the first and write both as a table below the first one's folder.
+
+    Raises:
+        SpecError: one of them was never launched, or both are the same.
+        DiskError: the disk is full or read-only.
+    """
+    first, second = (open_sweep(made.store, made.folder.name) for made in map(_launched, (request, other)))
+    if first.folder == second.folder:
+        raise SpecError(
+            f"OTHER is {second.folder!r}, but must be another sweep than NAME; give OTHER, OTHER_BASE or OTHER_SET."
+        )
+    from analysis import compare as comparing
+    from analysis import files
+
+    found = comparing.compare(first, second)
+    folder = first.store.sweep(first.folder) / "compare" / second.folder
+    content = {
+        "compare.md": comparing.markdown(found).encode(),
+        "compare.csv": files.csv(found.differences),
+        "unmatched.csv": files.csv(found.unmatched),
+    }
+    with disk_errors(folder):
+        for name, data in content.items():
+            write_atomic(folder / name, data)
+    return Compared(found, tuple(folder / name for name in content))
+
+
+# -- recovery ---------------------------------------------------------------------------------------------------------
+
+
+def recovery(
+    request: Request,
+    *,
+    conditions: Collection[str],
+    rerun_first: bool,
+    workers: int | None,
+    retry_failed: bool,
+    budget: str | None,
+    as_json: bool,
+) -> Recovered:
+    """Train the follow-ups of a finished sweep and write their report.
+
+    Args:
+        request: the finished sweep, whose trials kept their weights.
+        conditions: ids of conditions to follow up; empty is all.
+        rerun_first: run trials that kept no weights again, to have them.
+        workers: trials at a time.
+        retry_failed: run follow-ups again that FAILED by their data or a bug.
+        budget: when to stop.
+        as_json: how progress is shown.
+
+    Raises:
+        BadInputError: nothing was trained.
+        HarnessError: a trial that was run again came out other than recorded.
+        DiskError: the output folder cannot be written.
+    """
+    check_workers(workers)
+    seconds, made = parse_budget(budget), plans.make_plan(request)
+    if rerun_first:
+        _keep_weights(made, conditions)
+    followed = follow_ups.plan_recovery(made, conditions)
+    num_workers = workers or executor.default_workers(made.setting.experiment.runtime)
+    options = Options(num_workers, retry_failed, seconds, at_last=hooks.load_report)
+    done = run_plan(followed, options, as_json=as_json)
+    return Recovered(done, () if done.report is None else _shares(followed))
+
+
+def _keep_weights(made: Plan, conditions: Collection[str]) -> None:
+    """Run each complete trial that kept no weights again; they join its record where every number is the same."""
+    seen = states.of_trials(made.store, made.record.trials)
+    for key, trial in made.trials.items():
+        wanted = not conditions or trial.condition_id in conditions
+        has_weights = (made.store.trial(key) / "weights" / MANIFEST).is_file()
+        if not wanted or has_weights or seen[key].state != "COMPLETE":
+            continue
+        again = rerun.rerun(key, made.store, "all")
+        if again.exit_code:
+            raise HarnessError(
+                f"trial {key[:12]} came out other than recorded, but must be the same before its weights are used "
+                f"({again.message or again.state}); see: python -m harness run-trial {key[:12]} --keep all"
+            )
+
+
+def _shares(followed: Plan) -> tuple[dict[str, Any], ...]:
+    from analysis.recovery import recovery_frame
+
+    found = recovery_frame(open_sweep(followed.store, followed.folder.name))
+    return tuple({str(name): value for name, value in row.items()} for row in found.to_dict("records"))
 
 
 # -- claims -----------------------------------------------------------------------------------------------------------
@@ -235,28 +352,14 @@ def fetch(base: str, out: Path) -> list[str]:
     return [str(folder) for folder in folders] or [f"base {base!r} needs nothing fetched"]
 
 
-def dashboard(request: Request, port: int) -> None:
-    """Serve optuna-dashboard on the loopback interface until Ctrl-C.
+def dashboard(request: Request, port: int) -> NoReturn:
+    """Serve optuna-dashboard on the loopback interface until Ctrl-C; raises as `serving.dashboard`."""
+    serving.dashboard(_planned(request), port)
 
-    Raises:
-        SpecError: the study was never launched, or is a sweep.
-        HarnessError: optuna-dashboard is not installed.
-    """
-    database = _planned(request).folder / "study.db"
-    if not database.is_file():
-        raise SpecError(
-            f"{database} does not exist, but must before it can be shown; run make study NAME={request.name}."
-        )
-    program = shutil.which("optuna-dashboard", path=str(Path(sys.executable).parent)) or shutil.which(
-        "optuna-dashboard"
-    )
-    if program is None or importlib.util.find_spec("optuna_dashboard") is None:
-        raise HarnessError(
-            "optuna-dashboard is not installed; install it with: pip install -c constraints.txt -e .[dashboard]"
-        )
-    subprocess.run(
-        [program, f"sqlite:///{database.absolute()}", "--host", "127.0.0.1", "--port", str(port)], check=False
-    )
+
+def notebook(request: Request, port: int, *, headless: bool) -> NoReturn:
+    """Open a sweep's notebook on the loopback interface until Ctrl-C; raises as `serving.notebook`."""
+    serving.notebook(_launched(request), port, headless=headless)
 
 
 def run_trial(prefix: str, out: Path, keep: str | None) -> rerun.Rerun:

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis import numbers
 from analysis.report import Report
 from harness.engine import rerun, show_pocket
-from harness.engine.answers import Done, PlanView, Refused, StatusView
+from harness.engine.answers import Compared, Done, PlanView, Recovered, Refused, StatusView
 from harness.engine.auditing import AuditView
 from harness.engine.claims_run import Started
 from harness.engine.claims_view import ClaimsView
@@ -54,8 +55,8 @@ def _(value: PlanView, console: Console) -> None:
             f"{_study_conditions(value.plan)} conditions are proposed while it runs, {num_so_far} so far, dimensions: "
             f"{', '.join(record.axis_fields)}",
         )
-    for note in outlook.notes:
-        _line(console, note)
+    for line in (*outlook.notes, *value.power.lines()):
+        _line(console, line)
     _line(
         console,
         f"{len(value.plan.trials)} trials, {outlook.num_done} done; with WORKERS={value.num_workers} the rest takes "
@@ -152,6 +153,27 @@ def _(value: Done, console: Console) -> None:
         _line(console, note)
     if summary.message:
         _line(console, summary.message)
+
+
+@show.register
+def _(value: Recovered, console: Console) -> None:
+    from analysis.recovery import QUANTITIES
+
+    show(value.done, console)
+    for row in value.shares:
+        ends = numbers.interval(row["low"], row["high"])
+        note = f" ({row['note']})" if row["note"] else ""
+        what = QUANTITIES[row["quantity"]]
+        _line(console, f"{row['condition']}: {what} {numbers.score(row['estimate'], signed=True)} {ends}{note}")
+
+
+@show.register
+def _(value: Compared, console: Console) -> None:
+    from analysis.compare import text
+
+    _line(console, text(value.comparison))
+    for path in value.paths:
+        _line(console, str(path))
 
 
 @show.register

@@ -1,0 +1,29 @@
+"""The arguments and options that several verbs of the command line share.
+
+Invariant: an option means the same for every verb. What does not live here: the verbs (cli.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Name = Annotated[str, typer.Argument(help="A sweep or study of sweeps/.", show_default=False)]
+OptionalName = Annotated[str | None, typer.Argument(help="A sweep or study; all of them if left out.")]
+Base = Annotated[str, typer.Option(help="An experiment, a path to a model folder, or trial:<id>.")]
+Data = Annotated[
+    str | None, typer.Option(help="A JSON-lines or Parquet file of conversations, in place of the base's.")
+]
+Evals = Annotated[str | None, typer.Option(help="A folder of evaluation items, in place of the base's.")]
+Suites = Annotated[
+    str | None,
+    typer.Option(help="Suites with commas between, e.g. general,safety; their files lie in --evals."),
+]
+Set = Annotated[str | None, typer.Option("--set", help='JSON object of dotted fields, e.g. {"train.batch_size": 8}.')]
+Panel = Annotated[str, typer.Option(help="primary: the sweep's own slices; full: every slice.")]
+Out = Annotated[Path, typer.Option(help="Where records go.")]
+Workers = Annotated[int | None, typer.Option(help="Trials at a time; default: fill the cores.")]
+Port = Annotated[int, typer.Option(min=1024, max=65535, help="Where it listens on 127.0.0.1.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
