@@ -22,6 +22,7 @@ from rich.text import Text
 
 from analysis import escape, numbers, verdicts
 from analysis.points import FigureData
+from analysis.verdicts import Verdict
 from analysis.view import Cell, View
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -63,6 +64,11 @@ def latex(view: View) -> str:
     return _environment("tex").get_template("table.tex.jinja").render(view=view)
 
 
+def claims_latex(claims: Sequence[Verdict]) -> str:
+    """Return verdicts as a booktabs table for `\\input`, one row a part; the trials behind each are comments."""
+    return _environment("tex").get_template("claims.tex.jinja").render(claims=claims)
+
+
 @cache
 def _environment(kind: str) -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -83,6 +89,7 @@ def _environment(kind: str) -> jinja2.Environment:
         "visible": escape.visible,
         "md": escape.markdown,
         "tex": escape.latex,
+        "number_tex": _number_tex,
         "known": _is_known,
         "interval": verdicts.interval,
         "by_world": verdicts.by_world,
@@ -90,6 +97,11 @@ def _environment(kind: str) -> jinja2.Environment:
     environment.filters.update(filters)  # pyright: ignore[reportUnknownMemberType]
     environment.globals.update(interval=numbers.interval, glyph=_glyph, marks=_marks)  # pyright: ignore[reportUnknownMemberType]
     return environment
+
+
+def _number_tex(text: object) -> str:
+    """Return text with numbers as LaTeX typesets it: a minus and an unknown as such."""
+    return escape.latex(text).replace(numbers.MINUS, "$-$").replace(numbers.UNKNOWN, "---")
 
 
 def _is_known(value: object) -> bool:
@@ -165,7 +177,7 @@ def _text_claims(view: View) -> list[str]:
     lines: list[str] = []
     for claim in view.claims:
         lines.append(f"claim {escape.visible(f'{claim.claim}: {claim.statement}', single_line=True, limit=300)}")
-        lines.append(f"  {claim.label.upper()}; published: {escape.visible(claim.published, single_line=True)}")
+        lines.append(f"  {claim.label.upper()}; published: {escape.visible(claim.published_text, single_line=True)}")
         for part in claim.parts:
             about = f"{part.text}: {verdicts.interval(part)}, MDE {numbers.score(part.mde)}, seeds {part.replicates}"
             lines.append(f"  - {escape.visible(f'{part.label}: {about}', single_line=True, limit=400)}")

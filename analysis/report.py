@@ -212,6 +212,7 @@ def _write(sweep: OpenedSweep, inputs: str) -> Report:
     with disk_errors(folder):
         images = figure_kinds.write(drawn, folder / "figures")
         files = _files(context) | {name: partial(bytes, data) for name, data in section_files(view.sections).items()}
+        files |= {name: partial(str.encode, text) for name, text in _claim_tables(context).items()}
         files |= {
             "report.html": lambda: render.html(view, drawn, folder / "figures").encode(),
             "report.md": lambda: render.markdown(view, drawn).encode(),
@@ -225,6 +226,14 @@ def _write(sweep: OpenedSweep, inputs: str) -> Report:
     stamp["verdicts"] = verdicts.to_json(context.verdicts)
     write_atomic(folder / STAMP, json.dumps(stamp, indent=1).encode())
     return _report(sweep.store, sweep.folder, stamp, rebuilt=True)
+
+
+def _claim_tables(context: Context) -> dict[str, str]:
+    """Return claims.tex with every claim of the sweep, and one table for each."""
+    from analysis import render
+
+    tables = {f"claims/{one.claim}.tex": render.claims_latex([one]) for one in context.verdicts}
+    return {"claims.tex": render.claims_latex(context.verdicts)} | tables if tables else {}
 
 
 def _files(context: Context) -> dict[str, Callable[[], bytes]]:

@@ -192,7 +192,8 @@ def _hump(part: Hump, curves: _Curves, undecided: PartVerdict) -> PartVerdict:
     ruling = all_of(rulings)
     if curves.censored and ruling[0] == "contradicted":
         ruling = ("undecided", "")
-    fitted = quadratic_log(_points(curves)).parameters["vertex"]
+    with np.errstate(invalid="ignore"):  # resamples without a bend have their vertex at infinity
+        fitted = quadratic_log(_points(curves)).parameters["vertex"]
     detail = f"vertex {_parameter(fitted)}" if math.isfinite(fitted.value) else ""
     return replace(_decided(undecided, ruling, pooled_over_worlds(bend), bend, part.margin), detail=detail)
 

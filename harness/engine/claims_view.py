@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import escape, report, verdicts
+from analysis import escape, numbers, report, verdicts
 from analysis.opened import sweep_folders
 from analysis.verdicts import Verdict
 from harness.engine import claims_run, plan
@@ -24,6 +24,10 @@ from harness.spec import Claim
 
 BASE = "pocket"
 """Where the claims that ship are decided."""
+HEAD = (
+    *("claim", "statement", "verdict", "estimate, 95 % interval", "seeds x worlds", "items", "MDE", "published"),
+    "command",
+)
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,11 @@ class ClaimRow:
     @property
     def note(self) -> str:
         """What a reader must not overlook."""
-        return "" if (verdict := self._decided()) is None else verdict.note
+        return "" if (verdict := self.decided) is None else verdict.note
 
-    def _decided(self) -> Verdict | None:
+    @property
+    def decided(self) -> Verdict | None:
+        """The verdict, once no trial is open."""
         return None if self.verdict is None or self.verdict.num_open else self.verdict
 
     @property
@@ -65,8 +71,24 @@ class ClaimRow:
         """Each part's seeds x worlds."""
         return [part.replicates for part in self._parts()]
 
+    @property
+    def items(self) -> list[str]:
+        """Each part's items over all worlds; a dash where it has none."""
+        return [str(part.num_items or numbers.UNKNOWN) for part in self._parts()]
+
+    @property
+    def detectable(self) -> list[str]:
+        """Each part's minimum detectable effect."""
+        return [numbers.score(part.mde) for part in self._parts()]
+
+    @property
+    def published(self) -> str:
+        """What was published, and where its value lies from ours once that is decided."""
+        verdict = self.decided
+        return self.claim.published if verdict is None else verdict.published_text
+
     def _parts(self) -> tuple[verdicts.PartVerdict, ...]:
-        return () if (verdict := self._decided()) is None else verdict.parts
+        return () if (verdict := self.decided) is None else verdict.parts
 
     def as_json(self) -> dict[str, Any]:
         """Return what a machine wants to know."""
@@ -75,6 +97,8 @@ class ClaimRow:
             "statement": self.claim.statement,
             "source": self.claim.source,
             "published": self.claim.published,
+            "published_value": self.claim.published_value,
+            "published_place": decided.published_place if (decided := self.decided) else "",
             "sweep": self.sweep,
             "command": self.command,
             "verdict": self.label,
@@ -97,15 +121,24 @@ class ClaimsView:
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        head = ("claim", "statement", "verdict", "estimate, 95 % interval", "seeds x worlds", "published", "command")
-        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
         for row in self.rows:
             verdict = row.label + (f" ({row.note})" if row.note else "")
-            cells = (row.claim.id, row.claim.statement, verdict, "; ".join(row.estimates))
-            cells += ("; ".join(dict.fromkeys(row.replicates)), f"{row.claim.published} ({row.claim.source})")
+            cells = (row.claim.id, row.claim.statement, verdict, "; ".join(row.estimates), _distinct(row.replicates))
+            cells += (_distinct(row.items), "; ".join(row.detectable), f"{row.published} ({row.claim.source})")
             text = " | ".join(escape.markdown(cell) for cell in cells)
             lines.append(f"| {text} | `{row.command.replace('`', '').replace('|', '')}` |")
         return "\n".join(lines)
+
+    def latex(self) -> str:
+        """Return the claims that are decided as one booktabs table."""
+        from analysis import render
+
+        return render.claims_latex([verdict for row in self.rows if (verdict := row.decided) is not None])
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
 
 
 def collect(out: Path) -> ClaimsView:

@@ -203,12 +203,24 @@ def _(value: Started, console: Console) -> None:
 @show.register
 def _(value: ClaimsView, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("claim", "statement", "verdict", "estimate, 95 % interval", "seeds", "published", "command"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("claim", "seeds"), ratio=_RATIOS.get(name))
+    names = (
+        "claim",
+        "statement",
+        "verdict",
+        "estimate, 95 % interval",
+        "seeds",
+        "items",
+        "MDE",
+        "published",
+        "command",
+    )
+    for name in names:
+        table.add_column(name, overflow="fold", no_wrap=name in _NARROW, ratio=_RATIOS.get(name))
     for row in value.rows:
         about = row.label + (f"\n{row.note}" if row.note else "")
-        cells = (row.claim.id, row.claim.statement, about, "\n".join(row.estimates), "\n".join(row.replicates))
-        table.add_row(*map(Text, (*cells, row.claim.published, row.command)), end_section=True)
+        columns = (row.estimates, row.replicates, row.items, row.detectable)
+        cells = (row.claim.id, row.claim.statement, about, *map("\n".join, columns), row.published, row.command)
+        table.add_row(*map(Text, cells), end_section=True)
     if value.rows:
         console.print(table)
     else:
@@ -217,6 +229,7 @@ def _(value: ClaimsView, console: Console) -> None:
         _line(console, f"claims-run is at {value.running}")
 
 
+_NARROW = ("claim", "seeds", "items", "MDE")
 _RATIOS = {"statement": 3, "verdict": 2, "estimate, 95 % interval": 3, "published": 2, "command": 3}
 
 
