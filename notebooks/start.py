@@ -68,8 +68,8 @@ def _(mo, trials):
 @app.cell
 def _(mo):
     mo.md(
-        "## Two conditions, paired by item and seed\n\nTest items only: val is for choosing. Seeds and clusters of items "
-        "are crossed sources of variance; worlds, where there are several, are strata."
+        "## Two conditions, paired by item and seed\n\nTest items only: val is for choosing. Seeds and clusters of "
+        "items are crossed sources of variance; worlds, where there are several, are strata."
     )
     return
 
@@ -78,8 +78,7 @@ def _(mo):
 def _(analysis, metric, sweep):
     items = analysis.load_items(**sweep)
     test = items[
-        (items["split"] == "test")
-        & (items["suite"] + "/" + items["task"] + "/" + items["metric"] == metric.value)
+        (items["split"] == "test") & (items["suite"] + "/" + items["task"] + "/" + items["metric"] == metric.value)
     ]
     return (test,)
 
@@ -115,7 +114,7 @@ def _(effect, pd):
 @app.cell
 def _(metric, plt, trials):
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-    for place, (name, own) in enumerate(trials.groupby("condition", sort=False)):
+    for place, (_, own) in enumerate(trials.groupby("condition", sort=False)):
         values = own[f"delta/{metric.value}"].dropna()
         axes.plot(values, [place] * len(values), "o", color="0.6", markersize=4)
         axes.plot(values.mean(), place, "|", color="black", markersize=14)
