@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from analysis.power import ASSUMED, NOT_POWERED
+from analysis import report
+from analysis.context import Context
+from analysis.opened import open_sweep
+from analysis.power import ASSUMED, NOT_POWERED, read_variances
 from analysis.stats import minimum_detectable_effect
 from harness.engine import catalog, powered
 from harness.engine.plan import Plan, make_plan
 from harness.engine.resolve import Request
 from harness.evals.items import select
 from harness.spec import Claim, Contrast
+from tests.analysis import synthetic
+from tests.analysis.synthetic import build
 from tests.pocket.tiny import tiny_experiment
 
 SMALL = {"seed": [0, 1, 2], "data.num_examples": [8, 16]}
@@ -107,3 +112,15 @@ def test_power_of_a_study_or_of_one_seed_says_nothing_it_does_not_know(tmp_path:
     rows = powered.of_plan(planned(tmp_path, seed=[0])).measures
     assert all(math.isnan(row.mde) and "fewer than 2 seeds" in row.note for row in rows)
     assert all("no forecast" in line for line in powered.of_plan(planned(tmp_path, seed=[0])).lines())
+
+
+def test_variances_of_a_report_are_those_between_its_conditions(tmp_path: Path) -> None:
+    store, folder = build(tmp_path, synthetic.Plan(values=(25, 400), arms=("equal_epochs",), scale=0.2))
+    context = Context(open_sweep(store, folder))
+    (tmp_path / "variances.json").write_bytes(report._variances(context))
+    found = read_variances(tmp_path / "variances.json")
+    row = context.contrasts.set_index("target").loc["learned"]
+    assert found["learned"].item_variance == pytest.approx(row["se_items"] ** 2 * row["num_clusters"])
+    assert found["learned"].source == "the report of lima_size@pocket"
+    assert "people/question/exact_match" in found  # of a slice, only the difference from the base is in a report
+    assert 0 < found["people/question/exact_match"].churn < 1
