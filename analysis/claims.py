@@ -1,8 +1,9 @@
-"""Deciding the claims of a sweep: contrasts here, optima and lines in curves.py.
+"""Deciding the claims of a sweep: contrasts here, optima and lines in curves.py, shapes along an axis in shapes.py.
 
 Invariant: a verdict is a function of the frame and the item rows of the sweep. A replicate (world, seed) that lacks a
 number is left out and counted, one number of it never stands for another; below two replicates in every world nothing
-is decided. What does not live here: what a claim is (harness/spec/claim.py), formulas of intervals (stats.py).
+is decided. What does not live here: what a claim is (harness/spec/claim.py), the rules by interval (deciding.py),
+formulas of intervals (stats.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -11,18 +12,21 @@ is decided. What does not live here: what a claim is (harness/spec/claim.py), fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from analysis import curves
+from analysis import curves, shapes
 from analysis.cells import MIN_SEEDS, Replicate, column_of, keys_of, replicate_values, split_by_world, trials_at
+from analysis.deciding import Ruling, by_sign, is_powered
 from analysis.matrices import ItemMatrices, Matrix, World, on_common_items
+from analysis.replicates import replicate_of
 from analysis.stats import Effect, Floats, crossed_effect, pooled_over_worlds, seeds_effect, unknown_effect
-from analysis.verdicts import Decision, PartVerdict, Verdict, WorldEstimate, part_text
-from harness.spec import Claim, Contrast, OptimumRatio, Part, Term
+from analysis.verdicts import PartVerdict, Verdict, WorldEstimate, part_text
+from harness.spec import Claim, Contrast, Line, OptimumRatio, Part, Term
+from harness.spec.claim import EDL_NUMBERS, training_numbers
 
 Metrics = dict[str, tuple[str, ...]]
 
@@ -47,6 +51,9 @@ def decide(claims: Sequence[Claim], frame: pd.DataFrame, items: pd.DataFrame, me
             source=claim.source,
             published=claim.published,
             parts=tuple(_part(part, frame, matrices, metrics) for part in claim.parts),
+            published_value=math.nan if claim.published_value is None else claim.published_value,
+            published_unit=claim.published_unit or "",
+            published_part=claim.published_part or 0,
             num_open=int(states.isin(["PENDING", "RUNNING"]).sum()),
             num_trials=len(states),
         )
@@ -59,7 +66,22 @@ def _part(part: Part, frame: pd.DataFrame, matrices: ItemMatrices, metrics: Metr
         return contrast(part, frame, matrices, metrics)
     if isinstance(part, OptimumRatio):
         return curves.optimum_ratio(part, frame, metrics)
-    return curves.line(part, frame)
+    return curves.line(part, frame) if isinstance(part, Line) else shapes.shape(part, frame)
+
+
+def with_edl(frame: pd.DataFrame, claims: Sequence[Claim], table: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return the frame with the description lengths that claims name, as columns.
+
+    Args:
+        frame: one row per planned trial.
+        claims: what is decided; where they name none, the table is not made.
+        table: makes one row per trial, as `edl.edl_table` returns it.
+    """
+    named = [name for name in EDL_NUMBERS if name in training_numbers(tuple(claims))]
+    if not named:
+        return frame
+    numbers = table().drop_duplicates("trial_id").set_index("trial_id")[named]
+    return frame.drop(columns=named, errors="ignore").join(numbers.astype(float), on="trial_id")
 
 
 # -- contrast ---------------------------------------------------------------------------------------------------------
@@ -73,6 +95,8 @@ class _Found:
     condition: str
     values: dict[Replicate, float]
     """Of every planned replicate; nan where it is not known."""
+    ids: dict[Replicate, str]
+    """The trial of each replicate."""
 
 
 def contrast(part: Contrast, frame: pd.DataFrame, matrices: ItemMatrices, metrics: Metrics) -> PartVerdict:
@@ -97,7 +121,7 @@ def contrast(part: Contrast, frame: pd.DataFrame, matrices: ItemMatrices, metric
         undecided,
         verdict=verdict,
         note="; ".join(note for note in (why, left_out, pooled.note) if note),
-        is_powered=verdict != "undecided" or not pooled.mde > part.margin,
+        is_powered=is_powered(verdict, pooled.mde, part.margin),
         estimate=pooled.estimate,
         low=pooled.low,
         high=pooled.high,
@@ -107,7 +131,12 @@ def contrast(part: Contrast, frame: pd.DataFrame, matrices: ItemMatrices, metric
         num_replicates=pooled.num_seeds,
         num_left_out=num_left_out,
         worlds=tuple(WorldEstimate(w, e.estimate, e.low, e.high, e.num_seeds) for w, e in effects.items()),
+        trial_ids=_ids(terms, kept),
     )
+
+
+def _ids(terms: Sequence[_Found], kept: dict[World, list[int]]) -> tuple[str, ...]:
+    return tuple(sorted({one.ids[(w, seed)] for one in terms for w, seeds in kept.items() for seed in seeds}))
 
 
 def _find(term: Term, frame: pd.DataFrame) -> _Found | str:
@@ -120,7 +149,12 @@ def _find(term: Term, frame: pd.DataFrame) -> _Found | str:
     column = column_of(term)
     if column not in trials.columns:
         return f"{term.metric} is not scored here"
-    return _Found(term, str(conditions[0]), replicate_values(trials, column))
+    values = replicate_values(trials, column)
+    return _Found(term, str(conditions[0]), values, dict(zip(_keys(trials), trials["trial_id"].map(str), strict=True)))
+
+
+def _keys(trials: pd.DataFrame) -> list[Replicate]:
+    return [replicate_of(world, seed) for world, seed in zip(trials["world"], trials["seed"], strict=True)]
 
 
 def _effect(
@@ -199,33 +233,6 @@ def _over_strata(strata: Sequence[_Stratum], *, is_one_metric: bool) -> Effect:
 # -- decision ---------------------------------------------------------------------------------------------------------
 
 
-def decision(part: Contrast, pooled: Effect, by_world: Sequence[Effect]) -> tuple[Decision, str]:
+def decision(part: Contrast, pooled: Effect, by_world: Sequence[Effect]) -> Ruling:
     """Return the verdict, and why where that is not plain from the interval."""
-    if math.isnan(pooled.low):
-        return "undecided", "there is no interval"
-    ends = [(effect.low, effect.high) for effect in (pooled, *by_world)]
-    if part.expect == "less":
-        ends = [(-high, -low) for low, high in ends]
-    (low, high), *worlds = ends
-    if part.expect == "equal":
-        return _equal(part.margin, low, high, worlds)
-    if -part.margin < low and high < part.margin:
-        opposite = any(own > part.margin for own, _ in worlds)
-        return _unless(opposite, "contradicted", "shown to be smaller than the margin")
-    if low > 0:
-        return _unless(any(own < 0 for _, own in worlds), "supported", "")
-    if high < 0:
-        return _unless(any(own > 0 for own, _ in worlds), "contradicted", "")
-    return "undecided", ""
-
-
-def _equal(margin: float, low: float, high: float, worlds: list[tuple[float, float]]) -> tuple[Decision, str]:
-    if -margin <= low and high <= margin:
-        return _unless(any(a > margin or b < -margin for a, b in worlds), "supported", "")
-    if low > margin or high < -margin:
-        return _unless(any(-margin <= a and b <= margin for a, b in worlds), "contradicted", "")
-    return "undecided", ""
-
-
-def _unless(worlds_disagree: bool, verdict: Decision, why: str) -> tuple[Decision, str]:
-    return ("undecided", "worlds disagree") if worlds_disagree else (verdict, why)
+    return by_sign(part.expect, part.margin, (pooled.low, pooled.high), [(own.low, own.high) for own in by_world])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from analysis import claims, frames, items, score_intervals, studies, tables
+from analysis import claims, edl, frames, items, score_intervals, studies, tables
 from analysis.opened import OpenedSweep
 from analysis.verdicts import Verdict
 from harness.records.schema import SweepRecord
@@ -89,7 +89,8 @@ class Context:
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """What became of the sweep's claims."""
-        return claims.decide(self.record.claims, self.frame, self.items, self.primary_keys)
+        frame = claims.with_edl(self.frame, self.record.claims, lambda: edl.edl_table(self.sweep, self.metrics))
+        return claims.decide(self.record.claims, frame, self.items, self.primary_keys)
 
     def _shown(self, table: pd.DataFrame) -> pd.DataFrame:
         return studies.without_intervals(table) if self.is_sampled else table

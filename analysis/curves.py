@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import MIN_SEEDS, Replicate, column_of, keys_of, split_by_world, trials_at
+from analysis.deciding import Ends, Ruling, by_band, is_powered, trial_ids
 from analysis.labels import format_value
 from analysis.matrices import World
-from analysis.stats import ALPHA, Effect, Floats, pooled_over_worlds, seeds_effect
+from analysis.stats import ALPHA, Effect, Floats, minimum_detectable_effect, pooled_over_worlds, seeds_effect
 from analysis.verdicts import Decision, PartVerdict, WorldEstimate, part_text
 from harness.records.measures import is_lower_better
 from harness.seeding import numpy_stream
@@ -90,19 +91,27 @@ def optimum_ratio(part: OptimumRatio, frame: pd.DataFrame, metrics: dict[str, tu
     pooled = pooled_over_worlds(effects)
     bounds, censored = _censoring(part, [pair for own in pairs.values() for pair in own])
     left_out = f"{num_left_out} replicates left out" if num_left_out else ""
-    low, high, estimate = (math.exp(value) for value in (pooled.low, pooled.high, pooled.estimate))
+    low, high, estimate, mde = (math.exp(value) for value in (pooled.low, pooled.high, pooled.estimate, pooled.mde))
+    worlds = tuple(_world_ratio(world, effect) for world, effect in effects.items())
+    verdict, why = _ratio_decision(part, (low, high), [(world.low, world.high) for world in worlds], bounds)
     return replace(
         undecided,
-        verdict=_ratio_decision(part, low, high, bounds),
-        note="; ".join(note for note in (censored, left_out, pooled.note) if note),
+        verdict=verdict,
+        note="; ".join(note for note in (why, censored, left_out, pooled.note) if note),
+        is_powered=is_powered(verdict, mde, math.sqrt(part.high / part.low)),
         estimate=estimate,
         low=low,
         high=high,
-        mde=math.exp(pooled.mde),
+        mde=mde,
         num_replicates=pooled.num_seeds,
         num_left_out=num_left_out,
-        worlds=tuple(_world_ratio(world, effect) for world, effect in effects.items()),
+        worlds=worlds,
+        trial_ids=trial_ids(pd.concat([_at_level(part, frame, x) for x in (part.numerator, part.denominator)]), kept),
     )
+
+
+def _at_level(part: OptimumRatio, frame: pd.DataFrame, level: Scalar) -> pd.DataFrame:
+    return trials_at(frame, (*part.at, (part.between, level)), part.arm)
 
 
 def _optima(
@@ -111,7 +120,7 @@ def _optima(
     """Return the optimum of each planned replicate; None where a grid point has no result."""
     keys = keys_of(part.metric, metrics)
     lower = all(is_lower_better(key) for key in keys) if keys else True  # numbers of the training are losses
-    trials = trials_at(frame, (*part.at, (part.between, level)), part.arm)
+    trials = _at_level(part, frame, level)
     found: dict[Replicate, Optimum | None] = {}
     for (world, seed), grid in trials.groupby(["world", "seed"], dropna=False):
         grid = grid.sort_values(f"axis.{part.axis}")
@@ -137,12 +146,12 @@ def _censoring(part: OptimumRatio, pairs: Sequence[tuple[Optimum, Optimum]]) -> 
     return bounds, f"censored: {', '.join(notes)} replicates; {end}" if notes else ""
 
 
-def _ratio_decision(part: OptimumRatio, low: float, high: float, bounds: set[int]) -> Decision:
-    if part.low <= low and high <= part.high and not bounds:
-        return "supported"
-    if (low > part.high and bounds <= {1}) or (high < part.low and bounds <= {-1}):
-        return "contradicted"
-    return "undecided"
+def _ratio_decision(part: OptimumRatio, ends: Ends, worlds: Sequence[Ends], bounds: set[int]) -> Ruling:
+    verdict, why = by_band((part.low, part.high), ends, worlds)
+    harmless = {1} if ends[0] > part.high else {-1}  # a bound that only takes the ratio farther from the band
+    if bounds and (verdict == "supported" or (verdict == "contradicted" and not bounds <= harmless)):
+        return "undecided", ""
+    return verdict, why
 
 
 def _world_ratio(world: World, effect: Effect) -> WorldEstimate:
@@ -157,23 +166,31 @@ def line(part: Line, frame: pd.DataFrame) -> PartVerdict:
     """Decide whether one number lies on a straight line against another.
 
     Points are conditions x replicates. One slope, an intercept for each world: x and y are taken from their means in
-    their world. R^2 is the squared correlation. The interval is that of a bootstrap over replicates within worlds.
+    their world. R^2 is the squared correlation. The interval is that of a bootstrap over replicates within worlds. The
+    minimum detectable effect is that of R^2 against its limit; where it exceeds 1 - min_r2, even a perfect line could
+    have been missed.
     """
     undecided = PartVerdict(part_text(part), "line", "undecided")
     x, y = column_of(part.x), column_of(part.y)
     if not {x, y} <= set(frame.columns):
         return replace(undecided, note=f"{part.x.metric} or {part.y.metric} is not here")
     trials = trials_at(frame, part.at, part.arm)
-    stats, num_left_out, note = _sums(trials, x, y)
+    stats, kept, note = _sums(trials, x, y)
+    num_left_out = _num_planned(trials) - sum(map(len, kept.values()))
     num_replicates = sum(map(len, stats.values()))
     if num_replicates < MIN_RESAMPLED:
         reason = f"{num_replicates} replicates are too few to resample: {MIN_RESAMPLED} are needed"
         return replace(undecided, note="; ".join(filter(None, [reason, note])), num_left_out=num_left_out)
     r2, slope = map(float, _fit(np.sum([_centred(own.sum(axis=0)) for own in stats.values()], axis=0)))
-    r2_ends, slope_ends = _bootstrap(list(stats.values()))
+    r2_ends, slope_ends, se = _bootstrap(list(stats.values()))
+    verdict = _line_decision(part, r2_ends, slope, slope_ends)
+    mde = minimum_detectable_effect(se, num_replicates - len(stats))
     return replace(
         undecided,
-        verdict=_line_decision(part, r2_ends, slope, slope_ends),
+        verdict=verdict,
+        is_powered=is_powered(verdict, mde, 1 - part.min_r2),
+        mde=mde,
+        trial_ids=trial_ids(trials, kept),
         note=note if math.isfinite(r2) else "x or y does not vary",
         estimate=r2,
         low=r2_ends[0],
@@ -187,8 +204,12 @@ def line(part: Line, frame: pd.DataFrame) -> PartVerdict:
     )
 
 
-def _sums(trials: pd.DataFrame, x: str, y: str) -> tuple[dict[World, Floats], int, str]:
-    """Return world -> (replicates, 6) of n, sums of x, y, xx, yy, xy; replicates left out; a note."""
+def _num_planned(trials: pd.DataFrame) -> int:
+    return len(trials.drop_duplicates(["world", "seed"]))
+
+
+def _sums(trials: pd.DataFrame, x: str, y: str) -> tuple[dict[World, Floats], dict[World, list[int]], str]:
+    """Return world -> (replicates, 6) of n, sums of x, y, xx, yy, xy; the seeds of each world; a note."""
     known = trials[[x, y]].notna().all(axis=1)
     diverged = trials["state"] == "DIVERGED"
     replicates = trials.assign(is_open=~known & ~diverged).groupby(["world", "seed"], dropna=False)["is_open"].any()
@@ -199,7 +220,7 @@ def _sums(trials: pd.DataFrame, x: str, y: str) -> tuple[dict[World, Floats], in
         found[world] = np.array([_moments(here[here["seed"] == seed], x, y) for seed in seeds])
     notes = [f"{int(diverged.sum())} trials DIVERGED and are no points"] if diverged.any() else []
     notes += [f"{num_left_out} replicates left out"] if num_left_out else []
-    return found, num_left_out, "; ".join(notes)
+    return found, kept, "; ".join(notes)
 
 
 def _moments(points: pd.DataFrame, x: str, y: str) -> list[float]:
@@ -221,16 +242,17 @@ def _fit(centred: Floats) -> tuple[Floats, Floats]:
         return np.where(varies, xy**2 / (xx * yy), np.nan), np.where(varies, xy / xx, np.nan)
 
 
-def _bootstrap(stats: Sequence[Floats]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the 95 % percentile intervals of R^2 and slope; nan where a resample has none."""
+def _bootstrap(stats: Sequence[Floats]) -> tuple[Ends, Ends, float]:
+    """Return the 95 % percentile intervals of R^2 and slope, and R^2's standard error; nan where one has none."""
     noise = numpy_stream(0, "analysis.claim_line")
     total = np.zeros((NUM_RESAMPLES, 3))
     for own in stats:
         counts = noise.multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
         total += _centred(counts @ own)
     ends = 100 * np.array([ALPHA / 2, 1 - ALPHA / 2])
-    r2, slope = (tuple(float(end) for end in np.percentile(values, ends)) for values in _fit(total))
-    return r2, slope
+    fitted = _fit(total)
+    r2, slope = (tuple(float(end) for end in np.percentile(values, ends)) for values in fitted)
+    return r2, slope, float(fitted[0].std(ddof=1))
 
 
 def _line_decision(part: Line, r2: tuple[float, float], slope: float, ends: tuple[float, float]) -> Decision:

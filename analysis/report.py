@@ -141,6 +141,22 @@ def _inputs(sweep: OpenedSweep) -> Iterator[bytes]:
             # The result names the sha256 of the trial's own files; the base's items are named by their key.
             yield trial.result.model_dump_json().encode()
             yield from (str(_stat(path)).encode() for path in _item_files(sweep, trial.result))
+    yield from (f"{path} {_stat(path)}".encode() for path in _others(sweep))
+
+
+def _others(sweep: OpenedSweep) -> Iterator[Path]:
+    """Yield the plans of other sweeps on this base, and their results: they tell at which rate a method is best."""
+    for plan in sorted((sweep.store.root / "sweeps").glob(f"*@{sweep.record.base}*/sweep.json")):
+        if plan.parent.name != sweep.folder:
+            yield plan
+            yield from (sweep.store.trial(key) / "result.json" for key in _trial_ids(plan))
+
+
+def _trial_ids(plan: Path) -> list[str]:
+    try:
+        return [str(trial["trial_id"]) for trial in json.loads(plan.read_bytes())["trials"]]
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged plan is left out of the optima, too
+        return []
 
 
 def _sources(package: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """What became of a claim: values, their rows for files, their words for people.
 
 Invariant: an undecided part says why, and an estimate that is not known is nan. What does not live here: deciding
-(claims.py, curves.py), markup (render.py).
+(claims.py, curves.py, shapes.py), markup (render.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from analysis import numbers
 from analysis.labels import format_value
-from harness.spec import Contrast, OptimumRatio, Part, Place, Quantity
+from harness.spec import Contrast, Hump, Monotone, OptimumRatio, Part, Place, PowerLaw, Quantity
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NAN = math.nan
 Decision = Literal["supported", "contradicted", "undecided"]
+Kind = Literal["contrast", "optimum_ratio", "line", "monotone", "hump", "power_law"]
 NOT_POWERED = "undecided, not powered"
 
 
@@ -45,17 +46,17 @@ class PartVerdict:
 
     text: str
     """What was expected."""
-    kind: Literal["contrast", "optimum_ratio", "line"]
+    kind: Kind
     verdict: Decision
     note: str = ""
     is_powered: bool = True
     """False where it is undecided and the minimum detectable effect exceeds the margin."""
     estimate: float = NAN
-    """The combination, the ratio of the optima, or R^2."""
+    """The combination, the ratio of the optima, R^2, the mean rank correlation, the bend, or the exponent."""
     low: float = NAN
     high: float = NAN
     mde: float = NAN
-    """Of a contrast in its unit, of a ratio as a factor."""
+    """In the estimate's unit; of a ratio as a factor. nan where there is no interval, and `note` says why."""
     num_items: int = 0
     """Over all worlds."""
     num_clusters: int = 0
@@ -67,6 +68,10 @@ class PartVerdict:
     slope_low: float = NAN
     slope_high: float = NAN
     worlds: tuple[WorldEstimate, ...] = ()
+    detail: str = ""
+    """What else a fit says: the vertex of a hump, R^2 of a power law."""
+    trial_ids: tuple[str, ...] = ()
+    """The trials that the estimate is made of, sorted."""
 
     @property
     def label(self) -> str:
@@ -94,6 +99,9 @@ class Verdict:
     num_open: int = 0
     """Trials of the sweep that have no result yet: the verdict may change."""
     num_trials: int = 0
+    published_value: float = NAN
+    published_unit: str = ""
+    published_part: int = 0
     verdict: Decision = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,6 +114,25 @@ class Verdict:
         """The verdict in words."""
         powered = all(part.is_powered for part in self.parts)
         return NOT_POWERED if self.verdict == "undecided" and not powered else self.verdict
+
+    @property
+    def published_place(self) -> Literal["", "inside", "outside", "no interval"]:
+        """Where the published value lies from the interval of its part; empty without a published value."""
+        if math.isnan(self.published_value):
+            return ""
+        part = self.parts[self.published_part]
+        if math.isnan(part.low):
+            return "no interval"
+        return "inside" if part.low <= self.published_value <= part.high else "outside"
+
+    @property
+    def published_text(self) -> str:
+        """What was published, and where its value lies from ours: 9.8 over 14 models; 9.8 (ratio): outside ours."""
+        if math.isnan(self.published_value):
+            return self.published
+        number = f"part {self.published_part + 1}, " if len(self.parts) > 1 else ""
+        place = "no interval of ours" if self.published_place == "no interval" else f"{self.published_place} ours"
+        return f"{self.published}; {self.published_value:g} ({number}{self.published_unit}): {place}"
 
     @property
     def note(self) -> str:
@@ -123,10 +150,19 @@ def verdicts_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
         about = {"claim": verdict.claim, "statement": verdict.statement, "source": verdict.source}
         about |= {"published": verdict.published, "claim_verdict": verdict.label, "claim_note": verdict.note}
         for number, part in enumerate(verdict.parts):
-            values = asdict(part)
+            values = asdict(part) | _published_columns(verdict, number)
             values["worlds"] = json.dumps(values["worlds"])
+            values["trial_ids"] = " ".join(part.trial_ids)
             rows.append(about | {"part": number, "label": part.label} | values)
     return pd.DataFrame(rows)
+
+
+def _published_columns(verdict: Verdict, number: int) -> dict[str, object]:
+    is_here = bool(verdict.published_place) and verdict.published_part == number
+    place = verdict.published_place if is_here else ""
+    unit = verdict.published_unit if is_here else ""
+    value = verdict.published_value if is_here else NAN
+    return {"published_value": value, "published_unit": unit, "published_place": place}
 
 
 def to_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
@@ -140,7 +176,11 @@ def from_json(values: Sequence[dict[str, Any]]) -> tuple[Verdict, ...]:
         Verdict(
             **{name: value for name, value in one.items() if name not in ("parts", "verdict")},
             parts=tuple(
-                PartVerdict(**part | {"worlds": tuple(WorldEstimate(**world) for world in part["worlds"])})
+                PartVerdict(
+                    **part
+                    | {"worlds": tuple(WorldEstimate(**world) for world in part["worlds"])}
+                    | {"trial_ids": tuple(part["trial_ids"])}
+                )
                 for part in one["parts"]
             ),
         )
@@ -153,13 +193,14 @@ def from_json(values: Sequence[dict[str, Any]]) -> tuple[Verdict, ...]:
 
 def interval(part: PartVerdict) -> str:
     """Return a part's estimate with its interval: +0.048 [+0.006, +0.090]; a ratio and R^2 carry no sign."""
-    is_contrast = part.kind == "contrast"
-    estimate = numbers.score(part.estimate, signed=is_contrast)
+    has_sign = part.kind not in ("optimum_ratio", "line")
+    estimate = numbers.score(part.estimate, signed=has_sign)
+    detail = f", {part.detail}" if part.detail else ""
     if not (math.isfinite(part.low) and math.isfinite(part.high)):
-        return estimate
-    ends = ", ".join(numbers.score(end, signed=is_contrast) for end in (part.low, part.high))
+        return estimate + detail
+    ends = ", ".join(numbers.score(end, signed=has_sign) for end in (part.low, part.high))
     slope = f", slope {numbers.score(part.slope, signed=True)}" if math.isfinite(part.slope) else ""
-    return f"{estimate} [{ends}]{slope}"
+    return f"{estimate} [{ends}]{slope}{detail}"
 
 
 def by_world(part: PartVerdict) -> str:
@@ -169,8 +210,8 @@ def by_world(part: PartVerdict) -> str:
     return "; ".join(f"world {w.world}: {interval(replace(part, **_ends(w)))}" for w in part.worlds)
 
 
-def _ends(world: WorldEstimate) -> dict[str, float]:
-    return {"estimate": world.estimate, "low": world.low, "high": world.high}
+def _ends(world: WorldEstimate) -> dict[str, Any]:
+    return {"estimate": world.estimate, "low": world.low, "high": world.high, "detail": "", "slope": NAN}
 
 
 def part_text(part: Part) -> str:
@@ -187,7 +228,20 @@ def part_text(part: Part) -> str:
         where = _place(part.at, part.arm)
         return f"best {_leaf(part.axis)} by {_quantity(part)}{where}, {ratio} in [{part.low:g}, {part.high:g}]"
     where = _place(part.at, part.arm)
+    if isinstance(part, Monotone | Hump | PowerLaw):
+        return f"{_quantity(part)}{where} {_shape(part)}"
     return f"{_quantity(part.y)} on a {part.slope} line in {_quantity(part.x)}{where}, R^2 > {part.min_r2:g}"
+
+
+def _shape(part: Monotone | Hump | PowerLaw) -> str:
+    axis = _leaf(part.axis)
+    match part:
+        case Monotone():
+            return f"{part.expect} with {axis}, margin {part.margin:g}"
+        case Hump():
+            return f"has a {part.expect} along {axis}, margin {part.margin:g}"
+        case PowerLaw():
+            return f"{part.expect} as a power law of {axis}, exponent in [{part.low:g}, {part.high:g}]"
 
 
 def _weight(weight: float) -> str:

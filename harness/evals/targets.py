@@ -1,6 +1,7 @@
 """What training taught a model to say, for the panel to compare its answers with.
 
-Invariant: only answers are targets, whether prompts carry loss or not, one text for each example in training order.
+Invariant: only answers are targets, whether prompts carry loss or not, one text for each example in training order, its
+turns on lines of their own.
 What does not live here: the index (copying.py).
 """
 
@@ -37,4 +38,11 @@ def targets(rows: Sequence[Example], chat: ChatFormat) -> Iterator[str]:
             is_target &= np.isin(row.parts, ANSWER)
         pieces = zip(np.split(row.input_ids, row.starts[1:]), np.split(is_target, row.starts[1:]), strict=True)
         for ids, meant in pieces:
-            yield str(chat.tokenizer.decode(ids[meant].tolist(), skip_special_tokens=True))
+            turns = [ids[run] for run in _runs(meant)]
+            yield "\n".join(chat.tokenizer.decode(turn.tolist(), skip_special_tokens=True) for turn in turns)
+
+
+def _runs(meant: np.ndarray) -> list[np.ndarray]:
+    """Return the places of each run of true values."""
+    places = np.flatnonzero(meant)
+    return np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(places) else []

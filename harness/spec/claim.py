@@ -20,7 +20,9 @@ Place = tuple[tuple[str, Scalar], ...]
 AxisValues = Mapping[str, tuple[Scalar, ...] | None]
 """Axis field -> the values it takes; None where the base decides them."""
 MEASURES: tuple[str, ...] = typing.get_args(Measure)
-TRAINING_NUMBERS = ("val_loss", "train_loss_last")
+EDL_NUMBERS = ("edl_bits", "edl_bits_per_token", "edl_bits_per_parameter")
+"""Excess description length, from the training log; neither more nor less of it is better."""
+TRAINING_NUMBERS = ("val_loss", "train_loss_last", *EDL_NUMBERS)
 """Numbers of the training itself that a part may name in place of a metric; they have an `after` alone."""
 DRIFT = "drift/"
 """Begins the names of means of the drift panel, `drift/text_set/metric`, which have an `after` alone as well."""
@@ -121,6 +123,8 @@ class OptimumRatio(Quantity):
     def _is_a_range(self) -> OptimumRatio:
         if self.low >= self.high:
             raise ValueError(f"low is {self.low!r}, but must be below high {self.high!r}")
+        if self.metric in EDL_NUMBERS:
+            raise ValueError(f"metric is {self.metric!r}, but must be one of which more or less is better")
         return self
 
 
@@ -140,7 +144,69 @@ class Line(Model):
     """Only this arm; None where the sweep has one."""
 
 
-Part = Annotated[Contrast | OptimumRatio | Line, Field(discriminator="kind")]
+class _Along(Quantity):
+    """A number followed along one numeric axis."""
+
+    axis: str
+    """A numeric axis; its absolute values are the levels."""
+    at: Place = ()
+    """Every other axis of the sweep that takes more than one value, and the value it has."""
+    arm: str | None = None
+
+
+class Monotone(_Along):
+    """Whether a number rises or falls along an axis, by Spearman's rank correlation within each replicate."""
+
+    kind: Literal["monotone"] = "monotone"
+    expect: Literal["rising", "falling"]
+    """Supported when the whole 95 % interval of the mean correlation has this sign; contradicted when it has the other
+    or lies wholly within the margin."""
+    margin: float = Field(ge=0.0, lt=1.0)
+    """The smallest correlation that matters."""
+
+
+class Hump(_Along):
+    """Whether a number has an extremum inside the levels of an axis: a parabola in the axis's logarithm.
+
+    Levels at or below 0 have no logarithm and are left out.
+    """
+
+    kind: Literal["hump"] = "hump"
+    expect: Literal["peak", "valley"]
+    """A peak is supported when the 95 % intervals of the slope at the lowest and at the highest level lie wholly above
+    and below 0: it rises first and falls last. Contradicted when one of the two slopes wholly has the other sign, or
+    when the bend's interval has or lies wholly within the margin."""
+    margin: float = Field(ge=0.0)
+    """The smallest bend that matters, in the number's unit: how far the parabola's middle lies from its ends' mean."""
+
+
+class PowerLaw(_Along):
+    """Whether a number follows c + a x^b along an axis with an exponent b in a range."""
+
+    kind: Literal["power_law"] = "power_law"
+    low: float
+    high: float
+    """Supported when the 95 % interval of the exponent lies within [low, high] and that of a has the sign by which the
+    number goes the expected way; contradicted when the one lies wholly outside or the other has the other sign."""
+    expect: Literal["rising", "falling"]
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> PowerLaw:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low!r}, but must be below high {self.high!r}")
+        if self.low <= 0 <= self.high:
+            raise ValueError(f"low is {self.low!r}, but must have the sign of high {self.high!r}: x^0 is a constant")
+        return self
+
+
+Part = Annotated[Contrast | OptimumRatio | Line | Monotone | Hump | PowerLaw, Field(discriminator="kind")]
+Along = Monotone | Hump | PowerLaw
+MIN_LEVELS = {"monotone": 3, "hump": 3, "power_law": 4}
+"""Levels that a shape needs to be more than its own definition."""
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Claim(Model):
@@ -152,6 +218,23 @@ class Claim(Model):
     published: str
     """The published numbers, or that there are none."""
     parts: tuple[Part, ...] = Field(min_length=1)
+    published_value: float | None = Field(default=None, exclude_if=_is_none)
+    """A published number of the same kind as the estimate of part `published_part`; it decides nothing. Neutral: a
+    record of a claim without one is as it was before there was this field, and so for the next two."""
+    published_unit: str | None = Field(default=None, exclude_if=_is_none)
+    """What it is a value of, with its unit: `ratio of best learning rates`."""
+    published_part: int | None = Field(default=None, ge=0, exclude_if=_is_none)
+    """Number of the part, from 0; None is the first."""
+
+    @model_validator(mode="after")
+    def _published_value_is_of_something(self) -> Claim:
+        if self.published_value is None and (self.published_unit is not None or self.published_part is not None):
+            raise ValueError("published_value is None, but must be given with published_unit or published_part")
+        if self.published_value is not None and not self.published_unit:
+            raise ValueError("published_unit is missing, but must say what published_value is a value of")
+        if (self.published_part or 0) >= len(self.parts):
+            raise ValueError(f"published_part is {self.published_part!r}, but must be below {len(self.parts)}")
+        return self
 
 
 def same_value(one: Scalar, other: Scalar) -> bool:
@@ -177,16 +260,18 @@ def problems(claim: Claim, axes: AxisValues, arms: tuple[str, ...], measures: tu
                 yield f"{where} at names no value of {', '.join(free)}, but must: several conditions fit"
         if isinstance(part, OptimumRatio):
             yield from (f"{where} {problem}" for problem in _optimum_problems(part, axes))
+        if isinstance(part, Along):
+            yield from (f"{where} {problem}" for problem in _level_problems(part, axes))
 
 
 def _quantities(part: Part) -> tuple[Quantity, ...]:
     match part:
         case Contrast():
             return part.terms
-        case OptimumRatio():
-            return (part,)
         case Line():
             return (part.x, part.y)
+        case _:
+            return (part,)
 
 
 def _place_problems(at: Place, axes: AxisValues) -> Iterator[str]:
@@ -203,7 +288,9 @@ def _free(part: Part, at: Place, axes: AxisValues) -> list[str]:
     """Return the axes that leave open which condition is meant."""
     if isinstance(part, Line):
         return []
-    named = [field for field, _ in at] + ([part.axis, part.between] if isinstance(part, OptimumRatio) else [])
+    own = [part.axis, part.between] if isinstance(part, OptimumRatio) else []
+    own += [part.axis] if isinstance(part, Along) else []
+    named = [*(field for field, _ in at), *own]
     return [field for field, values in axes.items() if field not in named and (values is None or len(values) > 1)]
 
 
@@ -216,6 +303,20 @@ def _optimum_problems(part: OptimumRatio, axes: AxisValues) -> Iterator[str]:
         yield from (f"{name}: {problem}" for problem in _place_problems(((part.between, getattr(part, name)),), axes))
 
 
+def _level_problems(part: Along, axes: AxisValues) -> Iterator[str]:
+    if part.axis not in axes:
+        yield f"axis is {part.axis!r}, but must be an axis of the sweep: {', '.join(axes)}"
+    if part.axis in {field for field, _ in part.at}:
+        yield f"at names {part.axis}, but must not: it is the axis that the number is followed along"
+    if (values := axes.get(part.axis)) is None:
+        return
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    usable = numbers if isinstance(part, Monotone) else [value for value in numbers if value > 0]
+    if len(usable) < (needed := MIN_LEVELS[part.kind]):
+        sign = "" if isinstance(part, Monotone) else " above 0"
+        yield f"axis is {part.axis!r}, but must have at least {needed} numbers{sign} for {part.kind}"
+
+
 def metric_keys(claims: tuple[Claim, ...]) -> frozenset[str]:
     """Return every metric key `suite/task/metric` that claims name, beside measures."""
     quantities = (quantity for claim in claims for part in claim.parts for quantity in _quantities(part))
@@ -226,3 +327,9 @@ def drift_names(claims: tuple[Claim, ...]) -> tuple[str, ...]:
     """Return the means of the drift panel that claims name, `text_set/metric`, each once."""
     quantities = (quantity for claim in claims for part in claim.parts for quantity in _quantities(part))
     return tuple(dict.fromkeys(q.metric.removeprefix(DRIFT) for q in quantities if q.metric.startswith(DRIFT)))
+
+
+def training_numbers(claims: tuple[Claim, ...]) -> frozenset[str]:
+    """Return the numbers of the training itself that claims name."""
+    quantities = (quantity for claim in claims for part in claim.parts for quantity in _quantities(part))
+    return frozenset(q.metric for q in quantities if q.metric in TRAINING_NUMBERS)

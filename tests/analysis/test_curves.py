@@ -68,6 +68,7 @@ def grid_frame(
                 for rate in GRID:
                     gone = (method, rate) in diverged
                     row = {"axis.method": method, f"axis.{RATE}": rate, "world": world, "seed": seed, "arm": "a"}
+                    row |= {"trial_id": f"{method}-{rate}-{world}-{seed}"}
                     row |= {"condition": f"{method} {rate}", "state": "DIVERGED" if gone else "COMPLETE"}
                     rows.append(row | {"after/learned": NAN if gone else 1 - 0.02 * (math.log(rate) - own) ** 2})
     frame = pd.DataFrame(rows)
@@ -141,6 +142,7 @@ def points(slope: float, noise_sd: float, worlds: tuple[int | None, ...] = (None
     noise = np.random.default_rng(4)
     rows = [
         {"condition": f"c{c}", "arm": "a", "world": world, "seed": seed, "state": "COMPLETE", "val_loss": x}
+        | {"trial_id": f"{c}-{world}-{seed}"}
         | {"after/retained": 2.0 * (world or 0) + slope * x + float(noise.normal(0, noise_sd))}
         for world in worlds
         for seed in range(seeds)

@@ -251,9 +251,9 @@ def test_plan_ten_thousand_cells_take_seconds(planner: Planner, offering: Callab
             max_trials=10_000,
         )
     )
-    started = time.monotonic()
+    started = time.process_time()
     assert len(planner().trials) == 10_000
-    assert time.monotonic() - started < 15.0  # 2 to 3 s alone; wide, because the tests share the machine
+    assert time.process_time() - started < 15.0  # 2 to 3 s of CPU; other work on the machine makes them dearer
 
 
 def test_plan_values_that_mean_one_trial_are_refused(planner: Planner) -> None:

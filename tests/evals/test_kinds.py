@@ -307,6 +307,10 @@ def test_targets_are_answers_of_single_examples_also_where_prompts_carry_loss() 
     whole, weights = np.concatenate(ids), np.ones(sum(lengths), dtype=np.float32)
     packed = Example("packed", whole, weights, np.concatenate(parts), lengths)
     assert [text.strip() for text in targets([packed], chat)] == ["a time", "Yes"]
+    two_turns = np.concatenate([ids[1], ids[0], ids[2]])
+    by_turn = np.concatenate([parts[1], parts[0], parts[2]])
+    turns = Example("turns", two_turns, weights, by_turn)
+    assert [[line.strip() for line in text.split("\n")] for text in targets([turns], chat)] == [["a time", "Yes"]]
     slow = Example("slow", whole, np.where(np.arange(len(whole)) < len(ids[0]), 0, weights))
     assert [text.strip() for text in targets([slow], chat)] == [chat.tokenizer.decode(whole[len(ids[0]) :]).strip()]
     assert target_index([packed], chat, small.evals()) is None
