@@ -6,7 +6,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
 
-override USER_VARIABLES := NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
+override USER_VARIABLES := NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST \
+  OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT
 
 # make expands a command-line variable when it exports it, whether a recipe names it or not. `value` takes the text as it
 # is; `:=` makes it final. This must stay the first thing that touches a variable.
@@ -24,7 +25,14 @@ override BUDGET := $(value BUDGET)
 override RETRY := $(value RETRY)
 override VENUE := $(value VENUE)
 override FAST := $(value FAST)
+override OTHER := $(value OTHER)
+override OTHER_BASE := $(value OTHER_BASE)
+override OTHER_SET := $(value OTHER_SET)
+override REPLICATES := $(value REPLICATES)
+override RERUN := $(value RERUN)
+override PORT := $(value PORT)
 export NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
+export OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT
 
 # A variable that this file does not know is refused: make would expand it on export, too. $(foreach) sees names only.
 override v :=
@@ -53,21 +61,26 @@ guard = $(if $(call remove,$(2),$(call visible,$($(1)))),$(error $(1) is not all
 words := $(letters) $(digits) _ -
 paths := $(words) . / : ~ + = @ ,
 $(call guard,NAME,$(words),the name of a sweep: letters$(comma) digits$(comma) _ and - (see sweeps/))
+$(call guard,OTHER,$(words),the name of a sweep: letters$(comma) digits$(comma) _ and - (see sweeps/))
 $(call guard,PANEL,$(letters),primary or full)
 $(call guard,VENUE,$(words),a name: letters$(comma) digits$(comma) _ and -)
 $(call guard,WORKERS,$(digits),a number)
 $(call guard,PROBE,0 1,0 or 1)
 $(call guard,RETRY,0 1,0 or 1)
 $(call guard,FAST,0 1,0 or 1)
+$(call guard,RERUN,0 1,0 or 1)
+$(call guard,REPLICATES,$(digits),a number)
+$(call guard,PORT,$(digits),a number)
 $(call guard,BUDGET,$(digits) . s m h,a time such as 2h$(comma) 90m or 45s)
 $(call guard,BASE,$(paths),the name of a base (see experiments/)$(comma) a path or trial:<id>$(comma) without white space)
+$(call guard,OTHER_BASE,$(paths),the name of a base (see experiments/)$(comma) a path or trial:<id>$(comma) without white space)
 $(call guard,DATA,$(paths),a path without white space or quotes)
 $(call guard,EVALS,$(paths),a path without white space or quotes)
 $(call guard,SUITES,$(words) $(comma),names of suites with commas between)
 $(call guard,OUT,$(paths),a path without white space or quotes)
-$(foreach v,NAME BASE DATA EVALS SUITES OUT VENUE,$(if $(filter -%,$($(v))),$(error $(v) is not allowed as given, but must not start with -)))
-$(if $(findstring $$,$(SET))$(findstring `,$(SET))$(findstring $(newline),$(SET)),\
-  $(error SET is not allowed as given, but must be a JSON object on one line without dollar signs and backticks))
+$(foreach v,NAME OTHER BASE OTHER_BASE DATA EVALS SUITES OUT VENUE,$(if $(filter -%,$($(v))),$(error $(v) is not allowed as given, but must not start with -)))
+$(foreach v,SET OTHER_SET,$(if $(findstring $$,$($(v)))$(findstring `,$($(v)))$(findstring $(newline),$($(v))),\
+  $(error $(v) is not allowed as given, but must be a JSON object on one line without dollar signs and backticks)))
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -82,11 +95,12 @@ audit_options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--
 workers = $${WORKERS:+--workers "$$WORKERS"}
 budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
+port = $${PORT:+--port "$$PORT"}
 need_rows = @test -n "$$DATA" || { echo "DATA is empty, but must be a folder of .jsonl files" >&2; exit 2; }
 need_tokenizer = @test -n "$$BASE" || { echo "BASE is empty, but must be the folder of a tokenizer" >&2; exit 2; }
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup check test fetch plan sweep status report figures claims claims-run study dashboard audit pocket pocket-check bench bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory clean
+.PHONY: help setup check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check bench bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -95,7 +109,8 @@ help: ## List the targets
 	@echo 'of suites in it (general,skills,instruction,safety,code,prose); OUT where records go; WORKERS trials at a time;'
 	@echo 'SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first; BUDGET=2h stop after (plan: how far it'
 	@echo 'reaches); RETRY=1 run failed trials again; FAST=1 the claim sweeps of few conditions, two seeds of one world;'
-	@echo 'VENUE whose page figures fit.'
+	@echo 'VENUE whose page figures fit; OTHER, OTHER_BASE, OTHER_SET the sweep to compare with; RERUN=1 run trials that kept'
+	@echo 'no weights again; REPLICATES of the simulations; PORT where a page is served on this machine.'
 
 setup: $(VENV)/.ready ## Make the environment (the other targets do so by themselves)
 
@@ -107,6 +122,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt $(VENV)/.ready
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.ready-dashboard: pyproject.toml constraints.txt $(VENV)/.ready
+	@$(PIP) install -c constraints.txt -e '.[dashboard]'
+	@touch $@
+
+$(VENV)/.ready-notebook: pyproject.toml constraints.txt $(VENV)/.ready
+	@$(PIP) install -c constraints.txt -e '.[notebook]'
 	@touch $@
 
 check: $(VENV)/.ready-dev ## Format, lint, types, import directions
@@ -144,14 +167,31 @@ figures: $(VENV)/.ready ## Write the figures of NAME
 	$(need_name)
 	@$(harness) figures "$$NAME" $(options) $${VENUE:+--venue "$$VENUE"}
 
+compare: $(VENV)/.ready ## Print how the sweep OTHER (or NAME on OTHER_BASE) differs from NAME, condition by condition
+	$(need_name)
+	@$(harness) compare "$$NAME" $${OTHER:+"$$OTHER"} $(options) \
+	  $${OTHER_BASE:+--other-base "$$OTHER_BASE"} $${OTHER_SET:+--other-set "$$OTHER_SET"}
+
+recovery: $(VENV)/.ready ## Train follow-ups of NAME: does what was forgotten come back? Needs kept weights
+	$(need_name)
+	@$(harness) recovery "$$NAME" $(options) $(workers) $(budget) \
+	  $$(test "$$RETRY" != 1 || echo --retry-failed) $$(test "$$RERUN" != 1 || echo --rerun)
+
 claims: $(VENV)/.ready ## Print the verdict of every claim, and the command that makes it
 	@$(harness) claims $${OUT:+--out "$$OUT"}
 
 claims-run: $(VENV)/.ready ## Run every sweep that declares claims: detached, resumable; FAST=1 a subset in minutes
 	@$(harness) claims-run $${OUT:+--out "$$OUT"} $(workers) $$(test "$$FAST" != 1 || echo --fast)
 
-dashboard: $(VENV)/.ready ## Open optuna-dashboard on a study, on this machine only
-	@$(harness) dashboard "$${NAME:-tune}" $(options)
+dashboard: $(VENV)/.ready-dashboard ## Open optuna-dashboard on a study, on this machine only
+	@$(harness) dashboard "$${NAME:-tune}" $(options) $(port)
+
+notebook: $(VENV)/.ready-notebook ## Open a marimo notebook on NAME, on this machine only
+	$(need_name)
+	@$(harness) notebook "$$NAME" $(options) $(port)
+
+stats-check: $(VENV)/.ready ## Check every interval and test against simulated truth; REPLICATES=800 in a few minutes
+	@OMP_NUM_THREADS=1 $(PYTHON) -m analysis.stats_check $${REPLICATES:+--replicates "$$REPLICATES"} $(workers)
 
 audit: $(VENV)/.ready ## Show what would be trained on with DATA on BASE: tokens, masks, duplicates, contamination
 	@$(harness) audit $(audit_options)

@@ -22,7 +22,7 @@ from rich.console import Console
 from harness.cli_options import Base, Data, Evals, Json, Name, OptionalName, Out, Panel, Port, Set, Suites, Workers
 from harness.engine import auditing, commands, laboratory, show
 from harness.engine.resolve import Request
-from harness.errors import EXIT_SOME_FAILED, BadInputError, DiskError, HarnessError
+from harness.errors import EXIT_SOME_FAILED, BadInputError, BusyError, DiskError, HarnessError
 
 WIDE = 180
 """Columns where output is no terminal."""
@@ -369,7 +369,7 @@ def _reported(out: Path) -> Iterator[None]:
         yield
     except HarnessError as error:
         print(str(error), file=sys.stderr)
-        if not isinstance(error, BadInputError | DiskError):
+        if not isinstance(error, BadInputError | BusyError | DiskError):
             _keep_traceback(out)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:

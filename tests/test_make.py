@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NUMBERS = ("WORKERS", "PROBE", "BUDGET", "RETRY", "FAST")
-VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "SUITES", "OUT", "SET", "PANEL", "VENUE", *NUMBERS)
+NUMBERS = ("WORKERS", "PROBE", "BUDGET", "RETRY", "FAST", "REPLICATES", "RERUN", "PORT")
+OTHERS = ("OTHER", "OTHER_BASE", "OTHER_SET")
+VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "SUITES", "OUT", "SET", "PANEL", "VENUE", *OTHERS, *NUMBERS)
 EXECUTING = ("$(shell touch hit)", "`touch hit`", "$$(touch hit)", "${shell touch hit}", "$(eval $(shell touch hit))")
 BREAKING = ("a;touch hit", "a && touch hit", "a|touch hit", 'a" ; touch hit ; "', "a' ; touch hit ; '", "a\ntouch hit")
 ARGUMENTS = "#!/bin/sh\nfor word; do printf '[%s]' \"$word\"; done\necho\n"
@@ -32,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
     python.write_text(ARGUMENTS)
     python.chmod(0o755)
     later = (tmp_path / "constraints.txt").stat().st_mtime + 10
-    for stamp in (".ready", ".ready-dev"):
+    for stamp in (".ready", ".ready-dev", ".ready-dashboard", ".ready-notebook"):
         (tmp_path / ".venv" / stamp).touch()
         os.utime(tmp_path / ".venv" / stamp, (later, later))
     return tmp_path
@@ -70,10 +71,11 @@ def test_make_value_from_the_environment_is_refused_too(checkout: Path, variable
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_make_value_that_would_end_a_word_never_executes(checkout: Path, variable: str, value: str) -> None:
     words = ["NAME=lima_size"] if variable != "NAME" else []
-    done = make(checkout, "sweep", *words, f"{variable}={value}")
+    done = make(checkout, "compare", *words, f"{variable}={value}")
     assert not (checkout / "hit").exists()
-    if variable == "SET" and "\n" not in value:
-        assert f"[--set][{value}]" in done.stdout  # a JSON object holds such characters: they arrive as they are
+    if variable.endswith("SET") and "\n" not in value:
+        option = variable.lower().replace("_", "-")
+        assert f"[--{option}][{value}]" in done.stdout  # a JSON object holds such characters: they arrive as they are
     else:
         assert done.returncode == 2
         assert "is not allowed as given" in done.stderr
@@ -160,10 +162,63 @@ def test_make_claims_run_passes_what_it_is_given(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["2", "yes", "-1"])
-def test_make_fast_is_0_or_1(checkout: Path, value: str) -> None:
-    done = make(checkout, "claims-run", f"FAST={value}")
+@pytest.mark.parametrize(("target", "variable"), [("claims-run", "FAST"), ("recovery", "RERUN")])
+def test_make_switch_is_0_or_1(checkout: Path, target: str, variable: str, value: str) -> None:
+    done = make(checkout, target, "NAME=lima_size", f"{variable}={value}")
     assert done.returncode == 2
-    assert "FAST is not allowed as given, but must be 0 or 1" in done.stderr
+    assert f"{variable} is not allowed as given, but must be 0 or 1" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["OTHER", "OTHER_BASE"])
+def test_make_other_sweep_is_no_option(checkout: Path, variable: str) -> None:
+    done = make(checkout, "compare", "NAME=lima_size", f"{variable}=--help")
+    assert done.returncode == 2
+    assert f"{variable} is not allowed as given, but must not start with -" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        (
+            "compare NAME=lima_size OTHER=epochs BASE=a OUT=o",
+            "[harness][compare][lima_size][epochs][--base][a][--out][o]",
+        ),
+        (
+            'compare NAME=lima_size OTHER_BASE=../m/x-1.5 OTHER_SET={"a":1}',
+            '[harness][compare][lima_size][--other-base][../m/x-1.5][--other-set][{"a":1}]',
+        ),
+        ("recovery NAME=lima_size WORKERS=2 BUDGET=2h", "[harness][recovery][lima_size][--workers][2][--budget][2h]"),
+        ("recovery NAME=lima_size RERUN=1 RETRY=1", "[harness][recovery][lima_size][--retry-failed][--rerun]"),
+        ("notebook NAME=lima_size PORT=2719", "[harness][notebook][lima_size][--port][2719]"),
+        ("dashboard", "[harness][dashboard][tune]"),
+        ("dashboard NAME=a PORT=8081", "[harness][dashboard][a][--port][8081]"),
+        ("stats-check", "[analysis.stats_check]"),
+        ("stats-check REPLICATES=80 WORKERS=1", "[analysis.stats_check][--replicates][80][--workers][1]"),
+        (
+            "plan NAME=lima_size EVALS=e SUITES=general,code",
+            "[harness][plan][lima_size][--evals][e][--suites][general,code]",
+        ),
+    ],
+)
+def test_make_target_passes_what_it_is_given(checkout: Path, words: str, printed: str) -> None:
+    assert make(checkout, *words.split()).stdout == f"[-m]{printed}\n"
+
+
+@pytest.mark.parametrize("target", ["compare", "recovery", "notebook"])
+def test_make_target_of_one_sweep_needs_its_name(checkout: Path, target: str) -> None:
+    done = make(checkout, target)
+    assert done.returncode == 2
+    assert "NAME is empty, but must be a sweep: lima_size" in done.stderr
+
+
+@pytest.mark.parametrize("extra", ["dashboard", "notebook"])
+def test_make_target_with_an_extra_installs_it_first_and_once(checkout: Path, extra: str) -> None:
+    (checkout / f".venv/.ready-{extra}").unlink()
+    (checkout / ".venv/.ready").touch()
+    installed = f"[-m][pip][--disable-pip-version-check][--quiet][install][-c][constraints.txt][-e][.[{extra}]]\n"
+    opened = f"[-m][harness][{extra}][lima_size]\n"
+    assert make(checkout, extra, "NAME=lima_size").stdout == installed + opened
+    assert make(checkout, extra, "NAME=lima_size").stdout == opened
 
 
 def test_make_help_lists_every_target_with_its_text(checkout: Path) -> None:

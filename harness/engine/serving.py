@@ -72,10 +72,10 @@ def own_notebook(plan: Plan) -> Path:
 
 
 def arguments(plan: Plan) -> list[str]:
-    """Return what tells the notebook which sweep it is about."""
+    """Return what tells the notebook which sweep it is about; a hash of digits alone would arrive there as a number."""
     record = plan.record
     words = ["--name", record.name, "--base", record.base, "--out", str(plan.store.root.absolute())]
-    return [*words, "--set_hash", record.set_hash] if record.set_hash else words
+    return [*words, "--set_hash", f"set-{record.set_hash}"] if record.set_hash else words
 
 
 def _program(name: str, extra: str) -> str:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import math
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from harness import cli
 from harness.cli import app
-from harness.engine import catalog, executor, forecast, plan
+from harness.engine import catalog, executor, forecast, plan, recovery
+from harness.engine import serving as engine_serving
 from harness.engine.resolve import Request
+from harness.errors import HarnessError
 from harness.records import result
+from tests.analysis import synthetic
+from tests.analysis.synthetic import build
 from tests.engine.test_plan import with_qlora
 from tests.pocket.tiny import tiny_experiment
 
@@ -100,6 +113,13 @@ def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
         (["run-trial", "abc"], "must name exactly one trial"),
         (["run-trial", "abc", "--keep", "everything"], "must be one of none, adapter, all"),
         (["dashboard", "tune"], "does not exist, but must before it can be shown"),
+        (["notebook", "lima_size"], "does not exist, but must before there is a report"),
+        (["compare", "lima_size", "epochs"], "does not exist, but must before there is a report"),
+        (["compare", "lima_sise", "epochs"], "Did you mean 'lima_size'"),
+        (["recovery", "lima_size"], "33 of 33 trials of 'lima_size' have no result, but must before"),
+        (["recovery", "tune"], "'tune' is a study, but must be a sweep"),
+        (["recovery", "lima_size", "--budget", "soon"], "BUDGET is 'soon', but must be a positive time"),
+        (["report", "recovery-lima_size"], "does not exist, but must; run make recovery NAME=lima_size."),
         (["sweep", "lima_size", "--workers", "0"], "WORKERS is 0, but must be an integer from 1 to 256."),
         (["plan", "lima_size", "--workers", "257"], "WORKERS is 257, but must be an integer from 1 to 256."),
         (["sweep", "lima_size", "--no-such-option"], "No such option"),
@@ -176,7 +196,8 @@ def test_cli_status_of_nothing_says_so(tmp_path: Path) -> None:
 
 def test_cli_help_names_every_verb() -> None:
     printed = run("--help")
-    for verb in ("plan", "sweep", "study", "status", "report", "figures", "fetch", "dashboard", "run-trial", "mirror"):
+    verbs = ("plan", "sweep", "study", "status", "report", "figures", "fetch", "dashboard", "run-trial", "mirror")
+    for verb in (*verbs, "compare", "recovery", "notebook"):
         assert verb in printed
     assert "claims" in printed
     assert "claims-run" in printed
@@ -199,3 +220,144 @@ def test_cli_json_has_null_for_what_is_not_known_or_has_no_end(capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {
         "bands": [{"low": None, "value": None, "high": 0.1}]
     }
+
+
+# -- two sweeps, follow-ups -------------------------------------------------------------------------------------------
+
+
+WRITTEN = ("compare.md", "compare.csv", "unmatched.csv")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_cli_compare_writes_what_it_prints(tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    build(root, synthetic.Plan(base="tiny", seeds=(0, 1), scale=0.1))
+    build(root, synthetic.Plan(base="tiny", name="epochs", seeds=(0, 1), scale=0.1, values=(25, 50)))
+    printed = run("compare", "lima_size", "epochs", "--out", str(root))
+    assert "epochs@tiny - lima_size@tiny: difference with its 95 % interval" in printed
+    folder = root / "sweeps/lima_size@tiny/compare/epochs@tiny"
+    found = json.loads(run("compare", "lima_size", "epochs", "--out", str(root), "--json"))
+    assert [Path(path) for path in found["paths"]] == [folder / name for name in WRITTEN]
+    table = pd.read_csv(folder / "compare.csv")
+    assert table["difference"].tolist() == pytest.approx([row["difference"] for row in found["differences"]])
+    assert len(pd.read_csv(folder / "unmatched.csv")) == len(found["unmatched"]) == 8
+    assert "| num\\_examples=25" in (folder / "compare.md").read_text()
+    refused = run("compare", "lima_size", "--out", str(root), code=2)
+    assert "OTHER is 'lima_size@tiny', but must be another sweep than NAME" in refused
+
+
+@pytest.mark.usefixtures("tiny")
+def test_cli_recovery_from_trials_that_kept_no_weights_to_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "NUM_DOCUMENTS", 40)  # so small a world has no more
+    out = ["--set", SMALL, "--out", str(tmp_path)]
+    run("sweep", "lima_size", *out)
+    assert "3 of 3 trials of 'lima_size' kept no weights" in run("recovery", "lima_size", *out, code=2)
+    condition = plan.make_plan(Request(name="lima_size", set=SMALL, out=tmp_path)).record.trials[0].condition_id
+    some = ["--condition", condition]
+    printed = run("recovery", "lima_size", *out, *some, "--rerun", "--json")
+    done = json.loads(printed[printed.rindex("\n{\n") :])
+    assert (done["num_ran"], done["why"], set(done["states"].values())) == (2, "done", {"COMPLETE"})
+    folder = next(tmp_path.glob("sweeps/recovery-lima_size@tiny-*"))
+    shares = pd.read_csv(folder / "recovery.csv")
+    assert shares["quantity"].tolist() == [row["quantity"] for row in done["recovery"]]
+    assert str(folder / "report.html") in run("report", "recovery-lima_size", *out)
+    again = run("recovery", "lima_size", *out, *some)
+    assert "2 of 2 trials final or failed, 0 ran now" in again
+    assert "recovered share" in again
+
+
+# -- pages served on this machine -------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+def listening(port: int) -> set[str]:
+    """Return the addresses, as the kernel writes them, on which a port is listened on."""
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    places = (row[1].split(":") for row in rows if row[3] == "0A")
+    return {address for address, at in places if int(at, 16) == port}
+
+
+def fetched(url: str, process: subprocess.Popen[str]) -> str:
+    """Return what a server that is starting answers."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.read().decode()
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(process.communicate(timeout=10) if process.poll() is not None else "no answer in time")
+
+
+@contextlib.contextmanager
+def serving(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a verb that serves; whatever happens, it does not outlive the test."""
+    command = [sys.executable, "-m", "harness", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("optuna_dashboard") is None,
+    reason="optuna-dashboard is not installed: make dashboard installs it",
+)
+def test_cli_dashboard_shows_a_study_on_loopback_alone_and_ends_with_its_process(tmp_path: Path) -> None:
+    folder = plan.make_plan(Request(name="tune", out=tmp_path)).folder
+    folder.mkdir(parents=True)
+    made = optuna.create_study(study_name="a-small-study", storage=f"sqlite:///{folder / 'study.db'}")
+    made.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    port = free_port()
+    with serving("dashboard", "tune", "--out", str(tmp_path), "--port", str(port)) as process:
+        assert "a-small-study" in fetched(f"http://127.0.0.1:{port}/api/studies", process)
+        assert listening(port) == {"0100007F"}
+        taken = harness("dashboard", "tune", "--out", str(tmp_path), "--port", str(port))
+        assert (taken.returncode, taken.stderr.count("\n")) == (75, 1)
+        assert f"PORT is {port}, but must be free on 127.0.0.1" in taken.stderr
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+    assert listening(port) == set()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("marimo") is None, reason="marimo is not installed: make notebook installs it"
+)
+def test_cli_notebook_is_a_copy_of_ones_own_on_loopback_alone(tmp_path: Path) -> None:
+    _, name = build(tmp_path, synthetic.Plan(seeds=(0,), values=(25, 400), scale=0.1))
+    own = tmp_path / "sweeps" / name / "notebook.py"
+    port = free_port()
+    with serving("notebook", "lima_size", "--headless", "--out", str(tmp_path), "--port", str(port)) as process:
+        assert "healthy" in fetched(f"http://127.0.0.1:{port}/health", process)
+        assert listening(port) == {"0100007F"}
+    assert own.read_bytes() == (ROOT / "notebooks/start.py").read_bytes()
+
+
+def test_cli_notebook_of_ones_own_is_never_overwritten(tmp_path: Path) -> None:
+    build(tmp_path, synthetic.Plan(seeds=(0,), values=(25,), scale=0.1))
+    made = plan.make_plan(Request(name="lima_size", out=tmp_path))
+    path = engine_serving.own_notebook(made)
+    path.write_text("mine")
+    assert engine_serving.own_notebook(made).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["optuna-dashboard", "marimo"])
+def test_cli_program_that_is_not_installed_is_named_with_its_target(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, synthetic.Plan(seeds=(0,), values=(25,), scale=0.1))
+    made = plan.make_plan(Request(name="lima_size", out=tmp_path))
+    (made.folder / "study.db").touch()
+    monkeypatch.setattr(engine_serving.shutil, "which", lambda *_, **__: None)
+    serve = {"marimo": lambda: engine_serving.notebook(made, 8080, headless=True)}
+    with pytest.raises(HarnessError, match=f"{name} is not installed; make (dashboard|notebook) installs it"):
+        serve.get(name, lambda: engine_serving.dashboard(made, 8080))()
