@@ -13,7 +13,8 @@ import unicodedata
 LIMIT = 1500
 """Characters of one text shown in a report; the whole text is in samples.parquet."""
 
-_FORMULA = re.compile(r"^\s*[=+\-@\t\r]")
+_FORMULA = re.compile("^[\\s\\x00-\\x1f\\u200b\\ufeff]*[-=+@\uff1d\uff0b\uff0d\uff20]|^[\\t\\r]")
+"""What spreadsheets take for a formula: also after blanks, and in the wide forms of East Asian keyboards."""
 _MARKDOWN = re.compile(r"([\\`*_\[\]#|~]|^[+\-=])")
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -30,6 +31,57 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "''",
+    "`": r"\textasciigrave{}",
+    "-": "{-}",  # two would become a dash
+    # After the end of a row, these would be its argument and its star.
+    "[": "{[}",
+    "*": "{*}",
+    "\u2014": "---",
+    "\u2013": "--",
+    "\u2018": "`",
+    "\u2019": "'",
+    "\u201c": "``",
+    "\u201d": "''",
+    "\u2026": r"\ldots{}",
+    "\u00a7": r"\S{}",
+    "\u2020": r"\dag{}",
+    "\u2021": r"\ddag{}",
+    "\u00df": r"\ss{}",
+    "\u00e6": r"\ae{}",
+    "\u00f8": r"\o{}",
+    "\u0142": r"\l{}",
+    "\u0153": r"\oe{}",
+} | {
+    letter: rf"\ensuremath{{\{name}}}"
+    for letter, name in {
+        "\u2192": "rightarrow",
+        "\u2190": "leftarrow",
+        "\u2191": "uparrow",
+        "\u2193": "downarrow",
+        "\u23ce": "hookleftarrow",
+        "\u00b1": "pm",
+        "\u00d7": "times",
+        "\u00b7": "cdot",
+        "\u2264": "leq",
+        "\u2265": "geq",
+        "\u0394": "Delta",
+        "\u00b5": "mu",
+        "\u03bc": "mu",
+    }.items()
+} | {"\u2212": r"\ensuremath{-}"}  # fmt: skip
+_LATEX_ACCENTS = {
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0304": "=",
+    "\u0306": "u",
+    "\u0307": ".",
+    "\u0308": '"',
+    "\u030a": "r",
+    "\u030b": "H",
+    "\u030c": "v",
+    "\u0327": "c",
 }
 
 
@@ -66,9 +118,23 @@ def markdown(text: object, *, limit: int = LIMIT) -> str:
 
 
 def latex(text: object, *, limit: int = LIMIT) -> str:
-    """Return text that LaTeX typesets as it is, outside verbatim."""
+    """Return text that LaTeX typesets as it is, outside verbatim: ASCII alone, with no package and in any encoding.
+
+    A letter that pdfLaTeX has no sign for is shown by its code point, [U+4E2D], so that none is lost.
+    """
     line = visible(str(text), limit=limit, single_line=True)
-    return "".join(_LATEX.get(letter, letter) for letter in line)
+    return "".join(_latex_letter(letter) for letter in line)
+
+
+def _latex_letter(letter: str) -> str:
+    if letter in _LATEX:
+        return _LATEX[letter]
+    if letter.isascii():
+        return letter
+    base, *marks = unicodedata.normalize("NFD", letter)
+    if base.isascii() and base.isalpha() and len(marks) == 1 and marks[0] in _LATEX_ACCENTS:
+        return f"\\{_LATEX_ACCENTS[marks[0]]}{{{base}}}"
+    return f"{{[}}U+{ord(letter):04X}]"
 
 
 def guard_cell(value: object) -> object:

@@ -29,7 +29,7 @@ def items_frame(sweep: OpenedSweep) -> pd.DataFrame:
     """Return the per-item values of an opened sweep, before joined to after.
 
     An item known on one side only keeps its row with NaN on the other and the reason. A trial whose item file is gone
-    has no row here; `load_sweep` still has it.
+    or damaged has no row here; `load_sweep` still has it.
     """
     read = cache(lambda items_file: _read_items(sweep.store, items_file))  # many trials share a before
     parts: list[pd.DataFrame] = []
@@ -57,9 +57,12 @@ ITEM_VALUES = [
 
 def _read_items(store: Store, items_file: str) -> pd.DataFrame | None:
     path = store.root / items_file
-    if not path.is_file():
+    try:
+        table = pd.read_parquet(path) if path.is_file() else None
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors; the report counts the trials without items
         return None
-    table = pd.read_parquet(path)
+    if table is None or not {*ITEM_KEYS, "cluster", "value", "output", "reason"} <= set(table.columns):
+        return None
     return table if "chance" in table else table.assign(chance=float("nan"))  # as of schema version 1
 
 

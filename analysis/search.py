@@ -264,7 +264,7 @@ def _design(frame: pd.DataFrame, fields: Sequence[str], column: str) -> tuple[pd
     levels = {name: values for name, values in levels.items() if values.nunique() > 1}
     factors = {f"x{place}": sources[name] for place, name in enumerate(levels)}
     data = pd.DataFrame(dict(zip(factors, levels.values(), strict=True)), index=known.index)
-    block = known["world"].map(str) + "/" + known["seed"].map(str)
+    block = [f"{world}/{seed}" for world, seed in zip(known["world"], known["seed"], strict=True)]
     data = data.assign(value=known[column].astype(float), block=block)
     num_parameters = 1 + sum(data[name].nunique() - 1 for name in factors) + data["block"].nunique() - 1
     if not factors:

@@ -125,7 +125,7 @@ def build_view(context: Context, figures_missing: dict[str, str]) -> View:
         family_size=int(main["family_size"].max()) if len(main) else 0,
         groups=groups,
         highlights=_highlights(groups, main),
-        missing=_missing(sweep, frame, effects, figures_missing),
+        missing=_lost_items(frame, context.items) + _missing(sweep, frame, effects, figures_missing),
         full_precision=rows_of(context.full_precision),
         contrasts=rows_of(context.contrasts),
         slices=rows_of(effects[effects["level"] != "measure"]),
@@ -258,6 +258,14 @@ def _missing(
     return notes
 
 
+def _lost_items(frame: pd.DataFrame, items: pd.DataFrame) -> list[str]:
+    complete = frame.loc[frame["state"] == "COMPLETE", "trial_id"].drop_duplicates()
+    lost = int((~complete.isin(items["trial_id"])).sum())
+    return [f"{_count(lost, 'COMPLETE trial')} without a readable items file: no per-item number has them."] * (
+        lost > 0
+    )
+
+
 def _seed_notes(frame: pd.DataFrame) -> list[str]:
     by_world = frame[frame["state"] == "COMPLETE"].groupby(["condition", "world"], dropna=False)["seed"].nunique()
     complete = by_world.groupby("condition").min()
@@ -303,7 +311,7 @@ def _unknown_notes(frame: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     found = [f"{text} in {_count(count, 'COMPLETE trial')}." for text, count in notes.items()]
     if len(scored):
         found.append(
-            f"{_count(len(scored), 'change')} without per-item scores: the interval, if any, rests on seeds alone."
+            f"{_count(len(scored), 'change')} without items that are scored before and after: the interval, if any, rests on seeds alone."
         )
     return found
 
