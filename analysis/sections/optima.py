@@ -95,6 +95,8 @@ def finding_command(record: SweepRecord, trial: PlannedTrial, method: str) -> st
     ships. Fields that an arm sets are not part of it.
     """
     words = shlex.split(record.command)
+    if record.name not in words:  # a record that the command line did not write
+        words = ["python", "-m", "harness", "sweep", record.name, "--base", record.base]
     place = words.index("--set") + 1 if "--set" in words else None
     fields = json.loads(words[place]) if place is not None else {}
     varied = {name: value for name, value in trial.axes.items() if name not in {RATE, "method", *REPLICATES}}
