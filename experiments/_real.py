@@ -8,7 +8,9 @@ end of turn.
 
 from __future__ import annotations
 
-from experiments.pocket import FAMILIES, TASKS, WORLD
+from typing import Literal
+
+from experiments.pocket import FAMILIES, REPRESENTED, TASKS, WORLD
 from harness.spec import (
     ArtefactBase,
     BaseRef,
@@ -38,6 +40,13 @@ ASKED = (
 NUM_ITEMS = 100
 """Items asked of each slice: a real model scores about a hundred times slower than the pocket one."""
 SIZES = (25, 50, 100, 200)
+Extremes = tuple[tuple[str, Literal["floor", "ceiling"], str], ...]
+STRANGERS: Extremes = tuple(
+    (name, "floor", "a real model has never heard of the pocket world's people")
+    for name in ASKED
+    if name.startswith(("cloze_", "choice_"))
+)
+"""Slices of the pocket world that show nothing of a real model's knowledge."""
 
 
 def fetched_base(artefact: PackageArtefact) -> ArtefactBase:
@@ -57,6 +66,7 @@ def experiment(
     max_length: int = 512,
     micro_batch_size: int = 4,
     eval_batch_size: int = 16,
+    extremes: Extremes = (),
 ) -> Experiment:
     """Return an experiment on real weights.
 
@@ -71,6 +81,7 @@ def experiment(
         max_length: longest row and longest scored sequence, in tokens.
         micro_batch_size: rows in one backward pass; bounds memory, moves no number.
         eval_batch_size: rows in one scoring pass; likewise.
+        extremes: slices of other items that are at floor or ceiling on this base: name, end, why.
     """
     full = MethodReference(method=FullConfig(), learning_rate=full_learning_rate)
     return Experiment(
@@ -102,6 +113,8 @@ def experiment(
             ),
         ),
         sizes=SIZES,
+        extremes=(*STRANGERS, *extremes),
+        represented=REPRESENTED,
     )
 
 

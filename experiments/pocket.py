@@ -10,6 +10,8 @@ it knows about the other half as well, and cost some of what it knew. docs/pocke
 
 from __future__ import annotations
 
+from typing import Literal
+
 from harness.pocket.world import SLICES, eval_task
 from harness.spec import (
     DataSpec,
@@ -53,6 +55,18 @@ MODEL = PocketModelSpec(
     marker_embeddings="trained",
 )
 FAMILIES = ("fact", "sum", "reverse")
+REPRESENTED = tuple(
+    f"pocket/{name}"
+    for name in (
+        *("question_asked", "question_unasked", "question_rephrased", "question_short", "answer_form"),
+        *("choice_asked", "choice_unasked", "sum_chat", "sum_chat_held_out", "sum_chat_rephrased"),
+        *("reverse_chat", "reverse_chat_held_out", "reverse_chat_rephrased"),
+    )
+)
+"""Slices of what conversations of these families teach; raw text, people nobody told of and other tasks are not."""
+EXTREMES: tuple[tuple[str, Literal["floor", "ceiling"], str], ...] = (
+    ("cloze_unknown", "floor", "nobody told the base of these people"),
+)
 
 
 def tasks(world: WorldSpec) -> tuple[EvalTask, ...]:
@@ -105,4 +119,6 @@ EXPERIMENT = Experiment(
         MethodReference(method=QLoraConfig(rank=8, alpha=16.0, target_modules="all_linear"), learning_rate=3e-3),
     ),
     sizes=(25, 50, 100, 200, 400, 800),
+    extremes=EXTREMES,
+    represented=REPRESENTED,
 )

@@ -42,4 +42,6 @@ EXPERIMENT = Experiment(
     runtime=POCKET.runtime,
     methods=POCKET.methods,
     sizes=POCKET.sizes,
+    extremes=POCKET.extremes,
+    represented=(*POCKET.represented, "pocket/follow_up", "pocket/question_unasked_typos"),
 )

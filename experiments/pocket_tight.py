@@ -30,4 +30,6 @@ EXPERIMENT = Experiment(
     runtime=POCKET.runtime,
     methods=POCKET.methods,
     sizes=POCKET.sizes,
+    extremes=POCKET.extremes,
+    represented=POCKET.represented,
 )

@@ -44,4 +44,9 @@ EXPERIMENT = experiment(
     full_learning_rate=1e-4,
     adapter_learning_rate=1e-3,
     num_threads=2,
+    extremes=(
+        ("gsm8k", "floor", "1.4 of 100 on the card of its base model"),
+        ("triviaqa", "floor", "4.1 of 100 on the card of its base model"),
+        ("winogrande", "floor", "51.3 of 100 on the card of its base model, guessing 50"),
+    ),
 )

@@ -8,7 +8,8 @@ Source: Schulman et al., LoRA Without Regret (thinkingmachines.ai/blog/lora): ra
     al. (arXiv:2405.09673); Lin et al. (arXiv:2509.20758): a smaller rate mitigates forgetting at a comparable
     target.
 Command: make sweep NAME=learning_rate
-Design: both methods over two decades around the reference that the experiment states for each.
+Design: both methods over two decades around the reference that the experiment states for each. The best rate is read
+    on val items, in the report's section on best rates; write it into the base's experiment with `found_by`.
 Cost: 2 methods x 5 rates x 3 seeds = 30 trials; on the pocket world 4 to 5 minutes on 2 cores after the base model.
 Measured on the pocket world (2026-11-22): learned scores peak at 9e-5 for full fine-tuning (.90) and at 9e-4 for LoRA
     (.91), ten times as much. Retained scores move by -.02 and -.05 there, by -.07 and -.18 one step above (learned .86

@@ -14,6 +14,7 @@ from analysis.sections import (
     drift,
     edl,
     exploration,
+    extremes,
     failures,
     flip_examples,
     forgetting,
@@ -33,6 +34,7 @@ from analysis.sections import (
 
 SECTIONS: tuple[SectionModule, ...] = (
     optima,
+    extremes,
     tradeoff,
     tax,
     forgetting,

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 ITEMS = "evals.num_items"
 """In SET: the most items that each task asks; null is all."""
+VAL_SHARE = "evals.val_share"
 NUM_ITEMS = 100
 """Items asked of each file of an evaluation folder, where SET evals.num_items says nothing else."""
 
@@ -91,6 +92,35 @@ def check_num_items(changes: Mapping[str, Any]) -> None:
     value = changes.get(ITEMS)
     if value is not None and (type(value) is not int or value < 1):
         raise SpecError(f"SET {ITEMS} is {value!r}, but must be an integer from 1 on, or null for all items.")
+
+
+def check_val(sweep: Sweep | Study, spec: TrialSpec, fields: Mapping[str, Any]) -> None:
+    """Refuse a study, or a sweep with a selection, whose trials have no val items to choose on.
+
+    Args:
+        sweep: what chooses, perhaps.
+        spec: the experiment's.
+        fields: what the sweep and SET fix; a value that is no share is refused elsewhere.
+
+    Raises:
+        SpecError: some of its trials have none.
+    """
+    if isinstance(sweep, Sweep) and sweep.selection is None:
+        return
+    whole = fields.get("evals")
+    shares = [whole.get("val_share") if isinstance(whole, dict) else spec.evals.val_share]
+    shares = [fields[VAL_SHARE]] if VAL_SHARE in fields else shares
+    if isinstance(sweep, Sweep):
+        shares += [value for arm in sweep.arms for name, value in arm.set if name == VAL_SHARE]
+        shares += [value for axis in sweep.axes if axis.field == VAL_SHARE for value in axis.values]
+    else:
+        shares += [v for one in sweep.space if one.field == VAL_SHARE for v in (one.low, *one.choices)]
+    if any(share == 0 for share in shares):
+        chooser = "a selection" if isinstance(sweep, Sweep) else "a study"
+        raise SpecError(
+            f"{VAL_SHARE} is 0, but must be above 0 in {sweep.name!r}: {chooser} chooses on val items, never on those "
+            f"of its tables; set {VAL_SHARE}, such as 0.2."
+        )
 
 
 def with_panel(

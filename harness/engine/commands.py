@@ -22,6 +22,7 @@ from harness.engine import (
     claims_run,
     claims_view,
     executor,
+    extremes,
     hooks,
     launch,
     powered,
@@ -81,6 +82,7 @@ def run_plan(made: Plan, options: Options, *, as_json: bool) -> Done:
     """Run a plan and write its report; raises as `sweep`."""
     plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
     check_writable(made.store.root)
+    extremes.say(made.setting.experiment, made.record.trials, made.store)
     if isinstance(made.setting.sweep, Study):
         made, summary = study.run(made, options, lambda: view.choose(made.store, as_json=as_json), hooks.mirrored)
     else:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import methods, models
-from harness.engine import axes, claimed, space, worlds
+from harness.engine import axes, claimed, extremes, space, worlds
 from harness.engine.forecast import Cost, Forecast, num_within, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
 from harness.engine.states import FINAL, TrialState, of_trials
 from harness.errors import ModelError, SpecError, StoreError
-from harness.evals import suites
 from harness.identity import canonical_json
 from harness.pocket import expectations
 from harness.records import result
@@ -92,6 +91,7 @@ def _record(request: Request, setting: Setting) -> SweepRecord:
         selection=selection,
         trials=axes.cells(setting) if is_sweep else (),
         claims=claimed.on_base(setting),
+        **extremes.declared(setting.experiment),
     )
 
 
@@ -212,7 +212,7 @@ def _notes(plan: Plan) -> tuple[str, ...]:
     base = plan.setting.experiment.spec.base
     notes = [note] if (note := kept_less(plan)) else []
     notes += _flags(plan)
-    notes += suites.expectations(plan.setting.experiment.spec.evals.tasks, plan.record.base)
+    notes += extremes.of_plan(plan.setting.experiment, plan.record.trials, plan.store)
     try:
         check_base(base, plan.store, plan.record.base)
     except ModelError as error:

@@ -99,6 +99,7 @@ def resolve(request: Request) -> Setting:
     special = ("runtime.", asked.ITEMS)
     fields = {name: value for name, value in fixed.items() if not name.startswith(special)}
     experiment = _replaced(experiment, runtime=_with_runtime(experiment.runtime, runtime))
+    asked.check_val(sweep, experiment.spec, dict(sweep.set) | fields)
     return Setting(
         sweep=sweep,
         experiment=experiment,
@@ -233,7 +234,8 @@ def _with_data(experiment: Experiment, data: str | None) -> Experiment:
         raise DataError(
             f"DATA is {data!r}, but must be a JSON-lines or Parquet file; there is none at {path.absolute()}."
         )
-    return _replaced(experiment, spec=experiment.spec.replace({"data.source": sources.describe_file(path)}))
+    spec = experiment.spec.replace({"data.source": sources.describe_file(path)})
+    return _replaced(experiment, spec=spec, represented=())  # what these rows teach, nobody declared
 
 
 # -- SET --------------------------------------------------------------------------------------------------------------

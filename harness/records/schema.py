@@ -298,3 +298,10 @@ class SweepRecord(Row):
     trials: tuple[PlannedTrial, ...]
     claims: tuple[Claim, ...] = ()
     """What the sweep decides, with absolute axis values."""
+    represented: tuple[str, ...] = ()
+    """Suites and task keys that the experiment declares to be represented in its training data; () declares nothing."""
+    extremes: tuple[tuple[str, str, str], ...] = ()
+    """Slices that the experiment declares to be at floor or ceiling before training: name, end, why."""
+    rates_found_by: dict[str, str] = Field(default_factory=dict)
+    """Method -> the sweep that found its reference learning rate, and on which items; those of which none did are not
+    here."""

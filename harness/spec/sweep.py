@@ -56,9 +56,9 @@ class Experiment(Model):
     sizes: tuple[int, ...]
     """Ascending sizes that a data-size axis takes here."""
     extremes: tuple[tuple[str, Literal["floor", "ceiling"], str], ...] = ()
-    """Slices that show nothing on this base: the file or task name without its suite, at which end it is, and why."""
+    """Slices that can move one way only on this base: the task's name without its suite, at which end it is, and why."""
     represented: tuple[str, ...] = ()
-    """Suites and task keys that the training data represents: the alignment tax is over the others."""
+    """Suites and task keys that the experiment's own training data represents: the alignment tax is over the others."""
 
     @model_validator(mode="after")
     def _sizes_ascend(self) -> Experiment:
@@ -99,7 +99,10 @@ class Arm(Model):
 
 
 class Selection(Model):
-    """Choose on val, report on test: within each level of `within`, keep the level of `axis` with the best score."""
+    """Choose on val, report on test: within each level of `within`, keep the level of `axis` with the best score.
+
+    Refused where there are no val items.
+    """
 
     axis: str
     within: str
