@@ -178,17 +178,37 @@ def _half_widths(means: pd.DataFrame, measure: str) -> np.ndarray:
 
 
 def _label_points(axes: Axes, means: pd.DataFrame, series: list[str]) -> None:
-    for _, row in means.iterrows():
-        place = series.index(row["series"])
-        below = place % 2 == 1
+    """Write each condition's place beside its mark, on the first of four sides where no other text is."""
+    axes.margins(0.14)
+    points = axes.transData.transform(means[["learned", "retained"]].to_numpy(dtype=float)) * 72 / axes.figure.dpi
+    taken: list[tuple[float, float, float, float]] = []
+    for (_, row), (x, y) in zip(means.iterrows(), points, strict=True):
+        text = shown(row["place"], 24)
+        width, height = len(text) * 0.62 * LABEL_SIZE, LABEL_SIZE * 1.1
+        boxes = [(x + 3 - (left * (width + 6)), y + 3 - below * (height + 6), width, height) for left, below in SIDES]
+        first = series.index(row["series"]) % 2
+        order = [*range(first, 4), *range(first)]
+        side = next((n for n in order if not any(_touch(boxes[n], other) for other in taken)), order[0])
+        taken.append(boxes[side])
+        left, below = SIDES[side]
         axes.annotate(
-            shown(row["place"], 24),
+            text,
             (row["learned"], row["retained"]),
-            xytext=(-3, -4) if below else (3, 4),
-            ha="right" if below else "left",
+            xytext=(-3 if left else 3, -3 if below else 3),
+            ha="right" if left else "left",
             va="top" if below else "bottom",
             textcoords="offset points",
-            fontsize=6.5,
-            color=cue(place)[0],
+            fontsize=LABEL_SIZE,
+            color=cue(series.index(row["series"]))[0],
             zorder=6,
         )
+
+
+LABEL_SIZE = 6.5
+SIDES = ((False, False), (True, True), (False, True), (True, False))
+"""Left, below: where a text may stand."""
+
+
+def _touch(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    (x, y, width, height), (a, b, wide, high) = one, other
+    return x < a + wide and a < x + width and y < b + high and b < y + height

@@ -19,13 +19,15 @@ from matplotlib.figure import Figure
 
 from analysis.context import Context
 from analysis.figure_kinds.slices import chosen_by
-from analysis.figures import LOST, Scale, level_text, new_figure, shown
+from analysis.figures import LOST, STYLE, Scale, level_text, new_figure, shown
 from analysis.labels import short_fields
-from analysis.points import FigureData, val_population
+from analysis.points import FigureData, is_number, val_population
 
 BEST_SHARE = 0.1
 MOST_LEVELS = 5
-"""Levels of a field that are written beside its line."""
+"""Levels of a field that are written beside its line; of more the first and the last."""
+CLOSEST = 0.06
+"""Texts nearer than this share of the line would touch: the upper one is not written."""
 
 
 def points(context: Context) -> list[FigureData] | str:
@@ -84,7 +86,10 @@ def draw(data: FigureData, width: float) -> Figure:
         axes.axvline(place, color="#374151", linewidth=0.7, zorder=1)
         _write_levels(axes, place, data.points[name], data.points[f"place/{name}"])
     labels = [shown(data.labels[name], 24) for name in [*names, "value"]]
-    axes.set_xticks(range(len(labels)), labels, rotation=25, ha="right", rotation_mode="anchor")
+    room = width * 72 * 0.9 / len(labels)
+    is_crowded = max(map(len, labels)) * 0.62 * STYLE["xtick.labelsize"] > room
+    slant = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if is_crowded else {}
+    axes.set_xticks(range(len(labels)), labels, **slant)
     axes.set_xlim(-0.12, len(labels) - 1 + 0.45)
     axes.set_yticks([])
     axes.grid(visible=False)
@@ -94,10 +99,14 @@ def draw(data: FigureData, width: float) -> Figure:
 
 def _write_levels(axes: Axes, at: int, values: pd.Series, places: pd.Series) -> None:
     levels = pd.DataFrame({"value": values, "place": places}).dropna().drop_duplicates("place").sort_values("place")
-    step = max(1, -(-len(levels) // MOST_LEVELS))
-    chosen = levels.iloc[::step] if len(levels) <= 2 * MOST_LEVELS else levels.iloc[[0, -1]]
+    chosen = levels if len(levels) <= MOST_LEVELS else levels.iloc[[0, -1]]
+    last = -1.0
     for _, row in chosen.iterrows():
+        if row["place"] - last < CLOSEST:
+            continue
+        last = row["place"]
+        text = f"{row['value']:.3g}" if is_number(levels["value"]) else level_text(row["value"])
         axes.text(
-            at + 0.03, row["place"], level_text(row["value"]), fontsize=6, va="center", color="#111827", zorder=6,
+            at + 0.03, last, text, fontsize=6, va="center", color="#111827", zorder=6,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
         )  # fmt: skip
