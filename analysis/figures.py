@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -42,6 +44,7 @@ ACROSS = "Set across both columns."
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GAINED, LOST, BASE = "#0072B2", "#D55E00", "#6b7280"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":")
 STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
     "font.family": "DejaVu Sans",
@@ -108,9 +111,44 @@ def shown(value: object, limit: int = 60) -> str:
     return visible(str(value), limit=limit, single_line=True)
 
 
-def handle(label: str, colour: str, marker: str) -> Line2D:
+def cue(place: int) -> tuple[str, str]:
+    """Return the colour and the marker of a series; the first 49 pairs are all different."""
+    return OKABE_ITO[place % 7], MARKERS[(place + place // 7) % 7]
+
+
+def level_cue(place: int, num_levels: int) -> tuple[str, str]:
+    """Return the colour of an ordered level, dark to light, and its line; neighbours differ in both."""
+    red, green, blue, _ = mpl.colormaps["cividis"](0.05 + 0.85 * place / max(1, num_levels - 1))
+    return to_hex((red, green, blue)), LINES[place % 4]
+
+
+def handle(label: str, colour: str, marker: str, limit: int = 40) -> Line2D:
     """Return an entry of a legend."""
-    return Line2D([], [], color=colour, marker=marker, markersize=5, linewidth=0.9, label=shown(label, 40))
+    return Line2D([], [], color=colour, marker=marker, markersize=5, linewidth=0.9, label=shown(label, limit))
+
+
+def legend_above(figure: Figure, handles: Sequence[Line2D | Patch], width: float, about: str | None = None) -> None:
+    """Write a legend above the panels, in as many columns as its labels leave room for."""
+    size = STYLE["legend.fontsize"]
+    longest = max(len(str(one.get_label())) for one in handles)
+    num_fitting = int(width * 72 / ((longest * 0.62 + 4.5) * size))
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=max(1, min(num_fitting, len(handles))), title=about,
+        title_fontsize=size, alignment="left", columnspacing=1.2, handletextpad=0.5, labelspacing=0.3,
+    )  # fmt: skip
+
+
+def legend_of_levels(
+    figure: Figure, labels: Sequence[str], width: float, about: str, *, is_marked: bool = True
+) -> None:
+    """Write the legend of ordered levels; of more than twelve every second, third ... is named."""
+    step = math.ceil(len(labels) / 12)
+    handles: list[Line2D] = []
+    for place, label in list(enumerate(labels))[::step]:
+        colour, line = level_cue(place, len(labels))
+        marks: dict[str, Any] = {"marker": MARKERS[place % 7], "markersize": 3} if is_marked else {}
+        handles.append(Line2D([], [], color=colour, linestyle=line, linewidth=1.0, label=shown(label, 30), **marks))
+    legend_above(figure, handles, width, shown(about, 40))
 
 
 class Scale:
@@ -142,7 +180,7 @@ class Scale:
         places = self.places(pd.Series(self.levels))
         labelled = range(len(places)) if len(places) <= 9 else range(0, len(places), math.ceil(len(places) / 9))
         axes.xaxis.set_major_locator(FixedLocator([places[n] for n in labelled]))
-        labels = [_tick(self.levels[n]) for n in labelled]
+        labels = [level_text(self.levels[n]) for n in labelled]
         if self._crowded(axes, places[list(labelled)], labels):
             axes.set_xticklabels(labels, rotation=40, ha="right", rotation_mode="anchor")
         else:
@@ -162,7 +200,8 @@ class Scale:
         return bool((room < needed).any())
 
 
-def _tick(value: object) -> str:
+def level_text(value: object) -> str:
+    """Return the text of a level of an axis."""
     if isinstance(value, float | np.floating):
         return f"{float(value):g}"
     return shown(value, 16)
@@ -247,14 +286,15 @@ def num_columns(width: float, num_panels: int) -> int:
 
 def draw_curves(data: FigureData, width: float) -> Figure:
     """Draw `points.as_curves`: one panel for each value of `panel`, one line for each of `series`."""
-    names = list(dict.fromkeys(data.points["panel"]))
+    curves = data.points[data.points["kind"].isin(["seed", "mean"])]
+    names = list(dict.fromkeys(curves["panel"]))
     columns = num_columns(width, len(names))
     rows = math.ceil(len(names) / columns)
-    series = list(dict.fromkeys(data.points["series"]))
+    series = list(dict.fromkeys(curves["series"]))
     figure, panels = new_figure(width, 0.5 + 0.13 * math.ceil(len(series) / columns) + 1.75 * rows, rows, columns)
-    scale = Scale(data.points["x"])
+    scale = Scale(curves["x"])
     for axes, name in zip(panels, names, strict=False):
-        points = data.points[data.points["panel"] == name]
+        points = curves[curves["panel"] == name]
         for place, line in enumerate(series):
             style = "" if data.is_sampled or scale.kind == "categories" else "-"
             draw_series(axes, points[points["series"] == line], scale, 0.0, place, style)
@@ -265,15 +305,15 @@ def draw_curves(data: FigureData, width: float) -> Figure:
     shared_label(figure, shown(data.labels["x"]))
     if data.labels["y"]:
         figure.supylabel(shown(data.labels["y"]), fontsize=STYLE["axes.labelsize"], color=STYLE["axes.labelcolor"])
-    handles = [handle(line, OKABE_ITO[n % 7], MARKERS[n % 7]) for n, line in enumerate(series) if line]
+    handles = [handle(line, *cue(n)) for n, line in enumerate(series) if line]
     if handles:
-        figure.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.4)
+        legend_above(figure, handles, width)
     return figure
 
 
 def draw_series(axes: Axes, points: pd.DataFrame, scale: Scale, shift: float, place: int, line: str) -> None:
     """Draw one line: its means (`kind` mean: x, y, low, high) with their intervals, its seeds as dots beside them."""
-    colour, marker = OKABE_ITO[place % 7], MARKERS[place % 7]
+    colour, marker = cue(place)
     dots, means = points[points["kind"] == "seed"], points[points["kind"] == "mean"]
     # Dots stand beside their mean, else its marker hides them: series by turns left and right.
     beside = ScaledTranslation((5 if place % 2 else -5) / 72, 0, axes.figure.dpi_scale_trans)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import pandas as pd
 
 from analysis.labels import format_value, short_fields
+from analysis.score_intervals import is_binary
 from harness.records.schema import SweepRecord
 
 if TYPE_CHECKING:
@@ -32,6 +33,34 @@ def intervals_sentence(context: Context) -> str:
         "Intervals: 95 %, of the change, paired by item and seed (items clustered, seeds crossed), not adjusted for "
         "the number of comparisons."
     )
+
+
+def around_score_sentence(context: Context) -> str:
+    """Return `intervals_sentence` for marks that are scores instead of changes."""
+    if context.is_sampled:
+        return intervals_sentence(context)
+    return (
+        f"{intervals_sentence(context)} They are drawn around the score after training: the base's score plus the "
+        "interval, cut at 0 and 1 where the score is a share."
+    )
+
+
+def around_score(context: Context, target: str, effect: pd.Series) -> dict[str, object]:
+    """Return `low`, `high` and `is_cut` of the interval of a change, moved to the score after training.
+
+    A change of a share that is near 0 or 1 has an interval that reaches beyond; it is cut there, as the score cannot.
+    """
+    ends = [float(effect["before"] + effect[name]) for name in ("low", "high")]
+    if not is_share(context, target):
+        return {"low": ends[0], "high": ends[1], "is_cut": False}
+    low, high = (min(max(end, 0.0), 1.0) for end in ends)  # nan stays nan
+    return {"low": low, "high": high, "is_cut": [low, high] != ends and not pd.isna(ends[0])}
+
+
+def is_share(context: Context, target: str) -> bool:
+    """Return whether a measure or metric key is a share of items: each of its metrics is 0 or 1 for an item."""
+    keys = context.primary_keys.get(target, (target,))
+    return bool(keys) and all(is_binary(key) for key in keys)
 
 
 def measure_titles(effects: pd.DataFrame) -> dict[str, str]:
@@ -144,12 +173,36 @@ def row_labels(record: SweepRecord, frame: pd.DataFrame) -> pd.DataFrame:
 def population(frame: pd.DataFrame, effects: pd.DataFrame) -> str:
     """Return one sentence with the number of items and seeds behind the measures."""
     table = effects[(effects["level"] == "measure") & (effects["num_items"] > 0)]
-    items = [
-        f"{target} n = {low:g}" if low == high else f"{target} n = {low:g} to {high:g}"
-        for target, group in table.groupby("target", sort=False)
-        for low, high in [(group["num_items"].min(), group["num_items"].max())]
-    ]
+    items = [f"{target} {counts(group['num_items'])}" for target, group in table.groupby("target", sort=False)]
     return f"Test items: {', '.join(items) or 'none'}. {seeds_sentence(frame)}"
+
+
+def val_population(context: Context) -> str:
+    """Return one sentence with the number of val items behind the measures, and of seeds."""
+    items = context.items[context.items["split"] == "val"]
+    names = items["suite"] + "/" + items["task"] + "/" + items["metric"]
+    found = {
+        measure: items[names.isin(keys)].groupby("trial_id").size() for measure, keys in context.primary_keys.items()
+    }
+    parts = [f"{measure} {counts(sizes)}" for measure, sizes in found.items() if len(sizes)]
+    return f"Val items: {', '.join(parts) or 'none'}. {seeds_sentence(context.frame)}"
+
+
+def rows_population(context: Context) -> str:
+    """Return one sentence with the number of rows behind the losses, and of seeds."""
+    summaries = [result.data for _, result in context.sweep.finished]
+    parts = [
+        f"{name} {counts(pd.Series(numbers))}"
+        for name in ("train", "validation")
+        if (numbers := [getattr(one, f"num_{name}") for one in summaries])
+    ]
+    return f"Rows of data: {', '.join(parts) or 'not known'}. {seeds_sentence(context.frame)}"
+
+
+def counts(numbers: pd.Series) -> str:
+    """Return `n = ` and the number, or the smallest and the largest."""
+    low, high = numbers.min(), numbers.max()
+    return f"n = {low:g}" if low == high else f"n = {low:g} to {high:g}"
 
 
 def seeds_sentence(frame: pd.DataFrame) -> str:
@@ -208,7 +261,7 @@ def _curve_means(
     first = known.drop_duplicates("condition").set_index("condition", drop=False)
     return [
         {"kind": "mean", "panel": panel(trial), "series": series, "x": trial[column], "y": effect["after"]}
-        | {"low": effect["before"] + effect["low"], "high": effect["before"] + effect["high"]}
+        | around_score(context, target, effect)
         | {"before": effect["before"], "target": target, "condition": effect["condition"]}
         | {"num_items": effect["num_items"], "num_seeds": effect["num_seeds"], "trial_ids": effect["trial_ids"]}
         for _, effect in table[table["condition"].isin(first.index)].iterrows()
@@ -224,4 +277,5 @@ def as_curves(
         return "no trial has a known score"
     kind, labels = name, {"x": x, "y": y}
     points = pd.DataFrame(rows)
-    return [FigureData(name, kind, points, caption, labels, context.is_sampled, is_wide=points["panel"].nunique() > 1)]
+    is_wide = points["panel"].nunique() > 1
+    return [FigureData(name, kind, points, caption, labels, context.is_sampled, is_wide)]

@@ -10,19 +10,25 @@ from pathlib import Path
 
 from analysis.context import Context
 from analysis.figure_kinds import (
+    aggregate,
     axis,
+    during,
     flips,
     forest,
     forest_slices,
     front,
+    importance,
+    interpolation,
     kl_forgetting,
     known_unknown,
     learning_rates,
     loss,
     packing,
+    parallel,
     positions,
     replay,
     size_slices,
+    slices,
     template_matrix,
 )
 from analysis.figures import Venue, write_figure
@@ -43,6 +49,12 @@ KINDS: tuple[KindModule, ...] = (
     learning_rates,
     kl_forgetting,
     positions,
+    during,
+    interpolation,
+    aggregate,
+    importance,
+    slices,
+    parallel,
 )
 
 

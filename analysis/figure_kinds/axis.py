@@ -18,11 +18,11 @@ from matplotlib.lines import Line2D
 from analysis.context import Context
 from analysis.figures import (
     BASE,
-    MARKERS,
-    OKABE_ITO,
     Scale,
+    cue,
     draw_series,
     handle,
+    legend_above,
     new_figure,
     num_columns,
     shared_label,
@@ -33,8 +33,9 @@ from analysis.labels import short_fields
 from analysis.points import (
     FigureData,
     Missing,
+    around_score,
+    around_score_sentence,
     file_name,
-    intervals_sentence,
     is_number,
     measure_titles,
     population,
@@ -64,7 +65,7 @@ def _curve(context: Context, name: str) -> FigureData | str:
                 | {"y": trial[f"after/{measure}"], "before": trial[f"before/{measure}"], "seed": trial["seed"]}
                 | {"trial_id": trial["trial_id"], "condition": trial["condition"]}
             )
-        rows += _axis_means(frame, effects, measure, column, others)
+        rows += _axis_means(context, measure, column, others)
     if not rows:
         return "no trial has a known score"
     points = pd.DataFrame(rows)
@@ -77,15 +78,14 @@ def _curve(context: Context, name: str) -> FigureData | str:
         "axis",
         points,
         f"Score after training along {short}; the dashed line is the base, dots are seeds. "
-        f"{intervals_sentence(context)} {population(frame, effects)}",
+        f"{around_score_sentence(context)} {population(frame, effects)}",
         {"x": short} | measure_titles(effects),
         context.is_sampled,
     )
 
 
-def _axis_means(
-    frame: pd.DataFrame, effects: pd.DataFrame, measure: str, column: str, others: list[str]
-) -> list[dict[str, object]]:
+def _axis_means(context: Context, measure: str, column: str, others: list[str]) -> list[dict[str, object]]:
+    frame, effects = context.frame, context.effects
     table = effects[(effects["target"] == measure) & (effects["level"] == "measure") & effects["delta"].notna()]
     first = frame.drop_duplicates("condition").set_index("condition")
     return [
@@ -95,12 +95,11 @@ def _axis_means(
             "x": first.loc[effect["condition"], column],
             "series": series_of(first.loc[effect["condition"]], others, frame),
             "y": effect["after"],
-            "low": effect["before"] + effect["low"],
-            "high": effect["before"] + effect["high"],
             "before": effect["before"],
             "condition": effect["condition"],
             "trial_ids": effect["trial_ids"],
         }
+        | around_score(context, measure, effect)
         for _, effect in table.iterrows()
     ]
 
@@ -125,9 +124,7 @@ def draw(data: FigureData, width: float) -> Figure:
     for axes in panels[len(measures) :]:
         axes.set_axis_off()
     shared_label(figure, shown(data.labels["x"]))
-    handles = [handle(name or "after", OKABE_ITO[n % 7], MARKERS[n % 7]) for n, name in enumerate(series)]
+    handles = [handle(name or "after", *cue(n)) for n, name in enumerate(series)]
     handles.append(Line2D([], [], color=BASE, linestyle=(0, (4, 3)), linewidth=0.9, label="before"))
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=min(4 if width >= 4 else 2, len(handles)), columnspacing=1.4
-    )
+    legend_above(figure, handles, width)
     return figure

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.context import Context
-from analysis.figures import BASE, MARKERS, OKABE_ITO, handle, new_figure, shown
+from analysis.figures import BASE, cue, handle, legend_above, new_figure, shown
 from analysis.numbers import MINUS
 from analysis.points import FigureData, dot_rows, intervals_sentence, population
 from analysis.tables import joined_ids
+from analysis.tradeoff import attainment
 from harness.records.schema import SweepRecord
 
 
@@ -39,17 +40,53 @@ def points(context: Context) -> list[FigureData] | str:
     )
     means = _means(record, frame, effects, wanted).dropna(subset=["learned", "retained"])
     means["on_front"] = _on_front(means["learned"].tolist(), means["retained"].tolist())
+    attained = pd.DataFrame() if context.is_sampled else _attained(context)
+    iso = "" if context.is_sampled else _iso_field(means, record)
     figure = FigureData(
         "front",
         "front",
-        pd.concat([dots, means], ignore_index=True),
+        pd.concat([table for table in (dots, means, attained) if len(table)], ignore_index=True),
         f"Learning against forgetting: change of the measures learned and retained, after minus before, on test items. "
         "Large marks are means over seeds, small dots are seeds, the dotted line joins the conditions that no other "
-        f"beats on both. {intervals_sentence(context)} {population(frame, effects)}",
-        {name: f"{measure}, after {MINUS} before" for name, measure in zip("xy", wanted, strict=True)},
+        f"beats on both. {ATTAINED if len(attained) else ''}{ISO if iso else ''}{intervals_sentence(context)} "
+        f"{population(frame, effects)}",
+        {name: f"{measure}, after {MINUS} before" for name, measure in zip("xy", wanted, strict=True)} | {"iso": iso},
         context.is_sampled,
     )
     return [figure]
+
+
+RATE = "axis.train.learning_rate"
+ATTAINED = (
+    "Thin steps: what half of the replicates of a series attain, learning at least this with at least that kept. "
+)
+ISO = "Grey dashes join the series at equal learning rate. "
+FEWEST_TO_ATTAIN = 3
+
+
+def _iso_field(means: pd.DataFrame, record: SweepRecord) -> str:
+    """Return the column of the learning rate where several series ran at the same one, else nothing."""
+    if RATE.removeprefix("axis.") not in record.axis_fields or means.empty:
+        return ""
+    return RATE if means.groupby(RATE)["series"].nunique().max() > 1 else ""
+
+
+def _attained(context: Context) -> pd.DataFrame:
+    """Return the corners of what half of each series' replicates attain; of series with three that ended throughout."""
+    frame = context.frame
+    table = dot_rows(frame, context.record).assign(
+        learned=frame["delta/learned"], retained=frame["delta/retained"], state=frame["state"]
+    )
+    table["is_open"] = table[["learned", "retained"]].isna().any(axis=1) & (table["state"] != "DIVERGED")
+    parts: list[pd.DataFrame] = []
+    for series, trials in table.groupby("series", sort=False):
+        replicates = [own for _, own in trials.groupby(["world", "seed"], dropna=False) if not own["is_open"].any()]
+        runs = [own[["learned", "retained"]].dropna().to_numpy(dtype=float) for own in replicates]
+        if len(runs) >= FEWEST_TO_ATTAIN:
+            corners = pd.DataFrame(attainment(runs), columns=["learned", "retained"])
+            ids = joined_ids(pd.concat(replicates))
+            parts.append(corners.assign(kind="attained", series=series, num_replicates=len(runs), trial_ids=ids))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _means(record: SweepRecord, frame: pd.DataFrame, effects: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:
@@ -72,33 +109,43 @@ def _on_front(x: list[float], y: list[float]) -> list[bool]:
 
 
 def draw(data: FigureData, width: float) -> Figure:
-    """Draw conditions with their paths, seeds as dots, and the front."""
+    """Draw conditions with their paths, seeds as dots, the front, and what half of the replicates attain."""
     figure, (axes,) = new_figure(width, max(width * 0.62, 3.2))
     means = data.points[data.points["kind"] == "mean"]
-    series = list(dict.fromkeys(data.points["series"]))
+    series = list(dict.fromkeys(means["series"]))
     axes.axhline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     axes.axvline(0, color=BASE, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for place, name in enumerate(series):
         points = data.points[data.points["series"] == name]
         line = "" if data.is_sampled else "-"
-        _draw_path(axes, points, OKABE_ITO[place % 7], MARKERS[place % 7], line)
+        _draw_path(axes, points, *cue(place), line)
+        steps = points[points["kind"] == "attained"]
+        axes.step(steps["learned"], steps["retained"], where="pre", color=cue(place)[0], linewidth=0.6, zorder=2)
+    if data.labels["iso"]:
+        for _, own in means.groupby(data.labels["iso"]):
+            axes.plot(own["learned"], own["retained"], color=ISO_COLOUR, linewidth=0.7, linestyle="--", zorder=1.5)
     on_front = means[means["on_front"].eq(True)].sort_values("learned")
     axes.plot(on_front["learned"], on_front["retained"], color="#111827", linewidth=1.0, linestyle=":", zorder=2)
     _label_points(axes, on_front if data.is_sampled else means, series)
     axes.plot(0, 0, marker="*", color=BASE, markersize=9, linestyle="", zorder=5)
     axes.set_xlabel(shown(data.labels["x"]) + "   (more learned →)")
     axes.set_ylabel(shown(data.labels["y"]) + "   (less forgotten →)")
-    handles = [handle(name, OKABE_ITO[n % 7], MARKERS[n % 7]) for n, name in enumerate(series)]
-    handles.append(Line2D([], [], color="#111827", linestyle=":", linewidth=1.0, label="front"))
-    handles.append(Line2D([], [], color=BASE, marker="*", markersize=8, linestyle="", label="base"))
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=min(5 if width >= 4 else 2, len(handles)),
-        handletextpad=0.4,
-        columnspacing=1.4,
-    )
+    legend_above(figure, _legend(data, series), width)
     return figure
+
+
+ISO_COLOUR = "#9ca3af"
+
+
+def _legend(data: FigureData, series: list[str]) -> list[Line2D]:
+    handles = [handle(name, *cue(n)) for n, name in enumerate(series)]
+    handles.append(Line2D([], [], color="#111827", linestyle=":", linewidth=1.0, label="front"))
+    if (data.points["kind"] == "attained").any():
+        handles.append(Line2D([], [], color=cue(0)[0], linewidth=0.6, label="attained by half"))
+    if data.labels["iso"]:
+        handles.append(Line2D([], [], color=ISO_COLOUR, linestyle="--", linewidth=0.7, label="equal rate"))
+    handles.append(Line2D([], [], color=BASE, marker="*", markersize=8, linestyle="", label="base"))
+    return handles
 
 
 def _draw_path(axes: Axes, points: pd.DataFrame, colour: str, marker: str, line: str) -> None:
@@ -131,17 +178,37 @@ def _half_widths(means: pd.DataFrame, measure: str) -> np.ndarray:
 
 
 def _label_points(axes: Axes, means: pd.DataFrame, series: list[str]) -> None:
-    for _, row in means.iterrows():
-        place = series.index(row["series"])
-        below = place % 2 == 1
+    """Write each condition's place beside its mark, on the first of four sides where no other text is."""
+    axes.margins(0.14)
+    points = axes.transData.transform(means[["learned", "retained"]].to_numpy(dtype=float)) * 72 / axes.figure.dpi
+    taken: list[tuple[float, float, float, float]] = []
+    for (_, row), (x, y) in zip(means.iterrows(), points, strict=True):
+        text = shown(row["place"], 24)
+        width, height = len(text) * 0.62 * LABEL_SIZE, LABEL_SIZE * 1.1
+        boxes = [(x + 3 - (left * (width + 6)), y + 3 - below * (height + 6), width, height) for left, below in SIDES]
+        first = series.index(row["series"]) % 2
+        order = [*range(first, 4), *range(first)]
+        side = next((n for n in order if not any(_touch(boxes[n], other) for other in taken)), order[0])
+        taken.append(boxes[side])
+        left, below = SIDES[side]
         axes.annotate(
-            shown(row["place"], 24),
+            text,
             (row["learned"], row["retained"]),
-            xytext=(-3, -4) if below else (3, 4),
-            ha="right" if below else "left",
+            xytext=(-3 if left else 3, -3 if below else 3),
+            ha="right" if left else "left",
             va="top" if below else "bottom",
             textcoords="offset points",
-            fontsize=6.5,
-            color=OKABE_ITO[place % 7],
+            fontsize=LABEL_SIZE,
+            color=cue(series.index(row["series"]))[0],
             zorder=6,
         )
+
+
+LABEL_SIZE = 6.5
+SIDES = ((False, False), (True, True), (False, True), (True, False))
+"""Left, below: where a text may stand."""
+
+
+def _touch(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    (x, y, width, height), (a, b, wide, high) = one, other
+    return x < a + wide and a < x + width and y < b + high and b < y + height

@@ -9,6 +9,8 @@ verdict with an interval on R^2 (claims.py, part `line`).
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,10 +18,12 @@ from matplotlib.figure import Figure
 
 from analysis import drift
 from analysis.context import Context
-from analysis.figures import BASE, MARKERS, OKABE_ITO, handle, new_figure, shown
-from analysis.fits import Points, straight_line
+from analysis.figures import BASE, cue, handle, legend_above, new_figure, num_columns, shown
+from analysis.fits import NUM_RESAMPLES, Points, straight_line
 from analysis.numbers import MINUS, score
-from analysis.points import FigureData, dot_rows, seeds_sentence
+from analysis.points import FigureData, dot_rows, population
+from analysis.resampling import MIN_RESAMPLED, interval_of
+from harness.seeding import numpy_stream
 
 PANELS = {
     "base_answers/kl_base_tuned": "KL(base || tuned), new task",
@@ -59,20 +63,60 @@ def line(table: pd.DataFrame) -> dict[str, float | str]:
     fit = straight_line(Points(table["x"], table["y"], table["seed"].to_numpy(dtype=int), worlds))
     slope = fit.parameters["slope"]
     found: dict[str, float | str] = {"slope": slope.value, "slope_low": slope.low, "slope_high": slope.high}
-    return found | {"intercept": fit.parameters["intercept"].value, "r2": fit.r2, "note": fit.note}
+    low, high = r2_interval(table)
+    found |= {"intercept": fit.parameters["intercept"].value, "r2": fit.r2, "r2_low": low, "r2_high": high}
+    return found | {"note": fit.note}
+
+
+def r2_interval(table: pd.DataFrame) -> tuple[float, float]:
+    """Return the 95 % interval of R^2 over replicates, resampled within their worlds as for the slope (fits.py).
+
+    R^2 is that about the mean of each world; (nan, nan) below 5 replicates and where a resample has no spread.
+    """
+    worlds = table["world"].astype("object").where(table["world"].notna(), None)
+    replicates = table.groupby([worlds.map(str), "seed"], sort=True).ngroup().to_numpy()
+    codes = pd.factorize(worlds.map(str), sort=True)[0]
+    noise = numpy_stream(0, "analysis.kl_forgetting")
+    counts = np.zeros((NUM_RESAMPLES, len(table)))
+    total = np.zeros((NUM_RESAMPLES, 3))
+    for world in np.unique(codes):
+        own = np.unique(replicates[codes == world])
+        drawn = noise.multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
+        for place, replicate in enumerate(own):
+            counts[:, replicates == replicate] = drawn[:, [place]]
+        here = codes == world
+        total += _spreads(*(table.loc[here, name].to_numpy(dtype=float) for name in "xy"), counts[:, here])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r2 = np.where((total[:, 0] > 0) & (total[:, 1] > 0), total[:, 2] ** 2 / (total[:, 0] * total[:, 1]), np.nan)
+    num_replicates = int(replicates.max()) + 1
+    free = num_replicates if num_replicates < MIN_RESAMPLED else max(num_replicates - int(codes.max()), MIN_RESAMPLED)
+    return interval_of(r2, free)
+
+
+def _spreads(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return, (resamples, 3), the weighted sums of xx, yy and xy about the weighted means."""
+    x, y = x - x.mean(), y - y.mean()
+    total, sum_x, sum_y = counts.sum(axis=1), counts @ x, counts @ y
+    pairs = ((x, x, sum_x, sum_x), (y, y, sum_y, sum_y), (x, y, sum_x, sum_y))
+    return np.stack([counts @ (a * b) - sum_a * sum_b / total for a, b, sum_a, sum_b in pairs], axis=1)
 
 
 def _caption(context: Context, table: pd.DataFrame) -> str:
     fits = [
-        f"{PANELS[name]}: R² = {rows['r2'].iloc[0]:.2f} over {len(rows)} trials, {_slope(rows.iloc[0])}"
+        f"{PANELS[name]}: {_r2(rows.iloc[0])} over {len(rows)} trials, {_slope(rows.iloc[0])}"
         for name, rows in table.groupby("drift", sort=False)
     ]
     return (
         "Drift from the base against forgetting: base minus tuned score of the measure retained, test items. Drift is "
         "in nats per token, L_f the loss of the tuned model on the base's arg-max. A dot is a trial; the line is the "
-        f"least-squares one through all, intervals are 95 % over resampled replicates. {'; '.join(fits)}. "
-        f"{seeds_sentence(context.frame)}"
+        "least-squares one through all; intervals are 95 %, by resampling of replicates, not adjusted for the "
+        f"number of comparisons. {'; '.join(fits)}. {population(context.frame, context.effects)}"
     )
+
+
+def _r2(row: pd.Series) -> str:
+    ends = "" if pd.isna(row["r2_low"]) else f" [{row['r2_low']:.2f}, {row['r2_high']:.2f}]"
+    return f"R² = {row['r2']:.2f}{ends}"
 
 
 def _slope(row: pd.Series) -> str:
@@ -82,25 +126,27 @@ def _slope(row: pd.Series) -> str:
 
 def draw(data: FigureData, width: float) -> Figure:
     panels = list(dict.fromkeys(data.points["drift"]))
-    figure, found = new_figure(width, width * 0.42, 1, len(panels), sharey=True)
+    columns = num_columns(width, len(panels))
+    rows_of_panels = math.ceil(len(panels) / columns)
+    figure, found = new_figure(width, 0.4 + 1.9 * rows_of_panels, rows_of_panels, columns, sharey=True)
     series = list(dict.fromkeys(data.points["series"]))
     for axes, name in zip(found, panels, strict=True):
         rows = data.points[data.points["drift"] == name]
         _draw_dots(axes, rows, series)
         ends = np.array([rows["x"].min(), rows["x"].max()])
         axes.plot(ends, rows["intercept"].iloc[0] + rows["slope"].iloc[0] * ends, color=BASE, linewidth=0.9, zorder=2)
-        axes.set_title(f"R² = {rows['r2'].iloc[0]:.2f}")
+        axes.set_title(_r2(rows.iloc[0]))
         axes.set_xlabel(shown(data.labels[name], 80))
-    found[0].set_ylabel(f"forgotten: base {MINUS} tuned, retained")
-    handles = [handle(name, OKABE_ITO[place % 7], MARKERS[place % 7]) for place, name in enumerate(series)]
+    for axes in found[::columns]:
+        axes.set_ylabel(f"retained: base {MINUS} tuned")
+    handles = [handle(name, *cue(place)) for place, name in enumerate(series)]
     if len(series) > 1:
-        figure.legend(handles=handles, loc="outside upper left", ncols=min(5, len(handles)))
+        legend_above(figure, handles, width)
     return figure
 
 
 def _draw_dots(axes: Axes, rows: pd.DataFrame, series: list[str]) -> None:
     for place, name in enumerate(series):
         own = rows[rows["series"] == name]
-        axes.scatter(
-            own["x"], own["y"], s=14, color=OKABE_ITO[place % 7], marker=MARKERS[place % 7], linewidths=0, zorder=3
-        )
+        colour, marker = cue(place)
+        axes.scatter(own["x"], own["y"], s=14, color=colour, marker=marker, linewidths=0, zorder=3)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.context import Context
 from analysis.figures import draw_curves
-from analysis.points import FigureData, as_curves, curve_rows, intervals_sentence, population, series_of
+from analysis.points import FigureData, around_score_sentence, as_curves, curve_rows, population, series_of
 
 EPOCHS = "train.num_epochs"
 
@@ -35,7 +35,7 @@ def points(context: Context) -> list[FigureData] | str:
     caption = (
         "Share of items right after training by epochs, for facts that the base knows and facts that it does not; "
         "every number of epochs is a run of its own, dots are seeds. "
-        f"{intervals_sentence(context)} {population(frame, context.effects)}"
+        f"{around_score_sentence(context)} {population(frame, context.effects)}"
     )
     return as_curves(context, "known_unknown", rows, caption, x="num_epochs", y="share of items right")
 

@@ -8,13 +8,24 @@ Invariant: means over seeds of what the training logs hold. What does not live h
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
-import matplotlib as mpl
+import math
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.context import Context
-from analysis.figures import new_figure, shown
-from analysis.points import FigureData, path_label, row_labels, seeds_sentence
+from analysis.figures import (
+    MARKERS,
+    STYLE,
+    legend_of_levels,
+    level_cue,
+    new_figure,
+    num_columns,
+    shared_label,
+    shown,
+)
+from analysis.points import FigureData, path_label, row_labels, rows_population
 from analysis.tables import joined_ids
 
 SMOOTH_STEPS = 50
@@ -45,8 +56,8 @@ def points(context: Context) -> list[FigureData] | str:
         "loss",
         "loss",
         curves.drop(columns="order").merge(row_labels(record, frame)[["condition", "label"]], on="condition"),
-        f"Training loss (lines) and validation loss (dots) by step, mean over seeds; no intervals, no correction. "
-        f"{seeds_sentence(frame)}",
+        f"Training loss (lines) and validation loss (marks) by step, mean over seeds; no intervals, no correction. "
+        f"{rows_population(context)}",
         {"rows": path_label(record)},
         is_wide=curves["arm"].nunique() > 1,
     )
@@ -56,24 +67,24 @@ def points(context: Context) -> list[FigureData] | str:
 def draw(data: FigureData, width: float) -> Figure:
     """Draw one panel an arm, one line a condition."""
     arms = list(dict.fromkeys(data.points["arm"]))
-    figure, panels = new_figure(width, width * 0.42, 1, len(arms), sharey=True)
-    for axes, arm in zip(panels, arms, strict=True):
-        rows = data.points[data.points["arm"] == arm]
-        own = list(dict.fromkeys(rows["condition"]))
-        for place, condition in enumerate(own):
-            colour = mpl.colormaps["cividis"](0.05 + 0.85 * place / max(1, len(own) - 1))
-            lines = rows[rows["condition"] == condition]
-            train, val = lines[lines["kind"] == "train/loss"], lines[lines["kind"] == "val/loss"]
-            axes.plot(
-                train["step"], train["loss"], color=colour, linewidth=1.0, label=shown(lines["label"].iloc[0], 36)
-            )
-            axes.plot(val["step"], val["loss"], color=colour, marker="o", markersize=2.6, linestyle="", zorder=3)
-        axes.set_xlabel("step")
-        if len(arms) > 1:
-            axes.set_title(shown(arm))
-        if len(own) <= 12:
-            axes.legend(
-                title=shown(data.labels["rows"]), fontsize=6, title_fontsize=6, labelspacing=0.25, handlelength=1.4
-            )
-    panels[0].set_ylabel("loss per loss token")
+    columns = num_columns(width, len(arms))
+    rows_of_panels = math.ceil(len(arms) / columns)
+    labels = list(dict.fromkeys(data.points["label"]))
+    figure, panels = new_figure(width, 0.8 + 1.7 * rows_of_panels, rows_of_panels, columns, sharey=True)
+    for axes, arm in zip(panels, arms, strict=False):
+        for _, lines in data.points[data.points["arm"] == arm].groupby("condition", sort=False):
+            _draw_condition(axes, lines, labels.index(lines["label"].iloc[0]), len(labels))
+        axes.set_title(shown(arm) if len(arms) > 1 else "")
+    for axes in panels[len(arms) :]:
+        axes.set_axis_off()
+    shared_label(figure, "step")
+    figure.supylabel("loss per loss token", fontsize=STYLE["axes.labelsize"], color=STYLE["axes.labelcolor"])
+    legend_of_levels(figure, labels, width, data.labels["rows"])
     return figure
+
+
+def _draw_condition(axes: Axes, lines: pd.DataFrame, place: int, num_levels: int) -> None:
+    colour, line = level_cue(place, num_levels)
+    train, val = lines[lines["kind"] == "train/loss"], lines[lines["kind"] == "val/loss"]
+    axes.plot(train["step"], train["loss"], color=colour, linewidth=1.0, linestyle=line)
+    axes.plot(val["step"], val["loss"], color=colour, marker=MARKERS[place % 7], markersize=2.6, linestyle="", zorder=3)

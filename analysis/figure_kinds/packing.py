@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.context import Context
-from analysis.figures import MARKERS, OKABE_ITO, handle, new_figure, shown
-from analysis.points import FigureData, path_label, row_labels, seeds_sentence
+from analysis.figures import cue, handle, legend_above, new_figure, shown
+from analysis.points import FigureData, path_label, row_labels, rows_population
 
 PACKING = "data.packing"
 NUM_MARKS = 40
@@ -39,7 +39,7 @@ def points(context: Context) -> list[FigureData] | str:
         "packing",
         curves.merge(row_labels(context.record, context.frame)[["condition", "label"]], on="condition"),
         "Training loss against optimizer steps and against tokens read, means over runs of steps and over seeds; no "
-        f"interval, no correction. {seeds_sentence(context.frame)}",
+        f"interval, no correction. {rows_population(context)}",
         {"rows": path_label(context.record)},
         context.is_sampled,
         is_wide=True,
@@ -55,7 +55,7 @@ def draw(data: FigureData, width: float) -> Figure:
     handles = []
     for place, condition in enumerate(own):
         rows = data.points[data.points["condition"] == condition]
-        colour, marker = OKABE_ITO[place % 7], MARKERS[place % 7]
+        colour, marker = cue(place)
         for axes, column in zip(panels, PANELS, strict=True):
             axes.plot(
                 rows[column], rows["loss"], color=colour, marker=marker, markersize=2.4, linewidth=0.9, markevery=5
@@ -65,9 +65,7 @@ def draw(data: FigureData, width: float) -> Figure:
     for axes, name in zip(panels, PANELS.values(), strict=True):
         axes.set_xlabel(name)
     panels[0].set_ylabel("loss per loss token")
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=3, title=shown(data.labels["rows"]), columnspacing=1.2
-    )
+    legend_above(figure, handles, width, shown(data.labels["rows"]))
     return figure
 
 

@@ -9,14 +9,16 @@ not live here: how positions are counted (harness/evals/drift_texts.py).
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
-import matplotlib as mpl
+import math
+
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis import drift
 from analysis.context import Context
-from analysis.figures import new_figure, shown
-from analysis.points import FigureData, path_label, row_labels, seeds_sentence
+from analysis.figures import MARKERS, legend_of_levels, level_cue, new_figure, num_columns, shared_label, shown
+from analysis.points import FigureData, counts, path_label, row_labels, seeds_sentence
 
 PANELS = {
     ("base_answers", "kl_base_tuned"): "KL(base || tuned), nats",
@@ -43,6 +45,7 @@ def points(context: Context) -> list[FigureData] | str:
     caption = (
         "Drift by position in the answer, from its first token: the base's greedy answers to prompts of the new task; "
         f"mean over answers, then over trials; positions that fewer than {MIN_ANSWERS} answers reach are left out. "
+        f"Answers in a mean: {counts(labelled['num_answers'])}. No intervals, no correction. "
         f"{seeds_sentence(context.frame)}"
     )
     return [FigureData("positions", "positions", labelled, caption, {"rows": path_label(context.record)})]
@@ -59,20 +62,24 @@ def _profile(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(data: FigureData, width: float) -> Figure:
+    """Draw one panel a measure of drift, one line a condition."""
     panels = list(dict.fromkeys(data.points["panel"]))
-    figure, found = new_figure(width, width * 0.42, 1, len(panels))
-    conditions = list(dict.fromkeys(data.points["condition"]))
-    for axes, name in zip(found, panels, strict=True):
+    conditions = data.points.drop_duplicates("condition")
+    columns = num_columns(width, len(panels))
+    rows_of_panels = math.ceil(len(panels) / columns)
+    height = 0.5 + 0.13 * math.ceil(min(len(conditions), 12) / columns) + 1.7 * rows_of_panels
+    figure, found = new_figure(width, height, rows_of_panels, columns)
+    for axes, name in zip(found, panels, strict=False):
         rows = data.points[data.points["panel"] == name]
-        for place, condition in enumerate(conditions):
+        for place, condition in enumerate(conditions["condition"]):
             own = rows[rows["condition"] == condition].sort_values("position")
-            colour = mpl.colormaps["cividis"](0.05 + 0.85 * place / max(1, len(conditions) - 1))
-            label = shown(own["label"].iloc[0], 36) if len(own) else None
-            axes.plot(own["position"], own["value"], color=colour, linewidth=1.0, marker="o", markersize=2, label=label)
-        axes.set_xlabel("position in the answer")
-        axes.set_ylabel(shown(name))
-    if len(conditions) <= 12:
-        handles, labels = found[0].get_legend_handles_labels()
-        place = {"loc": "outside upper left", "ncols": 4, "fontsize": 6, "title_fontsize": 6}
-        figure.legend(handles, labels, title=shown(data.labels["rows"]), **place)
+            colour, line = level_cue(place, len(conditions))
+            style = {"linestyle": line, "linewidth": 1.0, "marker": MARKERS[place % 7], "markersize": 2.4}
+            axes.plot(own["position"], own["value"], color=colour, **style)
+        axes.set_title(shown(name))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    shared_label(figure, "position in the answer")
+    several = conditions["arm"].nunique() > 1
+    labels = [f"{one.label}, {one.arm}" if several else str(one.label) for one in conditions.itertuples()]
+    legend_of_levels(figure, labels, width, data.labels["rows"])
     return figure

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from analysis.context import Context
 from analysis.figures import draw_curves
-from analysis.points import FigureData, as_curves, curve_rows, intervals_sentence, is_number, population, series_of
+from analysis.points import FigureData, around_score_sentence, as_curves, curve_rows, is_number, population, series_of
 
 SHARE = "data.replay_share"
 MEASURES = ("learned", "retained")
@@ -41,7 +41,7 @@ def points(context: Context) -> list[FigureData] | str:
     caption = (
         "Scores after training by the share of rows that are replayed. Ringed: the knee, the mean farthest from the "
         "straight line between the first and the last one, both axes scaled to 1; a description without an interval. "
-        f"{intervals_sentence(context)} Dots are seeds. {population(frame, context.effects)}"
+        f"{around_score_sentence(context)} Dots are seeds. {population(frame, context.effects)}"
     )
     made = as_curves(context, "replay", rows, caption, x="replay_share", y="score after")
     return made if isinstance(made, str) else [replace(one, points=_with_knees(one.points)) for one in made]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.context import Context
 from analysis.figures import draw_curves
-from analysis.points import FigureData, as_curves, curve_rows, intervals_sentence, is_number, population, series_of
+from analysis.points import FigureData, around_score_sentence, as_curves, curve_rows, is_number, population, series_of
 from analysis.score_intervals import is_binary
 
 SIZE = "data.num_examples"
@@ -36,7 +36,7 @@ def points(context: Context) -> list[FigureData] | str:
     ]
     caption = (
         "Score of each primary slice after training by number of training examples (logarithmic); slices in bits per "
-        f"byte are not shown. {intervals_sentence(context)} Dots are seeds. {population(frame, context.effects)}"
+        f"byte are not shown. {around_score_sentence(context)} Dots are seeds. {population(frame, context.effects)}"
     )
     return as_curves(context, "size_slices", rows, caption, x="num_examples", y="share of items right")
 

@@ -65,11 +65,13 @@ def draw(data: FigureData, width: float) -> Figure:
         rows = data.points[data.points["measure"] == measure]
         grid = rows.pivot(index="trained", columns="asked", values="after").reindex(index=trained, columns=asked)
         values = grid.to_numpy(dtype=float)
-        axes.imshow(values, cmap="cividis", aspect="auto", **_limits(values))
+        # Not imshow: an image is not vector.
+        axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", linewidth=0, **_limits(values))
         _write_cells(axes, values, trained, asked)
-        axes.set_yticks(range(len(trained)), [shown(name, 20) for name in trained])
-        axes.set_xticks(range(len(asked)), [shown(name, 20) for name in asked], rotation=30, ha="right")
+        axes.set_yticks(np.arange(len(trained)) + 0.5, [shown(name, 20) for name in trained])
+        axes.set_xticks(np.arange(len(asked)) + 0.5, [shown(name, 20) for name in asked], rotation=30, ha="right")
         axes.grid(visible=False)
+        axes.set_ylim(len(trained), 0)
         axes.set_title(title(data, measure))
         axes.set_ylabel("trained in")
     panels[-1].set_xlabel("asked in")
@@ -90,13 +92,13 @@ def _write_cells(axes: Axes, values: np.ndarray, trained: list[str], asked: list
         for x, value in enumerate(row):
             text = f"{value:.2f}" if np.isfinite(value) else "—"
             colour = "white" if np.isfinite(value) and value < middle else "black"
-            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=colour)
+            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=6.5, color=colour)
             if trained[y] == asked[x]:
                 axes.add_patch(_outline(x, y))
 
 
 def _outline(x: int, y: int) -> Rectangle:
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.2)
+    return Rectangle((x, y), 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.2)
 
 
 def _pairs(context: Context) -> dict[str, dict[str, str]] | str:

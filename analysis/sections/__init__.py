@@ -9,6 +9,7 @@ from __future__ import annotations
 from analysis.context import Context
 from analysis.section import Section, SectionModule
 from analysis.sections import (
+    aggregate,
     audit,
     behaviour,
     drift,
@@ -37,6 +38,7 @@ SECTIONS: tuple[SectionModule, ...] = (
     extremes,
     tradeoff,
     tax,
+    aggregate,
     forgetting,
     knowledge,
     flip_examples,

@@ -1,0 +1,85 @@
+"""Between base and tuned weights: what is learned and what is kept on the straight line from one to the other.
+
+Invariant: 0 is the base and 1 the trained model; a measure is known at a weight where all of its primary slices are.
+What does not live here: mixing weights (harness/evals/interpolation.py).
+"""
+
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportReturnType=false, reportGeneralTypeIssues=false
+# pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.context import Context
+from analysis.figures import draw_curves
+from analysis.items import trial_keys
+from analysis.opened import OpenedTrial
+from analysis.points import FigureData, as_curves, is_share, population, row_labels
+from analysis.replicates import over_replicates, replicate_of
+
+FILE = "interpolation.parquet"
+
+
+def points(context: Context) -> list[FigureData] | str:
+    """Return each measure by weight between base and tuned, one panel a measure and one line a condition."""
+    tables = [table for trial in context.sweep.trials if (table := _scores(context, trial)) is not None]
+    if not tables:
+        return "no trial was scored between base and tuned weights: probes.interpolation is empty"
+    table = pd.concat(tables, ignore_index=True)
+    names = row_labels(context.record, context.frame).set_index("condition")
+    several = names["arm"].nunique() > 1
+    rows: list[dict[str, object]] = []
+    for measure in dict.fromkeys(table["measure"]):
+        for condition in names.index:
+            own = table[(table["measure"] == measure) & (table["condition"] == condition)]
+            label = names.loc[condition, "label"] + (f", {names.loc[condition, 'arm']}" if several else "")
+            about = {"panel": measure, "series": label, "condition": condition}
+            rows += _curve(own, about, is_share=is_share(context, measure))
+    caption = (
+        "Scores on test items at weights base + w (tuned - base); marks are means over seeds, dots are seeds. "
+        "Intervals: 95 %, t over seeds alone, items fixed, cut at 0 and 1 where the score is a share, not adjusted for "
+        f"the number of comparisons. {population(context.frame, context.effects)}"
+    )
+    return as_curves(context, "interpolation", rows, caption, x="w: 0 is the base, 1 is tuned", y="score")
+
+
+def draw(data: FigureData, width: float) -> Figure:
+    """Draw one panel a measure, one line a condition."""
+    return draw_curves(data, width)
+
+
+def _scores(context: Context, trial: OpenedTrial) -> pd.DataFrame | None:
+    """Return a trial's measure, weight and value: the mean over the measure's slices; None where it has no file."""
+    path = trial.folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        rows = pd.read_parquet(path, columns=["weight", "suite", "task", "item_id", "split", "metric", "value"])
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors; a damaged file costs its own rows alone
+        return None
+    rows = rows[(rows["split"] == "test") & rows["value"].notna()]
+    slices = rows.assign(key=rows["suite"] + "/" + rows["task"] + "/" + rows["metric"])
+    means = slices.groupby(["weight", "key"])["value"].mean().unstack("key")
+    found = [
+        means[list(keys)].mean(axis=1, skipna=False).dropna().rename("value").reset_index().assign(measure=measure)
+        for measure, keys in context.primary_keys.items()
+        if keys and set(keys) <= set(means.columns)
+    ]
+    return pd.concat(found, ignore_index=True).assign(**trial_keys(trial)) if found else None
+
+
+def _curve(own: pd.DataFrame, about: dict[str, object], *, is_share: bool) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for weight, trials in own.groupby("weight", sort=True):
+        here = about | {"x": weight}
+        rows += [
+            here | {"kind": "seed", "y": one.value, "seed": one.seed, "trial_id": one.trial_id}
+            for one in trials.itertuples()
+        ]
+        found = over_replicates({replicate_of(one.world, one.seed): one.value for one in trials.itertuples()})
+        low, high = (min(max(end, 0.0), 1.0) if is_share else end for end in (found.low, found.high))
+        mean = here | {"kind": "mean", "y": found.estimate, "low": low, "high": high, "num_seeds": found.num_seeds}
+        rows.append(mean | {"note": found.note, "trial_ids": " ".join(dict.fromkeys(trials["trial_id"]))})
+    return rows
