@@ -437,4 +437,7 @@ def test_latex_of_verdicts_writes_minus_signs_and_what_is_unknown() -> None:
 
 def test_verdicts_survive_json_with_their_trials() -> None:
     found = (verdict_of((difference(),), *tables(HAND)),)
-    assert from_json(json.loads(json.dumps(to_json(found))))[0].parts == found[0].parts
+    back = from_json(json.loads(json.dumps(to_json(found))))
+    pd.testing.assert_frame_equal(verdicts_frame(back), verdicts_frame(found))
+    assert back[0].parts[0].trial_ids == found[0].parts[0].trial_ids
+    assert back[0].parts[0].worlds == found[0].parts[0].worlds
