@@ -311,7 +311,8 @@ def _unknown_notes(frame: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     found = [f"{text} in {_count(count, 'COMPLETE trial')}." for text, count in notes.items()]
     if len(scored):
         found.append(
-            f"{_count(len(scored), 'change')} without items that are scored before and after: the interval, if any, rests on seeds alone."
+            f"{_count(len(scored), 'change')} without items that are scored before and after: the interval, if any, "
+            "rests on seeds alone."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Bad input: the report of whatever a sweep left behind comes in every format, says what is missing, executes nothing."""
+"""Bad input: the report of whatever a sweep left comes in every format, says what is missing, executes nothing."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ from scipy.stats import chi2
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis import write_report
 from analysis.context import Context
 from analysis.opened import open_sweep
 from analysis.sections import audit, exploration, flip_examples, seed_spread
 from harness.records.store import Store
 from tests.analysis.conftest import ARM
 from tests.analysis.synthetic import Plan, build
+from tests.analysis.undrawn import write_undrawn
 
 SMALL = {"values": (25, 400), "arms": (ARM,), "seeds": (0, 1, 2), "scale": 0.25}
 
@@ -89,7 +89,7 @@ def test_flip_examples_in_latex_are_text(tmp_path: Path) -> None:
     table = flip_examples.files(section)["flip_examples.tex"].decode()
     assert r"\input{" not in table
     assert r"\textbackslash{}input\{x\} \& \$y\$" in table
-    page = (write_report(context.sweep.store.root, context.sweep.folder).folder / "report.html").read_text()
+    page = (write_undrawn(context.sweep.store.root, context.sweep.folder).folder / "report.html").read_text()
     assert "<script>1" not in page
     assert "&lt;script&gt;1" in page
 
@@ -211,7 +211,7 @@ def test_study_prints_no_interval_of_a_sampled_condition(tmp_path: Path) -> None
         assert table[["low", "high", "p_value", "p_holm", "mde", "se"]].isna().all().all()
         assert table["note"].str.contains("a sampler chose the conditions").all()
     assert context.effects["delta"].notna().any()
-    report = write_report(context.sweep.store.root, context.sweep.folder)
+    report = write_undrawn(context.sweep.store.root, context.sweep.folder)
     assert "no interval" in (report.folder / "report.md").read_text()
     assert "A sampler" in report.table or "a sampler chose" in report.table
     assert "paired by item and seed (items" not in (report.folder / "figures" / "forest.txt").read_text()
@@ -228,7 +228,7 @@ def test_every_table_names_the_trials_of_its_numbers(context: Context) -> None:
 
 
 def test_front_means_name_their_trials_and_no_seed(context: Context) -> None:
-    folder = write_report(context.sweep.store.root, context.sweep.folder).folder
+    folder = write_undrawn(context.sweep.store.root, context.sweep.folder).folder
     front = pd.read_csv(folder / "figures" / "front.csv")
     means = front[front["kind"] == "mean"]
     assert means[["trial_id", "seed", "world"]].isna().all().all()
