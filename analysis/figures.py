@@ -23,8 +23,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -107,8 +109,23 @@ def new_figure(
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """Return text that a figure may show: controls visible, length bounded."""
-    return visible(str(value), limit=limit, single_line=True)
+    """Return text that a figure may show: controls visible, at most so many characters."""
+    text = visible(str(value)[: 4 * limit], limit=4 * limit, single_line=True)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def fitted(text: str, points: float, size: float) -> str:
+    """Return text cut so that it is at most so many points wide at a font size."""
+    font = FontProperties(family=STYLE["font.family"], size=size)
+    while len(text) > 2 and TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] > points:
+        text = text[:-2].removesuffix("…") + "…"
+    return text
+
+
+def panel_title(axes: Axes, text: str) -> None:
+    """Write what a panel is called, cut to the panel's width."""
+    size = STYLE["axes.titlesize"]
+    axes.set_title(fitted(text, 0.85 * axes.get_window_extent().width * 72 / axes.figure.dpi, size))
 
 
 def cue(place: int) -> tuple[str, str]:
@@ -130,6 +147,9 @@ def handle(label: str, colour: str, marker: str, limit: int = 40) -> Line2D:
 def legend_above(figure: Figure, handles: Sequence[Line2D | Patch], width: float, about: str | None = None) -> None:
     """Write a legend above the panels, in as many columns as its labels leave room for."""
     size = STYLE["legend.fontsize"]
+    for one in handles:
+        one.set_label(fitted(str(one.get_label()), width * 72 - 6 * size, size))
+    about = None if about is None else fitted(about, width * 72 - 2 * size, size)
     longest = max(len(str(one.get_label())) for one in handles)
     num_fitting = int(width * 72 / ((longest * 0.62 + 4.5) * size))
     figure.legend(
@@ -182,11 +202,23 @@ class Scale:
         axes.xaxis.set_major_locator(FixedLocator([places[n] for n in labelled]))
         labels = [level_text(self.levels[n]) for n in labelled]
         if self._crowded(axes, places[list(labelled)], labels):
+            labels = self._apart(axes, places[list(labelled)], labels)
             axes.set_xticklabels(labels, rotation=40, ha="right", rotation_mode="anchor")
         else:
             axes.set_xticklabels(labels)
         if self.kind == "categories":
             axes.set_xlim(-0.5, len(places) - 0.5)
+
+    def _apart(self, axes: Axes, places: np.ndarray, labels: list[str]) -> list[str]:
+        """Return labels with those left blank that would touch the one before even though they slant."""
+        along = np.log(places) if self.kind == "log" else places
+        extent = axes.get_window_extent().width * 72 / axes.figure.dpi * 0.85
+        needed = STYLE["xtick.labelsize"] * 2.0  # a line's height / sin 40 degrees
+        last, kept = -math.inf, []
+        for place, label in zip((along - along[0]) / max(along[-1] - along[0], 1e-12) * extent, labels, strict=True):
+            kept.append(label if place - last >= needed else "")
+            last = place if kept[-1] else last
+        return kept
 
     def _crowded(self, axes: Axes, places: np.ndarray, labels: list[str]) -> bool:
         """Return whether two neighbours of these labels would touch if they lay flat."""
@@ -215,9 +247,11 @@ def title(data: FigureData, measure: object) -> str:
     return shown(data.labels.get(f"title/{measure}", measure))
 
 
-def shared_label(figure: Figure, text: str) -> None:
-    """Write one label under all panels."""
-    figure.supxlabel(text, fontsize=STYLE["axes.labelsize"], color=STYLE["axes.labelcolor"])
+def shared_label(figure: Figure, text: str, *, upright: bool = False) -> None:
+    """Write one label under all panels, or upright beside them, cut to the room that is there."""
+    room = 72 * figure.get_size_inches()[int(upright)] * (0.7 if upright else 0.95)
+    write = figure.supylabel if upright else figure.supxlabel
+    write(fitted(text, room, STYLE["axes.labelsize"]), fontsize=STYLE["axes.labelsize"], color=STYLE["axes.labelcolor"])
 
 
 def by_condition(data: FigureData, width: float) -> tuple[dict[str, float], list[str], Figure, list[Axes]]:
@@ -234,13 +268,14 @@ def by_condition(data: FigureData, width: float) -> tuple[dict[str, float], list
             height += 1
         for _, row in rows[rows["arm"] == arm].iterrows():
             places[row["condition"]] = height
-            ticks.append((height, shown(row["label"], 36)))
+            ticks.append((height, fitted(shown(row["label"], 36), 72 * width * 0.3, STYLE["ytick.labelsize"])))
             height += 1
     measures = list(dict.fromkeys(data.points["measure"]))
     figure, panels = new_figure(width, 0.7 + 0.155 * height, 1, len(measures), sharey=True)
     panels[0].set_yticks([place for place, _ in ticks], [text for _, text in ticks])
     panels[0].set_ylim(height - 0.4, -0.6)
-    panels[0].set_ylabel(shown(data.labels["rows"]))
+    room = 72 * 0.155 * height - 6
+    panels[0].set_ylabel(fitted(shown(data.labels["rows"]), room, STYLE["axes.labelsize"]))
     for axes in panels:
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -251,10 +286,14 @@ def by_condition(data: FigureData, width: float) -> tuple[dict[str, float], list
     return places, measures, figure, panels
 
 
+def _arm_text(axes: Axes, arm: str) -> str:
+    return fitted(shown(arm, 30), 0.75 * axes.get_window_extent().width * 72 / axes.figure.dpi, 6.5)
+
+
 def _arm_head(axes: Axes, place: float, arm: str) -> None:
     axes.text(
-        0.02, place, shown(arm, 30), transform=axes.get_yaxis_transform(), fontsize=6.5, va="center", color="#111827",
-        zorder=6,
+        0.02, place, _arm_text(axes, arm), transform=axes.get_yaxis_transform(), fontsize=6.5, va="center",
+        color="#111827", zorder=6,
     )  # fmt: skip
 
 
@@ -271,7 +310,7 @@ def draw_forest(data: FigureData, width: float) -> Figure:
         for margin in points["margin"].dropna().unique():
             for end in (-margin, margin):
                 axes.axvline(end, color=LOST, linewidth=0.7, linestyle=":", zorder=1)
-        axes.set_title(title(data, measure))
+        panel_title(axes, title(data, measure))
     shared_label(figure, f"after {MINUS} before")
     return figure
 
@@ -298,13 +337,13 @@ def draw_curves(data: FigureData, width: float) -> Figure:
         for place, line in enumerate(series):
             style = "" if data.is_sampled or scale.kind == "categories" else "-"
             draw_series(axes, points[points["series"] == line], scale, 0.0, place, style)
-        axes.set_title(shown(name) if len(names) > 1 or name else "")
+        panel_title(axes, shown(name) if len(names) > 1 or name else "")
         scale.apply(axes)
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     shared_label(figure, shown(data.labels["x"]))
     if data.labels["y"]:
-        figure.supylabel(shown(data.labels["y"]), fontsize=STYLE["axes.labelsize"], color=STYLE["axes.labelcolor"])
+        shared_label(figure, shown(data.labels["y"]), upright=True)
     handles = [handle(line, *cue(n)) for n, line in enumerate(series) if line]
     if handles:
         legend_above(figure, handles, width)

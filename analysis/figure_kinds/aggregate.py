@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.context import Context
-from analysis.figures import BASE, OKABE_ITO, legend_of_levels, level_cue, new_figure, num_columns, shown
+from analysis.figures import BASE, OKABE_ITO, STYLE, fitted, legend_of_levels, level_cue, new_figure, num_columns, shown
 from analysis.points import FigureData, path_label, population, row_labels
 from analysis.sections import aggregate
 
@@ -52,7 +52,7 @@ def draw(data: FigureData, width: float) -> Figure:
     figure, (left, right) = new_figure(width, height + 0.6, 3 - columns, columns)
     several = bars["arm"].nunique() > 1
     labels = [f"{one.label}, {one.arm}" if several else str(one.label) for one in bars.itertuples()]
-    _draw_bars(left, bars, [shown(label, 30) for label in labels])
+    _draw_bars(left, bars, [fitted(shown(label, 36), 72 * width * 0.25, STYLE["ytick.labelsize"]) for label in labels])
     for place, condition in enumerate(bars["condition"]):
         colour, line = level_cue(place, len(bars))
         own = curves[curves["condition"] == condition]

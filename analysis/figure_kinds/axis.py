@@ -25,6 +25,7 @@ from analysis.figures import (
     legend_above,
     new_figure,
     num_columns,
+    panel_title,
     shared_label,
     shown,
     title,
@@ -119,7 +120,7 @@ def draw(data: FigureData, width: float) -> Figure:
             line = "" if data.is_sampled or scale.kind == "categories" else "-"
             draw_series(axes, points[points["series"] == name], scale, shift, place, line)
         axes.axhline(points["before"].mean(), color=BASE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        axes.set_title(title(data, measure))
+        panel_title(axes, title(data, measure))
         scale.apply(axes)
     for axes in panels[len(measures) :]:
         axes.set_axis_off()

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.context import Context
-from analysis.figures import GAINED, LOST, by_condition, shared_label, title
+from analysis.figures import GAINED, LOST, by_condition, panel_title, shared_label, title
 from analysis.points import FigureData, path_label, row_labels, seeds_sentence
 
 
@@ -59,6 +59,6 @@ def draw(data: FigureData, width: float) -> Figure:
         axes.barh(y, -100 * points["lost_share"], height=0.62, color=LOST, hatch="////", edgecolor="white", zorder=2)
         axes.axvline(0, color="#374151", linewidth=0.7, zorder=3)
         axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        axes.set_title(title(data, measure))
+        panel_title(axes, title(data, measure))
     shared_label(figure, "% of items:   ← lost   |   gained →")
     return figure

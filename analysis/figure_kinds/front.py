@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.context import Context
-from analysis.figures import BASE, cue, handle, legend_above, new_figure, shown
+from analysis.figures import BASE, cue, fitted, handle, legend_above, new_figure, shown
 from analysis.numbers import MINUS
 from analysis.points import FigureData, dot_rows, intervals_sentence, population
 from analysis.tables import joined_ids
@@ -128,8 +128,8 @@ def draw(data: FigureData, width: float) -> Figure:
     axes.plot(on_front["learned"], on_front["retained"], color="#111827", linewidth=1.0, linestyle=":", zorder=2)
     _label_points(axes, on_front if data.is_sampled else means, series)
     axes.plot(0, 0, marker="*", color=BASE, markersize=9, linestyle="", zorder=5)
-    axes.set_xlabel(shown(data.labels["x"]) + "   (more learned →)")
-    axes.set_ylabel(shown(data.labels["y"]) + "   (less forgotten →)")
+    axes.set_xlabel(shown(data.labels["x"], 28) + "   (more learned →)")
+    axes.set_ylabel(shown(data.labels["y"], 28) + "   (less forgotten →)")
     legend_above(figure, _legend(data, series), width)
     return figure
 
@@ -183,8 +183,8 @@ def _label_points(axes: Axes, means: pd.DataFrame, series: list[str]) -> None:
     points = axes.transData.transform(means[["learned", "retained"]].to_numpy(dtype=float)) * 72 / axes.figure.dpi
     taken: list[tuple[float, float, float, float]] = []
     for (_, row), (x, y) in zip(means.iterrows(), points, strict=True):
-        text = shown(row["place"], 24)
-        width, height = len(text) * 0.62 * LABEL_SIZE, LABEL_SIZE * 1.1
+        text = fitted(shown(row["place"], 24), 90, LABEL_SIZE)
+        width, height = max(1, len(text)) * 0.62 * LABEL_SIZE, LABEL_SIZE * 1.1
         boxes = [(x + 3 - (left * (width + 6)), y + 3 - below * (height + 6), width, height) for left, below in SIDES]
         first = series.index(row["series"]) % 2
         order = [*range(first, 4), *range(first)]

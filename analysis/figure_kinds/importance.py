@@ -18,7 +18,19 @@ from matplotlib.patches import Patch
 from statsmodels.stats.oneway import confint_effectsize_oneway
 
 from analysis.context import Context
-from analysis.figures import GAINED, LOST, legend_above, new_figure, num_columns, shared_label, shown, title
+from analysis.figures import (
+    GAINED,
+    LOST,
+    STYLE,
+    fitted,
+    legend_above,
+    new_figure,
+    num_columns,
+    panel_title,
+    shared_label,
+    shown,
+    title,
+)
 from analysis.labels import short_fields
 from analysis.points import FigureData, population, val_population
 from analysis.sections import search
@@ -78,9 +90,12 @@ def draw(data: FigureData, width: float) -> Figure:
             y = [labels.index(label) + shift for label in own["label"]]
             axes.barh(y, own["value"], height=0.72 / len(evaluators), zorder=2, **_face(place))
             axes.hlines(y, own["low"], own["high"], color="#111827", linewidth=1.0, zorder=3)
-        axes.set_title(title(data, name))
+        panel_title(axes, title(data, name))
         axes.set_xlim(0, 1)
-        axes.set_yticks(range(len(labels)), [shown(label, 26) for label in labels])
+        axes.set_yticks(
+            range(len(labels)),
+            [fitted(shown(label, 26), 72 * width * 0.25, STYLE["ytick.labelsize"]) for label in labels],
+        )
         axes.grid(visible=False, axis="y")
     for axes in panels[len(names) :]:
         axes.set_axis_off()

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from analysis import drift
 from analysis.context import Context
-from analysis.figures import BASE, cue, handle, legend_above, new_figure, num_columns, shown
+from analysis.figures import BASE, STYLE, cue, fitted, handle, legend_above, new_figure, num_columns, panel_title, shown
 from analysis.fits import NUM_RESAMPLES, Points, straight_line
 from analysis.numbers import MINUS, score
 from analysis.points import FigureData, dot_rows, population
@@ -135,8 +135,8 @@ def draw(data: FigureData, width: float) -> Figure:
         _draw_dots(axes, rows, series)
         ends = np.array([rows["x"].min(), rows["x"].max()])
         axes.plot(ends, rows["intercept"].iloc[0] + rows["slope"].iloc[0] * ends, color=BASE, linewidth=0.9, zorder=2)
-        axes.set_title(_r2(rows.iloc[0]))
-        axes.set_xlabel(shown(data.labels[name], 80))
+        panel_title(axes, _r2(rows.iloc[0]))
+        axes.set_xlabel(fitted(shown(data.labels[name]), 150, STYLE["axes.labelsize"]))
     for axes in found[::columns]:
         axes.set_ylabel(f"retained: base {MINUS} tuned")
     handles = [handle(name, *cue(place)) for place, name in enumerate(series)]

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from analysis.context import Context
 from analysis.figures import (
     MARKERS,
-    STYLE,
     legend_of_levels,
     level_cue,
     new_figure,
     num_columns,
+    panel_title,
     shared_label,
     shown,
 )
@@ -74,11 +74,11 @@ def draw(data: FigureData, width: float) -> Figure:
     for axes, arm in zip(panels, arms, strict=False):
         for _, lines in data.points[data.points["arm"] == arm].groupby("condition", sort=False):
             _draw_condition(axes, lines, labels.index(lines["label"].iloc[0]), len(labels))
-        axes.set_title(shown(arm) if len(arms) > 1 else "")
+        panel_title(axes, shown(arm) if len(arms) > 1 else "")
     for axes in panels[len(arms) :]:
         axes.set_axis_off()
     shared_label(figure, "step")
-    figure.supylabel("loss per loss token", fontsize=STYLE["axes.labelsize"], color=STYLE["axes.labelcolor"])
+    shared_label(figure, "loss per loss token", upright=True)
     legend_of_levels(figure, labels, width, data.labels["rows"])
     return figure
 

@@ -17,7 +17,16 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import drift
 from analysis.context import Context
-from analysis.figures import MARKERS, legend_of_levels, level_cue, new_figure, num_columns, shared_label, shown
+from analysis.figures import (
+    MARKERS,
+    legend_of_levels,
+    level_cue,
+    new_figure,
+    num_columns,
+    panel_title,
+    shared_label,
+    shown,
+)
 from analysis.points import FigureData, counts, path_label, row_labels, seeds_sentence
 
 PANELS = {
@@ -76,7 +85,7 @@ def draw(data: FigureData, width: float) -> Figure:
             colour, line = level_cue(place, len(conditions))
             style = {"linestyle": line, "linewidth": 1.0, "marker": MARKERS[place % 7], "markersize": 2.4}
             axes.plot(own["position"], own["value"], color=colour, **style)
-        axes.set_title(shown(name))
+        panel_title(axes, shown(name))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     shared_label(figure, "position in the answer")
     several = conditions["arm"].nunique() > 1

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.context import Context
-from analysis.figures import LOST, STYLE, Scale, legend_above, new_figure, num_columns, shown
+from analysis.figures import LOST, Scale, legend_above, new_figure, num_columns, shared_label, shown
 from analysis.labels import short_fields
 from analysis.optima import is_lower_measure
 from analysis.points import FigureData, val_population
@@ -77,7 +77,7 @@ def draw(data: FigureData, width: float) -> Figure:
         axes.set_xlabel(shown(data.labels[name], 30))
     for axes in panels[len(names) :]:
         axes.set_axis_off()
-    figure.supylabel(shown(data.labels["y"]), fontsize=STYLE["axes.labelsize"], color=STYLE["axes.labelcolor"])
+    shared_label(figure, shown(data.labels["y"]), upright=True)
     if data.points["value"].isna().any():
         cross = {"color": LOST, "marker": "x", "markersize": 4, "linestyle": ""}
         legend_above(figure, [Line2D([], [], label="no value", **cross)], width)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from analysis.context import Context
-from analysis.figures import new_figure, shown, title
+from analysis.figures import STYLE, fitted, new_figure, panel_title, shown, title
 from analysis.points import FigureData, intervals_sentence, measure_titles, population
 from harness.spec import TrialSpec
 
@@ -68,11 +68,14 @@ def draw(data: FigureData, width: float) -> Figure:
         # Not imshow: an image is not vector.
         axes.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", linewidth=0, **_limits(values))
         _write_cells(axes, values, trained, asked)
-        axes.set_yticks(np.arange(len(trained)) + 0.5, [shown(name, 20) for name in trained])
+        axes.set_yticks(
+            np.arange(len(trained)) + 0.5,
+            [fitted(shown(name, 20), 72 * width * 0.25, STYLE["ytick.labelsize"]) for name in trained],
+        )
         axes.set_xticks(np.arange(len(asked)) + 0.5, [shown(name, 20) for name in asked], rotation=30, ha="right")
         axes.grid(visible=False)
         axes.set_ylim(len(trained), 0)
-        axes.set_title(title(data, measure))
+        panel_title(axes, title(data, measure))
         axes.set_ylabel("trained in")
     panels[-1].set_xlabel("asked in")
     return figure

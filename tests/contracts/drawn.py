@@ -112,7 +112,7 @@ def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def unexplained(figure: Figure, table: pd.DataFrame) -> list[tuple[float, float]]:
-    """Return marks none of whose coordinates is a number of a table, a percentage being its share; signs do not count."""
+    """Return marks none of whose coordinates is a number of a table; a percentage is its share, signs do not count."""
     numbers = table.select_dtypes("number").to_numpy(dtype=float).ravel()
     known = np.sort(np.abs(np.append(numbers[np.isfinite(numbers)], 0.0)))
     return [mark for axes in _shown(figure) for mark in _marks(axes) if not any(_is_in(known, value) for value in mark)]
