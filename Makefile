@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .SUFFIXES:
 
 override USER_VARIABLES := NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST \
-  OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT
+  OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT
 
 # make expands a command-line variable when it exports it, whether a recipe names it or not. `value` takes the text as it
 # is; `:=` makes it final. This must stay the first thing that touches a variable.
@@ -25,6 +25,7 @@ override BUDGET := $(value BUDGET)
 override RETRY := $(value RETRY)
 override VENUE := $(value VENUE)
 override FAST := $(value FAST)
+override FORMAT := $(value FORMAT)
 override OTHER := $(value OTHER)
 override OTHER_BASE := $(value OTHER_BASE)
 override OTHER_SET := $(value OTHER_SET)
@@ -32,7 +33,7 @@ override REPLICATES := $(value REPLICATES)
 override RERUN := $(value RERUN)
 override PORT := $(value PORT)
 export NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
-export OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT
+export OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT
 
 # A variable that this file does not know is refused: make would expand it on export, too. $(foreach) sees names only.
 override v :=
@@ -63,6 +64,7 @@ paths := $(words) . / : ~ + = @ ,
 $(call guard,NAME,$(words),the name of a sweep: letters$(comma) digits$(comma) _ and - (see sweeps/))
 $(call guard,OTHER,$(words),the name of a sweep: letters$(comma) digits$(comma) _ and - (see sweeps/))
 $(call guard,PANEL,$(letters),primary or full)
+$(call guard,FORMAT,$(letters),markdown or latex)
 $(call guard,VENUE,$(words),a name: letters$(comma) digits$(comma) _ and -)
 $(call guard,WORKERS,$(digits),a number)
 $(call guard,PROBE,0 1,0 or 1)
@@ -110,7 +112,7 @@ help: ## List the targets
 	@echo 'SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first; BUDGET=2h stop after (plan: how far it'
 	@echo 'reaches); RETRY=1 run failed trials again; FAST=1 the claim sweeps of few conditions, two seeds of one world;'
 	@echo 'VENUE whose page figures fit; OTHER, OTHER_BASE, OTHER_SET the sweep to compare with; RERUN=1 run trials that kept'
-	@echo 'no weights again; REPLICATES of the simulations; PORT where a page is served on this machine.'
+	@echo 'no weights again; REPLICATES of the simulations; FORMAT=markdown or latex the claims to paste; PORT where a page is served on this machine.'
 
 setup: $(VENV)/.ready ## Make the environment (the other targets do so by themselves)
 
@@ -178,7 +180,7 @@ recovery: $(VENV)/.ready ## Train follow-ups of NAME: does what was forgotten co
 	  $$(test "$$RETRY" != 1 || echo --retry-failed) $$(test "$$RERUN" != 1 || echo --rerun)
 
 claims: $(VENV)/.ready ## Print the verdict of every claim, and the command that makes it
-	@$(harness) claims $${OUT:+--out "$$OUT"}
+	@$(harness) claims $${OUT:+--out "$$OUT"} $${FORMAT:+--format "$$FORMAT"}
 
 claims-run: $(VENV)/.ready ## Run every sweep that declares claims: detached, resumable; FAST=1 a subset in minutes
 	@$(harness) claims-run $${OUT:+--out "$$OUT"} $(workers) $$(test "$$FAST" != 1 || echo --fast)

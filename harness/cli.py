@@ -229,14 +229,14 @@ def pocket_check(out: Out = Path("out"), workers: Workers = None, as_json: Json 
 @app.command()
 def claims(
     out: Out = Path("out"),
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table, to paste.")] = False,
+    form: Annotated[str | None, typer.Option("--format", help="markdown or latex: a table to paste.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print the verdict of every claim, with the command that makes it. Writes nothing."""
     with _reported(out):
         found = commands.claims(out)
-        if markdown:
-            print(found.markdown())
+        if form is not None:
+            print(found.pasted(form))
         else:
             _print(found.as_json() if as_json else found, as_json=as_json)
 

@@ -159,6 +159,7 @@ def test_make_claims_run_passes_what_it_is_given(checkout: Path) -> None:
     assert done.stdout == "[-m][harness][claims-run][--out][o/x][--workers][2][--fast]\n"
     assert make(checkout, "claims-run", "FAST=0").stdout == "[-m][harness][claims-run]\n"
     assert make(checkout, "claims").stdout == "[-m][harness][claims]\n"
+    assert make(checkout, "claims", "FORMAT=latex").stdout == "[-m][harness][claims][--format][latex]\n"
 
 
 @pytest.mark.parametrize("value", ["2", "yes", "-1"])

@@ -18,6 +18,7 @@ from analysis.opened import sweep_folders
 from analysis.verdicts import Verdict
 from harness.engine import claims_run, plan
 from harness.engine.resolve import Request
+from harness.errors import BadInputError, unknown_name
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
 from harness.spec import Claim
@@ -118,6 +119,17 @@ class ClaimsView:
     def as_json(self) -> dict[str, Any]:
         """Return what a machine wants to know."""
         return {"running": self.running, "claims": [row.as_json() for row in self.rows]}
+
+    def pasted(self, form: str) -> str:
+        """Return the table as text to paste, `markdown` or `latex`.
+
+        Raises:
+            BadInputError: the form is neither.
+        """
+        forms = {"markdown": self.markdown, "latex": self.latex}
+        if form not in forms:
+            raise BadInputError(unknown_name("FORMAT", form, tuple(forms)))
+        return forms[form]()
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
