@@ -226,7 +226,8 @@ def variances_of(effects: pd.DataFrame, items: pd.DataFrame, source: str = "an e
     content: dict[str, Any] = {}
     for target, rows in effects[effects["kind"] == "seeds and items"].groupby("target", sort=False):
         of_items = float((rows["se_items"] ** 2 * rows["num_clusters"]).median())
-        of_seeds = float(((rows["se"] ** 2 - rows["se_items"] ** 2).clip(lower=0) * rows["num_seeds"]).median())
+        beyond_items = (rows["se"] ** 2 - rows["se_items"] ** 2).clip(lower=0.0)
+        of_seeds = float((beyond_items * rows["num_seeds"]).median())
         found = Variances(of_items, math.sqrt(of_seeds), churn.get(str(target), NAN), source)
         content[str(target)] = {name: None if value != value else value for name, value in asdict(found).items()}
     return content

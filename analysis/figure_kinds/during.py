@@ -9,6 +9,8 @@ along an axis (axis.py).
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -66,11 +68,11 @@ def scores(trial: OpenedTrial) -> pd.DataFrame | None:
     return table.rename(columns={"mean": "value", "size": "num_items"}).assign(**trial_keys(trial))
 
 
-def _curve(own: pd.DataFrame, about: dict[str, object]) -> list[dict[str, object]]:
+def _curve(own: pd.DataFrame, about: dict[str, object]) -> list[dict[str, Any]]:
     nan = float("nan")
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for step, trials in own.groupby("step", sort=True):
-        here = about | {"x": step}
+        here: dict[str, Any] = {**about, "x": step}
         rows += [
             here
             | {"kind": "seed", "y": one.value, "num_items": one.num_items, "seed": one.seed, "trial_id": one.trial_id}

@@ -9,6 +9,8 @@ What does not live here: mixing weights (harness/evals/interpolation.py).
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -70,10 +72,10 @@ def _scores(context: Context, trial: OpenedTrial) -> pd.DataFrame | None:
     return pd.concat(found, ignore_index=True).assign(**trial_keys(trial)) if found else None
 
 
-def _curve(own: pd.DataFrame, about: dict[str, object], *, is_share: bool) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def _curve(own: pd.DataFrame, about: dict[str, object], *, is_share: bool) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for weight, trials in own.groupby("weight", sort=True):
-        here = about | {"x": weight}
+        here: dict[str, Any] = {**about, "x": weight}
         rows += [
             here | {"kind": "seed", "y": one.value, "seed": one.seed, "trial_id": one.trial_id}
             for one in trials.itertuples()

@@ -9,6 +9,8 @@ resampled. What does not live here: the estimators (analysis/aggregate.py), the 
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -30,7 +32,7 @@ def compute(context: Context) -> Section | str:
     if len(keys) < 2:
         return "fewer than two primary slices score a share of right items, so that there is nothing to aggregate"
     rows: list[dict[str, object]] = []
-    profiles: list[dict[str, object]] = []
+    profiles: list[dict[str, Any]] = []
     for condition, trials in context.frame.groupby("condition", sort=False):
         row, curve = _condition(trials, keys, is_sampled=context.is_sampled)
         about = {"condition": condition, "arm": trials["arm"].iloc[0]}

@@ -39,7 +39,7 @@ def targets(rows: Sequence[Example], chat: ChatFormat) -> Iterator[str]:
         pieces = zip(np.split(row.input_ids, row.starts[1:]), np.split(is_target, row.starts[1:]), strict=True)
         for ids, meant in pieces:
             turns = [ids[run] for run in _runs(meant)]
-            yield "\n".join(chat.tokenizer.decode(turn.tolist(), skip_special_tokens=True) for turn in turns)
+            yield "\n".join(str(chat.tokenizer.decode(turn.tolist(), skip_special_tokens=True)) for turn in turns)
 
 
 def _runs(meant: np.ndarray) -> list[np.ndarray]:
