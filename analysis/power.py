@@ -4,7 +4,7 @@ Invariant: pure, and light to import; a forecast says where its variances come f
 unknown. What does not live here: the formula of the detectable effect (stats.py), the plan (harness/engine/plan.py).
 """
 
-# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pandas has no complete annotations: what strict checking says of it is noise.
 from __future__ import annotations
 
