@@ -56,7 +56,7 @@ class Experiment(Model):
     sizes: tuple[int, ...]
     """Ascending sizes that a data-size axis takes here."""
     extremes: tuple[tuple[str, Literal["floor", "ceiling"], str], ...] = ()
-    """Slices that can move one way only on this base: the task's name without its suite, at which end, and why."""
+    """Slices that can move one way only on this base: the task's name without its suite, which end it is at, why."""
     represented: tuple[str, ...] = ()
     """Suites and task keys that the experiment's own training data represents: the alignment tax is over the others."""
 
