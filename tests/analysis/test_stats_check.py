@@ -49,8 +49,9 @@ def test_crossed_interval_holds_its_claims() -> None:
 def test_shares_families_seeds_and_optima_hold_their_claims() -> None:
     found = chosen(singles.scenarios(), "Wilson", "McNemar", "seeds alone", "unpaired", "optimum")
     assert {one.estimator for one in found} == {"Wilson", "McNemar", "seeds alone", "unpaired", "optimum"}
-    assert failures(found) == []
-    assert failures(chosen(singles.scenarios(), "Holm"), 200) == []
+    assert failures(found, 100) == []
+    # statsmodels takes 60 ms a family: the whole check has 8 000 of each.
+    assert failures(chosen(singles.scenarios(), "Holm"), 25) == []
 
 
 def test_aggregates_and_fits_hold_their_claims() -> None:
