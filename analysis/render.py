@@ -201,4 +201,10 @@ def _text_cell(cell: Cell) -> Text:
 
 
 def _text_notes(view: View) -> list[str]:
-    return [f"! {escape.visible(note, single_line=True, limit=300)}" for note in view.missing]
+    undrawn = sum(note.startswith("No figure ") for note in view.missing)
+    lines = [note for note in view.missing if not note.startswith("No figure ")]
+    if undrawn:
+        lines.append(
+            f"{undrawn} kinds of figures show what this sweep did not vary or measure: report.md says which, and why."
+        )
+    return [f"! {escape.visible(note, single_line=True, limit=300)}" for note in lines]

@@ -158,7 +158,8 @@ def test_report_of_nothing_yet_still_comes(tmp_path: Path) -> None:
     store, folder = build(tmp_path, Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), outcomes=outcomes))
     report = write_undrawn(store.root, folder)
     assert "4 of 4 planned trials have no result" in report.table
-    assert "No figure front: no trial has both measures known" in report.table
+    assert "No figure front: no trial has both measures known" in (report.folder / "report.md").read_text()
+    assert re.search(r"! \d\d kinds of figures are not drawn", report.table)
     assert len(pd.read_parquet(report.folder / "trials.parquet")) == 4
     assert not list(report.folder.glob("figures/*.pdf"))
 
