@@ -178,16 +178,21 @@ def _half_widths(means: pd.DataFrame, measure: str) -> np.ndarray:
 
 
 def _label_points(axes: Axes, means: pd.DataFrame, series: list[str]) -> None:
-    """Write each condition's place beside its mark, on the first of four sides where no other text is."""
+    """Write each condition's place beside its mark, on the first of four sides where no other text is.
+
+    The sides towards the middle come first, so that a long text stays on the page.
+    """
     axes.margins(0.14)
     points = axes.transData.transform(means[["learned", "retained"]].to_numpy(dtype=float)) * 72 / axes.figure.dpi
+    (start, _), (end, _) = axes.transAxes.transform([(0, 0), (1, 1)]) * 72 / axes.figure.dpi
     taken: list[tuple[float, float, float, float]] = []
     for (_, row), (x, y) in zip(means.iterrows(), points, strict=True):
         text = fitted(shown(row["place"], 24), 90, LABEL_SIZE)
         width, height = max(1, len(text)) * 0.62 * LABEL_SIZE, LABEL_SIZE * 1.1
         boxes = [(x + 3 - (left * (width + 6)), y + 3 - below * (height + 6), width, height) for left, below in SIDES]
-        first = series.index(row["series"]) % 2
-        order = [*range(first, 4), *range(first)]
+        below_first = series.index(row["series"]) % 2 == 1
+        is_right = x > (start + end) / 2
+        order = sorted(range(4), key=lambda n: (SIDES[n][0] != is_right, SIDES[n][1] != below_first))
         side = next((n for n in order if not any(_touch(boxes[n], other) for other in taken)), order[0])
         taken.append(boxes[side])
         left, below = SIDES[side]
