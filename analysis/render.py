@@ -205,6 +205,6 @@ def _text_notes(view: View) -> list[str]:
     lines = [note for note in view.missing if not note.startswith("No figure ")]
     if undrawn:
         lines.append(
-            f"{undrawn} kinds of figures show what this sweep did not vary or measure: report.md says which, and why."
+            f"{undrawn} kinds of figures are not drawn, for want of what they show: report.md says which, and why."
         )
     return [f"! {escape.visible(note, single_line=True, limit=300)}" for note in lines]

@@ -129,13 +129,6 @@ def test_report_unchanged_needs_neither_pandas_nor_matplotlib(whole_report: Path
     assert done.stdout.strip() == "[]"
 
 
-def test_report_figures_embed_their_fonts_as_truetype(whole_report: Path) -> None:
-    for path in (whole_report / "figures").glob("*.pdf"):
-        content = path.read_bytes()
-        assert b"/FontFile2" in content, path.name
-        assert b"/Type3" not in content, path.name
-
-
 def test_report_every_state_is_a_row_and_a_note(mixed: tuple[Store, str]) -> None:
     store, folder = mixed
     report = write_undrawn(store.root, folder)

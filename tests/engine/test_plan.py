@@ -798,7 +798,8 @@ def test_plan_of_suites_has_ids_and_a_folder_of_its_own(planner: Planner, suite_
 
 def test_plan_of_suites_says_what_is_at_chance_on_the_base(planner: Planner, suite_files: Path) -> None:
     planned = planner("epochs", evals=str(suite_files), suites="general")
-    notes = plan._notes(replace(planned, record=planned.record.model_copy(update={"base": "smollm2_135m_instruct"})))
+    experiment = planned.setting.experiment.replace({"name": "smollm2_135m_instruct"})
+    notes = plan._notes(replace(planned, setting=replace(planned.setting, experiment=experiment)))
     assert "general/winogrande on smollm2_135m_instruct: at chance: 51.3 of 100 on the base's model card" in notes
     assert not [note for note in notes if note.startswith("general/piqa")]
 
