@@ -2,9 +2,9 @@
 
 A step of SmolLM2-135M frees a gigabyte of gradients, casts and activations. The C library hands such blocks back to the
 kernel, which clears them page by page when the next step asks for as much: 1.2 million page faults and a quarter of the
-CPU time of a short training run. Invariant: no number moves. An idle worker keeps what it freed until it ends: at most
-`KEPT_BYTES` at the end of its heap, beside what lies between blocks in use. What does not live here: how many workers
-there are (executor.py).
+CPU time of a short training run. Invariant: no score moves. A worker keeps what it freed until its next trial begins,
+which gives it back (harness/records/provenance.py), lest that trial's peak be the last one's. What does not live here:
+how many workers there are (executor.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import MutableMapping
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
-KEPT_BYTES = 2**31 - 1
-"""The largest that mallopt takes. Blocks below it come from the heap, whose end is given back beyond as much."""
+KEPT_BYTES = (2**31 - 1, 32 * 2**20)
+"""The largest that mallopt takes, and the largest that glibc before 2.35 does. Blocks below it come from the heap."""
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 """torch asks for pages of 2 MB under blocks of 2 MB and more where this is set before it is imported. Source:
 https://github.com/pytorch/pytorch/blob/v2.13.0/c10/core/impl/alloc_cpu.cpp"""
@@ -36,5 +36,7 @@ def keep_freed(environment: MutableMapping[str, str]) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    taken = [mallopt(option, KEPT_BYTES) == 1 for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)]
-    return all(taken)
+    # Never the second alone: any of the two stops glibc from raising the first as blocks are freed.
+    if not any(mallopt(M_MMAP_THRESHOLD, size) == 1 for size in KEPT_BYTES):
+        return False
+    return mallopt(M_TRIM_THRESHOLD, KEPT_BYTES[0]) == 1

@@ -5,6 +5,7 @@ Invariant: what could not be found out is None. What does not live here: anythin
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -135,7 +136,11 @@ def cpu_name() -> str:
 
 
 def _reset_peak_memory() -> None:
-    # Linux: 5 resets the high-water mark, so that a worker's later trials do not inherit an earlier one's peak.
+    # A worker's later trials must not inherit an earlier one's peak: what that freed goes back to the system (glibc),
+    # then 5 resets the high-water mark (Linux).
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

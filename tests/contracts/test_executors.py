@@ -13,6 +13,8 @@ from functools import partial
 import pytest
 
 from harness.engine.executor import LocalExecutor, WorkerDiedError
+from harness.records.provenance import Clock
+from harness.spec import Runtime
 from tests.engine.test_launch import ROOT, SLOW_SECONDS, alive, until
 
 Make = Callable[[int], LocalExecutor]
@@ -81,6 +83,28 @@ def test_executor_workers_take_again_what_they_freed(make: Make) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     first, others = map(int, done.stdout.split())
     assert others > 3 * first
+
+
+def _peaks_of_trials() -> tuple[int, int]:
+    """Return the peak of a trial that frees a gigabyte, and of the next one, which takes nothing."""
+    runtime = Runtime(num_threads=1, micro_batch_size=1, eval_batch_size=1, device="cpu")
+    peaks = []
+    for size in (1 << 30, 1):
+        clock = Clock("a command", runtime)
+        bytearray(size)
+        peaks.append(clock.read(device="cpu", num_tokens=1).peak_memory_bytes or 0)
+    return peaks[0], peaks[1]
+
+
+@pytest.mark.parametrize("make", EXECUTORS)
+def test_executor_worker_does_not_count_what_an_earlier_trial_freed(make: Make) -> None:
+    executor = make(1)
+    try:
+        first, second = executor.submit(_peaks_of_trials).result(timeout=60)
+    finally:
+        executor.stop()
+    assert first > 1 << 30
+    assert second < first - (1 << 29)
 
 
 _USES_TQDM = "import time; from tqdm.auto import tqdm; list(tqdm([1], disable=True)); time.sleep({seconds})"
