@@ -29,6 +29,20 @@ class Decoded:
     is_finite: bool
     """False where the model's logits were not, so that the tokens mean nothing."""
 
+    def extend(
+        self, token: int, is_finite: bool, stop_ids: frozenset[int], has_ended: Callable[[list[int]], bool] | None
+    ) -> None:
+        """Take the next token in, unless the answer ended before; a stop token ends it and is no part of it."""
+        if self.stopped:
+            return
+        self.is_finite &= is_finite
+        self.stopped = token in stop_ids
+        if self.stopped:
+            self.stop_id = token
+        else:
+            self.tokens.append(token)
+            self.stopped = has_ended is not None and has_ended(self.tokens)
+
 
 def greedy_decode(
     model: nn.Module,
@@ -68,7 +82,7 @@ def _decode_batch(
     max_new_tokens: int,
 ) -> list[Decoded]:
     device = next(model.parameters()).device
-    ids_BT, mask_BT = (tensor.to(device) for tensor in _left_padded(prompts))
+    ids_BT, mask_BT = (tensor.to(device) for tensor in left_padded(prompts))
     positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
     answers = [Decoded([], stopped=False, stop_id=None, is_finite=True) for _ in prompts]
     rows = answers  # those that are still in the batch
@@ -80,7 +94,7 @@ def _decode_batch(
         logits_BV, cache = selected_logits(model, ids_BT, places_B, last_B, **inputs)
         best_B, next_B = logits_BV.max(-1)
         for row, token, is_finite in zip(rows, next_B.tolist(), best_B.isfinite().tolist(), strict=True):
-            _extend(row, token, is_finite, stop_ids, has_ended)
+            row.extend(token, is_finite, stop_ids, has_ended)
         alive = [place for place, row in enumerate(rows) if not row.stopped]
         if not alive:
             break
@@ -94,21 +108,8 @@ def _decode_batch(
     return answers
 
 
-def _extend(
-    row: Decoded, token: int, is_finite: bool, stop_ids: frozenset[int], has_ended: Callable[[list[int]], bool] | None
-) -> None:
-    if row.stopped:
-        return
-    row.is_finite &= is_finite
-    row.stopped = token in stop_ids
-    if row.stopped:
-        row.stop_id = token
-    else:
-        row.tokens.append(token)
-        row.stopped = has_ended is not None and has_ended(row.tokens)
-
-
-def _left_padded(prompts: list[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and attention mask of prompts that end together, both int64 [B, T]."""
     width = max(map(len, prompts))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros(len(prompts), width, dtype=torch.long)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from harness.evals.forward import selected_logits
-from harness.evals.generation import Decoded
+from harness.evals.generation import Decoded, left_padded
 
 
 def sampled_decode(
@@ -53,9 +53,7 @@ def _decode(
     has_ended: Callable[[list[int]], bool] | None,
 ) -> None:
     device = next(model.parameters()).device
-    width = max(len(prompt) for prompt, _, _ in rows)
-    ids_BT = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt, _, _ in rows], device=device)
-    mask_BT = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt, _, _ in rows], device=device)
+    ids_BT, mask_BT = (tensor.to(device) for tensor in left_padded([prompt for prompt, _, _ in rows]))
     draws_BT = torch.tensor([list(draws) for _, draws, _ in rows], dtype=torch.float64, device=device)
     positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
     places_B = torch.arange(len(rows), device=device)
@@ -66,7 +64,7 @@ def _decode(
         logits_BV, cache = selected_logits(model, ids_BT, places_B, last_B, **inputs)
         next_B, finite_B = drawn(logits_BV, draws_B), logits_BV.max(-1).values.isfinite()
         for (_, _, answer), token, is_finite in zip(rows, next_B.tolist(), finite_B.tolist(), strict=True):
-            _extend(answer, token, is_finite, stop_ids, has_ended)
+            answer.extend(token, is_finite, stop_ids, has_ended)
         if all(answer.stopped for _, _, answer in rows):
             return
         ids_BT, positions_BT = next_B[:, None], positions_BT[:, -1:] + 1
@@ -78,21 +76,3 @@ def drawn(logits_BV: torch.Tensor, draws_B: torch.Tensor) -> torch.Tensor:
     cumulative_BV = logits_BV.double().softmax(-1).cumsum(-1)
     aims_B1 = (draws_B * cumulative_BV[:, -1])[:, None]
     return torch.searchsorted(cumulative_BV, aims_B1, right=True).squeeze(1).clamp(max=logits_BV.shape[1] - 1)
-
-
-def _extend(
-    answer: Decoded,
-    token: int,
-    is_finite: bool,
-    stop_ids: frozenset[int],
-    has_ended: Callable[[list[int]], bool] | None,
-) -> None:
-    if answer.stopped:
-        return
-    answer.is_finite &= is_finite
-    answer.stopped = token in stop_ids
-    if answer.stopped:
-        answer.stop_id = token
-    else:
-        answer.tokens.append(token)
-        answer.stopped = has_ended is not None and has_ended(answer.tokens)

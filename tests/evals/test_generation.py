@@ -54,9 +54,9 @@ def test_answers_of_any_batch_equal_decoding_one_by_one(
 def test_answers_of_padding_that_is_not_masked_differ(
     model: Any, reference: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    padded = generation._left_padded
+    padded = generation.left_padded
     monkeypatch.setattr(
-        generation, "_left_padded", lambda prompts: (padded(prompts)[0], torch.ones_like(padded(prompts)[1]))
+        generation, "left_padded", lambda prompts: (padded(prompts)[0], torch.ones_like(padded(prompts)[1]))
     )
     assert [answer.tokens for answer in _decode(model, 64)] != reference
 
