@@ -6,9 +6,10 @@ does not live here: any formula (tables.py, stats.py, claims.py), anything that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis import claims, edl, frames, items, score_intervals, studies, tables
 from analysis.opened import OpenedSweep
@@ -19,11 +20,21 @@ if TYPE_CHECKING:
     import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Context:
     """An opened sweep, and every table that is computed from it."""
 
     sweep: OpenedSweep
+    _made: dict[Callable[..., Any], Any] = field(default_factory=dict[Any, Any], repr=False, compare=False)
+
+    def once(self, compute: Callable[[Context], T]) -> T:
+        """Return what a function makes of this context, computed once however many sections and figures show it."""
+        if compute not in self._made:
+            self._made[compute] = compute(self)
+        return self._made[compute]
 
     @property
     def record(self) -> SweepRecord:

@@ -20,7 +20,7 @@ from analysis.sections import aggregate
 
 def points(context: Context) -> list[FigureData] | str:
     """Return IQM with its interval and performance profile of each condition, or why there is none."""
-    section = aggregate.compute(context)
+    section = context.once(aggregate.compute)
     if isinstance(section, str):
         return section
     names = row_labels(context.record, context.frame)[["condition", "label"]]

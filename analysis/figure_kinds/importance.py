@@ -42,7 +42,7 @@ def points(context: Context) -> list[FigureData] | str:
     """Return one bar for each axis, measure and evaluator, or why there is none."""
     if not context.is_sampled and len(context.record.axis_fields) < 2:
         return "one field is varied: there is nothing to compare its importance with"
-    section = search.compute(context)
+    section = context.once(search.compute)
     if isinstance(section, str):
         return section
     rows = _importances(section.content["importances"]) or _variances(section.content["variances"])

@@ -64,7 +64,7 @@ def all_sections(context: Context) -> tuple[list[Section], dict[str, str]]:
     made: list[Section] = []
     missing: dict[str, str] = {}
     for module in SECTIONS:
-        found = module.compute(context)
+        found = context.once(module.compute)
         if isinstance(found, str):
             missing[module.__name__.rsplit(".", 1)[-1]] = found
         else:
