@@ -13,16 +13,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.items import TRIAL_KEYS, trial_keys
-from analysis.opened import OpenedSweep, OpenedTrial, find_sweep, open_sweep
+from analysis.opened import OpenedSweep, OpenedTrial, open_named
+from analysis.probed import joined_tables
 from analysis.stats import Effect, pooled_over_worlds, seeds_effect, unknown_effect
-from harness.records.store import Store
 from harness.spec.claim import DRIFT, drift_names
 
 DRIFT_FILE = "drift.parquet"
 PREFIX = DRIFT
 """Of the panel's means among the columns of the trial frame."""
-COLUMNS = ("text_set", "item_id", "position", "metric", "value")
+COLUMNS = {"text_set": "str", "item_id": "str", "position": "Int64", "metric": "str", "value": "float64"}
 NO_PANEL = "no trial has a drift panel: probes.drift is off"
 
 
@@ -39,8 +38,7 @@ def load_drift(name: str, base: str = "pocket", out: str | Path = "out", set_has
         BadInputError: no such sweep, or several that only `set_hash` tells apart.
         StoreError: the sweep's plan is damaged.
     """
-    store = Store(Path(out))
-    return drift_frame(open_sweep(store, find_sweep(store, name, base, set_hash)))
+    return drift_frame(open_named(name, base, out, set_hash))
 
 
 def drift_frame(sweep: OpenedSweep) -> pd.DataFrame:
@@ -48,19 +46,7 @@ def drift_frame(sweep: OpenedSweep) -> pd.DataFrame:
 
     A trial whose file is gone or damaged has no rows here.
     """
-    tables = [table.assign(**trial_keys(trial)) for trial in sweep.trials if (table := _rows(trial)) is not None]
-    columns = [*TRIAL_KEYS, *COLUMNS]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-def _rows(trial: OpenedTrial) -> pd.DataFrame | None:
-    path = trial.folder / DRIFT_FILE
-    if trial.result is None or trial.result.drift is None or not path.is_file():
-        return None
-    try:
-        return pd.read_parquet(path).reindex(columns=list(COLUMNS)).astype({"position": "Int64"})
-    except (OSError, ValueError):  # pyarrow's errors are ValueErrors; a damaged file costs its own rows alone
-        return None
+    return joined_tables(sweep, DRIFT_FILE, COLUMNS)
 
 
 def mean_names(sweep: OpenedSweep) -> list[str]:

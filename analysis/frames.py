@@ -18,11 +18,10 @@ import pandas as pd
 
 from analysis import drift
 from analysis.items import items_frame, metrics_frame, questions_frame, rows_frame, samples_frame
-from analysis.opened import OpenedSweep, OpenedTrial, find_sweep, open_sweep
+from analysis.opened import OpenedSweep, OpenedTrial, open_named
 from analysis.selection import mark_chosen
 from harness.records.measures import is_lower_better, measure_mean, primary_metrics
 from harness.records.schema import EvalScores, Scores, TrialResult
-from harness.records.store import Store
 from harness.spec import TrialSpec
 
 NAN = float("nan")
@@ -41,39 +40,34 @@ def load_sweep(name: str, base: str = "pocket", out: str | Path = "out", set_has
         BadInputError: no such sweep, or several that only `set_hash` tells apart.
         StoreError: the sweep's plan is damaged.
     """
-    return sweep_frame(_open(name, base, out, set_hash))
+    return sweep_frame(open_named(name, base, out, set_hash))
 
 
 def load_items(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return one row per trial, item and metric with the item's value before and after; raises as `load_sweep`."""
-    return items_frame(_open(name, base, out, set_hash))
+    return items_frame(open_named(name, base, out, set_hash))
 
 
 def load_samples(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return one row per trial, phase and fixed prompt with the model's answer; raises as `load_sweep`."""
-    return samples_frame(_open(name, base, out, set_hash))
+    return samples_frame(open_named(name, base, out, set_hash))
 
 
 def load_metrics(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return the training logs: one row per trial and logged step; raises as `load_sweep`."""
-    return metrics_frame(_open(name, base, out, set_hash))
+    return metrics_frame(open_named(name, base, out, set_hash))
 
 
 def load_rows(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return one row per trial and row of its data, with what became of it; raises as `load_sweep`."""
-    return rows_frame(_open(name, base, out, set_hash))
+    return rows_frame(open_named(name, base, out, set_hash))
 
 
 def load_questions(
     name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None
 ) -> pd.DataFrame:
     """Return one row per item with what it asks and its right answer; raises as `load_sweep`."""
-    return questions_frame(_open(name, base, out, set_hash))
-
-
-def _open(name: str, base: str, out: str | Path, set_hash: str | None) -> OpenedSweep:
-    store = Store(Path(out))
-    return open_sweep(store, find_sweep(store, name, base, set_hash))
+    return questions_frame(open_named(name, base, out, set_hash))
 
 
 # -- trials -----------------------------------------------------------------------------------------------------------

@@ -112,6 +112,12 @@ def open_sweep(store: Store, folder: str) -> OpenedSweep:
     return OpenedSweep(store, folder, record, tuple(trials))
 
 
+def open_named(name: str, base: str, out: str | Path, set_hash: str | None) -> OpenedSweep:
+    """Return a sweep by its name and base; arguments and errors as `find_sweep`, and as `open_sweep`."""
+    store = Store(Path(out))
+    return open_sweep(store, find_sweep(store, name, base, set_hash))
+
+
 def find_sweep(store: Store, name: str, base: str, set_hash: str | None) -> str:
     """Return the folder name of a sweep on a base.
 

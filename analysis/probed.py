@@ -16,8 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.items import TRIAL_KEYS, trial_keys
-from analysis.opened import OpenedSweep, OpenedTrial, find_sweep, open_sweep
-from harness.records.store import Store
+from analysis.opened import OpenedSweep, OpenedTrial, open_named
 
 DURING_FILE = "during.parquet"
 INTERPOLATION_FILE = "interpolation.parquet"
@@ -43,7 +42,7 @@ def load_during(name: str, base: str = "pocket", out: str | Path = "out", set_ha
         BadInputError: no such sweep, or several that only `set_hash` tells apart.
         StoreError: the sweep's plan is damaged.
     """
-    return during_frame(_open(name, base, out, set_hash))
+    return during_frame(open_named(name, base, out, set_hash))
 
 
 def load_interpolation(
@@ -53,26 +52,28 @@ def load_interpolation(
 
     Only trials whose spec has `probes.interpolation` have rows.
     """
-    return interpolation_frame(_open(name, base, out, set_hash))
-
-
-def _open(name: str, base: str, out: str | Path, set_hash: str | None) -> OpenedSweep:
-    store = Store(Path(out))
-    return open_sweep(store, find_sweep(store, name, base, set_hash))
+    return interpolation_frame(open_named(name, base, out, set_hash))
 
 
 def during_frame(sweep: OpenedSweep) -> pd.DataFrame:
     """Return the scores while training of an opened sweep; see `load_during`."""
-    return _tables(sweep, DURING_FILE, DURING_COLUMNS)
+    return joined_tables(sweep, DURING_FILE, DURING_COLUMNS)
 
 
 def interpolation_frame(sweep: OpenedSweep) -> pd.DataFrame:
     """Return the scores between base and tuned weights of an opened sweep; see `load_interpolation`."""
-    return _tables(sweep, INTERPOLATION_FILE, INTERPOLATION_COLUMNS)
+    return joined_tables(sweep, INTERPOLATION_FILE, INTERPOLATION_COLUMNS)
 
 
-def _tables(sweep: OpenedSweep, file: str, columns: Mapping[str, str]) -> pd.DataFrame:
-    found = [(trial, _table(trial, file, columns)) for trial in sweep.trials]
+def joined_tables(sweep: OpenedSweep, file: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return a table that trials have beside their results, of all trials; empty with its columns where none has it.
+
+    Args:
+        sweep: whose trials.
+        file: its name in a trial's folder, Parquet.
+        columns: column -> type.
+    """
+    found = [(trial, trial_table(trial, file, columns)) for trial in sweep.trials]
     tables = [table.assign(**trial_keys(trial)) for trial, table in found if table is not None]
     names = [*TRIAL_KEYS, *columns]
     if not tables:
@@ -81,7 +82,8 @@ def _tables(sweep: OpenedSweep, file: str, columns: Mapping[str, str]) -> pd.Dat
     return joined.assign(world=joined["world"].astype("Int64"))
 
 
-def _table(trial: OpenedTrial, file: str, columns: Mapping[str, str]) -> pd.DataFrame | None:
+def trial_table(trial: OpenedTrial, file: str, columns: Mapping[str, str]) -> pd.DataFrame | None:
+    """Return one trial's table; None without a result or such a file, or where the file is damaged."""
     path = trial.folder / file
     if trial.result is None or not path.is_file():
         return None

@@ -19,9 +19,8 @@ from analysis.figures import draw_curves
 from analysis.items import trial_keys
 from analysis.opened import OpenedTrial
 from analysis.points import FigureData, as_curves, counts, row_labels, seeds_sentence
+from analysis.probed import DURING_COLUMNS, DURING_FILE, trial_table
 from harness.spec.metrics import primary_metric
-
-FILE = "during.parquet"
 
 
 def points(context: Context) -> list[FigureData] | str:
@@ -54,12 +53,8 @@ def draw(data: FigureData, width: float) -> Figure:
 
 def scores(trial: OpenedTrial) -> pd.DataFrame | None:
     """Return a trial's step, key, value (mean over known items), number of items known; None where it has no file."""
-    path = trial.folder / FILE
-    if not path.is_file():
-        return None
-    try:
-        rows = pd.read_parquet(path, columns=["step", "suite", "task", "item_id", "metric", "value"])
-    except (OSError, ValueError):  # pyarrow's errors are ValueErrors; a damaged file costs its own rows alone
+    rows = trial_table(trial, DURING_FILE, DURING_COLUMNS)
+    if rows is None:
         return None
     wanted = {f"{task.key}/{primary_metric(task)}" for task in trial.planned.spec.evals.tasks}
     rows = rows.assign(key=rows["suite"] + "/" + rows["task"] + "/" + rows["metric"])

@@ -19,9 +19,8 @@ from analysis.figures import draw_curves
 from analysis.items import trial_keys
 from analysis.opened import OpenedTrial
 from analysis.points import FigureData, as_curves, is_share, population, row_labels
+from analysis.probed import INTERPOLATION_COLUMNS, INTERPOLATION_FILE, trial_table
 from analysis.replicates import over_replicates, replicate_of
-
-FILE = "interpolation.parquet"
 
 
 def points(context: Context) -> list[FigureData] | str:
@@ -54,12 +53,8 @@ def draw(data: FigureData, width: float) -> Figure:
 
 def _scores(context: Context, trial: OpenedTrial) -> pd.DataFrame | None:
     """Return a trial's measure, weight and value: the mean over the measure's slices; None where it has no file."""
-    path = trial.folder / FILE
-    if not path.is_file():
-        return None
-    try:
-        rows = pd.read_parquet(path, columns=["weight", "suite", "task", "item_id", "split", "metric", "value"])
-    except (OSError, ValueError):  # pyarrow's errors are ValueErrors; a damaged file costs its own rows alone
+    rows = trial_table(trial, INTERPOLATION_FILE, INTERPOLATION_COLUMNS)
+    if rows is None:
         return None
     rows = rows[(rows["split"] == "test") & rows["value"].notna()]
     slices = rows.assign(key=rows["suite"] + "/" + rows["task"] + "/" + rows["metric"])
