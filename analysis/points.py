@@ -170,6 +170,14 @@ def row_labels(record: SweepRecord, frame: pd.DataFrame) -> pd.DataFrame:
     return dot_rows(first, record)[["condition", "arm", "label"]]
 
 
+def line_labels(record: SweepRecord, frame: pd.DataFrame) -> dict[str, str]:
+    """Return condition -> the name of its line, in plan order; with its arm where there are several."""
+    names = row_labels(record, frame)
+    several = names["arm"].nunique() > 1
+    labels = names["label"] + (", " + names["arm"] if several else "")
+    return dict(zip(names["condition"], labels, strict=True))
+
+
 def population(frame: pd.DataFrame, effects: pd.DataFrame) -> str:
     """Return one sentence with the number of items and seeds behind the measures."""
     table = effects[(effects["level"] == "measure") & (effects["num_items"] > 0)]

@@ -18,7 +18,7 @@ from analysis.context import Context
 from analysis.figures import draw_curves
 from analysis.items import trial_keys
 from analysis.opened import OpenedTrial
-from analysis.points import FigureData, as_curves, counts, row_labels, seeds_sentence
+from analysis.points import FigureData, as_curves, counts, line_labels, seeds_sentence
 from analysis.probed import DURING_COLUMNS, DURING_FILE, trial_table
 from harness.spec.metrics import primary_metric
 
@@ -29,14 +29,10 @@ def points(context: Context) -> list[FigureData] | str:
     if not tables:
         return "no trial was watched while it trained: probes.during is empty"
     table = pd.concat(tables, ignore_index=True)
-    names = row_labels(context.record, context.frame).set_index("condition")
-    several = names["arm"].nunique() > 1
-    order = [condition for condition in names.index if condition in set(table["condition"])]
     rows: list[dict[str, object]] = []
     for key in dict.fromkeys(table["key"]):
-        for condition in order:
+        for condition, label in line_labels(context.record, context.frame).items():
             own = table[(table["key"] == key) & (table["condition"] == condition)]
-            label = names.loc[condition, "label"] + (f", {names.loc[condition, 'arm']}" if several else "")
             rows += _curve(own, {"panel": key, "series": label, "condition": condition})
     caption = (
         "Scores of watched slices on val items by optimizer step, step 0 before the first one; marks are means over "

@@ -18,7 +18,7 @@ from analysis.context import Context
 from analysis.figures import draw_curves
 from analysis.items import trial_keys
 from analysis.opened import OpenedTrial
-from analysis.points import FigureData, as_curves, is_share, population, row_labels
+from analysis.points import FigureData, as_curves, is_share, line_labels, population
 from analysis.probed import INTERPOLATION_COLUMNS, INTERPOLATION_FILE, trial_table
 from analysis.replicates import over_replicates, replicate_of
 
@@ -29,13 +29,10 @@ def points(context: Context) -> list[FigureData] | str:
     if not tables:
         return "no trial was scored between base and tuned weights: probes.interpolation is empty"
     table = pd.concat(tables, ignore_index=True)
-    names = row_labels(context.record, context.frame).set_index("condition")
-    several = names["arm"].nunique() > 1
     rows: list[dict[str, object]] = []
     for measure in dict.fromkeys(table["measure"]):
-        for condition in names.index:
+        for condition, label in line_labels(context.record, context.frame).items():
             own = table[(table["measure"] == measure) & (table["condition"] == condition)]
-            label = names.loc[condition, "label"] + (f", {names.loc[condition, 'arm']}" if several else "")
             about = {"panel": measure, "series": label, "condition": condition}
             rows += _curve(own, about, is_share=is_share(context, measure))
     caption = (
