@@ -81,17 +81,18 @@ def select(task: EvalTask, evals: EvalSpec) -> Slice:
     Raises:
         DataError: the source is missing, changed, empty, or holds an item that this kind of task cannot ask.
     """
-    return _select(cast("Hashable", task), cast("Hashable", evals))  # type checkers do not see that models are hashable
+    # Type checkers do not see that models are hashable.
+    return _select(cast("Hashable", task), evals.items_seed, evals.val_share)
 
 
 @lru_cache(maxsize=256)
-def _select(task: EvalTask, evals: EvalSpec) -> Slice:
+def _select(task: EvalTask, seed: int, val_share: float) -> Slice:
     available, num_repeated = _without_repeats(load(task))
     if num_repeated:
         logger.warning("evals.tasks %s: %d items repeat the text of another and are left out", task.key, num_repeated)
     available, left_out = _without_unasked(available, task)
-    items = [misspelled(item, task, evals.items_seed) for item in _sample(available, task.num_items, evals.items_seed)]
-    splits = tuple(_split(item, evals) for item in items)
+    items = [misspelled(item, task, seed) for item in _sample(available, task.num_items, seed)]
+    splits = tuple(_split(item, seed, val_share) for item in items)
     lines = (json.dumps([item, split], sort_keys=True) for item, split in zip(items, splits, strict=True))
     return Slice(tuple(items), splits, hashlib.sha256("\n".join(lines).encode()).hexdigest(), num_repeated, left_out)
 
@@ -355,7 +356,7 @@ def _sample(items: list[Item], num_items: int | None, seed: int) -> list[Item]:
     return [item for item in items if item["id"] in chosen]
 
 
-def _split(item: Item, evals: EvalSpec) -> str:
+def _split(item: Item, seed: int, val_share: float) -> str:
     # By cluster, so that what a choice looked at about a person or passage is not in the table again.
-    place = _digest({"id": item["cluster"]}, "split", evals.items_seed)
-    return "val" if place < evals.val_share * 2**64 else "test"
+    place = _digest({"id": item["cluster"]}, "split", seed)
+    return "val" if place < val_share * 2**64 else "test"
