@@ -71,7 +71,7 @@ def export_slices(
 
 def _export(task: EvalTask, folder: Path, chat: ChatFormat) -> Path:
     items = load(task)
-    rows = [_readable(row, chat) for row in documents(items, task, chat)]
+    rows = [_readable(row, chat) for row in documents(items, task, chat, seed=0)]
     clusters = ({"cluster": item["cluster"]} for item in items)
     lines = (json.dumps(row | cluster) for row, cluster in zip(rows, clusters, strict=True))
     data = folder / f"{task.name}.jsonl"

@@ -65,10 +65,11 @@ class Slice:
     """The items that one task asks, in the order of their source."""
 
     items: tuple[Item, ...]
+    """As their source has them; typing errors come in where prompts are made (documents.py)."""
     splits: tuple[str, ...]
     """`val` or `test` for each item."""
     sha256: str
-    """Of the items and their splits."""
+    """Of the items as they are asked, typing errors included, and their splits."""
     num_repeated: int
     """Items left out because another one with the same text is in the slice already."""
     left_out: dict[str, int] = field(default_factory=dict)
@@ -91,9 +92,10 @@ def _select(task: EvalTask, seed: int, val_share: float) -> Slice:
     if num_repeated:
         logger.warning("evals.tasks %s: %d items repeat the text of another and are left out", task.key, num_repeated)
     available, left_out = _without_unasked(available, task)
-    items = [misspelled(item, task, seed) for item in _sample(available, task.num_items, seed)]
+    items = _sample(available, task.num_items, seed)
     splits = tuple(_split(item, seed, val_share) for item in items)
-    lines = (json.dumps([item, split], sort_keys=True) for item, split in zip(items, splits, strict=True))
+    asked = (misspelled(item, task, seed) for item in items)
+    lines = (json.dumps([item, split], sort_keys=True) for item, split in zip(asked, splits, strict=True))
     return Slice(tuple(items), splits, hashlib.sha256("\n".join(lines).encode()).hexdigest(), num_repeated, left_out)
 
 

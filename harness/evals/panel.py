@@ -14,6 +14,7 @@ from harness.evals import behaviour
 from harness.evals.documents import Document
 from harness.evals.generated import Results, unknown
 from harness.evals.items import Item, question_of, reference_of
+from harness.evals.typos import misspelled
 from harness.spec import EvalTask
 from harness.spec.metrics import PANEL_METRICS
 
@@ -25,18 +26,21 @@ Measure = Callable[[Document, Results], dict[str, float]]
 """The metrics of one document, given what the scorer returned for it."""
 
 
-def panel(task: EvalTask, items: Sequence[Item], chat: ChatFormat, targets: Targets | None) -> Measure | None:
+def panel(
+    task: EvalTask, items: Sequence[Item], chat: ChatFormat, seed: int, targets: Targets | None
+) -> Measure | None:
     """Return what measures the answers of a task, or None where it has no panel.
 
     Args:
         task: whose answers.
         items: that it asks.
         chat: the template that they are asked with; its markers are what leaks.
+        seed: as of `documents`, so that a copy of the prompt is one of what was asked.
         targets: gives the index of training targets; None for a base, which has none.
     """
     if task.panel == "none":
         return None
-    by_id = {item["id"]: item for item in items}
+    by_id = {item["id"]: misspelled(item, task, seed) for item in items}
     markers, index = behaviour.markers_of(chat), None if targets is None else targets()
 
     def measure(document: Document, results: Results) -> dict[str, float]:

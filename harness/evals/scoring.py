@@ -184,8 +184,8 @@ def ask(
         tasks: Any = {
             task.key: build_task(
                 task,
-                documents(slices[task.key].items, task, scorer.chat),
-                panel(task, slices[task.key].items, scorer.chat, targets),
+                documents(slices[task.key].items, task, scorer.chat, spec.items_seed),
+                panel(task, slices[task.key].items, scorer.chat, spec.items_seed, targets),
             )
             for task in spec.tasks
         }
@@ -279,7 +279,7 @@ def questions(chat: ChatFormat, spec: EvalSpec) -> list[QuestionRow]:
         QuestionRow(task.suite, task.name, item["id"], chat.readable(_shown(document)), reference_of(item, task.kind))
         for task in spec.tasks
         for items in [select(task, spec).items]
-        for item, document in zip(items, documents(items, task, chat), strict=True)
+        for item, document in zip(items, documents(items, task, chat, spec.items_seed), strict=True)
     ]
 
 

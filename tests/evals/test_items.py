@@ -149,7 +149,7 @@ def test_item_may_show_a_conversation_in_place_of_one_question(tmp_path: Path) -
     item = {"id": "a", "messages": CONVERSATION, "answer": "Paris"}
     task = small.task("generate", small.write_items(tmp_path / "a.jsonl", [item]))
     chat = small.chat()
-    (document,) = documents(select(task, small.evals(task)).items, task, chat)
+    (document,) = documents(select(task, small.evals(task)).items, task, chat, seed=0)
     assert document["context"] == chat.render(CONVERSATION, add_generation_prompt=True)
     assert document["references"] == ["Paris"]
     assert "keep_case" not in document

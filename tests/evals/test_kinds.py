@@ -175,7 +175,7 @@ def test_refusals_are_named_and_directed_by_what_is_asked(unsafe: bool, tmp_path
     asked = task("refusal", tmp_path, SAFETY, where=(("unsafe", unsafe),))
     chosen = select(asked, small.evals(asked))
     assert [item["unsafe"] for item in chosen.items] == [unsafe] * 3
-    (document, *_) = documents(chosen.items, asked, small.chat())
+    (document, *_) = documents(chosen.items, asked, small.chat(), seed=0)
     values = METRICS["refusal"](document, [Generation("No, I cannot.", stopped=True)])
     assert tuple(values) == metrics_of(asked)
     name = "refused" if unsafe else "over_refused"
@@ -216,20 +216,13 @@ def test_where_keeps_only_items_with_these_values(tmp_path: Path) -> None:
             select(none, small.evals(none))
 
 
-def test_typos_are_nested_in_rate_and_leave_references_alone(tmp_path: Path) -> None:
+def test_typos_are_nested_in_rate() -> None:
     text = "Mary is baking some wonderful cakes with 1234 cups of flour and sugar for everybody tonight"
     none, some, every = (with_typos(text, rate, 3).split() for rate in (0.0, 0.4, 1.0))
     words = text.split()
     assert none == words
     assert {n for n, word in enumerate(some) if word != words[n]} < {n for n, w in enumerate(every) if w != words[n]}
     assert [w for n, w in enumerate(words) if every[n] == w] == [w for w in words if len(w) < 4 or w.isdigit()]
-    plain = small.task("generate", small.write_items(tmp_path / "g.jsonl", [
-        {"id": "a", "context": "Where does Barbara live?", "answer": "Paris"}
-    ]))  # fmt: skip
-    misspelled = plain.replace({"typo_rate": 1.0})
-    (one,), (other,) = (select(asked, small.evals(asked)).items for asked in (plain, misspelled))
-    assert one["context"] != other["context"]
-    assert (one["answer"], one["id"]) == (other["answer"], other["id"])
 
 
 # -- scored by a model ------------------------------------------------------------------------------------------------

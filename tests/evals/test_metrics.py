@@ -157,7 +157,7 @@ def test_score_has_the_chance_of_its_measured_items_or_none() -> None:
 
 def _document(kind: str, item: dict[str, Any], *, chat: bool = False, template: str = "chatml_lite") -> dict[str, Any]:
     task = small.task(kind, NOWHERE, chat=chat)
-    return documents([{"id": "a"} | item], task, small.chat(template=template))[0]
+    return documents([{"id": "a"} | item], task, small.chat(template=template), seed=0)[0]
 
 
 @pytest.mark.parametrize(
