@@ -21,7 +21,8 @@ POCKET_BEHAVIOURS: dict[str, int] = {
     "pocket_pretrain": 3,
 }
 
-# Catalogue suites: which slices, which items, how they are asked. Only trials that ask a suite depend on its version.
+# Catalogue suites: which slices, which items, how they are asked and judged: `instruction` by evals/instructions.py,
+# `safety` by evals/refusals.py, `code` as evals/return_values.py makes it. Only trials that ask one depend on it.
 SUITES: dict[str, int] = {
     "general": 1,
     "skills": 1,

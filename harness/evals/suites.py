@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from harness import versions
 from harness.errors import DataError, SpecError, unknown_name
 from harness.spec import EvalTask, FileItems, GeneratedItems, Measure, TaskKind
 
@@ -59,9 +60,8 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks under one name."""
+    """Tasks under one name; harness/versions.py has its version."""
 
-    version: int
     about: str
     tasks: tuple[SuiteTask, ...]
 
@@ -80,7 +80,6 @@ _LETTERED = "asked by letter: below about 1 B parameters a model answers with on
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         "general": Suite(
-            1,
             "knowledge, commonsense and language",
             (
                 _choice("arc_easy", 0.25),
@@ -116,7 +115,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         "skills": Suite(
-            1,
             "arithmetic and reasoning; the result is read out of the answer",
             (
                 SuiteTask(
@@ -138,7 +136,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         "instruction": Suite(
-            1,
             "instructions that a program checks",
             (
                 SuiteTask(
@@ -150,7 +147,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         "safety": Suite(
-            1,
             "refusing what is unsafe, and nothing else",
             (
                 SuiteTask(
@@ -174,7 +170,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         "code": Suite(
-            1,
             "what a small Python function returns; nothing is run",
             (
                 _choice(
@@ -188,7 +183,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         "prose": Suite(
-            1,
             "raw text, in bits per byte",
             tuple(
                 SuiteTask(name, "perplexity", "fluency", None, stems=stems, asked="raw")
@@ -202,7 +196,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         ),
     }
 )
-"""Suite -> its version and tasks; whatever moves a number of one gets it a new version."""
+"""Suite -> what it is and its tasks; whatever moves a number of one gets it a new version in harness/versions.py."""
 
 
 def suite_tasks(
@@ -261,7 +255,11 @@ def expectations(tasks: Iterable[EvalTask], base: str) -> list[str]:
     said: list[str] = []
     for task in tasks:
         suite = SUITES.get(task.suite)
-        known = {entry.name: entry for entry in suite.tasks} if suite and suite.version == task.version else {}
+        known = (
+            {entry.name: entry for entry in suite.tasks}
+            if suite and versions.SUITES[task.suite] == task.version
+            else {}
+        )
         entry = known.get(task.name.removesuffix(TWIN))
         levels = {**_ANYWHERE, **entry.levels} if entry else {}
         said += [f"{task.key} on {base}: {why}" for start, why in levels.items() if base.startswith(start)]
@@ -298,7 +296,7 @@ def _asked(
             chat=in_chat,
             num_items=num_items,
             max_new_tokens=task.max_new_tokens,
-            version=SUITES[suite].version,
+            version=versions.SUITES[suite],
             where=task.where,
         )
 

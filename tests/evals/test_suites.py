@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.pocket import EXPERIMENT
-from harness import models
+from harness import models, versions
 from harness.data import chat_format
 from harness.errors import DataError, SpecError
 from harness.evals import item_rows, select
@@ -59,7 +59,7 @@ def test_suite_tasks_of_all_suites_find_every_file_and_can_be_asked(folder: Path
     entries = {f"{suite}/{task.name}" for suite, found in SUITES.items() for task in found.tasks}
     assert {task.key.removesuffix(TWIN) for task in evals.tasks} == entries
     assert all(1 <= len(select(task, evals).items) <= 5 for task in evals.tasks)
-    assert all(task.version == SUITES[task.suite].version for task in evals.tasks)
+    assert all(task.version == versions.SUITES[task.suite] for task in evals.tasks)
 
 
 def test_suite_tasks_in_chat_are_twins_that_count_in_no_measure(folder: Path) -> None:
@@ -140,6 +140,15 @@ def test_suite_tasks_that_cannot_be_are_refused(
 def test_suite_tasks_of_no_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must be a folder"):
         suite_tasks(["general"], tmp_path / "none", num_items=5)
+
+
+def test_version_of_a_suite_is_said_in_one_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (before,) = suite_tasks(["instruction"], folder, num_items=5)
+    assert expectations([before], "pocket")
+    monkeypatch.setitem(versions.SUITES, "instruction", 7)
+    (after,) = suite_tasks(["instruction"], folder, num_items=5)
+    assert after == before.replace({"version": 7})
+    assert expectations([before], "pocket") == []
 
 
 def test_expectations_name_what_is_at_floor_on_that_base_alone(folder: Path) -> None:
