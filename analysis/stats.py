@@ -278,11 +278,6 @@ def detectable_in_se(df: float) -> float:
     return float(np.squeeze(effect_size)) * math.sqrt(df + 1)
 
 
-def mde_from_flips(flip_rate: float, num_items: int) -> float:
-    """Return the minimum detectable effect of one paired comparison of a binary metric: 2.8 sqrt(flips / n)."""
-    return NAN if num_items == 0 else minimum_detectable_effect(math.sqrt(flip_rate / num_items))
-
-
 # -- one score --------------------------------------------------------------------------------------------------------
 
 
@@ -361,8 +356,12 @@ def flips(before: Floats, after: Floats) -> Flips:
 
 
 def chance_corrected_retention(after: float, before: float, chance: float, se_before: float) -> float:
-    """Return (after - chance) / (before - chance); nan where the base is less than 2 SE above chance."""
-    return NAN if not before - chance >= 2 * se_before else (after - chance) / (before - chance)
+    """Return (after - chance) / (before - chance); nan where the base is not above chance, or by less than 2 SE.
+
+    A base at floor has an SE of 0: every item is wrong, and 0 is at least 2 x 0 above a chance of 0.
+    """
+    above = before - chance
+    return (after - chance) / above if above > 0 and above >= 2 * se_before else NAN
 
 
 # -- many tests -------------------------------------------------------------------------------------------------------

@@ -158,10 +158,11 @@ def test_detectable_effect_matches_power_tables(num_seeds: int, detectable: floa
 
 # One paired comparison of a benchmark: items, share of answers that flip, detectable points.
 @pytest.mark.parametrize(
-    ("num_items", "flips", "points"), [(14_042, 0.15, 0.9), (1_319, 0.15, 3.0), (541, 0.20, 5.4), (164, 0.20, 9.8)]
+    ("num_items", "churn", "points"), [(14_042, 0.15, 0.9), (1_319, 0.15, 3.0), (541, 0.20, 5.4), (164, 0.20, 9.8)]
 )
-def test_mde_from_flips_matches_published_sizes(num_items: int, flips: float, points: float) -> None:
-    assert 100 * stats.mde_from_flips(flips, num_items) == pytest.approx(points, abs=0.06)
+def test_detectable_effect_of_many_items_matches_published_sizes(num_items: int, churn: float, points: float) -> None:
+    se = math.sqrt(churn / num_items)
+    assert 100 * stats.minimum_detectable_effect(se) == pytest.approx(points, abs=0.06)
 
 
 def test_flips_counts_by_hand() -> None:
@@ -194,6 +195,14 @@ def test_flips_of_log_probabilities_is_refused() -> None:
 def test_chance_corrected_retention_near_chance_is_undefined() -> None:
     assert stats.chance_corrected_retention(0.45, 0.65, 0.25, 0.02) == pytest.approx(0.5)
     assert math.isnan(stats.chance_corrected_retention(0.27, 0.28, 0.25, 0.02))
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.25])
+def test_chance_corrected_retention_of_a_base_at_chance_or_below_is_undefined(chance: float) -> None:
+    """A base at floor varies not at all: its SE is 0."""
+    assert math.isnan(stats.chance_corrected_retention(0.5, 0.0, chance, 0.0))
+    assert math.isnan(stats.chance_corrected_retention(0.0, 0.0, chance, 0.0))
+    assert stats.chance_corrected_retention(0.5, 1.0, 0.0, 0.0) == 0.5
 
 
 def test_wilson_matches_scipy() -> None:
