@@ -53,7 +53,7 @@ class Effect:
     seed_sd: float
     """Standard deviation over seeds of the mean difference; NaN for one seed."""
     df: float
-    """Welch-Satterthwaite degrees of freedom of the t interval."""
+    """Welch-Satterthwaite degrees of freedom of the t interval; of an exact bound one less than it counts clusters."""
     p_value: float
     """Two-sided, of no difference."""
     mde: float
@@ -112,7 +112,7 @@ def crossed_effect(
         num_clusters=num_clusters,
     )
     if binary and np.ptp(differences) == 0:
-        return _exact_bound(effect)
+        return _exact_bound(effect, _num_independent(cluster_codes, strata_codes))
     num_discordant = int((differences.mean(axis=1) != 0).sum())
     effect = _with_interval(effect, parts, max(num_clusters - int(strata_codes.max()) - 1, 1))
     return _for_binary(effect, num_discordant) if binary else effect
@@ -166,22 +166,31 @@ def _t_interval(effect: Effect, parts: list[tuple[float, float]], variance: floa
     )
 
 
-def _exact_bound(effect: Effect) -> Effect:
+def _num_independent(clusters: Codes, strata: Codes) -> int:
+    """Return the clusters that a bound on the mean over strata may count: H x the fewest of a stratum, at most all.
+
+    With shares p_h and G_h clusters, no cluster of any stratum moves otherwise with probability prod (1 - p_h)^G_h,
+    which is at most (1 - mean p)^(H min G_h) because -log(1 - p) is convex: a small stratum may hide a large share.
+    """
+    of_strata = np.bincount(np.unique(np.stack([strata, clusters]), axis=1)[0])
+    return min(int(clusters.max()) + 1, len(of_strata) * int(of_strata.min()))
+
+
+def _exact_bound(effect: Effect, num_independent: int) -> Effect:
     """Bound the share of clusters that could have moved otherwise, by Clopper-Pearson at zero of n seen."""
-    share = 1 - (ALPHA / 2) ** (1 / effect.num_clusters)
+    share = 1 - (ALPHA / 2) ** (1 / num_independent)
     low, high = effect.estimate - share, effect.estimate + share
-    p_value = 1.0 if effect.estimate == 0 else (1 / 2) ** (effect.num_clusters - 1)
+    p_value = 1.0 if effect.estimate == 0 else (1 / 2) ** (num_independent - 1)
     return replace(
         effect,
         low=max(low, -1.0),
         high=min(high, 1.0),
         se=NAN,
+        df=max(num_independent - 1, 1),
         p_value=p_value,
         mde=share,
         kind="exact bound",
-        note="every item moved alike: exact binomial bound"
-        if effect.estimate
-        else "no item changed: exact binomial bound",
+        note=f"{'every item moved alike' if effect.estimate else 'no item changed'}: exact binomial bound",
     )
 
 
@@ -213,7 +222,7 @@ def pooled_over_worlds(effects: Mapping[Any, Effect]) -> Effect:
     note = _notes_of_worlds({world: effect.note for world, effect in effects.items()})
     if not known:
         return unknown_effect(note or "no known value")
-    parts = [(_se_of(effect), _df_of(effect)) for effect in known.values()]
+    parts = [(_se_of(effect), effect.df) for effect in known.values()]
     mean = _sums_over_worlds(list(known.values()), note)
     if any(not se > 0 for se, _ in parts):  # nan, or no variation in a world, which is no certainty either
         return replace(mean, kind="none")
@@ -228,10 +237,6 @@ def _notes_of_worlds(notes: Mapping[Any, str]) -> str:
 
 def _se_of(effect: Effect) -> float:
     return effect.mde / Z if effect.kind == "exact bound" else effect.se
-
-
-def _df_of(effect: Effect) -> float:
-    return max(effect.num_clusters - 1, 1) if effect.kind == "exact bound" else effect.df
 
 
 def _sums_over_worlds(effects: list[Effect], note: str) -> Effect:

@@ -108,6 +108,18 @@ def test_crossed_effect_every_item_alike_is_bounded_not_certain() -> None:
     assert all_moved.p_value < 1e-20
 
 
+def test_crossed_effect_bound_over_slices_counts_the_fewest_clusters_of_one() -> None:
+    """Of a slice of 10 items that no item of moved, 31 % may be other; half of that is the mean's share, not 2 %."""
+    strata = [0] * 150 + [1] * 10
+    effect = stats.crossed_effect(np.zeros((160, 3)), strata=strata, binary=True)
+    assert effect.high == pytest.approx(scipy.stats.binomtest(0, 20).proportion_ci(0.95, method="exact").high)
+    assert effect.df == 19
+    assert stats.crossed_effect(np.ones((160, 3)), strata=strata, binary=True).p_value == pytest.approx(0.5**19)
+    # Clusters that both slices hold count once.
+    shared = stats.crossed_effect(np.zeros((20, 3)), [*range(10)] * 2, [0] * 10 + [1] * 10, binary=True)
+    assert shared.high == pytest.approx(scipy.stats.binomtest(0, 10).proportion_ci(0.95, method="exact").high)
+
+
 def test_crossed_effect_without_items_is_unknown_with_a_reason() -> None:
     effect = stats.crossed_effect(np.empty((0, 3)))
     assert math.isnan(effect.estimate)
