@@ -113,9 +113,8 @@ def crossed_effect(
     )
     if binary and np.ptp(differences) == 0:
         return _exact_bound(effect, _num_independent(cluster_codes, strata_codes))
-    num_discordant = int((differences.mean(axis=1) != 0).sum())
     effect = _with_interval(effect, parts, max(num_clusters - int(strata_codes.max()) - 1, 1))
-    return _for_binary(effect, num_discordant) if binary else effect
+    return _for_binary(effect, int((differences.mean(axis=1) != 0).sum())) if binary else effect
 
 
 def _for_binary(effect: Effect, num_discordant: int) -> Effect:
@@ -179,12 +178,11 @@ def _num_independent(clusters: Codes, strata: Codes) -> int:
 def _exact_bound(effect: Effect, num_independent: int) -> Effect:
     """Bound the share of clusters that could have moved otherwise, by Clopper-Pearson at zero of n seen."""
     share = 1 - (ALPHA / 2) ** (1 / num_independent)
-    low, high = effect.estimate - share, effect.estimate + share
     p_value = 1.0 if effect.estimate == 0 else (1 / 2) ** (num_independent - 1)
     return replace(
         effect,
-        low=max(low, -1.0),
-        high=min(high, 1.0),
+        low=max(effect.estimate - share, -1.0),
+        high=min(effect.estimate + share, 1.0),
         se=NAN,
         df=max(num_independent - 1, 1),
         p_value=p_value,
@@ -254,17 +252,29 @@ def _sums_over_worlds(effects: list[Effect], note: str) -> Effect:
     )
 
 
-def unpaired_effect(first: Sequence[float], second: Sequence[float], se_items: float) -> Effect:
-    """Return mean(second) - mean(first) for conditions run on different seeds: SE_items^2 + s_A^2/k_A + s_B^2/k_B."""
+def item_part(effect: Effect) -> tuple[float, float]:
+    """Return the variance over items of seed-averaged values and its degrees of freedom; nan without two clusters."""
+    return effect.se_items**2, effect.df if math.isfinite(effect.df) else max(effect.num_clusters - 1.0, 1.0)
+
+
+def unpaired_effect(first: Sequence[float], second: Sequence[float], items: Sequence[tuple[float, float]]) -> Effect:
+    """Return mean(second) - mean(first) for conditions run on different seeds: SE_items^2 + s_A^2/k_A + s_B^2/k_B.
+
+    Args:
+        first: scores of one condition's seeds.
+        second: of the other's.
+        items: variance and degrees of freedom of each independent set of items, from `item_part`: one where both
+            conditions asked the same, else one a side. None, or one that is nan, leaves seeds only.
+    """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     estimate = float(b.mean() - a.mean()) if len(a) and len(b) else NAN
     if min(len(a), len(b)) < 2:
         return unknown_effect("fewer than two seeds on a side", estimate, min(len(a), len(b)))
+    of_items = sum(part for part, _ in items) if items else NAN
     parts = [(float(x.var(ddof=1)) / len(x), float(len(x) - 1)) for x in (a, b)]
-    if not math.isnan(se_items):
-        parts.append((se_items**2, 1e9))
-    effect = replace(unknown_effect("", estimate, min(len(a), len(b))), se_items=se_items)
-    return replace(_t_interval(effect, parts), kind="seeds only" if math.isnan(se_items) else "seeds and items")
+    parts += [] if math.isnan(of_items) else items
+    effect = replace(unknown_effect("", estimate, min(len(a), len(b))), se_items=math.sqrt(of_items))
+    return replace(_t_interval(effect, parts), kind="seeds only" if math.isnan(of_items) else "seeds and items")
 
 
 def minimum_detectable_effect(se: float, df: float = math.inf) -> float:

@@ -156,10 +156,23 @@ def test_seeds_effect_recomputes_published_seed_noise(
 
 def test_unpaired_effect_without_items_is_welch() -> None:
     first, second = [0.50, 0.52, 0.55, 0.49], [0.58, 0.66, 0.61]
-    effect = stats.unpaired_effect(first, second, math.nan)
+    effect = stats.unpaired_effect(first, second, [])
     welch = scipy.stats.ttest_ind(second, first, equal_var=False)
     assert effect.p_value == pytest.approx(welch.pvalue)
     assert effect.estimate == pytest.approx(np.mean(second) - np.mean(first))
+    assert stats.unpaired_effect(first, second, [(0.01, 9.0), (math.nan, math.nan)]).kind == "seeds only"
+
+
+def test_unpaired_effect_of_other_items_has_their_degrees_of_freedom() -> None:
+    """Two samples of items under seeds that agree: Welch's t test of their means, by scipy."""
+    random = np.random.default_rng(5)
+    a, b = random.normal(0.4, 0.3, 6), random.normal(0.7, 0.1, 9)
+    items = [stats.item_part(stats.crossed_effect(x[:, None])) for x in (a, b)]
+    effect = stats.unpaired_effect([a.mean()] * 3, [b.mean()] * 3, items)
+    welch = scipy.stats.ttest_ind(b, a, equal_var=False)
+    assert effect.df == pytest.approx(welch.df)
+    assert effect.p_value == pytest.approx(welch.pvalue)
+    assert effect.se_items == pytest.approx(math.hypot(*(x.std(ddof=1) / math.sqrt(len(x)) for x in (a, b))))
 
 
 # Effects in standard deviations of the paired difference that k seeds find with 80 % power: t test power tables.

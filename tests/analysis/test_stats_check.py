@@ -131,6 +131,11 @@ def test_seed_bootstrap_of_three_fails_its_claims(scenario: str) -> None:
     assert len(failures(broken)) == len(broken) == 1
 
 
+def test_items_that_count_as_endless_fail_their_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(singles.stats, "item_part", lambda effect: (effect.se_items**2, 1e9))
+    assert len(failures(chosen(singles.scenarios(), "unpaired: different seeds and items, 4 clusters"), 800, 2.0)) == 1
+
+
 def test_unadjusted_family_fails_its_claims() -> None:
     (broken,) = chosen(singles.scenarios(list), "Holm: family of 20, independent")
     assert simulate(broken, 200).rate > 0.5  # 1 - .95^20 = .64
