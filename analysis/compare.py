@@ -20,7 +20,16 @@ from analysis import escape, numbers
 from analysis.frames import metrics_of, sweep_frame
 from analysis.items import items_frame
 from analysis.opened import OpenedSweep
-from analysis.stats import Effect, crossed_effect, holm, pooled_over_worlds, unknown_effect, unpaired_effect
+from analysis.replicates import with_note
+from analysis.stats import (
+    Effect,
+    crossed_effect,
+    holm,
+    item_part,
+    pooled_over_worlds,
+    unknown_effect,
+    unpaired_effect,
+)
 from analysis.tables import contrasts_table
 
 NAN = math.nan
@@ -64,8 +73,9 @@ def compare(first: OpenedSweep, second: OpenedSweep) -> Comparison:
 
     Conditions match by arm and axis values. Differences are second - first. They are paired by item where both asked
     the same items of every slice of the target (`items_sha256`), and by seed where there are seeds in common; else they
-    are independent: SE^2 = SE_items^2 + s_A^2/k_A + s_B^2/k_B, SE_items^2 summed over the sweeps where items differ.
-    Holm over all rows with a test.
+    are independent: SE^2 = SE_items^2 + s_A^2/k_A + s_B^2/k_B, SE_items^2 summed over the sweeps where items differ,
+    with degrees of freedom by Satterthwaite from each part's own. Worlds that only one sweep has are left out and
+    noted. Holm over all rows with a test.
     """
     sides = _read(first), _read(second)
     pairs = list(_matched(*sides))
@@ -189,26 +199,32 @@ def _independent(
     effects = {}
     for world in common:
         scores = [_in_world(own, world)[f"after/{target}"].dropna().tolist() for own in frames]
-        errors = [_item_error(_in_world(own, world), keys) for own in items]
-        effects[world] = unpaired_effect(*scores, math.hypot(*errors))
-    return pooled_over_worlds(effects)
+        parts = [_item_part(_in_world(own, world), keys) for own in items]
+        effects[world] = unpaired_effect(*scores, parts)
+    alone = sorted(world for world in worlds[0] ^ worlds[1] if world is not None)
+    return with_note(
+        pooled_over_worlds(effects), "; ".join(f"world {world} is in one sweep only and left out" for world in alone)
+    )
 
 
 def _in_world(table: pd.DataFrame, world: int | None) -> pd.DataFrame:
     return table[table["world"].isna() if world is None else table["world"] == world]
 
 
-def _item_error(items: pd.DataFrame, keys: Sequence[str]) -> float:
-    """Return the clustered standard error over items of the seed-averaged mean over slices; nan without items."""
+def _item_part(items: pd.DataFrame, keys: Sequence[str]) -> tuple[float, float]:
+    """Return the clustered variance over items of the seed-averaged mean over slices, and its degrees of freedom.
+
+    The variance is nan without items.
+    """
     test = items[items["split"] == "test"]
     names = test["suite"].astype(str) + "/" + test["task"].astype(str) + "/" + test["metric"].astype(str)
     own = test.assign(key=names)[names.isin(keys) & test["after"].notna()]
     if own["key"].nunique() < len(keys):
-        return NAN
+        return NAN, NAN
     means = own.groupby(["key", "suite", "cluster", "item_id"], sort=False)["after"].mean().reset_index()
     clusters = (means["suite"].astype(str) + "\0" + means["cluster"].astype(str)).tolist()
     values = means["after"].to_numpy(dtype=float)[:, None]
-    return crossed_effect(values, clusters, means["key"].astype(str).tolist()).se_items
+    return item_part(crossed_effect(values, clusters, means["key"].astype(str).tolist()))
 
 
 def _columns(effect: Effect) -> dict[str, object]:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.opened import OpenedSweep
 from analysis.stats import Effect, Floats, chance_corrected_retention, crossed_effect, flips
+from analysis.tax import scale_of
 from harness.records.measures import is_lower_better
 
 NAN = math.nan
@@ -83,28 +84,11 @@ def luo_forgetting(before: Sequence[float], after: Floats, lower_is_better: Sequ
     return float((signs[:, None] * (base[:, None] - scores) / base[:, None]).mean())
 
 
-def backward_transfer(scores: Floats) -> float:
-    """Return BWT: the mean over all tasks but the last of R[T, i] - R[i, i]; more is better, negative is forgetting.
-
-    nan below two tasks, and where a score that it takes is unknown.
-
-    Args:
-        scores: (tasks, tasks); row t holds every task's score after training on task t.
-
-    Source: Lopez-Paz and Ranzato, arXiv:1706.08840, equation 3.
-    """
-    num_tasks = len(scores)
-    if num_tasks < 2:
-        return NAN
-    earlier = np.arange(num_tasks - 1)
-    return float((scores[-1, earlier] - scores[earlier, earlier]).mean())
-
-
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 COLUMNS = [
     "condition", "arm", "key", "num_seeds", "num_items", "chance", "before", "after", "retention", "corrected",
-    "agreement", "note",
+    "agreement", "num_corrected", "note",
 ]  # fmt: skip
 
 
@@ -113,7 +97,8 @@ def retention_table(items: pd.DataFrame, keys: Sequence[str], chance: Mapping[st
 
     Means over trials (seeds, worlds) of: `retention` = n11 / (n11 + n10), of metrics with values 0 and 1; `corrected`
     = (after - c) / (before - c), nan where c is unknown or the base is less than 2 SE (clustered over items) above it;
-    `agreement`. Only trials with a value count. Test items known on both sides.
+    `agreement`. Test items known on both sides. `num_seeds` counts the trials that have such items, `num_corrected`
+    those of them with a value above chance.
 
     Args:
         items: per-item values.
@@ -134,7 +119,8 @@ def _retained(group: pd.DataFrame, chance: float) -> dict[str, object]:
     trials = pd.DataFrame([_of_trial(own, chance) for _, own in group.groupby("trial_id", sort=False)])
     means = {name: float(trials[name].mean()) for name in ("before", "after", "retention", "corrected", "agreement")}
     notes = {note: None for note in trials["note"] if note}
-    row: dict[str, object] = {"num_seeds": len(trials), "num_items": int(trials["num_items"].max()), "chance": chance}
+    counts = {"num_seeds": int(trials["after"].notna().sum()), "num_corrected": int(trials["corrected"].notna().sum())}
+    row: dict[str, object] = counts | {"num_items": int(trials["num_items"].max()), "chance": chance}
     return row | means | {"note": "; ".join(notes)}
 
 
@@ -164,36 +150,56 @@ def _why_uncorrected(base: Effect, chance: float, corrected: float) -> str:
         return ""
     if math.isnan(chance):
         return "chance is not known"
-    return "the base is less than 2 SE above chance" if math.isfinite(base.estimate) else "no item known on both sides"
+    if math.isnan(base.estimate):
+        return "no item known on both sides"
+    return "the base is less than 2 SE above chance" if base.estimate > chance else "the base is not above chance"
+
+
+LUO_COLUMNS = ["condition", "arm", "scale", "luo_fg", "bwt", "num_trials", "num_trials_fg", "num_keys", "note"]
 
 
 def luo_table(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Return one row per condition: Luo's FG over these keys' test scores, and the mean change in place of BWT.
+    """Return one row per condition and scale: Luo's FG over its keys' test scores, and the mean change in place of BWT.
 
-    Each is computed per trial and averaged over trials with a value. `bwt` is backward transfer of a base that stands
-    for every earlier task: the mean over keys of after - before, turned where less is better. Keys that the base scores
-    0 in have no relative loss: they are left out of FG and named.
+    Each is computed per trial and averaged over the trials that have it: `num_trials` have `bwt`, `num_trials_fg` have
+    `luo_fg`. `bwt` is backward transfer of a base that stands for every earlier task: the mean over keys of after -
+    before, turned where less is better; metrics of different units (`scale`) are never averaged. Keys that the base
+    scores 0 in have no relative loss: they are left out of FG (`num_keys` are in it) and named.
+
+    Source: Lopez-Paz and Ranzato, arXiv:1706.08840, equation 3 (BWT).
     """
-    columns = ["condition", "arm", "luo_fg", "bwt", "num_trials", "num_keys", "note"]
-    known = [key for key in keys if {f"before/{key}", f"after/{key}"} <= set(frame.columns)]
-    rows: list[dict[str, object]] = []
-    for (condition, arm), own in frame.groupby(["condition", "arm"], sort=False) if known else ():
-        at_zero = [key for key in known if (own[f"before/{key}"] == 0).any()]
-        used = [key for key in known if key not in at_zero]
-        values = pd.DataFrame([_relative(row, used, known) for _, row in own.iterrows()])
-        note = f"the base scores 0 in {', '.join(at_zero)}: no relative loss" if at_zero else ""
-        row = {"condition": condition, "arm": arm, "luo_fg": values["fg"].mean(), "bwt": values["bwt"].mean()}
-        rows.append(row | {"num_trials": int(values["fg"].notna().sum()), "num_keys": len(used), "note": note})
-    return pd.DataFrame(rows, columns=columns)
+    scales: dict[str, list[str]] = {}
+    for key in keys:
+        if {f"before/{key}", f"after/{key}"} <= set(frame.columns):
+            scales.setdefault(scale_of(key), []).append(key)
+    rows = (
+        [
+            {"condition": condition, "arm": arm, "scale": scale} | _luo(own, known)
+            for (condition, arm), own in frame.groupby(["condition", "arm"], sort=False)
+            for scale, known in scales.items()
+        ]
+        if scales
+        else []
+    )
+    return pd.DataFrame(rows, columns=LUO_COLUMNS)
+
+
+def _luo(own: pd.DataFrame, known: Sequence[str]) -> dict[str, object]:
+    at_zero = [key for key in known if (own[f"before/{key}"] == 0).any()]
+    used = [key for key in known if key not in at_zero]
+    values = pd.DataFrame([_relative(row, used, known) for _, row in own.iterrows()])
+    counts = {"num_trials": int(values["bwt"].notna().sum()), "num_trials_fg": int(values["fg"].notna().sum())}
+    note = f"the base scores 0 in {', '.join(at_zero)}: no relative loss" if at_zero else ""
+    means = {"luo_fg": values["fg"].mean(), "bwt": values["bwt"].mean()}
+    return means | counts | {"num_keys": len(used), "note": note}
 
 
 def _relative(row: pd.Series, used: Sequence[str], known: Sequence[str]) -> dict[str, float]:
     def scores(side: str, keys: Sequence[str]) -> Floats:
         return row[[f"{side}/{key}" for key in keys]].to_numpy(dtype=float)
 
-    signs = np.array([-1.0 if is_lower_better(key) else 1.0 for key in known])
-    lower = [is_lower_better(key) for key in used]
+    sign = -1.0 if is_lower_better(known[0]) else 1.0
     return {
-        "fg": luo_forgetting(scores("before", used), scores("after", used), lower) if used else NAN,
-        "bwt": float((signs * (scores("after", known) - scores("before", known))).mean()),
+        "fg": luo_forgetting(scores("before", used), scores("after", used), [sign < 0] * len(used)) if used else NAN,
+        "bwt": float((sign * (scores("after", known) - scores("before", known))).mean()),
     }

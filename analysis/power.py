@@ -35,13 +35,13 @@ class Variances:
     item_variance: float
     """Between clusters of items, of the seed-averaged difference; nan where only the churn is known."""
     seed_sd: float
-    """Between seeds, of the mean difference over all items there could be."""
+    """Between seeds, of the mean difference over all items there could be, of two conditions: each has seeds."""
     churn: float
     """Share of answers that differ between two models: the item variance of a binary metric without an effect."""
     source: str
 
 
-ASSUMED = Variances(NAN, 0.02, 0.2, "assumed: 20 % of answers differ, seeds vary by .02")
+ASSUMED = Variances(NAN, 0.02, 0.2, "assumed: 20 % of answers differ, seeds move a difference by .02")
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,10 @@ def forecast(
 ) -> list[PowerRow]:
     """Return the expected power of every part of a sweep's claims.
 
-    SE^2 = sum over metrics q (sum over slices v / (G H^2) + s^2 / k) in a world, averaged over worlds as effects are:
-    v is the variance between clusters, G clusters and H slices of a metric, s the seeds' standard deviation, and q half
-    the sum of squared weights, which is 1 for the difference of two conditions.
+    SE^2 = sum over metrics (q sum over slices v / (G H^2) + r s^2 / k) in a world, averaged over worlds as effects are:
+    v is the variance between clusters, G clusters and H slices of a metric, s the seeds' standard deviation of a
+    difference, and q and r half the sum of squared weights, which is 1 for the difference of two conditions. The base
+    of deltas counts in q alone: it has no seeds, so that r is 1/2 for a change against it.
 
     Args:
         record: the plan.
@@ -119,10 +120,10 @@ def _row(
         if isinstance(slices, str):
             return replace(row, seeds=seeds, note=slices)
         own = variances.get(metric, ASSUMED)
-        factor = _factor([term for term in part.terms if term.metric == metric])
+        of_models, of_base = _factors([term for term in part.terms if term.metric == metric])
         of_items = _item_variance(own)
-        items_part += factor * sum(of_items / size.num_clusters for size in slices) / len(slices) ** 2
-        seeds_part += factor * own.seed_sd**2
+        items_part += (of_models + of_base) * sum(of_items / size.num_clusters for size in slices) / len(slices) ** 2
+        seeds_part += of_models * own.seed_sd**2
         counts = Size(*(getattr(counts, name) + sum(getattr(s, name) for s in slices) for name in asdict(counts)))
         sources.append(own.source)
     se, df = _pooled(items_part, seeds_part, max(counts.num_clusters - 1, 1), seeds)
@@ -175,10 +176,10 @@ def _planned_size(task: EvalTask, val_share: float) -> Size | None:
     return Size(num_test, num_test)
 
 
-def _factor(terms: Sequence[Term]) -> float:
-    """Return half the sum of squared weights of the models compared; the base of deltas is one of them."""
+def _factors(terms: Sequence[Term]) -> tuple[float, float]:
+    """Return half the sum of squared weights of the trained models compared, and half that of the base of deltas."""
     of_base = sum(term.weight for term in terms if term.value == "delta")
-    return (sum(term.weight**2 for term in terms) + of_base**2) / 2
+    return sum(term.weight**2 for term in terms) / 2, of_base**2 / 2
 
 
 def _item_variance(variances: Variances) -> float:
@@ -214,21 +215,24 @@ def power_lines(rows: Iterable[PowerRow]) -> list[str]:
 def variances_of(effects: pd.DataFrame, items: pd.DataFrame, source: str = "an earlier report") -> dict[str, Any]:
     """Return the content of `variances.json`: target -> variances, medians over conditions.
 
-    Only effects over seeds and items count; a target without any is left out. Churn is the share of test items whose
+    Only effects over seeds and items count; a target without any is left out. In a change from the base one model has
+    seeds, in a difference of two conditions both have: of changes the seeds' variance counts twice, as for conditions
+    whose seeds have nothing in common. Churn is the share of test items whose
     value differs, of metric keys with values 0 and 1, over all trials; null elsewhere.
 
     Args:
-        effects: rows of the effects table (or, with `difference`, of the contrasts table).
+        effects: rows of the effects table, changes from the base; with a column `difference`, of the contrasts table.
         items: per-item values.
         source: what a forecast says of them.
     """
     churn = _churn(items)
     content: dict[str, Any] = {}
+    num_trained = 2 if "difference" in effects.columns else 1
     for target, rows in effects[effects["kind"] == "seeds and items"].groupby("target", sort=False):
         of_items = float((rows["se_items"] ** 2 * rows["num_clusters"]).median())
         beyond_items = (rows["se"] ** 2 - rows["se_items"] ** 2).clip(lower=0.0)
         of_seeds = float((beyond_items * rows["num_seeds"]).median())
-        found = Variances(of_items, math.sqrt(of_seeds), churn.get(str(target), NAN), source)
+        found = Variances(of_items, math.sqrt(of_seeds * 2 / num_trained), churn.get(str(target), NAN), source)
         content[str(target)] = {name: None if value != value else value for name, value in asdict(found).items()}
     return content
 

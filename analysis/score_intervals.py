@@ -14,9 +14,8 @@ import math
 import pandas as pd
 
 from analysis.stats import wilson
+from harness.spec.metrics import BINARY_METRICS
 
-BINARY_METRICS = ("acc", "acc_norm", "exact_match", "end_of_turn", "empty")
-"""Metrics whose items are 0 or 1."""
 MOST_ITEMS = 300
 """From so many items on, an interval by the normal approximation covers as well."""
 

@@ -219,23 +219,32 @@ def factorial_anova(frame: pd.DataFrame, fields: Sequence[str], column: str) -> 
     Trials are the observations, every axis (and the arm, where there are several) is a factor, whatever its type, and
     replicates (world, seed) are blocks, because conditions are paired by them. Type II sums of squares;
     `partial_eta2` = SS / (SS + SS_residual), more is more of what the other terms leave. Pairs are in the model where
-    every cell is filled and they leave degrees of freedom. Trials without a value are left out and counted.
+    every cell is filled and they leave degrees of freedom. A trial that stands in several arms is one observation, in
+    the first of them: twice the same value is no residual, and would make every F too large. Trials without a value are
+    left out and counted.
 
     Args:
-        frame: one row per planned trial.
+        frame: one row per planned trial and arm.
         fields: the varied fields.
         column: what is explained.
 
     Source: statsmodels' anova_lm.
     """
     columns = ["term", "sum_sq", "df", "f", "p_value", "partial_eta2", "num_trials", "num_left_out", "note"]
-    data, factors, reason = _design(frame, fields, column)
+    trials = frame if frame.empty else frame.drop_duplicates("trial_id")
+    data, factors, reason = _design(trials, fields, column)
     if reason:
         return pd.DataFrame([{"term": field, "note": reason} for field in fields], columns=columns)
     pairs = _pairs(data, list(factors))
     terms = [*factors, *(f"{a}:{b}" for a, b in pairs), *(["block"] if data["block"].nunique() > 1 else [])]
     table = anova_lm(ols("value ~ " + " + ".join(_term(term) for term in terms), data).fit(), typ=2)
     residual = float(table.loc["Residual", "sum_sq"])
+    notes = [
+        "" if pairs or len(factors) < 2 else "main effects only: not every cell is filled more than once",
+        f"{len(frame) - len(trials)} trials that stand in another arm, too, count once"
+        if len(trials) < len(frame)
+        else "",
+    ]
     rows = [
         {
             "term": _readable(str(name), factors),
@@ -245,8 +254,8 @@ def factorial_anova(frame: pd.DataFrame, fields: Sequence[str], column: str) -> 
             "p_value": float(row["PR(>F)"]),
             "partial_eta2": NAN if name == "Residual" else _share(float(row["sum_sq"]), residual),
             "num_trials": len(data),
-            "num_left_out": len(frame) - len(data),
-            "note": "" if pairs or len(factors) < 2 else "main effects only: not every cell is filled more than once",
+            "num_left_out": len(trials) - len(data),
+            "note": "; ".join(filter(None, notes)),
         }
         for name, row in table.iterrows()
     ]

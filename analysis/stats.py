@@ -53,7 +53,7 @@ class Effect:
     seed_sd: float
     """Standard deviation over seeds of the mean difference; NaN for one seed."""
     df: float
-    """Welch-Satterthwaite degrees of freedom of the t interval."""
+    """Welch-Satterthwaite degrees of freedom of the t interval; of an exact bound one less than it counts clusters."""
     p_value: float
     """Two-sided, of no difference."""
     mde: float
@@ -112,10 +112,9 @@ def crossed_effect(
         num_clusters=num_clusters,
     )
     if binary and np.ptp(differences) == 0:
-        return _exact_bound(effect)
-    num_discordant = int((differences.mean(axis=1) != 0).sum())
+        return _exact_bound(effect, _num_independent(cluster_codes, strata_codes))
     effect = _with_interval(effect, parts, max(num_clusters - int(strata_codes.max()) - 1, 1))
-    return _for_binary(effect, num_discordant) if binary else effect
+    return _for_binary(effect, int((differences.mean(axis=1) != 0).sum())) if binary else effect
 
 
 def _for_binary(effect: Effect, num_discordant: int) -> Effect:
@@ -166,22 +165,30 @@ def _t_interval(effect: Effect, parts: list[tuple[float, float]], variance: floa
     )
 
 
-def _exact_bound(effect: Effect) -> Effect:
+def _num_independent(clusters: Codes, strata: Codes) -> int:
+    """Return the clusters that a bound on the mean over strata may count: H x the fewest of a stratum, at most all.
+
+    With shares p_h and G_h clusters, no cluster of any stratum moves otherwise with probability prod (1 - p_h)^G_h,
+    which is at most (1 - mean p)^(H min G_h) because -log(1 - p) is convex: a small stratum may hide a large share.
+    """
+    of_strata = np.bincount(np.unique(np.stack([strata, clusters]), axis=1)[0])
+    return min(int(clusters.max()) + 1, len(of_strata) * int(of_strata.min()))
+
+
+def _exact_bound(effect: Effect, num_independent: int) -> Effect:
     """Bound the share of clusters that could have moved otherwise, by Clopper-Pearson at zero of n seen."""
-    share = 1 - (ALPHA / 2) ** (1 / effect.num_clusters)
-    low, high = effect.estimate - share, effect.estimate + share
-    p_value = 1.0 if effect.estimate == 0 else (1 / 2) ** (effect.num_clusters - 1)
+    share = 1 - (ALPHA / 2) ** (1 / num_independent)
+    p_value = 1.0 if effect.estimate == 0 else (1 / 2) ** (num_independent - 1)
     return replace(
         effect,
-        low=max(low, -1.0),
-        high=min(high, 1.0),
+        low=max(effect.estimate - share, -1.0),
+        high=min(effect.estimate + share, 1.0),
         se=NAN,
+        df=max(num_independent - 1, 1),
         p_value=p_value,
         mde=share,
         kind="exact bound",
-        note="every item moved alike: exact binomial bound"
-        if effect.estimate
-        else "no item changed: exact binomial bound",
+        note=f"{'every item moved alike' if effect.estimate else 'no item changed'}: exact binomial bound",
     )
 
 
@@ -213,7 +220,7 @@ def pooled_over_worlds(effects: Mapping[Any, Effect]) -> Effect:
     note = _notes_of_worlds({world: effect.note for world, effect in effects.items()})
     if not known:
         return unknown_effect(note or "no known value")
-    parts = [(_se_of(effect), _df_of(effect)) for effect in known.values()]
+    parts = [(_se_of(effect), effect.df) for effect in known.values()]
     mean = _sums_over_worlds(list(known.values()), note)
     if any(not se > 0 for se, _ in parts):  # nan, or no variation in a world, which is no certainty either
         return replace(mean, kind="none")
@@ -228,10 +235,6 @@ def _notes_of_worlds(notes: Mapping[Any, str]) -> str:
 
 def _se_of(effect: Effect) -> float:
     return effect.mde / Z if effect.kind == "exact bound" else effect.se
-
-
-def _df_of(effect: Effect) -> float:
-    return max(effect.num_clusters - 1, 1) if effect.kind == "exact bound" else effect.df
 
 
 def _sums_over_worlds(effects: list[Effect], note: str) -> Effect:
@@ -249,17 +252,29 @@ def _sums_over_worlds(effects: list[Effect], note: str) -> Effect:
     )
 
 
-def unpaired_effect(first: Sequence[float], second: Sequence[float], se_items: float) -> Effect:
-    """Return mean(second) - mean(first) for conditions run on different seeds: SE_items^2 + s_A^2/k_A + s_B^2/k_B."""
+def item_part(effect: Effect) -> tuple[float, float]:
+    """Return the variance over items of seed-averaged values and its degrees of freedom; nan without two clusters."""
+    return effect.se_items**2, effect.df if math.isfinite(effect.df) else max(effect.num_clusters - 1.0, 1.0)
+
+
+def unpaired_effect(first: Sequence[float], second: Sequence[float], items: Sequence[tuple[float, float]]) -> Effect:
+    """Return mean(second) - mean(first) for conditions run on different seeds: SE_items^2 + s_A^2/k_A + s_B^2/k_B.
+
+    Args:
+        first: scores of one condition's seeds.
+        second: of the other's.
+        items: variance and degrees of freedom of each independent set of items, from `item_part`: one where both
+            conditions asked the same, else one a side. None, or one that is nan, leaves seeds only.
+    """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     estimate = float(b.mean() - a.mean()) if len(a) and len(b) else NAN
     if min(len(a), len(b)) < 2:
         return unknown_effect("fewer than two seeds on a side", estimate, min(len(a), len(b)))
+    of_items = sum(part for part, _ in items) if items else NAN
     parts = [(float(x.var(ddof=1)) / len(x), float(len(x) - 1)) for x in (a, b)]
-    if not math.isnan(se_items):
-        parts.append((se_items**2, 1e9))
-    effect = replace(unknown_effect("", estimate, min(len(a), len(b))), se_items=se_items)
-    return replace(_t_interval(effect, parts), kind="seeds only" if math.isnan(se_items) else "seeds and items")
+    parts += [] if math.isnan(of_items) else items
+    effect = replace(unknown_effect("", estimate, min(len(a), len(b))), se_items=math.sqrt(of_items))
+    return replace(_t_interval(effect, parts), kind="seeds only" if math.isnan(of_items) else "seeds and items")
 
 
 def minimum_detectable_effect(se: float, df: float = math.inf) -> float:
@@ -276,11 +291,6 @@ def detectable_in_se(df: float) -> float:
         return float(scipy.stats.norm.ppf(1 - ALPHA / 2) + scipy.stats.norm.ppf(POWER))
     effect_size = TTestPower().solve_power(nobs=df + 1, alpha=ALPHA, power=POWER)
     return float(np.squeeze(effect_size)) * math.sqrt(df + 1)
-
-
-def mde_from_flips(flip_rate: float, num_items: int) -> float:
-    """Return the minimum detectable effect of one paired comparison of a binary metric: 2.8 sqrt(flips / n)."""
-    return NAN if num_items == 0 else minimum_detectable_effect(math.sqrt(flip_rate / num_items))
 
 
 # -- one score --------------------------------------------------------------------------------------------------------
@@ -361,8 +371,12 @@ def flips(before: Floats, after: Floats) -> Flips:
 
 
 def chance_corrected_retention(after: float, before: float, chance: float, se_before: float) -> float:
-    """Return (after - chance) / (before - chance); nan where the base is less than 2 SE above chance."""
-    return NAN if not before - chance >= 2 * se_before else (after - chance) / (before - chance)
+    """Return (after - chance) / (before - chance); nan where the base is not above chance, or by less than 2 SE.
+
+    A base at floor has an SE of 0: every item is wrong, and 0 is at least 2 x 0 above a chance of 0.
+    """
+    above = before - chance
+    return (after - chance) / above if above > 0 and above >= 2 * se_before else NAN
 
 
 # -- many tests -------------------------------------------------------------------------------------------------------

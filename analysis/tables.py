@@ -23,6 +23,7 @@ from analysis.stats import (
     crossed_effect,
     flips,
     holm,
+    item_part,
     pooled_over_worlds,
     seeds_effect,
     unknown_effect,
@@ -273,7 +274,7 @@ def _contrast_in_world(
     if len(common):
         return _paired(afters[0], afters[1], parts)
     means = [[values.mean(axis=1, keepdims=True) for values in side] for side in afters]
-    return unpaired_effect(scores[0].tolist(), scores[1].tolist(), _paired(means[0], means[1], parts).se_items)
+    return unpaired_effect(scores[0].tolist(), scores[1].tolist(), [item_part(_paired(means[0], means[1], parts))])
 
 
 # -- flips ------------------------------------------------------------------------------------------------------------

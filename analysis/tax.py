@@ -42,6 +42,11 @@ def represented_slices(tasks: Iterable[EvalTask], declared: Collection[str] = ()
     return frozenset(task.key for task in tasks if task.measure in TRAINED_MEASURES), RULE
 
 
+def scale_of(key: str) -> str:
+    """Return what a metric key shares its unit with: `score` where more is better, else the metric's own name."""
+    return key.rsplit("/", 1)[-1] if is_lower_better(key) else "score"
+
+
 def declared_margins(record: SweepRecord, metrics: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Return metric key -> the smallest margin that a claim of the sweep declares for it or for its measure."""
     margins: dict[str, float] = {}
@@ -88,7 +93,7 @@ def _slice_row(
         "condition": row["condition"],
         "arm": row["arm"],
         "key": key,
-        "scale": key.rsplit("/", 1)[-1] if is_lower_better(key) else "score",
+        "scale": scale_of(key),
         "represented": key.rsplit("/", 1)[0] in represented,
         "gain": sign * float(row["delta"]),
         "low": ends[0],

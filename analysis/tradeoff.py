@@ -2,8 +2,9 @@
 
 A point is (learned, retained) of one trial, more of both is better; a series is the conditions along one path, such as
 the learning rates of a method. Arrays of points are (n, 2); a point with an unknown coordinate is no point.
-Invariant: nothing is extrapolated: outside the range that its points span a series has no value. What does not live
-here: drawing the front (points.py, figures.py).
+Invariant: which points count is chosen on val items, what they are worth is measured on test items; nothing is
+extrapolated: outside the range that its points span a series has no value. Intervals are over replicates, the items
+held fixed. What does not live here: drawing the front (points.py, figures.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -14,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -72,30 +73,41 @@ def hypervolume(points: Floats, reference: tuple[float, float], ideal: tuple[flo
 
 
 def retention_at(points: Floats, learned: float) -> float:
-    """Return the retention at this much learning, linear between non-dominated points; nan outside their range."""
-    return _between(front(points), learned)
+    """Return the retention at this much learning, linear between the points in its order; nan outside their range."""
+    return _between(_path(points), learned)
 
 
 def learning_at(points: Floats, retained: float) -> float:
-    """Return the learning at this much retention, linear between non-dominated points; nan outside their range."""
-    return _between(front(points)[::-1, ::-1], retained)
+    """Return the learning at this much retention, linear between the points in its order; nan outside their range."""
+    return _between(_path(points, side=1), retained)
 
 
-def _between(edge: Floats, at: float) -> float:
+def _path(points: Floats, side: int = 0) -> Floats:
+    """Return, (m, 2), one coordinate of the known points, ascending, and the mean of the other one where it is equal.
+
+    No point is dropped for what it is worth: what is chosen by the numbers that then measure it looks too good.
+    """
+    points = np.asarray(points, dtype=float).reshape(-1, 2)
+    known = points[np.isfinite(points).all(axis=1)]
+    at, places = np.unique(known[:, side], return_inverse=True)
+    return np.column_stack([at, np.bincount(places, weights=known[:, 1 - side]) / np.bincount(places)])
+
+
+def _between(path: Floats, at: float) -> float:
     # With one point numpy gives its value for nan as well.
-    if not len(edge) or math.isnan(at):
+    if not len(path) or math.isnan(at):
         return NAN
-    return float(np.interp(at, edge[:, 0], edge[:, 1], left=NAN, right=NAN))
+    return float(np.interp(at, path[:, 0], path[:, 1], left=NAN, right=NAN))
 
 
 def exchange_rate(points: Floats) -> float:
-    """Return dR/dL: the least-squares slope of retention against learning over the non-dominated points.
+    """Return dR/dL: the least-squares slope of retention against learning.
 
-    What a unit of learning costs in retention, never positive; nearer 0 is cheaper. nan below two points, which a
-    series has whose best learning retains most as well.
+    What a unit of learning costs in retention, nearer 0 is cheaper; of points that are non-dominated where it is
+    measured it is never positive. nan below two points of different learning.
     """
-    edge = front(points)
-    return float(scipy.stats.linregress(edge[:, 0], edge[:, 1]).slope) if len(edge) > 1 else NAN
+    path = _path(points)
+    return float(scipy.stats.linregress(path[:, 0], path[:, 1]).slope) if len(path) > 1 else NAN
 
 
 def attainment(runs: Sequence[Floats], share: float = 0.5) -> Floats:
@@ -121,13 +133,13 @@ def attainment(runs: Sequence[Floats], share: float = 0.5) -> Floats:
 # -- several sets -----------------------------------------------------------------------------------------------------
 
 
-def common_range(fronts: Sequence[Floats], side: int = 0) -> tuple[float, float]:
+def common_range(sets: Sequence[Floats], side: int = 0) -> tuple[float, float]:
     """Return the range of learning (side 0) or retention (side 1) that all sets span; (nan, nan) where there is none.
 
     A range of one value is one.
     """
-    ends = [(edge[:, side].min(), edge[:, side].max()) for edge in map(front, fronts) if len(edge)]
-    if not ends or len(ends) < len(fronts):
+    ends = [(path[0, 0], path[-1, 0]) for path in (_path(points, side) for points in sets) if len(path)]
+    if not ends or len(ends) < len(sets):
         return NAN, NAN
     low, high = max(low for low, _ in ends), min(high for _, high in ends)
     return (float(low), float(high)) if low <= high else (NAN, NAN)
@@ -136,17 +148,17 @@ def common_range(fronts: Sequence[Floats], side: int = 0) -> tuple[float, float]
 def auc_common_range(sets: Sequence[Floats]) -> list[float]:
     """Return of each set the mean retention over the range of learning that all of them span.
 
-    The area under the piecewise linear front / the length of the range, so that it is a retention; more is better. nan
-    for all where the sets have no range in common or one of a single value.
+    The area under the line through the points by ascending learning / the length of the range, so that it is a
+    retention; more is better. nan for all where the sets have no range in common or one of a single value.
     """
     low, high = common_range(sets)
     if not high > low:
         return [NAN] * len(sets)
     found: list[float] = []
-    for edge in map(front, sets):
-        inner = edge[(edge[:, 0] > low) & (edge[:, 0] < high), 0]
+    for path in map(_path, sets):
+        inner = path[(path[:, 0] > low) & (path[:, 0] < high), 0]
         at = np.array([low, *inner, high])
-        found.append(float(np.trapezoid(np.interp(at, edge[:, 0], edge[:, 1]), at) / (high - low)))
+        found.append(float(np.trapezoid(np.interp(at, path[:, 0], path[:, 1]), at) / (high - low)))
     return found
 
 
@@ -159,8 +171,11 @@ class Series:
 
     name: str
     points: dict[Replicate, Floats]
-    """Replicates whose every trial ended; a DIVERGED one is no point."""
+    """Replicates whose every trial ended: test scores of the conditions that no other beats on val items there; a
+    DIVERGED one is no point."""
     references: dict[Replicate, tuple[float, float]]
+    num_conditions: int
+    """Planned, from which the points are chosen."""
     num_left_out: int
     """Replicates with a trial that has no result yet, or a score that is unknown."""
     note: str
@@ -194,39 +209,46 @@ def _level(value: object) -> str:
 
 
 def series_of(frame: pd.DataFrame, axis_fields: Sequence[str], chance: float | None = None) -> list[Series]:
-    """Return the series of a sweep with their points on test items.
+    """Return the series of a sweep: points chosen on val items, on test ones where there are none (noted).
 
     Args:
-        frame: one row per planned trial, with the measures learned and retained.
+        frame: one row per planned trial, with the measures learned and retained, on test and on val items.
         axis_fields: the varied fields.
         chance: retention of guessing; None where it is not known: then 0, which the notes say.
     """
     if frame.empty or not {f"after/{side}" for side in SIDES} <= set(frame.columns):
         return []
     names = series_names(frame, axis_fields)
-    return [_series(str(name), trials, chance) for name, trials in frame.groupby(names, sort=False)]
+    on_val = [f"val_after/{side}" for side in SIDES]
+    has_val = set(on_val) <= set(frame.columns) and bool(frame[on_val].notna().all(axis=1).any())
+    by = on_val if has_val else [f"after/{side}" for side in SIDES]
+    return [_series(str(name), trials, by, chance) for name, trials in frame.groupby(names, sort=False)]
 
 
-def _series(name: str, trials: pd.DataFrame, chance: float | None) -> Series:
+def _series(name: str, trials: pd.DataFrame, by: list[str], chance: float | None) -> Series:
+    """Return one series; the columns `by` say which points are chosen."""
     points: dict[Replicate, Floats] = {}
     references: dict[Replicate, tuple[float, float]] = {}
     groups = list(trials.groupby(["world", "seed"], dropna=False))
     for (world, seed), own in groups:
         values = own[[f"after/{side}" for side in SIDES]].to_numpy(dtype=float)
-        is_open = np.isnan(values).any(axis=1) & (own["state"] != "DIVERGED").to_numpy()
-        if not is_open.any():
-            points[replicate_of(world, seed)] = values[np.isfinite(values).all(axis=1)]
+        chosen_by = own[by].to_numpy(dtype=float)
+        is_known = np.isfinite(np.concatenate([values, chosen_by], axis=1)).all(axis=1)
+        if (is_known | (own["state"] == "DIVERGED").to_numpy()).all():
+            points[replicate_of(world, seed)] = values[is_known][pareto(chosen_by[is_known])]
             base = own["before/learned"].dropna()
             references[replicate_of(world, seed)] = (float(base.iloc[0]) if len(base) else NAN, chance or 0.0)
-    return Series(name, points, references, len(groups) - len(points), _note(trials, len(groups) - len(points), chance))
-
-
-def _note(trials: pd.DataFrame, num_left_out: int, chance: float | None) -> str:
-    num_diverged = int((trials["state"] == "DIVERGED").sum())
+    num_left_out = len(groups) - len(points)
     notes = ["chance retention is not known: 0 is taken"] if chance is None else []
-    notes += [f"{num_diverged} trials DIVERGED and are no points"] if num_diverged else []
-    notes += [f"{num_left_out} replicates with a trial without a score are left out"] if num_left_out else []
-    return "; ".join(notes)
+    notes += [] if by[0].startswith("val_") else ["no val scores: the points are chosen on test items, too"]
+    notes += _trial_notes(trials, num_left_out)
+    return Series(name, points, references, trials["condition"].nunique(), num_left_out, "; ".join(notes))
+
+
+def _trial_notes(trials: pd.DataFrame, num_left_out: int) -> list[str]:
+    num_diverged = int((trials["state"] == "DIVERGED").sum())
+    notes = [f"{num_diverged} trials DIVERGED and are no points"] if num_diverged else []
+    return notes + ([f"{num_left_out} replicates with a trial without a score are left out"] if num_left_out else [])
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -235,7 +257,8 @@ def _note(trials: pd.DataFrame, num_left_out: int, chance: float | None) -> str:
 def series_table(series: Sequence[Series], *, is_sampled: bool = False) -> pd.DataFrame:
     """Return one row per series: hypervolume, AUC over the range of all series, exchange rate, each with its interval.
 
-    Every number is computed within a replicate and averaged over replicates, with a t interval over them.
+    Every number is computed within a replicate and averaged over replicates, with a t interval over them; items are
+    held fixed.
 
     Args:
         series: from `series_of`.
@@ -250,9 +273,10 @@ def series_table(series: Sequence[Series], *, is_sampled: bool = False) -> pd.Da
             "exchange_rate": {name: exchange_rate(points) for name, points in one.points.items()},
         }
         row: dict[str, object] = {"series": one.name, "num_replicates": len(one.points)}
-        row |= {"num_left_out": one.num_left_out, "num_points": sum(map(len, one.points.values()))}
+        row |= {"num_left_out": one.num_left_out, "num_conditions": one.num_conditions}
+        row |= {"num_points": sum(map(len, one.points.values()))}
         for name, values in numbers.items():
-            effect = _unsampled(over_replicates(values), is_sampled=is_sampled)
+            effect = _withheld(over_replicates(values), SAMPLED if is_sampled else "")
             row |= {name: effect.estimate, f"{name}_low": effect.low, f"{name}_high": effect.high}
             row |= {f"{name}_note": effect.note}
         rows.append(row | {"note": one.note})
@@ -260,17 +284,18 @@ def series_table(series: Sequence[Series], *, is_sampled: bool = False) -> pd.Da
 
 
 SERIES_COLUMNS = [
-    "series", "num_replicates", "num_left_out", "num_points",
+    "series", "num_replicates", "num_left_out", "num_conditions", "num_points",
     *(name + end for name in ("hypervolume", "auc", "exchange_rate") for end in ("", "_low", "_high", "_note")),
     "note",
 ]  # fmt: skip
 
 
-def _unsampled(effect: Effect, *, is_sampled: bool) -> Effect:
-    if not is_sampled:
-        return effect
-    note = "the conditions were proposed by a search: no interval"
-    return replace(unknown_effect(effect.note, effect.estimate, effect.num_seeds), note=note)
+SAMPLED = "the conditions were proposed by a search: no interval"
+
+
+def _withheld(effect: Effect, reason: str) -> Effect:
+    """Return the estimate alone where there is a reason to test nothing."""
+    return with_note(unknown_effect(reason, effect.estimate, effect.num_seeds), effect.note) if reason else effect
 
 
 def _areas(series: Sequence[Series]) -> dict[str, Numbers]:
@@ -294,7 +319,9 @@ def pairs_table(series: Sequence[Series], *, is_sampled: bool = False) -> pd.Dat
 
     `retention at matched learning`: at the largest learning that both reach in the replicate; `learning at matched
     retention`: at the smallest retention that both fall to; `auc`: mean retention over the range of learning that both
-    span; `hypervolume`. `at` is the mean over replicates of the level matched at. `is_sampled` as in `series_table`.
+    span; `hypervolume`. `at` is the mean over replicates of the level matched at. Series of different numbers of
+    conditions are not tested: more conditions to choose from reach further by themselves. `is_sampled` as in
+    `series_table`.
     """
     pairs = [(pair, found) for pair in itertools.combinations(series, 2) for found in _quantities(*pair)]
     rows = [_pair_row(*pair, *found, is_sampled=is_sampled) for pair, found in pairs]
@@ -323,7 +350,9 @@ def _pair_row(
     first: Series, second: Series, quantity: str, at: Numbers, a: Numbers, b: Numbers, *, is_sampled: bool
 ) -> dict[str, object]:
     planned = dict.fromkeys([*first.points, *second.points], NAN)
-    effect = _unsampled(paired_over_replicates(planned | a, planned | b), is_sampled=is_sampled)
+    numbers = first.num_conditions, second.num_conditions
+    unequal = "" if numbers[0] == numbers[1] else f"chosen from {numbers[0]} and from {numbers[1]} conditions: no test"
+    effect = _withheld(paired_over_replicates(planned | a, planned | b), SAMPLED if is_sampled else unequal)
     if math.isnan(effect.estimate):
         effect = with_note(effect, "the two have no range in common" if quantity != "hypervolume" else "")
     used = [name for name in planned if math.isfinite(a.get(name, NAN) + b.get(name, NAN))]

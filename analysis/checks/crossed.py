@@ -70,6 +70,8 @@ def scenarios(estimator: Estimate = estimate) -> Iterator[Scenario]:
     for share in (0.03, 0.97):
         yield _near_an_end(estimator, share, 400)
         yield _near_an_end(estimator, share, 100)
+    yield _mostly_alike(estimator, 150, 10)
+    yield _mostly_alike(estimator, 30, 30)
 
 
 def _claim(regime: Regime, num_seeds: int) -> tuple[tuple[float, float] | None, str]:
@@ -135,6 +137,19 @@ def _near_an_end(estimator: Estimate, share: float, num_items: int) -> Scenario:
 
     bounds, why = (COVERS, "") if num_items >= 400 else (None, "few items change")
     return Scenario("items x seeds", f"0 and 1, near {share}", num_items, 5, 0.95, bounds, draw, why)
+
+
+def _mostly_alike(estimator: Estimate, num_first: int, num_second: int) -> Scenario:
+    """Return two slices, in the second of which items move under every seed with a chance at which often none does."""
+    strata = np.repeat([0, 1], [num_first, num_second])
+    clusters, chance = np.arange(len(strata)), 1.2 / num_second
+
+    def draw(noise: np.random.Generator) -> bool:
+        moved = (noise.uniform(size=(len(strata), 1)) < chance) & (strata == 1)[:, None]
+        return _holds(estimator(np.repeat(moved.astype(float), 5, axis=1), clusters, strata, True), chance / 2)
+
+    name = f"0 and 1, mostly nothing moves, slices of {num_first} and {num_second}"
+    return Scenario("items x seeds", name, len(strata), 5, 0.95, AT_LEAST, draw, "conservative")
 
 
 def _scenario(

@@ -39,6 +39,7 @@ def scenarios(adjust: Adjust = stats.holm, of_seeds: OfSeeds = stats.seeds_effec
     yield _family(adjust, "independent, seeds vary as items do", seed_sd=1.0)
     yield from (_seeds(of_seeds, num_seeds) for num_seeds in (3, 5, 10))
     yield from (_unpaired(num_seeds) for num_seeds in (3, 5))
+    yield from (_other_items(num_clusters) for num_clusters in (4, 12))
     yield from (_optimum(of_seeds, num_seeds) for num_seeds in (3, 5))
     yield from (_iqm(num_seeds, shared=shared) for num_seeds in (5, 10) for shared in (False, True))
     yield _fit("straight line", "slope", fits.straight_line, lambda x: 2 - 1.5 * x, -1.5, 0.1)
@@ -101,12 +102,30 @@ def _unpaired(num_seeds: int) -> Scenario:
         item = noise.normal(0, 0.3, (100, 1))
         shape = (100, num_seeds)
         a, b = (item + noise.normal(0, 0.03, (1, num_seeds)) + noise.normal(0, 0.4, shape) for _ in range(2))
-        se_items = stats.crossed_effect(b.mean(axis=1, keepdims=True) - a.mean(axis=1, keepdims=True)).se_items
-        effect = stats.unpaired_effect(a.mean(axis=0).tolist(), b.mean(axis=0).tolist(), se_items)
+        items = stats.crossed_effect(b.mean(axis=1, keepdims=True) - a.mean(axis=1, keepdims=True))
+        effect = stats.unpaired_effect(a.mean(axis=0).tolist(), b.mean(axis=0).tolist(), [stats.item_part(items)])
         return effect.low <= 0 <= effect.high
 
     bounds, why = (AT_LEAST, "conservative") if num_seeds >= 5 else (None, f"{num_seeds} seeds")
     return Scenario("unpaired", "different seeds", 100, num_seeds, 0.95, bounds, draw, why)
+
+
+def _other_items(num_clusters: int) -> Scenario:
+    """Return whether conditions on different seeds and items in few clusters, which dominate, are compared so."""
+    num_seeds, clusters = 5, np.arange(10 * num_clusters) // 10
+
+    def side(noise: np.random.Generator) -> Floats:
+        shared = noise.normal(0, 0.3, num_clusters)[clusters][:, None]
+        return shared + noise.normal(0, 0.02, (1, num_seeds)) + noise.normal(0, 0.2, (len(clusters), num_seeds))
+
+    def draw(noise: np.random.Generator) -> bool:
+        a, b = side(noise), side(noise)
+        items = [stats.item_part(stats.crossed_effect(x.mean(axis=1, keepdims=True), clusters)) for x in (a, b)]
+        effect = stats.unpaired_effect(a.mean(axis=0).tolist(), b.mean(axis=0).tolist(), items)
+        return effect.low <= 0 <= effect.high
+
+    name = f"different seeds and items, {num_clusters} clusters a side"
+    return Scenario("unpaired", name, len(clusters), num_seeds, 0.95, AT_LEAST, draw, "conservative")
 
 
 def _optimum(of_seeds: OfSeeds, num_seeds: int) -> Scenario:

@@ -91,6 +91,15 @@ def test_other_items_are_not_paired_and_the_interval_is_wider(
     assert row_of(compare(weak, edited), "num_examples=400", "retained")["pairing"] == "items and seeds"
 
 
+def test_worlds_that_only_one_sweep_has_are_left_out_and_named(tmp_path: Path) -> None:
+    plan = replace(PLAN, values=(25,), seeds=(0, 1))
+    first = opened(tmp_path / "first", replace(plan, worlds=(0, 1)))
+    second = opened(tmp_path / "second", replace(plan, worlds=(0, 2)), other_items)
+    row = row_of(compare(first, second), "num_examples=25", "learned")
+    assert row["pairing"] == "nothing"
+    assert "world 1 is in one sweep only and left out; world 2 is in one sweep only and left out" in row["note"]
+
+
 def test_other_seeds_are_paired_by_item_alone(strong: OpenedSweep, tmp_path: Path) -> None:
     first, second = strong, opened(tmp_path, replace(PLAN, seeds=(10, 11, 12)))
     row = row_of(compare(first, second), "num_examples=400", "learned")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 
 from analysis.forgetting import (
     agreement,
-    backward_transfer,
     chances,
     luo_forgetting,
     luo_table,
@@ -20,6 +20,9 @@ from analysis.forgetting import (
 )
 from analysis.opened import open_sweep
 from harness.records.store import Store
+from tests.analysis import synthetic
+from tests.analysis.conftest import ARM
+from tests.analysis.undrawn import write_undrawn
 
 
 def test_luo_forgetting_is_the_mean_relative_loss() -> None:
@@ -40,12 +43,6 @@ def test_luo_forgetting_is_not_the_relative_loss_of_the_mean() -> None:
     before, after = np.array([0.5, 0.8]), np.array([0.4, 0.7])
     assert luo_forgetting(before.tolist(), after) == pytest.approx(0.1625)
     assert 1 - after.mean() / before.mean() != pytest.approx(0.1625)
-
-
-def test_backward_transfer_is_the_last_row_less_the_diagonal() -> None:
-    scores = np.array([[0.9, 0.1, 0.1], [0.7, 0.8, 0.2], [0.5, 0.75, 0.9]])
-    assert backward_transfer(scores) == pytest.approx(((0.5 - 0.9) + (0.75 - 0.8)) / 2)
-    assert math.isnan(backward_transfer(scores[:1, :1]))
 
 
 def test_agreement_counts_equal_answers_right_or_wrong() -> None:
@@ -94,6 +91,30 @@ def test_retention_above_chance_is_unknown_where_the_base_guesses() -> None:
     assert abs((0.35 - 0.25) / (0.27 - 0.25)) > 4
 
 
+def test_retention_of_a_base_at_floor_on_open_answers_is_unknown() -> None:
+    row = retention_table(items([0.0] * 20, [1.0] * 5 + [0.0] * 15), [KEY], {KEY: 0.0}).iloc[0]
+    assert math.isnan(row["corrected"])
+    assert row["note"] == "the base is not above chance"
+    assert (row["before"], row["after"], row["num_seeds"], row["num_corrected"]) == (0.0, 0.25, 1, 0)
+
+
+def test_retention_counts_the_trials_that_have_the_value() -> None:
+    lost = items([1.0] * 10, [math.nan] * 10, seed=1)
+    low = items([1.0] * 3 + [0.0] * 7, [1.0] * 3 + [0.0] * 7, seed=2)
+    row = retention_table(pd.concat([items([1.0] * 10, [1.0] * 10), lost, low]), [KEY], {KEY: 0.25}).iloc[0]
+    assert (row["num_seeds"], row["num_corrected"]) == (2, 1)
+
+
+def test_report_of_a_base_at_floor_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "_right_share", lambda measure, level, effect: 0.0 if level is None else 0.3)
+    store, folder = synthetic.build(tmp_path, synthetic.Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), scale=0.1))
+    report = write_undrawn(store.root, folder)
+    rows = pd.read_csv(report.folder / "retention.csv").set_index("key").loc["skills/addition/acc"]
+    assert (rows["before"] == 0).all()
+    assert rows["corrected"].isna().all()
+    assert set(rows["note"]) == {"the base is not above chance"}
+
+
 def test_retention_above_an_unknown_chance_is_unknown() -> None:
     row = retention_table(items([1.0] * 9 + [0.0], [1.0] * 10), [KEY], {}).iloc[0]
     assert math.isnan(row["corrected"])
@@ -114,25 +135,40 @@ def frame(rows: list[tuple[float, float, float, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).assign(condition="c", arm="a")
 
 
+KEYS = ["s/a/acc", "s/b/bits_per_byte"]
+
+
+def luo(rows: list[tuple[float, float, float, float]]) -> pd.DataFrame:
+    return luo_table(frame(rows), KEYS).set_index("scale")
+
+
 def test_luo_table_turns_the_sign_of_losses_and_averages_trials() -> None:
-    table = luo_table(frame([(0.5, 0.4, 1.0, 1.1), (0.5, 0.3, 1.0, 1.2)]), ["s/a/acc", "s/b/bits_per_byte"])
-    row = table.iloc[0]
-    assert row["luo_fg"] == pytest.approx(((0.2 + 0.1) / 2 + (0.4 + 0.2) / 2) / 2)
-    assert row["bwt"] == pytest.approx(((-0.1 - 0.1) / 2 + (-0.2 - 0.2) / 2) / 2)
+    table = luo([(0.5, 0.4, 1.0, 1.1), (0.5, 0.3, 1.0, 1.2)])
+    assert table["luo_fg"].tolist() == pytest.approx([(0.2 + 0.4) / 2, (0.1 + 0.2) / 2])
+    assert table["bwt"].tolist() == pytest.approx([(-0.1 - 0.2) / 2, (-0.1 - 0.2) / 2])
+
+
+def test_luo_table_never_averages_accuracy_with_bits_per_byte() -> None:
+    """A variant that does says -.5 of an accuracy that fell by .1 and a text that became 0.9 bits harder."""
+    table = luo([(0.5, 0.4, 1.0, 1.9)])
+    assert table["bwt"].to_dict() == pytest.approx({"score": -0.1, "bits_per_byte": -0.9})
+    assert table["num_keys"].tolist() == [1, 1]
 
 
 def test_luo_table_names_keys_that_the_base_scores_0_in() -> None:
-    row = luo_table(frame([(0.0, 0.4, 1.0, 1.1)]), ["s/a/acc", "s/b/bits_per_byte"]).iloc[0]
-    assert row["luo_fg"] == pytest.approx(0.1)
-    assert "scores 0 in s/a/acc" in row["note"]
+    table = luo([(0.0, 0.4, 1.0, 1.1)])
+    assert table["luo_fg"].tolist() == pytest.approx([math.nan, 0.1], nan_ok=True)
+    assert "scores 0 in s/a/acc" in table.loc["score", "note"]
+    assert table.loc["score", ["num_trials", "num_trials_fg"]].tolist() == [1, 0]
     assert luo_table(frame([]), ["s/a/acc"]).empty
     assert luo_table(pd.DataFrame(), ["s/a/acc"]).empty
 
 
 def test_luo_table_of_unknown_scores_is_unknown() -> None:
-    row = luo_table(frame([(0.5, math.nan, 1.0, 1.1)]), ["s/a/acc", "s/b/bits_per_byte"]).iloc[0]
-    assert math.isnan(row["luo_fg"])
-    assert row["num_trials"] == 0
+    table = luo([(0.5, math.nan, 1.0, 1.1), (0.5, 0.4, 1.0, 1.1)])
+    assert table["bwt"].tolist() == pytest.approx([-0.1, -0.1])
+    assert table["num_trials"].tolist() == [1, 2]
+    assert luo([(0.5, math.nan, 1.0, 1.1)])["bwt"].isna().tolist() == [True, False]
 
 
 def test_chances_are_0_for_open_answers_and_unknown_for_choices_that_are_not_counted(whole: tuple[Store, str]) -> None:

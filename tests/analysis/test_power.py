@@ -28,6 +28,7 @@ from harness.spec import Claim, Contrast, OptimumRatio, Term
 from tests.analysis.synthetic import Plan, build
 
 AXIS = "data.num_examples"
+NO_ITEMS = tables({(1.0, None, 0): [math.nan]}, before={None: [math.nan]})[1]
 
 
 def claim(margin: float = 0.05, metric: str = "learned", weight: float = 1.0) -> Claim:
@@ -95,13 +96,33 @@ def test_variances_of_a_simulated_sweep_are_those_it_was_made_with() -> None:
     item, seeds = noise.normal(0, 0.5, (2000, 1)), noise.normal(0, 0.1, (1, 40))
     effect = crossed_effect(item + seeds + noise.normal(0, 0.3, (2000, 40)))
 
-    effects = pd.DataFrame([{**vars(effect), "target": "learned"}])
+    changes = pd.DataFrame([{**vars(effect), "target": "learned"}])
+    effects = changes.assign(difference=effect.estimate)
     frame, items = tables({(1.0, None, 0): [1.0, 0.0, 1.0, 1.0]}, before={None: [0.0, 0.0, 1.0, 0.0]})
     found = variances_of(effects, items)["learned"]
     assert len(frame) == 1
     assert found["item_variance"] == pytest.approx(0.25 + 0.09 / 40, rel=0.1)
     assert found["seed_sd"] == pytest.approx(float(seeds.std(ddof=1)), rel=0.05)  # of 40 seeds, less noise
     assert found["churn"] is None
+    of_changes = variances_of(changes, items)["learned"]
+    assert of_changes["item_variance"] == found["item_variance"]
+    assert of_changes["seed_sd"] == pytest.approx(math.sqrt(2) * found["seed_sd"])
+
+
+def test_variances_of_changes_from_the_base_forecast_a_difference_of_two_conditions(tmp_path: Path) -> None:
+    """One model's seeds vary by .1: a difference of two by sqrt(2) x .1, a change from the base by .1."""
+    noise = np.random.default_rng(1)
+    models = [noise.normal(0, 0.1, (1, 400)) + noise.normal(0, 0.3, (500, 1)) for _ in range(2)]
+    changes = pd.DataFrame([{**vars(crossed_effect(models[0])), "target": "learned"}])
+    variances = {"learned": Variances(0.0, variances_of(changes, NO_ITEMS)["learned"]["seed_sd"], math.nan, "earlier")}
+    between = forecast(record(tmp_path / "two", claim(), seeds=3), variances)[0].se
+    assert between == pytest.approx(crossed_effect(models[1] - models[0]).seed_sd / math.sqrt(3), rel=0.1)
+    terms = (Term(metric="learned", value="delta", at=((AXIS, 400),)),)
+    change = Claim.model_validate(
+        claim().model_dump() | {"parts": (claim().parts[0].model_copy(update={"terms": terms}),)}
+    )
+    from_base = forecast(record(tmp_path / "one", change, seeds=3), variances)[0].se
+    assert from_base == pytest.approx(crossed_effect(models[0]).seed_sd / math.sqrt(3), rel=0.05)
 
 
 def test_variances_go_through_a_report_and_back(tmp_path: Path) -> None:

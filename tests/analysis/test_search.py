@@ -134,7 +134,45 @@ def grid(effect: float, interaction: float = 0.0, seeds: int = 4) -> pd.DataFram
         | {"after/learned": 0.5 + effect * x + interaction * x * y + 0.2 * seed + float(noise.normal(0, 0.01))}
         for x, y, seed in itertools.product((0, 1), (0, 1, 2), range(seeds))
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(trial_id=lambda trials: [f"t{place}" for place in range(len(trials))])
+
+
+def two_arms(noise: np.random.Generator) -> pd.DataFrame:
+    """Return trials of three levels without any effect, all in both arms but those of the last level."""
+    first = pd.DataFrame(
+        [
+            {"arm": "a", "axis.x": x, "seed": seed, "world": pd.NA, "trial_id": f"{x}-{seed}"}
+            for x, seed in itertools.product((1, 2, 3), range(5))
+        ]
+    )
+    first["after/learned"] = noise.normal(0, 1, len(first))
+    own = first["axis.x"] == 3
+    second = first.assign(arm="b", trial_id=first["trial_id"].where(~own, first["trial_id"] + "-b"))
+    second.loc[own, "after/learned"] = noise.normal(0, 1, int(own.sum()))
+    return pd.concat([first, second], ignore_index=True)
+
+
+def rejections(frames: list[pd.DataFrame]) -> float:
+    found = [factorial_anova(frame, ("x",), "after/learned").set_index("term") for frame in frames]
+    return float(np.mean([table.loc["x", "p_value"] < 0.05 for table in found]))
+
+
+def test_anova_of_trials_in_two_arms_finds_nothing_in_noise() -> None:
+    noise = np.random.default_rng(7)
+    frames = [two_arms(noise) for _ in range(200)]
+    assert rejections(frames) == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / 200))
+    # As if they were trials of their own: each value twice.
+    copies = [frame.assign(trial_id=range(len(frame))) for frame in frames[:60]]
+    assert rejections(copies) > 0.15
+
+
+def test_anova_counts_a_trial_in_two_arms_once_and_says_so() -> None:
+    table = factorial_anova(two_arms(np.random.default_rng(0)), ("x",), "after/learned").set_index("term")
+    assert set(table["num_trials"]) == {20}
+    assert set(table["num_left_out"]) == {0}
+    assert table.loc["residual", "df"] == 20 - 1 - 2 - 1 - 4  # mean, levels, arms, seeds
+    assert table["note"].str.contains("10 trials that stand in another arm, too, count once").all()
+    assert not factorial_anova(grid(0.1), ("x", "y"), "after/learned")["note"].str.contains("arm").any()
 
 
 def test_anova_of_one_axis_is_the_paired_t_test() -> None:

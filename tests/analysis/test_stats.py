@@ -108,6 +108,18 @@ def test_crossed_effect_every_item_alike_is_bounded_not_certain() -> None:
     assert all_moved.p_value < 1e-20
 
 
+def test_crossed_effect_bound_over_slices_counts_the_fewest_clusters_of_one() -> None:
+    """Of a slice of 10 items that no item of moved, 31 % may be other; half of that is the mean's share, not 2 %."""
+    strata = [0] * 150 + [1] * 10
+    effect = stats.crossed_effect(np.zeros((160, 3)), strata=strata, binary=True)
+    assert effect.high == pytest.approx(scipy.stats.binomtest(0, 20).proportion_ci(0.95, method="exact").high)
+    assert effect.df == 19
+    assert stats.crossed_effect(np.ones((160, 3)), strata=strata, binary=True).p_value == pytest.approx(0.5**19)
+    # Clusters that both slices hold count once.
+    shared = stats.crossed_effect(np.zeros((20, 3)), [*range(10)] * 2, [0] * 10 + [1] * 10, binary=True)
+    assert shared.high == pytest.approx(scipy.stats.binomtest(0, 10).proportion_ci(0.95, method="exact").high)
+
+
 def test_crossed_effect_without_items_is_unknown_with_a_reason() -> None:
     effect = stats.crossed_effect(np.empty((0, 3)))
     assert math.isnan(effect.estimate)
@@ -144,10 +156,23 @@ def test_seeds_effect_recomputes_published_seed_noise(
 
 def test_unpaired_effect_without_items_is_welch() -> None:
     first, second = [0.50, 0.52, 0.55, 0.49], [0.58, 0.66, 0.61]
-    effect = stats.unpaired_effect(first, second, math.nan)
+    effect = stats.unpaired_effect(first, second, [])
     welch = scipy.stats.ttest_ind(second, first, equal_var=False)
     assert effect.p_value == pytest.approx(welch.pvalue)
     assert effect.estimate == pytest.approx(np.mean(second) - np.mean(first))
+    assert stats.unpaired_effect(first, second, [(0.01, 9.0), (math.nan, math.nan)]).kind == "seeds only"
+
+
+def test_unpaired_effect_of_other_items_has_their_degrees_of_freedom() -> None:
+    """Two samples of items under seeds that agree: Welch's t test of their means, by scipy."""
+    random = np.random.default_rng(5)
+    a, b = random.normal(0.4, 0.3, 6), random.normal(0.7, 0.1, 9)
+    items = [stats.item_part(stats.crossed_effect(x[:, None])) for x in (a, b)]
+    effect = stats.unpaired_effect([a.mean()] * 3, [b.mean()] * 3, items)
+    welch = scipy.stats.ttest_ind(b, a, equal_var=False)
+    assert effect.df == pytest.approx(welch.df)
+    assert effect.p_value == pytest.approx(welch.pvalue)
+    assert effect.se_items == pytest.approx(math.hypot(*(x.std(ddof=1) / math.sqrt(len(x)) for x in (a, b))))
 
 
 # Effects in standard deviations of the paired difference that k seeds find with 80 % power: t test power tables.
@@ -158,10 +183,11 @@ def test_detectable_effect_matches_power_tables(num_seeds: int, detectable: floa
 
 # One paired comparison of a benchmark: items, share of answers that flip, detectable points.
 @pytest.mark.parametrize(
-    ("num_items", "flips", "points"), [(14_042, 0.15, 0.9), (1_319, 0.15, 3.0), (541, 0.20, 5.4), (164, 0.20, 9.8)]
+    ("num_items", "churn", "points"), [(14_042, 0.15, 0.9), (1_319, 0.15, 3.0), (541, 0.20, 5.4), (164, 0.20, 9.8)]
 )
-def test_mde_from_flips_matches_published_sizes(num_items: int, flips: float, points: float) -> None:
-    assert 100 * stats.mde_from_flips(flips, num_items) == pytest.approx(points, abs=0.06)
+def test_detectable_effect_of_many_items_matches_published_sizes(num_items: int, churn: float, points: float) -> None:
+    se = math.sqrt(churn / num_items)
+    assert 100 * stats.minimum_detectable_effect(se) == pytest.approx(points, abs=0.06)
 
 
 def test_flips_counts_by_hand() -> None:
@@ -194,6 +220,14 @@ def test_flips_of_log_probabilities_is_refused() -> None:
 def test_chance_corrected_retention_near_chance_is_undefined() -> None:
     assert stats.chance_corrected_retention(0.45, 0.65, 0.25, 0.02) == pytest.approx(0.5)
     assert math.isnan(stats.chance_corrected_retention(0.27, 0.28, 0.25, 0.02))
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.25])
+def test_chance_corrected_retention_of_a_base_at_chance_or_below_is_undefined(chance: float) -> None:
+    """A base at floor varies not at all: its SE is 0."""
+    assert math.isnan(stats.chance_corrected_retention(0.5, 0.0, chance, 0.0))
+    assert math.isnan(stats.chance_corrected_retention(0.0, 0.0, chance, 0.0))
+    assert stats.chance_corrected_retention(0.5, 1.0, 0.0, 0.0) == 0.5
 
 
 def test_wilson_matches_scipy() -> None:

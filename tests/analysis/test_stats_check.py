@@ -90,6 +90,12 @@ def whole_spread_subtracted(differences: Floats, clusters: Codes, strata: Codes,
     return around(parts.estimate, 1.96 * math.sqrt(max(variance, 0.0)))
 
 
+def clusters_pooled_over_slices(differences: Floats, clusters: Codes, strata: Codes, binary: bool) -> Effect:
+    """The bound of all clusters together, as if each slice had as many."""
+    effect = crossed_effect(differences, clusters, strata, binary=binary)
+    return around(0.0, 1 - 0.025 ** (1 / effect.num_clusters)) if effect.kind == "exact bound" else effect
+
+
 def around(estimate: float, half: float) -> Effect:
     return replace(crossed_effect(np.zeros((2, 2))), estimate=estimate, low=estimate - half, high=estimate + half)
 
@@ -103,6 +109,7 @@ def around(estimate: float, half: float) -> Effect:
         (without_clusters, "normal, items dominate, clusters of 4", 5),
         (counted_twice, "normal, residual dominates", 5),
         (whole_spread_subtracted, "normal, seeds dominate", 5),
+        (clusters_pooled_over_slices, "0 and 1, mostly nothing moves, slices of 150 and 10", 5),
     ],
 )
 def test_broken_crossed_interval_fails_its_claims(estimator: crossed.Estimate, scenario: str, num_seeds: int) -> None:
@@ -122,6 +129,11 @@ def percentile_of_resampled(values: Sequence[float]) -> Effect:
 def test_seed_bootstrap_of_three_fails_its_claims(scenario: str) -> None:
     broken = chosen(singles.scenarios(of_seeds=percentile_of_resampled), scenario, num_seeds=3)
     assert len(failures(broken)) == len(broken) == 1
+
+
+def test_items_that_count_as_endless_fail_their_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(singles.stats, "item_part", lambda effect: (effect.se_items**2, 1e9))
+    assert len(failures(chosen(singles.scenarios(), "unpaired: different seeds and items, 4 clusters"), 800, 2.0)) == 1
 
 
 def test_unadjusted_family_fails_its_claims() -> None:

@@ -15,6 +15,7 @@ from analysis.stats import Floats
 from analysis.tradeoff import (
     attainment,
     auc_common_range,
+    common_range,
     exchange_rate,
     front,
     hypervolume,
@@ -37,8 +38,8 @@ RANK_16 = np.array([(0.197, 0.653), (0.275, 0.648), (0.358, 0.652), (0.338, 0.64
 def test_retention_at_matched_learning_is_the_published_pair() -> None:
     reached = min(FULL[:, 0].max(), RANK_256[:, 0].max())
     assert reached == 0.497
-    assert retention_at(FULL, reached) == pytest.approx(0.446, abs=1e-12)
-    assert retention_at(RANK_256, reached) == pytest.approx(0.631, abs=5e-4)
+    assert retention_at(front(FULL), reached) == pytest.approx(0.446, abs=1e-12)
+    assert retention_at(front(RANK_256), reached) == pytest.approx(0.631, abs=5e-4)
     assert math.isnan(retention_at(FULL, 0.498))  # full fine-tuning never got there: nothing is extrapolated
     assert math.isnan(retention_at(RANK_16, reached))
 
@@ -51,9 +52,18 @@ def test_front_of_the_published_runs_drops_the_overtrained_ones() -> None:
 
 def test_learning_at_matched_retention_is_the_inverse_of_retention_at() -> None:
     for learned in (0.302, 0.35, 0.467, 0.49):
-        assert learning_at(FULL, retention_at(FULL, learned)) == pytest.approx(learned, abs=1e-12)
-    assert math.isnan(learning_at(RANK_256, 0.6))
-    assert math.isnan(learning_at(RANK_256, 0.66))
+        assert learning_at(front(FULL), retention_at(front(FULL), learned)) == pytest.approx(learned, abs=1e-12)
+    assert math.isnan(learning_at(front(RANK_256), 0.6))
+    assert math.isnan(learning_at(front(RANK_256), 0.66))
+
+
+def test_matched_values_keep_points_that_another_beats_where_they_are_measured() -> None:
+    """A point that was chosen elsewhere counts for what it is here, also where that is worse than its neighbours."""
+    points = np.array([(0.4, 0.6), (0.2, 0.5), (0.6, 0.4), (0.4, 0.5)])
+    assert retention_at(points, 0.3) == pytest.approx((0.5 + 0.55) / 2)  # equal learning: the mean
+    assert retention_at(points, 0.5) == pytest.approx((0.55 + 0.4) / 2)
+    assert learning_at(points, 0.45) == pytest.approx((0.6 + 0.3) / 2)
+    assert common_range([points]) == (0.2, 0.6)
 
 
 def test_hypervolume_of_three_points_is_the_area_by_hand() -> None:
@@ -117,7 +127,8 @@ def test_auc_sees_a_corner_inside_the_range() -> None:
 
 def test_exchange_rate_is_the_slope_of_the_front() -> None:
     points = np.array([(0.1, 0.8), (0.3, 0.7), (0.5, 0.6), (0.2, 0.1)])
-    assert exchange_rate(points) == pytest.approx(-0.5)
+    assert exchange_rate(front(points)) == pytest.approx(-0.5)
+    assert exchange_rate(points) > -0.5  # with one that others beat
     assert math.isnan(exchange_rate(points[:1]))
     assert math.isnan(exchange_rate(np.empty((0, 2))))
 
@@ -151,6 +162,8 @@ def sweep(points: Mapping[Cell, tuple[float, float] | str], worlds: Sequence[int
             "before/learned": 0.1,
             "after/learned": math.nan if isinstance(point, str) else point[0],
             "after/retained": math.nan if isinstance(point, str) else point[1],
+            "val_after/learned": math.nan if isinstance(point, str) else point[0],
+            "val_after/retained": math.nan if isinstance(point, str) else point[1],
         }
         for world in worlds
         for (method, rate, seed), point in points.items()
@@ -190,6 +203,52 @@ def test_pairs_find_the_planted_difference_with_a_paired_t_interval() -> None:
     assert row["second_value"] - row["first_value"] == pytest.approx(row["difference"])
     assert set(table["family_size"]) == {4}
     assert (table["p_holm"] >= table["p_value"]).all()
+
+
+def noise_sweep(noise: np.random.Generator, num_full: int, num_lora: int) -> pd.DataFrame:
+    """Return 4 seeds of two methods whose conditions are all alike: val and test scores are noise around one point."""
+    cells = [("full", float(rate), seed) for rate in range(num_full) for seed in range(4)]
+    cells += [("lora", float(rate), seed) for rate in range(num_lora) for seed in range(4)]
+    frame = sweep(dict.fromkeys(cells, (0.5, 0.5)))
+    columns = [f"{split}after/{side}" for split in ("", "val_") for side in tradeoff.SIDES]
+    return frame.assign(**{name: noise.normal(0.5, 0.05, len(frame)) for name in columns})
+
+
+def test_points_are_chosen_on_val_and_measured_on_test() -> None:
+    frame = sweep({("full", rate, 0): (0.2 * rate, 0.5) for rate in (1.0, 2.0, 3.0)})
+    # On val the first two are the front, on test the last one beats them.
+    frame["val_after/learned"], frame["val_after/retained"] = [0.3, 0.6, 0.2], [0.6, 0.3, 0.2]
+    (chosen,) = series_of(frame, FIELDS, chance=0.0)
+    assert chosen.points[(None, 0)].tolist() == [[0.2, 0.5], [0.4, 0.5]]
+    assert (chosen.num_conditions, chosen.note) == (3, "")
+    (on_test,) = series_of(frame.drop(columns=["val_after/learned", "val_after/retained"]), FIELDS, chance=0.0)
+    assert on_test.points[(None, 0)].tolist() == [[pytest.approx(0.6), 0.5]]
+    assert "no val scores" in on_test.note
+    frame.loc[0, "val_after/learned"] = math.nan
+    assert series_of(frame, FIELDS, chance=0.0)[0].num_left_out == 1
+
+
+def test_points_chosen_on_val_of_noise_are_not_better_than_noise() -> None:
+    """Chosen on test, the mean retention of the front of alike conditions is above what every one of them has."""
+    noise = np.random.default_rng(2)
+    frames = [noise_sweep(noise, 8, 1) for _ in range(15)]
+
+    def retained(frame: pd.DataFrame) -> float:
+        return float(np.concatenate(list(series_of(frame, FIELDS, 0.0)[0].points.values()))[:, 1].mean())
+
+    on_val = [retained(frame) for frame in frames]
+    on_test = [retained(frame.drop(columns=["val_after/learned", "val_after/retained"])) for frame in frames]
+    assert np.mean(on_val) == pytest.approx(0.5, abs=4 * np.std(on_val) / math.sqrt(len(on_val)))
+    assert np.mean(on_test) > 0.52
+
+
+def test_pairs_of_different_numbers_of_conditions_are_not_tested() -> None:
+    table = pairs_table(series_of(noise_sweep(np.random.default_rng(1), 6, 2), FIELDS, chance=0.0))
+    assert table[["low", "high", "p_value", "p_holm", "mde"]].isna().all(axis=None)
+    assert math.isfinite(row_of(table, "hypervolume")["difference"])
+    assert "chosen from 6 and from 2 conditions: no test" in row_of(table, "hypervolume")["note"]
+    equal = pairs_table(series_of(noise_sweep(np.random.default_rng(1), 6, 6), FIELDS, chance=0.0))
+    assert math.isfinite(row_of(equal, "hypervolume")["p_value"])
 
 
 def test_pairs_of_equal_methods_show_no_difference() -> None:
