@@ -108,15 +108,14 @@ def _step_around(rate: float, rates: Sequence[float]) -> float:
 def compared_at(rate: float, best: RateOptimum) -> Answer:
     """Return whether a method that ran at this rate ran at its optimum.
 
-    yes: the optimum is not censored and the rate lies in its interval or within half a grid step of it. no: not
-    censored and outside both. unknown: no such sweep, a censored optimum, or outside half a step of one without an
-    interval.
+    yes: the rate lies within half a grid step of it. no: farther, and outside its interval. unknown: farther, but
+    inside its interval, which is too wide to tell, or there is none; a censored optimum; no such sweep.
     """
     if best.censored or math.isnan(best.rate) or math.isnan(best.step):
         return "unknown"
-    if abs(math.log(rate / best.rate)) <= math.log(best.step) / 2 + 1e-9 or best.low <= rate <= best.high:
+    if abs(math.log(rate / best.rate)) <= math.log(best.step) / 2 + 1e-9:
         return "yes"
-    return "unknown" if math.isnan(best.low) else "no"
+    return "no" if rate < best.low or rate > best.high else "unknown"
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

@@ -156,7 +156,9 @@ KNOWN = RateOptimum(1e-3, 0.8e-3, 1.3e-3, 2.0, "", 3, (5e-4, 1e-3, 2e-3))
         (1.4e-3, KNOWN, "yes"),  # outside the interval, within half a grid step: a factor of sqrt 2
         (1.5e-3, KNOWN, "no"),
         (0.7e-3, KNOWN, "no"),
-        (1.5e-3, replace(KNOWN, low=5e-4, high=3e-3), "yes"),
+        (1.2e-3, replace(KNOWN, low=5e-4, high=3e-3), "yes"),
+        (1.5e-3, replace(KNOWN, low=5e-4, high=3e-3), "unknown"),  # inside an interval too wide to tell
+        (4.0e-3, replace(KNOWN, low=5e-4, high=3e-3), "no"),
         (1.0e-3, replace(KNOWN, censored="the largest rate is best in 1 of 3 replicates"), "unknown"),
         (1.0e-3, replace(KNOWN, low=math.nan, high=math.nan), "yes"),
         (4.0e-3, replace(KNOWN, low=math.nan, high=math.nan), "unknown"),
@@ -164,6 +166,17 @@ KNOWN = RateOptimum(1e-3, 0.8e-3, 1.3e-3, 2.0, "", 3, (5e-4, 1e-3, 2e-3))
 )
 def test_compared_at_answers_by_interval_and_half_a_step(rate: float, best: RateOptimum, expected: str) -> None:
     assert compared_at(rate, best) == expected
+
+
+def test_compared_at_of_an_interval_over_decades_does_not_say_yes_to_every_rate() -> None:
+    """Three seeds whose optima lie anywhere: an interval far beyond the grid, in which every rate tried lies."""
+    shifts = (-1.2, 0.0, 1.2)
+    frame = sweep(lambda m, rate, s: bowl(math.log(8e-4), shifts[s], rate), lambda m, rate, s: 0.0)
+    best = optimum_of(frame, "learned", lower_is_better=False)
+    assert best.censored == ""
+    assert best.low < RATES[0]
+    assert best.high > RATES[-1]
+    assert {rate: compared_at(rate, best) for rate in RATES} == dict.fromkeys(RATES, "unknown") | {RATES[3]: "yes"}
 
 
 # -- other sweeps -----------------------------------------------------------------------------------------------------
