@@ -177,7 +177,8 @@ def _hump(part: Hump, curves: _Curves, undecided: PartVerdict) -> PartVerdict:
     """Decide by the parabola in ln x of each replicate: its slopes at both ends and its bend, with t intervals.
 
     With u = ln x less its middle, |u| <= L and y = c0 + c1 u + c2 u^2, the slopes are c1 - 2 c2 L and c1 + 2 c2 L, the
-    bend is -c2 L^2. An extremum between the ends is the same as slopes of two signs there.
+    bend is -c2 L^2. An extremum between the ends is the same as slopes of two signs there, if the curve is a parabola:
+    the one fitted to a curve that levels off has them too, so that a level inside must beat both ends as well.
 
     Source: Lind and Mehlum, doi:10.1111/j.1468-0084.2009.00569.x (a test for a U shape).
     """
@@ -190,6 +191,8 @@ def _hump(part: Hump, curves: _Curves, undecided: PartVerdict) -> PartVerdict:
         _by_worlds(expect, part.margin, bend),
     ]
     ruling = all_of(rulings)
+    if ruling[0] == "supported":
+        ruling = _beats_ends(curves, 1 if part.expect == "peak" else -1)
     if curves.censored and ruling[0] == "contradicted":
         ruling = ("undecided", "")
     with np.errstate(invalid="ignore"):  # resamples without a bend have their vertex at infinity
@@ -204,6 +207,26 @@ def _parabolas(x: Floats, y: Floats) -> Floats:
     middle, half = (logs[-1] + logs[0]) / 2, (logs[-1] - logs[0]) / 2
     c2, c1, _ = np.polyfit(logs - middle, y.T, 2)
     return np.stack([c1 - 2 * c2 * half, c1 + 2 * c2 * half, -c2 * half**2], axis=1)
+
+
+def _beats_ends(curves: _Curves, sign: int) -> Ruling:
+    """Return whether a level inside is shown to beat the lowest and the highest one, by paired t intervals."""
+    found = {world: _above_ends(sign * own) for world, own in curves.y.items()}
+    for place, end in enumerate(("lowest", "highest")):
+        above = {world: seeds_effect(own[:, place].tolist()) for world, own in found.items()}
+        if _by_worlds("greater", 0.0, above)[0] != "supported":
+            return "undecided", f"it levels off: no level inside is shown to beat the {end} one"
+    return "supported", ""
+
+
+def _above_ends(y: Floats) -> Floats:
+    """Return (k, 2): each replicate at the inner level that is best by the others, less its lowest and highest level.
+
+    Chosen by the same values, the best of several equal levels would lie above both ends by chance.
+    """
+    inner = y[:, 1:-1]
+    best = (inner.sum(axis=0) - inner).argmax(axis=1)
+    return inner[np.arange(len(y)), best, None] - y[:, [0, -1]]
 
 
 def _by_worlds(expect: str, margin: float, effects: Mapping[World, Effect]) -> Ruling:

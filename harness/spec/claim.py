@@ -174,8 +174,8 @@ class Hump(_Along):
     kind: Literal["hump"] = "hump"
     expect: Literal["peak", "valley"]
     """A peak is supported when the 95 % intervals of the slope at the lowest and at the highest level lie wholly above
-    and below 0: it rises first and falls last. Contradicted when one of the two slopes wholly has the other sign, or
-    when the bend's interval has or lies wholly within the margin."""
+    and below 0, so that it rises first and falls last, and a level inside beats both ends. Contradicted when one of the
+    two slopes wholly has the other sign, or when the bend's interval has or lies wholly within the margin."""
     margin: float = Field(ge=0.0)
     """The smallest bend that matters, in the number's unit: how far the parabola's middle lies from its ends' mean."""
 

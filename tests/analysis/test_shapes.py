@@ -14,7 +14,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import claims, curves, deciding, shapes
+from analysis import claims, curves, deciding, fits, shapes
 from analysis.claims import decide
 from analysis.shapes import shape
 from analysis.stats import minimum_detectable_effect
@@ -305,6 +305,59 @@ def test_hump_too_small_to_matter_is_contradicted() -> None:
     found = shape(PARTS["hump"], sweep(small, sd=0.002))  # type: ignore[arg-type]
     assert found.verdict == "contradicted"
     assert "smaller than the margin" in found.note
+
+
+DOUBLINGS = tuple(2.0**power for power in range(7))
+
+
+def num_supported_humps(truth: Truth, num_sweeps: int = 100) -> int:
+    """Return how many of simulated sweeps of 7 levels x 5 seeds support a peak of 0.05."""
+    draw = np.random.default_rng(5)
+    means = np.array([truth("full", x) for x in DOUBLINGS])
+    found = [_hump_of(means + draw.normal(0, 0.01, (5, len(means)))).verdict == "supported" for _ in range(num_sweeps)]
+    return sum(found)
+
+
+def _hump_of(y: np.ndarray) -> PartVerdict:
+    rows = [
+        {"trial_id": f"{seed}-{x}", "condition": f"{x}", "arm": "a", "seed": seed, "world": pd.NA, "state": "COMPLETE"}
+        | {f"axis.{RATE}": x, "axis.method": "full", "after/learned": value}
+        for seed, own in enumerate(y)
+        for x, value in zip(DOUBLINGS, own, strict=True)
+    ]
+    return shape(PARTS["hump"], pd.DataFrame(rows).astype({"world": "Int64"}))  # type: ignore[arg-type]
+
+
+def without_vertex(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the resampled vertex, which decides nothing and takes most of the time."""
+    monkeypatch.setattr(shapes, "quadratic_log", lambda points: fits.quadratic_log(fits.Points([], [], [])))
+
+
+def saturating(method: str, x: float) -> float:
+    return 0.9 * (1 - math.exp(-x / 2))
+
+
+def test_hump_is_not_supported_on_a_curve_that_levels_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parabola alone supports a peak in every sweep; at a true rate of 5 % more than 10 of 100 come in 1 of 90."""
+    without_vertex(monkeypatch)
+    assert num_supported_humps(saturating) <= 10
+    assert num_supported_humps(lambda method, x: 0.9 - saturating(method, 1 / x)) <= 10  # at the lower end
+    monkeypatch.setattr(shapes, "_beats_ends", lambda curves, sign: ("supported", ""))
+    assert num_supported_humps(saturating) == 100
+
+
+def test_hump_of_a_rise_and_a_fall_is_supported_in_nearly_every_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_vertex(monkeypatch)
+    falls_by_three_sd: Truth = lambda method, x: saturating(method, x) - 0.03 * max(0.0, math.log2(x / 16)) / 2  # noqa: E731
+    assert num_supported_humps(falls_by_three_sd) >= 90
+
+
+def test_hump_of_a_curve_that_levels_off_says_at_which_end() -> None:
+    flat_top = np.array([saturating("full", x) for x in DOUBLINGS]) + np.random.default_rng(1).normal(0, 0.01, (5, 7))
+    high, low = _hump_of(flat_top), _hump_of(flat_top[:, ::-1])
+    assert (high.verdict, low.verdict) == ("undecided", "undecided")
+    assert "it levels off: no level inside is shown to beat the highest one" in high.note
+    assert "it levels off: no level inside is shown to beat the lowest one" in low.note
 
 
 def test_shape_leaves_out_levels_without_a_logarithm_and_says_so() -> None:
