@@ -104,7 +104,9 @@ class ClaimRow:
             "command": self.command,
             "verdict": self.label,
             "note": self.note,
-            "parts": [asdict(part) | {"label": part.label} for part in self._parts()],
+            "parts": [
+                asdict(part) | {"label": part.label, "items_fixed": part.has_items_fixed} for part in self._parts()
+            ],
         }
 
 

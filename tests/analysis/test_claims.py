@@ -21,7 +21,8 @@ from analysis.claims import decision
 from analysis.report import read_verdicts
 from analysis.stats import crossed_effect, pooled_over_worlds, unknown_effect
 from analysis.verdicts import from_json, to_json, verdicts_frame
-from harness.spec import Claim, Contrast, Scalar, Term
+from harness.engine.claims_view import collect
+from harness.spec import Claim, Contrast, Monotone, Scalar, Term
 from tests.analysis.conftest import ARM
 from tests.analysis.simulated import AXIS, DETECTABLE, KEY, METRICS, decided, difference, noisy, tables, verdict_of
 from tests.analysis.synthetic import Plan, build
@@ -381,6 +382,18 @@ def test_report_begins_with_its_verdicts_and_writes_them(tmp_path: Path) -> None
     rows = pd.read_parquet(report.folder / "verdicts.parquet")
     assert rows[["claim", "claim_verdict"]].to_numpy().tolist() == [["B4", "supported"]]
     assert (report.folder / "verdicts.csv").is_file()
+
+
+def test_report_says_beside_which_intervals_items_are_fixed(tmp_path: Path) -> None:
+    rising = Monotone(metric="learned", axis="data.num_examples", expect="rising", margin=0.1)
+    claim = claim_of().model_copy(update={"parts": (*claim_of().parts, rising)})
+    plan = Plan(values=(25, 100, 400), arms=(ARM,), seeds=(0, 1), scale=0.25, claims=(claim,))
+    store, folder = build(tmp_path, plan)
+    report = write_report(store.root, folder)
+    texts = [(report.folder / name).read_text() for name in ("report.html", "report.md", "claims.tex")]
+    for text in (report.table, *texts, collect(store.root).markdown()):
+        assert len(re.findall(r"\d\\?\] items fixed", text)) == 1
+    assert pd.read_csv(report.folder / "verdicts.csv")["items_fixed"].tolist() == [False, True]
 
 
 def test_verdicts_of_the_report_are_those_of_the_records(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,7 +20,7 @@ from analysis import claims, curves, deciding, fits, shapes
 from analysis.claims import decide
 from analysis.shapes import shape
 from analysis.stats import minimum_detectable_effect
-from analysis.verdicts import PartVerdict
+from analysis.verdicts import PartVerdict, by_world, interval
 from harness.spec import (
     Claim,
     Contrast,
@@ -170,6 +172,15 @@ def test_verdict_does_not_depend_on_the_order_of_trials(kind: str, order: list[i
     assert one.trial_ids == other.trial_ids
     for name in ("estimate", "low", "high", "mde", "slope", "slope_low", "slope_high"):
         assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-6, nan_ok=True), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interval_over_seeds_alone_says_that_items_are_fixed(kind: str) -> None:
+    found = verdict(PARTS[kind], sweep(PLANTED[kind]))  # without item rows: the contrast as well
+    assert re.search(r"\[\S+, \S+\] items fixed", interval(found)) is not None
+    assert by_world(found).count("items fixed") == 0  # said once
+    assert "items fixed" not in interval(replace(found, num_items=100))
+    assert "items fixed" not in interval(replace(found, low=NAN, high=NAN))  # nothing to say it of
 
 
 # -- what is missing, every kind --------------------------------------------------------------------------------------
