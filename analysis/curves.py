@@ -20,6 +20,7 @@ from analysis.cells import MIN_SEEDS, Replicate, column_of, keys_of, split_by_wo
 from analysis.deciding import Ends, Ruling, by_band, is_powered, trial_ids
 from analysis.labels import format_value
 from analysis.matrices import World
+from analysis.replicates import replicate_of
 from analysis.stats import ALPHA, Effect, Floats, minimum_detectable_effect, pooled_over_worlds, seeds_effect
 from analysis.verdicts import Decision, PartVerdict, WorldEstimate, part_text
 from harness.records.measures import is_lower_better
@@ -73,6 +74,25 @@ def _vertex(x: Floats, y: Floats) -> float:
     return float(np.clip(x[1] - shift, x[0], x[2]))
 
 
+def optima_of_replicates(trials: pd.DataFrame, x: str, y: str, sign: int) -> dict[Replicate, Optimum | None]:
+    """Return the optimum of each planned replicate; None where a grid point has no result.
+
+    Args:
+        trials: one row per trial.
+        x: the column of the axis.
+        y: the column of what is best along it.
+        sign: 1 where more of it is better, -1 where less is.
+    """
+    found: dict[Replicate, Optimum | None] = {}
+    for (world, seed), grid in trials.groupby(["world", "seed"], dropna=False):
+        grid = grid.sort_values(x)
+        values = grid[y].to_numpy(dtype=float) * sign
+        is_open = np.isnan(values) & (grid["state"] != "DIVERGED").to_numpy()
+        best = None if is_open.any() else optimum(grid[x].tolist(), values.tolist())
+        found[replicate_of(world, seed)] = best
+    return found
+
+
 def optimum_ratio(part: OptimumRatio, frame: pd.DataFrame, metrics: dict[str, tuple[str, ...]]) -> PartVerdict:
     """Decide how far apart the best values of an axis are between two levels of another."""
     undecided = PartVerdict(part_text(part), "optimum_ratio", "undecided")
@@ -117,18 +137,11 @@ def _at_level(part: OptimumRatio, frame: pd.DataFrame, level: Scalar) -> pd.Data
 def _optima(
     part: OptimumRatio, frame: pd.DataFrame, metrics: dict[str, tuple[str, ...]], level: Scalar
 ) -> dict[Replicate, Optimum | None]:
-    """Return the optimum of each planned replicate; None where a grid point has no result."""
+    """Return the optimum of each planned replicate at a level of `between`."""
     keys = keys_of(part.metric, metrics)
     lower = all(is_lower_better(key) for key in keys) if keys else True  # numbers of the training are losses
     trials = _at_level(part, frame, level)
-    found: dict[Replicate, Optimum | None] = {}
-    for (world, seed), grid in trials.groupby(["world", "seed"], dropna=False):
-        grid = grid.sort_values(f"axis.{part.axis}")
-        values = grid[column_of(part)].to_numpy(dtype=float) * (-1 if lower else 1)
-        is_open = np.isnan(values) & (grid["state"] != "DIVERGED").to_numpy()
-        key = (None if pd.isna(world) else int(world), int(seed))
-        found[key] = None if is_open.any() else optimum(grid[f"axis.{part.axis}"].tolist(), values.tolist())
-    return found
+    return optima_of_replicates(trials, f"axis.{part.axis}", column_of(part), -1 if lower else 1)
 
 
 def _censoring(part: OptimumRatio, pairs: Sequence[tuple[Optimum, Optimum]]) -> tuple[set[int], str]:

@@ -15,6 +15,7 @@ from typing import Literal
 import pandas as pd
 
 from analysis.matrices import World
+from analysis.replicates import replicate_of
 from analysis.verdicts import Decision
 
 Ends = tuple[float, float]
@@ -81,11 +82,7 @@ def trial_ids(trials: pd.DataFrame, kept: Mapping[World, Sequence[int]]) -> tupl
     """Return the ids of the trials of the replicates that are kept, each once, sorted."""
     known = {(world, seed) for world, seeds in kept.items() for seed in seeds}
     rows = zip(trials["world"], trials["seed"], trials["trial_id"], strict=True)
-    return tuple(
-        sorted(
-            {str(name) for world, seed, name in rows if (None if pd.isna(world) else int(world), int(seed)) in known}
-        )
-    )
+    return tuple(sorted({str(name) for world, seed, name in rows if replicate_of(world, seed) in known}))
 
 
 def _turned(ends: Ends, sign: int) -> Ends:

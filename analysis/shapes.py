@@ -24,6 +24,7 @@ from analysis.deciding import Ends, Ruling, all_of, by_band, by_sign, is_powered
 from analysis.fits import Fit, Parameter, Points, power_law, quadratic_log, spearman
 from analysis.labels import format_value
 from analysis.matrices import World
+from analysis.replicates import replicate_of
 from analysis.stats import ALPHA, Effect, Floats, minimum_detectable_effect, pooled_over_worlds, seeds_effect
 from analysis.verdicts import PartVerdict, WorldEstimate, part_text
 from harness.spec import Hump, Monotone, PowerLaw
@@ -97,8 +98,7 @@ def _complete(
     """Return the curves of the replicates that have every level."""
     found: dict[Replicate, dict[float, float]] = {}
     for world, seed, level, value in zip(*(trials[name] for name in ("world", "seed", axis, column)), strict=True):
-        key = (None if pd.isna(world) else int(world), int(seed))
-        found.setdefault(key, {})[float(level)] = float(value)
+        found.setdefault(replicate_of(world, seed), {})[float(level)] = float(value)
     complete = [key for key, own in found.items() if all(math.isfinite(own.get(x, math.nan)) for x in levels)]
     kept, num_left_out = split_by_world(complete, len(found))
     left_out = f"{num_left_out} replicates left out" if num_left_out and kept else ""
