@@ -16,16 +16,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
 from analysis import numbers
 from analysis.cells import MIN_SEEDS, Replicate, column_of, split_by_world, trials_at
-from analysis.deciding import Ends, Ruling, all_of, by_band, by_sign, is_powered, trial_ids
+from analysis.deciding import Ends, Ruling, all_of, by_band, by_sign, is_powered, mde_of, trial_ids
 from analysis.fits import Fit, Parameter, Points, power_law, quadratic_log, spearman
 from analysis.labels import format_value
 from analysis.matrices import World
 from analysis.replicates import replicate_of
-from analysis.stats import ALPHA, Effect, Floats, minimum_detectable_effect, pooled_over_worlds, seeds_effect
+from analysis.stats import Effect, Floats, pooled_over_worlds, seeds_effect
 from analysis.verdicts import PartVerdict, WorldEstimate, part_text
 from harness.spec import Hump, Monotone, PowerLaw
 from harness.spec.claim import MIN_LEVELS, Along
@@ -251,7 +250,7 @@ def _power_law(part: PowerLaw, curves: _Curves, undecided: PartVerdict) -> PartV
         _named(by_sign("greater" if rises else "less", 0.0, (a.low, a.high)), "it goes the other way"),
     ]
     verdict, why = ("undecided", "") if curves.censored else all_of(rulings)
-    mde = _mde_of(b, fit.num_replicates - len(curves.y))
+    mde = mde_of((b.low, b.high), fit.num_replicates - len(curves.y))
     fits = zip(curves.y.items(), worlds.values(), strict=True)
     return replace(
         undecided,
@@ -270,14 +269,6 @@ def _power_law(part: PowerLaw, curves: _Curves, undecided: PartVerdict) -> PartV
 
 def _of_fit(fit: Fit) -> Ends:
     return fit.parameters["b"].low, fit.parameters["b"].high
-
-
-def _mde_of(fitted: Parameter, df: int) -> float:
-    """Return the difference that such an interval would show in four of five cases; nan where there is none."""
-    if math.isnan(fitted.low) or df < 1:
-        return math.nan
-    half = (fitted.high - fitted.low) / 2
-    return minimum_detectable_effect(half / float(scipy.stats.t.ppf(1 - ALPHA / 2, df)), df)
 
 
 # -- all --------------------------------------------------------------------------------------------------------------

@@ -437,7 +437,7 @@ def misjudged(kind: str) -> bool:
 def test_flipped_sign_is_caught_in_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(misjudged(kind) for kind in KINDS)
     flipped = {"greater": "less", "less": "greater", "equal": "equal"}
-    level, fit = curves._at_level, curves._fit  # pyright: ignore[reportPrivateUsage]
+    level = curves._at_level  # pyright: ignore[reportPrivateUsage]
 
     def by_sign(expect: Any, *rest: Any) -> Any:
         return deciding.by_sign(flipped[expect], *rest)  # type: ignore[arg-type]
@@ -445,10 +445,13 @@ def test_flipped_sign_is_caught_in_every_kind(monkeypatch: pytest.MonkeyPatch) -
     def at_level(part: OptimumRatio, frame: pd.DataFrame, value: Any) -> pd.DataFrame:
         return level(part, frame, "lora" if value == "full" else "full")
 
+    def mirrored(points: fits.Points) -> fits.Fit:
+        return fits.straight_line(replace(points, x=-np.asarray(points.x)))
+
     for module in (claims, shapes):
         monkeypatch.setattr(module, "by_sign", by_sign)
     monkeypatch.setattr(curves, "_at_level", at_level)
-    monkeypatch.setattr(curves, "_fit", lambda sums: (fit(sums)[0], -fit(sums)[1]))
+    monkeypatch.setattr(curves, "straight_line", mirrored)
     assert all(misjudged(kind) for kind in KINDS)
 
 
