@@ -196,8 +196,15 @@ def _hump(part: Hump, curves: _Curves, undecided: PartVerdict) -> PartVerdict:
         ruling = ("undecided", "")
     with np.errstate(invalid="ignore"):  # resamples without a bend have their vertex at infinity
         fitted = quadratic_log(_points(curves)).parameters["vertex"]
-    detail = f"vertex {_parameter(fitted)}" if math.isfinite(fitted.value) else ""
-    return replace(_decided(undecided, ruling, pooled_over_worlds(bend), bend, part.margin), detail=detail)
+    decided = _decided(undecided, ruling, pooled_over_worlds(bend), bend, part.margin)
+    return replace(decided, detail=_vertex_text(fitted, curves.x))
+
+
+def _vertex_text(fitted: Parameter, x: Floats) -> str:
+    """Return the vertex; where it is not among the levels it is an extrapolation, and no number is said."""
+    if math.isnan(fitted.value):
+        return ""
+    return f"vertex {_parameter(fitted)}" if x[0] <= fitted.value <= x[-1] else "vertex outside the levels"
 
 
 def _parabolas(x: Floats, y: Floats) -> Floats:

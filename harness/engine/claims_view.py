@@ -145,10 +145,12 @@ class ClaimsView:
         return "\n".join(lines)
 
     def latex(self) -> str:
-        """Return the claims that are decided as one booktabs table."""
+        """Return the claims that are decided as one booktabs table, the others as comments below it."""
         from analysis import render
 
-        return render.claims_latex([verdict for row in self.rows if (verdict := row.decided) is not None])
+        table = render.claims_latex([verdict for row in self.rows if (verdict := row.decided) is not None])
+        others = [f"% {escape.latex(f'{row.claim.id}: {row.label}')}\n" for row in self.rows if row.decided is None]
+        return table + "".join(others)
 
 
 def _distinct(texts: Iterable[str]) -> str:

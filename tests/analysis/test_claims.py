@@ -22,7 +22,7 @@ from analysis.report import read_verdicts
 from analysis.stats import crossed_effect, pooled_over_worlds, unknown_effect
 from analysis.verdicts import from_json, to_json, verdicts_frame
 from harness.engine.claims_view import collect
-from harness.spec import Claim, Contrast, Monotone, Scalar, Term
+from harness.spec import Claim, Contrast, Hump, Line, Monotone, PowerLaw, Quantity, Scalar, Term
 from tests.analysis.conftest import ARM
 from tests.analysis.simulated import AXIS, DETECTABLE, KEY, METRICS, decided, difference, noisy, tables, verdict_of
 from tests.analysis.synthetic import Plan, build
@@ -408,6 +408,36 @@ def test_verdicts_of_the_report_are_those_of_the_records(tmp_path: Path) -> None
     (now,) = read_verdicts(store.root, folder)
     assert (now.num_open, now.num_trials) == (1, 8)
     assert "1 of 8 trials have no result yet" in now.note
+
+
+@pytest.mark.parametrize("fate", ["PENDING", "RUNNING", "FAILED", "DIVERGED"])
+def test_claims_of_every_kind_on_a_sweep_without_a_number_are_one_clear_row_each(tmp_path: Path, fate: Any) -> None:
+    along: dict[str, Any] = {"metric": "learned", "axis": "data.num_examples"}
+    line = {"y": Quantity(metric="retained"), "min_r2": 0.5, "slope": "negative"}
+    parts = (
+        *claim_of().parts,
+        Monotone(**along, expect="rising", margin=0.1),
+        Hump(**along, expect="peak", margin=0.05),
+        PowerLaw(**along, expect="rising", low=-1.0, high=-0.1),
+        Line(x=Quantity(metric="val_loss"), **line),
+        Line(x=Quantity(metric="drift/base_answers/kl_base_tuned"), **line),
+    )
+    claims_ = tuple(claim_of().model_copy(update={"id": f"T{n}", "parts": (one,)}) for n, one in enumerate(parts))
+    values = (25, 50, 100, 400)
+    fates = {(ARM, value, seed): fate for value in values for seed in (0, 1)}
+    plan = Plan(values=values, arms=(ARM,), seeds=(0, 1), scale=0.25, claims=claims_, outcomes=fates)
+    store, _ = build(tmp_path, plan)
+    view = collect(store.root)
+    rows = [row for row in view.rows if row.claim.id.startswith("T")]
+    assert len(rows) == len(parts)
+    if fate in ("PENDING", "RUNNING"):
+        assert {row.label for row in rows} == {"open, 0 of 8 trials"}
+        assert view.latex().count(": open, 0 of 8 trials") == len(parts)  # none is lost from the pasted table
+    else:
+        assert {row.label for row in rows} == {"undecided"}
+        assert all(row.note for row in rows)
+    assert view.markdown().count("\n| T") == len(parts)
+    assert "nan" not in view.markdown()
 
 
 def test_report_without_claims_has_no_trace_of_them(tmp_path: Path) -> None:

@@ -292,6 +292,11 @@ def test_hump_of_a_parabola_has_its_bend_and_vertex() -> None:
     assert found.detail.startswith("vertex 0.00199 [0.001")
 
 
+def test_hump_whose_vertex_is_an_extrapolation_says_no_number_of_it() -> None:
+    found = shape(PARTS["hump"], sweep(hill(1e3, 1e3)))  # type: ignore[arg-type]
+    assert found.detail == "vertex outside the levels"
+
+
 def test_hump_interval_is_that_of_each_replicates_least_squares() -> None:
     frame = sweep(hill(2e-3, 1e-3), worlds=(None,), sd=0.05)
     found = shape(PARTS["hump"], frame)  # type: ignore[arg-type]
