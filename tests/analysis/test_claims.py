@@ -21,7 +21,8 @@ from analysis.claims import decision
 from analysis.report import read_verdicts
 from analysis.stats import crossed_effect, pooled_over_worlds, unknown_effect
 from analysis.verdicts import from_json, to_json, verdicts_frame
-from harness.spec import Claim, Contrast, Scalar, Term
+from harness.engine.claims_view import collect
+from harness.spec import Claim, Contrast, Hump, Line, Monotone, PowerLaw, Quantity, Scalar, Term
 from tests.analysis.conftest import ARM
 from tests.analysis.simulated import AXIS, DETECTABLE, KEY, METRICS, decided, difference, noisy, tables, verdict_of
 from tests.analysis.synthetic import Plan, build
@@ -383,6 +384,18 @@ def test_report_begins_with_its_verdicts_and_writes_them(tmp_path: Path) -> None
     assert (report.folder / "verdicts.csv").is_file()
 
 
+def test_report_says_beside_which_intervals_items_are_fixed(tmp_path: Path) -> None:
+    rising = Monotone(metric="learned", axis="data.num_examples", expect="rising", margin=0.1)
+    claim = claim_of().model_copy(update={"parts": (*claim_of().parts, rising)})
+    plan = Plan(values=(25, 100, 400), arms=(ARM,), seeds=(0, 1), scale=0.25, claims=(claim,))
+    store, folder = build(tmp_path, plan)
+    report = write_report(store.root, folder)
+    texts = [(report.folder / name).read_text() for name in ("report.html", "report.md", "claims.tex")]
+    for text in (report.table, *texts, collect(store.root).markdown()):
+        assert len(re.findall(r"\d\\?\] items fixed", text)) == 1
+    assert pd.read_csv(report.folder / "verdicts.csv")["items_fixed"].tolist() == [False, True]
+
+
 def test_verdicts_of_the_report_are_those_of_the_records(tmp_path: Path) -> None:
     plan = Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), worlds=(0, 1), scale=0.25, claims=(claim_of(),))
     store, folder = build(tmp_path, plan)
@@ -395,6 +408,36 @@ def test_verdicts_of_the_report_are_those_of_the_records(tmp_path: Path) -> None
     (now,) = read_verdicts(store.root, folder)
     assert (now.num_open, now.num_trials) == (1, 8)
     assert "1 of 8 trials have no result yet" in now.note
+
+
+@pytest.mark.parametrize("fate", ["PENDING", "RUNNING", "FAILED", "DIVERGED"])
+def test_claims_of_every_kind_on_a_sweep_without_a_number_are_one_clear_row_each(tmp_path: Path, fate: Any) -> None:
+    along: dict[str, Any] = {"metric": "learned", "axis": "data.num_examples"}
+    line = {"y": Quantity(metric="retained"), "min_r2": 0.5, "slope": "negative"}
+    parts = (
+        *claim_of().parts,
+        Monotone(**along, expect="rising", margin=0.1),
+        Hump(**along, expect="peak", margin=0.05),
+        PowerLaw(**along, expect="rising", low=-1.0, high=-0.1),
+        Line(x=Quantity(metric="val_loss"), **line),
+        Line(x=Quantity(metric="drift/base_answers/kl_base_tuned"), **line),
+    )
+    claims_ = tuple(claim_of().model_copy(update={"id": f"T{n}", "parts": (one,)}) for n, one in enumerate(parts))
+    values = (25, 50, 100, 400)
+    fates = {(ARM, value, seed): fate for value in values for seed in (0, 1)}
+    plan = Plan(values=values, arms=(ARM,), seeds=(0, 1), scale=0.25, claims=claims_, outcomes=fates)
+    store, _ = build(tmp_path, plan)
+    view = collect(store.root)
+    rows = [row for row in view.rows if row.claim.id.startswith("T")]
+    assert len(rows) == len(parts)
+    if fate in ("PENDING", "RUNNING"):
+        assert {row.label for row in rows} == {"open, 0 of 8 trials"}
+        assert view.latex().count(": open, 0 of 8 trials") == len(parts)  # none is lost from the pasted table
+    else:
+        assert {row.label for row in rows} == {"undecided"}
+        assert all(row.note for row in rows)
+    assert view.markdown().count("\n| T") == len(parts)
+    assert "nan" not in view.markdown()
 
 
 def test_report_without_claims_has_no_trace_of_them(tmp_path: Path) -> None:
