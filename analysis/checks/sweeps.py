@@ -44,20 +44,19 @@ def tables(
         columns: further columns of the frame, such as val_loss.
     """
     rows: list[dict[str, Any]] = []
-    parts: list[pd.DataFrame] = []
+    scored: list[tuple[dict[str, Any], Any, Any]] = []
     for (value, world, seed), values in after.items():
         row: dict[str, Any] = {"trial_id": f"{value}-{world}-{seed}", "condition": f"rate={value}", "arm": "a"}
         row |= {"condition_id": str(value), "seed": seed, "world": world, f"axis.{AXIS}": value}
         row |= {name: cells.get((value, world, seed), np.nan) for name, cells in columns.items()}
-        row |= _scores(values, None if before is None else before[world])
+        base = None if before is None else before[world]
+        row |= _scores(values, base)
         rows.append(row)
         if values is not None:
-            parts.append(_items(row, values, None if before is None else before[world], cluster_size))
+            scored.append((row, values, np.zeros(len(values)) if base is None else base))
     frame = pd.DataFrame(rows)
     frame["world"] = frame["world"].astype("Int64")
-    items = pd.concat(parts, ignore_index=True)
-    items["world"] = items["world"].astype("Int64")
-    return frame, items
+    return frame, _items(scored, cluster_size)
 
 
 def _scores(values: Any, base: Any) -> dict[str, Any]:
@@ -68,22 +67,25 @@ def _scores(values: Any, base: Any) -> dict[str, Any]:
     return {"state": "COMPLETE"} | scores | {f"after/{KEY}": after}
 
 
-def _items(row: dict[str, Any], values: Any, base: Any, cluster_size: int) -> pd.DataFrame:
+def _items(scored: Sequence[tuple[dict[str, Any], Any, Any]], cluster_size: int) -> pd.DataFrame:
+    """Return the item rows of these trials: row of the frame, values after, values before."""
+    counts = [len(values) for _, values, _ in scored]
+    places = np.concatenate([np.arange(count) for count in counts])
+    items, clusters = ([f"{name}-{index}" for index in range(max(counts))] for name in ("item", "cluster"))
     suite, task, metric = KEY.split("/")
-    count = len(values)
     return pd.DataFrame(
         {
-            "condition": row["condition"],
-            "seed": row["seed"],
-            "world": row["world"],
+            "condition": pd.Series([row["condition"] for row, _, _ in scored]).repeat(counts).array,
+            "seed": np.repeat([row["seed"] for row, _, _ in scored], counts),
+            "world": pd.array([row["world"] for row, _, _ in scored], dtype="Int64").repeat(counts),
             "suite": suite,
             "task": task,
             "metric": metric,
-            "item_id": [f"item-{index}" for index in range(count)],
-            "cluster": [f"cluster-{index // cluster_size}" for index in range(count)],
+            "item_id": pd.array(items, dtype="str").take(places),
+            "cluster": pd.array(clusters, dtype="str").take(places // cluster_size),
             "split": "test",
-            "before": np.zeros(count) if base is None else base,
-            "after": np.asarray(values, dtype=float),
+            "before": np.concatenate([np.asarray(before, dtype=float) for _, _, before in scored]),
+            "after": np.concatenate([np.asarray(values, dtype=float) for _, values, _ in scored]),
         }
     )
 
