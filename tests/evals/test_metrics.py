@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from lm_eval.api.task import ConfigurableTask
 
+from harness.evals import container
 from harness.evals.documents import documents
 from harness.evals.generated import Generation
 from harness.evals.lm_tasks import Documents
@@ -114,6 +115,8 @@ def test_every_kind_has_the_metrics_that_its_record_names_in_their_order(monkeyp
     results |= {kind: [Generation("x", stopped=True)] for kind in GENERATED}
     document = CHOICES | {"references": ["x"], "text": "x", "options": [], "unsafe": True, "asked": "q"}
     document |= {"instruction_id_list": ["length:any"], "kwargs": [{}]}
+    document |= {"begun": "def f():\n", "entry_point": "f", "test": "def check(candidate):\n    candidate()\n"}
+    monkeypatch.setattr(container, "passes", lambda _: True)
     for kind, metric in METRICS.items():
         assert tuple(metric(document, results.get(kind, [(-1.0, True), (-2.0, True)]))) == METRICS_OF[kind]
     assert METRICS.keys() == METRICS_OF.keys()
