@@ -29,6 +29,7 @@ SUITES: dict[str, int] = {
     "instruction": 1,
     "safety": 1,
     "code": 1,
+    "code_execution": 1,
     "prose": 1,
 }
 

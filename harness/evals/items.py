@@ -13,7 +13,7 @@ optional `delimiter` stands between context and continuation, see documents.py):
                      conversation that ends with the user's turn, in place of "context"
     perplexity       {("id"), "text"}
     number           as generate
-    instruct, refusal, open    see the modules of kinds/
+    instruct, refusal, open, program    see the modules of kinds/
 """
 
 from __future__ import annotations

@@ -15,19 +15,15 @@ from typing import Any, Literal
 
 from harness import versions
 from harness.errors import DataError, SpecError, unknown_name
+from harness.evals import container
 from harness.spec import EvalTask, FileItems, GeneratedItems, Measure, TaskKind
 
 DEPTH = 2
 """How many folders below `EVALS=` a file may lie."""
 TWIN = "_chat"
 """Ends the name of a slice that asks inside the chat template what another one asks as raw text."""
-NO_SUITES: Mapping[str, str] = MappingProxyType(
-    {
-        "code_execution": "runs what a model wrote, which is refused outside a container and not part of this package: "
-        "`code` compares return values by log-likelihood instead"
-    }
-)
-"""What is no suite, and why."""
+RUNS_CODE = "code_execution"
+"""The suite that runs what a model wrote: refused wherever no container can hold it, and where nobody allowed it."""
 Levels = Mapping[str, str]
 _ANYWHERE: Levels = {"pocket": "at chance: the pocket model was shown its own world alone"}
 
@@ -182,6 +178,18 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
                 ),
             ),
         ),
+        RUNS_CODE: Suite(
+            1,
+            "functions that the model writes, run against tests in a container; off unless allowed",
+            (
+                SuiteTask(
+                    *("humaneval", "program", "retained", 0.0),
+                    stems=("humaneval", "human_eval", "openai_humaneval"),
+                    max_new_tokens=256,
+                    note="pass@1 of greedy answers; HARNESS_RUN_CODE=1 and bubblewrap are needed",
+                ),
+            ),
+        ),
         "prose": Suite(
             "raw text, in bits per byte",
             tuple(
@@ -267,8 +275,9 @@ def expectations(tasks: Iterable[EvalTask], base: str) -> list[str]:
 
 
 def _named(names: Sequence[str]) -> Iterator[tuple[str, SuiteTask]]:
-    problems = [f"SUITES is {name!r}, which {NO_SUITES[name]}" for name in names if name in NO_SUITES]
-    problems += [unknown_name("SUITES", name, SUITES) for name in names if name not in {**SUITES, **NO_SUITES}]
+    problems = [unknown_name("SUITES", name, SUITES) for name in names if name not in SUITES]
+    if RUNS_CODE in names and (why := container.why_not()) is not None:
+        problems.append(f"SUITES is {RUNS_CODE!r}, but {why}; `code` compares return values without running anything")
     problems += [f"SUITES is {','.join(names)!r}, but must name {name!r} once" for name in _repeated(names)]
     if problems or not names:
         raise SpecError(problems or unknown_name("SUITES", "", SUITES))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from lm_eval.api.task import ConfigurableTask
 
+from harness.evals import container
 from harness.evals.documents import documents
 from harness.evals.generated import Generation
 from harness.evals.lm_tasks import Documents
@@ -108,11 +109,13 @@ def test_unknown_is_never_zero(kind: str, document: dict[str, Any], results: lis
     assert math.isnan(METRICS[kind](document, results)[METRICS_OF[kind][0]])
 
 
-def test_every_kind_has_the_metrics_that_its_record_names_in_their_order() -> None:
+def test_every_kind_has_the_metrics_that_its_record_names_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     results = {"perplexity": [-1.0], "greedy": [(-1.0, True)]}
     results |= {kind: [Generation("x", stopped=True)] for kind in GENERATED}
     document = CHOICES | {"references": ["x"], "text": "x", "options": [], "unsafe": True, "asked": "q"}
     document |= {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    document |= {"begun": "def f():\n", "entry_point": "f", "test": "def check(candidate):\n    candidate()\n"}
+    monkeypatch.setattr(container, "passes", lambda _: True)
     for kind, metric in METRICS.items():
         assert tuple(metric(document, results.get(kind, [(-1.0, True), (-2.0, True)]))) == METRICS_OF[kind]
     assert METRICS.keys() == METRICS_OF.keys()
