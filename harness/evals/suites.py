@@ -179,7 +179,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         RUNS_CODE: Suite(
-            1,
             "functions that the model writes, run against tests in a container; off unless allowed",
             (
                 SuiteTask(

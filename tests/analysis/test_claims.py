@@ -390,7 +390,7 @@ def test_report_says_beside_which_intervals_items_are_fixed(tmp_path: Path) -> N
     claim = claim_of().model_copy(update={"parts": (*claim_of().parts, rising)})
     plan = Plan(values=(25, 100, 400), arms=(ARM,), seeds=(0, 1), scale=0.25, claims=(claim,))
     store, folder = build(tmp_path, plan)
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     texts = [(report.folder / name).read_text() for name in ("report.html", "report.md", "claims.tex")]
     for text in (report.table, *texts, collect(store.root).markdown()):
         assert len(re.findall(r"\d\\?\] items fixed", text)) == 1
