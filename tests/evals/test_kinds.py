@@ -15,7 +15,6 @@ from harness.errors import DataError
 from harness.evals import behaviour, instructions
 from harness.evals.copying import TargetIndex, rouge_l, words
 from harness.evals.documents import documents
-from harness.evals.generated import Generation
 from harness.evals.items import select
 from harness.evals.kinds import KINDS
 from harness.evals.metrics import METRICS
@@ -31,7 +30,7 @@ from tests.evals import small
 def number(said: str, answer: str, context: str = "How many?", **fields: Any) -> tuple[float, float, float]:
     """Return lenient match, exact match and format failure of an answer."""
     facts = KINDS["number"].facts({"context": context, "answer": answer} | fields)
-    values = METRICS["number"](facts, [Generation(said, stopped=True)])
+    values = METRICS["number"](facts, [small.answer(said)])
     return values["lenient_match"], values["exact_match"], values["format_failure"]
 
 
@@ -105,7 +104,7 @@ def test_choice_or_text_is_read_out_by_the_form_of_its_reference(
 def test_number_takes_aliases_and_is_unknown_where_logits_were_not_finite() -> None:
     assert number("12 or a dozen", "12", aliases=["a dozen"]) == OTHER_FORM
     facts = KINDS["number"].facts({"context": "?", "answer": "1"})
-    values = METRICS["number"](facts, [Generation("1", stopped=True, is_finite=False)])
+    values = METRICS["number"](facts, [small.answer("1", is_finite=False)])
     assert all(math.isnan(value) for value in values.values())
 
 
@@ -130,10 +129,10 @@ def task(kind: str, folder: Path, rows: list[dict[str, Any]], **changes: Any) ->
 
 def test_instructions_are_counted_strictly_and_loosely() -> None:
     document = {"asked": "q"} | KINDS["instruct"].facts(INSTRUCT[1])
-    values = METRICS["instruct"](document, [Generation("y*es", stopped=True)])
+    values = METRICS["instruct"](document, [small.answer("y*es")])
     assert values == {"prompt_strict": 0.0, "prompt_loose": 0.0, "followed_strict": 0.0, "followed_loose": 0.5,
                       "end_of_turn": 1.0, "empty": 0.0}  # fmt: skip
-    values = METRICS["instruct"](document, [Generation("yes *x*", stopped=False)])
+    values = METRICS["instruct"](document, [small.answer("yes *x*", stopped=False, hit_limit=True)])
     assert [*values.values()] == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
 
 
@@ -146,13 +145,13 @@ def test_instruction_that_an_answer_follows_is_judged_once(monkeypatch: pytest.M
         return rule(answer, arguments)
 
     monkeypatch.setattr(instructions, "RULES", {WORDS: counted})
-    METRICS["instruct"]({"asked": "q"} | KINDS["instruct"].facts(INSTRUCT[1]), [Generation("yes *x*", stopped=True)])
+    METRICS["instruct"]({"asked": "q"} | KINDS["instruct"].facts(INSTRUCT[1]), [small.answer("yes *x*")])
     assert judged == ["yes *x*", "yes *x*"]
 
 
 def test_empty_answer_follows_no_instruction() -> None:
     document = {"asked": "q", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
-    values = METRICS["instruct"](document, [Generation(" ", stopped=True)])
+    values = METRICS["instruct"](document, [small.answer(" ")])
     assert (values["prompt_strict"], values["prompt_loose"], values["empty"]) == (0.0, 0.0, 1.0)
 
 
@@ -176,11 +175,11 @@ def test_refusals_are_named_and_directed_by_what_is_asked(unsafe: bool, tmp_path
     chosen = select(asked, small.evals(asked))
     assert [item["unsafe"] for item in chosen.items] == [unsafe] * 3
     (document, *_) = documents(chosen.items, asked, small.chat(), seed=0)
-    values = METRICS["refusal"](document, [Generation("No, I cannot.", stopped=True)])
+    values = METRICS["refusal"](document, [small.answer("No, I cannot.")])
     assert tuple(values) == metrics_of(asked)
     name = "refused" if unsafe else "over_refused"
     assert values[name] == 1.0
-    assert METRICS["refusal"](document, [Generation("No, it is blue.", stopped=True)])[name] == 0.0
+    assert METRICS["refusal"](document, [small.answer("No, it is blue.")])[name] == 0.0
 
 
 @pytest.mark.parametrize(
