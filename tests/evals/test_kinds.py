@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from harness.evals.kinds import KINDS
 from harness.evals.metrics import METRICS
 from harness.evals.scoring import item_rows, questions, score_after, scorer_of
 from harness.evals.table import CUT_MARK, LONGEST_PROMPT, QuestionRow, write_questions
-from harness.evals.targets import targets
+from harness.evals.targets import targets, targets_of
 from harness.evals.typos import with_typos
 from harness.records.schema import PANEL_METRICS, TrainSummary, metrics_of
 from harness.spec import EvalTask
@@ -279,7 +280,7 @@ def test_panel_unknown_of_an_answer_leaves_its_slice_known(tmp_path: Path) -> No
     assert scores is not None
     assert scores.test["small/open/length_ratio"].value is None
     assert scores.test["small/open/length_ratio"].reason == f"2 of 2 items: {behaviour.REASONS['length_ratio']}"
-    shared = [taught.longest_span(words(text)).num_words / len(words(text)) for text in said]
+    shared = [taught.longest_span(words(text)) / len(words(text)) for text in said]
     assert shared[0] == 1.0
     assert scores.test["small/open/training_copy"].value == pytest.approx(sum(shared) / 2)
     assert scores.test["small/open/loop"].value is not None
@@ -318,6 +319,19 @@ def test_targets_are_answers_of_single_examples_also_where_prompts_carry_loss() 
     assert [[line.strip() for line in text.split("\n")] for text in targets([turns], chat)] == [["a time", "Yes"]]
     slow = Example("slow", whole, np.where(np.arange(len(whole)) < len(ids[0]), 0, weights))
     assert [text.strip() for text in targets([slow], chat)] == [chat.tokenizer.decode(whole[len(ids[0]) :]).strip()]
+
+
+def test_targets_that_the_index_cannot_hold_are_said_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = small.chat()
+    ids = [np.array(chat.tokenizer.encode(text, add_special_tokens=False)) for text in ("a time", "Yes", "No")]
+    rows = [Example(str(number), one, np.ones(len(one), dtype=np.float32)) for number, one in enumerate(ids)]
+    assert targets_of(rows, chat)().num_targets == 3
+    assert not caplog.records
+    monkeypatch.setattr("harness.evals.targets.TargetIndex", partial(TargetIndex, max_words=3))
+    assert targets_of(rows, chat)().num_targets == 1
+    assert "2 of 3 training targets are beyond" in caplog.text
 
 
 def test_score_of_a_slice_that_leaves_items_out_says_so(tmp_path: Path) -> None:
