@@ -19,12 +19,13 @@ from harness.evals.documents import documents
 from harness.evals.items import select
 from harness.evals.kinds import KINDS
 from harness.evals.metrics import METRICS
+from harness.evals.panel import panel
 from harness.evals.scoring import item_rows, questions, score_after, scorer_of
 from harness.evals.table import CUT_MARK, LONGEST_PROMPT, QuestionRow, write_questions
 from harness.evals.targets import targets, targets_of
 from harness.evals.typos import with_typos
 from harness.records.schema import PANEL_METRICS, TrainSummary, metrics_of
-from harness.spec import EvalTask
+from harness.spec import GENERATED, EvalTask
 from tests.evals import small
 
 
@@ -205,6 +206,19 @@ def test_item_of_a_new_kind_that_cannot_be_asked_is_refused_by_name(
         select(asked, small.evals(asked))
 
 
+def test_every_kind_that_answers_with_text_is_one_module() -> None:
+    assert set(KINDS) == set(GENERATED)
+
+
+def test_prompt_of_an_item_is_its_context_whatever_fields_it_has_beside(tmp_path: Path) -> None:
+    rows = [{"id": "a", "context": "Where does she live?", "query": "Who?", "answer": "Paris"}]
+    asked = task("generate", tmp_path, rows, panel="behaviour")
+    measure = panel(asked, select(asked, small.evals(asked)).items, small.chat(), 0, None)
+    assert measure is not None
+    said = small.answer("Where does she live?", raw="Where does she live?")
+    assert measure({"id": "a"}, [said])["prompt_copy"] == 1.0
+
+
 def test_where_keeps_only_items_with_these_values(tmp_path: Path) -> None:
     rows = [{"id": f"m{n}", "query": f"q{n}", "choices": ["a", "b"], "gold": 0, "level": n % 3} for n in range(9)]
     source = small.write_items(tmp_path / "m.jsonl", rows)
@@ -250,8 +264,8 @@ def test_every_new_kind_is_scored_with_the_metrics_that_its_task_names(tmp_path:
 
 def test_panel_adds_its_metrics_and_changes_none_of_the_others(tmp_path: Path) -> None:
     scored = []
-    for panel in ("none", "behaviour"):
-        tasks = all_kinds(tmp_path, panel=panel)
+    for name in ("none", "behaviour"):
+        tasks = all_kinds(tmp_path, panel=name)
         scored.append(item_rows(small.llama(), small.chat(), small.evals(*tasks), batch_size=4))
     plain, both = scored
     assert [row for row in both if row.metric not in PANEL_METRICS] == plain
