@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import ModelError, nearest
+from harness.evals.model_pair import refuse_merged
 from harness.evals.scoring import ask, scorer_of
 from harness.evals.table import ItemRow
 from harness.spec import EvalSpec
@@ -61,10 +62,7 @@ def _refuse(model: PeftModel, adapters: Sequence[str | None]) -> None:
                 f"adapters holds {adapter!r}, but must be of {', '.join(names)}; load it with load_adapter."
                 f"{nearest(adapter, names)}"
             )
-    if any(getattr(module, "merged", False) is True for module in model.modules()):
-        raise ModelError(
-            "the model holds a merged adapter, but must hold its base as it is; call unmerge_adapter first"
-        )
+    refuse_merged(model)
 
 
 @contextmanager

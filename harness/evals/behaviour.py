@@ -96,7 +96,7 @@ def measure(
         "num_tokens": float(num_tokens),
         "length_ratio": _ratio(len(said), len(words(reference or ""))),
         "prompt_copy": rouge_l(asked, said),
-        "training_copy": math.nan if targets is None else _ratio(targets.longest_span(said).num_words, len(said)),
+        "training_copy": math.nan if targets is None else _ratio(targets.longest_span(said), len(said)),
     }
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,14 +68,6 @@ def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
 # -- the training targets ---------------------------------------------------------------------------------------------
 
 
-class Span(NamedTuple):
-    """The longest run of words that a text shares with any target."""
-
-    num_words: int
-    target: int | None
-    """Number of the first target that has it, in the order given; None where no word is shared."""
-
-
 class TargetIndex:
     """Finds the longest span of words that an answer has in common with a training target.
 
@@ -92,47 +83,40 @@ class TargetIndex:
             max_words: the index holds no more; the first target that does not fit and all after it are left out.
         """
         self._known: dict[str, int] = {}
-        self._starts = np.zeros(0, dtype=np.int64)
-        """(targets,) where each begins, in words."""
+        self.num_targets = 0
+        """Targets that it holds."""
         self.num_left_out = 0
         """Targets that did not fit."""
         self._words_N = self._read(targets, max_words)
         self._order = _sorted_places(self._words_N)
 
-    def __len__(self) -> int:
-        """Return how many targets are indexed."""
-        return len(self._starts)
-
-    def longest_span(self, answer: Sequence[str]) -> Span:
-        """Return the longest run of words that an answer, given as words, shares with any target."""
+    def longest_span(self, answer: Sequence[str]) -> int:
+        """Return how many words the longest run has that an answer, given as words, shares with any target."""
         asked = [self._known.get(word, -1) for word in answer]
-        longest = Span(0, None)
+        longest = 0
         for start in range(len(asked)):
             # Only a span that is longer than the longest so far is looked for.
-            if start + longest.num_words >= len(asked):
+            if start + longest >= len(asked):
                 break
-            if (found := self._at(asked, start, longest.num_words + 1)) is not None:
-                longest = found
+            longest = self._at(asked, start, longest + 1) or longest
         return longest
 
     def _read(self, targets: Iterable[str], max_words: int) -> Ids:
         """Return the targets' words as numbers from 1 on, each target followed by a 0."""
         parts: list[Ids] = []
-        starts: list[int] = []
         num_words = 0
         for target in targets:
             ids = [self._known.setdefault(word, len(self._known) + 1) for word in words(target)]
             if self.num_left_out or num_words + len(ids) + 1 > max_words:
                 self.num_left_out += 1
                 continue
-            starts.append(num_words)
+            self.num_targets += 1
             parts.append(np.array([*ids, 0], dtype=np.int32))
             num_words += len(ids) + 1
-        self._starts = np.array(starts, dtype=np.int64)
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
-    def _at(self, asked: list[int], start: int, least: int) -> Span | None:
-        """Return the longest span that begins at a word of the answer, if it has at least so many words."""
+    def _at(self, asked: list[int], start: int, least: int) -> int:
+        """Return the length of the longest span from a word of the answer on, 0 where it has fewer than `least`."""
         wanted = asked[start : start + min(least, SORTED_WORDS)]
         places = self._order[self._bisect(wanted, after=False) : self._bisect(wanted, after=True)].astype(np.int64)
         # Of boilerplate there are many places: those that do not reach as far as wanted go at once.
@@ -145,9 +129,7 @@ class TargetIndex:
             if not len(further):
                 break
             places, length = further, length + 1
-        if not len(places) or length < least:
-            return None
-        return Span(length, int(np.searchsorted(self._starts, places.min(), side="right")) - 1)
+        return length if len(places) and length >= least else 0
 
     def _bisect(self, wanted: list[int], *, after: bool) -> int:
         """Return where in the order the places begin, or end, whose next words are the wanted ones."""

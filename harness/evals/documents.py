@@ -50,8 +50,6 @@ def documents(items: Sequence[Item], task: EvalTask, chat: ChatFormat, seed: int
         return [{"id": item["id"], "text": item["text"]} for item in items]
     items = [misspelled(item, task, seed) for item in items]
     ask, answer = _in_chat(chat) if task.chat else (_as_is, _after)
-    if task.kind == "generate":
-        return [_generate(item, ask, chat) for item in items]
     if task.kind in KINDS:
         return [_answered(item, task.kind, ask, chat) for item in items]
     return [_MAKERS[task.kind](item, ask, answer) for item in items]
@@ -93,14 +91,6 @@ def _schema(item: Item, ask: Ask, answer: Answer) -> Document:
 def _greedy(item: Item, ask: Ask, answer: Answer) -> Document:
     continuation = answer(item["context"], item["continuation"], item.get("delimiter"))
     return {"id": item["id"], "context": ask(item["context"]), "continuation": continuation}
-
-
-def _generate(item: Item, ask: Ask, chat: ChatFormat) -> Document:
-    references = [item["answer"], *(item.get("aliases") or ())]
-    shown = item.get("messages")
-    context = ask(item["context"]) if shown is None else chat.render(shown, add_generation_prompt=True)
-    document = {"id": item["id"], "context": context, "answer": item["answer"], "references": references}
-    return document | ({"keep_case": True} if item.get("keep_case") else {})
 
 
 def _answered(item: Item, kind: str, ask: Ask, chat: ChatFormat) -> Document:

@@ -12,7 +12,6 @@ Text sets are those of drift_texts.py, and beside them
 
 from __future__ import annotations
 
-import io
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import nn
 
 from harness.evals import divergence, drift_texts, weight_change
@@ -33,10 +31,9 @@ from harness.evals.generation import Decoded, greedy_decode
 from harness.evals.model_pair import ModelPair
 from harness.evals.sampling import sampled_decode
 from harness.evals.scorer import Scorer
-from harness.evals.table import NOT_FINITE
+from harness.evals.table import NOT_FINITE, columns_of, write_parquet
 from harness.evals.weight_change import LayerChange
 from harness.records.schema import DriftSummary
-from harness.records.store import write_atomic
 from harness.seeding import numpy_stream
 from harness.spec import EvalSpec
 
@@ -149,10 +146,7 @@ def write_rows(path: Path, rows: Sequence[DriftRow]) -> None:
     Raises:
         DiskError: the disk is full or read-only.
     """
-    columns = {name: [row[index] for row in rows] for index, name in enumerate(DriftRow._fields)}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
+    write_parquet(path, columns_of(rows, SCHEMA.names), SCHEMA)
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------

@@ -10,20 +10,19 @@ so every later step are those of a training that nobody watched. What does not l
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import nn
 
 from harness.errors import DataError
 from harness.evals.items import val_items
 from harness.evals.scorer import Scorer
 from harness.evals.scoring import ask, scorer_of
-from harness.records.store import read_lines, write_atomic
+from harness.evals.table import write_parquet
+from harness.records.store import read_lines
 from harness.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -85,7 +84,5 @@ def write_table(folder: Path) -> None:
         return
     rows = read_lines(folder / LOG)
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=pa.schema(list(COLUMNS.items()))), buffer, compression="zstd")
-    write_atomic(folder / TABLE, buffer.getvalue())
+    write_parquet(folder / TABLE, columns, pa.schema(list(COLUMNS.items())))
     (folder / LOG).unlink()

@@ -35,10 +35,10 @@ class Generation(str):
         text: str,
         *,
         stopped: bool,
+        num_tokens: int,
+        hit_limit: bool,
         is_finite: bool = True,
         raw: str | None = None,
-        num_tokens: int = 0,
-        hit_limit: bool = False,
     ) -> Generation:
         """Return the answer as a string that knows how it ended."""
         answer = super().__new__(cls, text)

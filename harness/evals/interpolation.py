@@ -9,20 +9,16 @@ Source: Wortsman et al. (WiSE-FT), arXiv:2109.01903, section 3.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from harness.errors import ModelError
-from harness.evals.table import SCHEMA, ItemRow
-from harness.records.store import write_atomic
+from harness.evals.table import SCHEMA, ItemRow, columns_of, write_parquet
 
 TABLE = "interpolation.parquet"
 Weights = Mapping[str, torch.Tensor]
@@ -58,12 +54,8 @@ def write_rows(path: Path, rows: Sequence[tuple[float, ItemRow]]) -> None:
     Raises:
         DiskError: the disk is full or read-only.
     """
-    columns: dict[str, list[Any]] = {"weight": [weight for weight, _ in rows]}
-    columns |= {name: [getattr(row, name) for _, row in rows] for name in SCHEMA.names}
-    schema = pa.schema([("weight", pa.float64()), *SCHEMA])
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
+    columns = {"weight": [weight for weight, _ in rows], **columns_of([row for _, row in rows], SCHEMA.names)}
+    write_parquet(path, columns, pa.schema([("weight", pa.float64()), *SCHEMA]))
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -9,11 +9,8 @@ optional `delimiter` stands between context and continuation, see documents.py):
     multiple_choice  {"id", "query", "choices", "gold"}
     schema           {"id", "contexts", "continuation", "gold"}
     greedy           {"id", "context", "continuation"}
-    generate         {"id", "context", "answer", ("aliases"), ("keep_case")}; a task in chat may give "messages", a
-                     conversation that ends with the user's turn, in place of "context"
     perplexity       {("id"), "text"}
-    number           as generate
-    instruct, refusal, open, program    see the modules of kinds/
+    generate, number, instruct, refusal, open, program    see the modules of kinds/
 """
 
 from __future__ import annotations
@@ -32,7 +29,6 @@ from typing import Any, cast
 from harness.errors import DataError
 from harness.evals import return_values
 from harness.evals.kinds import KINDS
-from harness.evals.normalise import normalise
 from harness.evals.passages import passages
 from harness.evals.typos import misspelled
 from harness.pocket.world import build
@@ -45,17 +41,13 @@ FIELDS: dict[str, dict[str, type]] = {
     "multiple_choice": {"query": str, "choices": list, "gold": int},
     "schema": {"contexts": list, "continuation": str, "gold": int},
     "greedy": {"context": str, "continuation": str},
-    "generate": {"context": str, "answer": str},
     "perplexity": {"text": str},
     **{name: kind.fields for name, kind in KINDS.items()},
 }
 """Task kind -> the fields that an item of it must have."""
 
 _OPTIONS = {"multiple_choice": "choices", "schema": "contexts"}
-_NEVER_EMPTY = {"greedy": "continuation", "schema": "continuation", "perplexity": "text"} | dict.fromkeys(
-    ("generate", "number"), "answer"
-)
-_WITH_ANSWER = ("generate", "number")
+_NEVER_EMPTY = {"greedy": "continuation", "schema": "continuation", "perplexity": "text"}
 _NOT_TEXT = ("id", "cluster", "task")
 _PREFIX = re.compile(r"[^:/]+(?=[:/])")
 
@@ -147,17 +139,6 @@ def _asked(item: Item) -> str:
     if asked:
         return asked
     return item["choices"][item["gold"]] if "choices" in item else item["contexts"][item["gold"]]
-
-
-def question_of(item: Item, kind: str) -> str:
-    """Return what an item asks, of a conversation the last turn; "" where it only offers choices."""
-    if kind in KINDS:
-        return KINDS[kind].question(item)
-    if "messages" in item:
-        return item["messages"][-1]["content"]
-    if kind == "schema":
-        return item["contexts"][item["gold"]]
-    return next((item[name] for name in ("query", "context", "text") if name in item), "")
 
 
 def reference_of(item: Item, kind: str) -> str | None:
@@ -252,7 +233,7 @@ def _parsed(line: str, where: str) -> Item:
 
 def _checked(row: Item, number: int, task: EvalTask) -> Item:
     where = f"{_where(task)} item {row.get('id', number)!r}"
-    has_messages = task.kind in _WITH_ANSWER and "messages" in row
+    has_messages = "messages" in row and task.kind in KINDS and KINDS[task.kind].may_converse
     for name, kind in FIELDS[task.kind].items():
         if has_messages and name == "context":
             continue
@@ -267,28 +248,12 @@ def _checked(row: Item, number: int, task: EvalTask) -> Item:
         raise DataError(f"{where}: {_NEVER_EMPTY[task.kind]} is empty")
     if not isinstance(row.get("delimiter", ""), str):
         raise DataError(f"{where}: delimiter is {row['delimiter']!r:.60}, but must be text")
-    if task.kind in _WITH_ANSWER:
-        _require_answers(row, where)
-    if has_messages:
-        _require_messages(row, task, where)
     if task.kind in KINDS and (problem := KINDS[task.kind].problem(row)) is not None:
         raise DataError(f"{where}: {problem}")
+    if has_messages:
+        _require_messages(row, task, where)
     item_id = str(row["id"]) if "id" in row else hashlib.sha256(_text(row).encode()).hexdigest()[:16]
     return row | {"id": item_id, "cluster": str(row.get("cluster", item_id))}
-
-
-def _require_answers(row: Item, where: str) -> None:
-    """Refuse a reference of which normalisation leaves nothing: no answer could match it, and an empty one would."""
-    aliases = row.get("aliases") or []
-    if not isinstance(aliases, list):
-        raise DataError(f"{where}: aliases is {aliases!r:.60}, but must be a list of answers")
-    if not isinstance(row.get("keep_case", False), bool):
-        raise DataError(f"{where}: keep_case is {row['keep_case']!r:.60}, but must be true or false")
-    for reference in (row["answer"], *aliases):
-        if not isinstance(reference, str) or not normalise(reference):
-            raise DataError(
-                f"{where}: the answer {reference!r:.60} is nothing but quotes and punctuation, but must be text"
-            )
 
 
 def _require_messages(row: Item, task: EvalTask, where: str) -> None:

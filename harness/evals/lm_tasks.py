@@ -57,7 +57,7 @@ def build_task(task: EvalTask, documents: Sequence[Document], panel: Measure | N
     }
     if task.kind in GENERATED:
         # A raw answer is one line where nothing else says where it ends and one line is all that is asked for.
-        is_line = not task.chat and (task.kind not in KINDS or KINDS[task.kind].ends_at_line)
+        is_line = not task.chat and KINDS[task.kind].ends_at_line
         config["generation_kwargs"] = {
             "until": ["\n"] if is_line else [],
             "max_gen_toks": task.max_new_tokens,

@@ -13,9 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.evals.documents import Document
-from harness.evals.generated import Results, ending, unknown
+from harness.evals.generated import Results
 from harness.evals.kinds import KINDS
-from harness.evals.normalise import normalise
 from harness.spec import GENERATED
 
 
@@ -47,24 +46,6 @@ def greedy(document: Document, results: Results) -> dict[str, float]:
     return {"acc": float(is_greedy) if math.isfinite(logprob) else math.nan, "logprob": float(logprob)}
 
 
-def generate(document: Document, results: Results) -> dict[str, float]:
-    """Return `exact_match`, `end_of_turn` and `empty` of one generated answer.
-
-    exact_match: 1 if the normalised answer equals the normalised reference or one of its aliases; an empty answer
-    matches nothing, nothing is searched for inside a longer one, and case counts where the item says so. end_of_turn: 1
-    if generation ended by itself - in chat as a turn ends - and neither at the length limit nor as a document ends.
-    empty: 1 if nothing is left after normalisation, a miss counted beside the score. Lower is better for `empty` alone;
-    all are nan where the model's logits were not finite.
-    """
-    (answer,) = results
-    if not answer.is_finite:
-        return unknown(("exact_match", "end_of_turn", "empty"))
-    keep_case = document.get("keep_case", False)
-    said = normalise(answer, keep_case=keep_case)
-    right = {normalise(reference, keep_case=keep_case) for reference in document["references"]}
-    return {"exact_match": float(bool(said) and said in right)} | ending(answer)
-
-
 def perplexity(document: Document, results: Results) -> dict[str, float]:
     """Return `bits_per_byte` of one document: -log2 P(text) / UTF-8 bytes. Lower is better."""
     (logprob,) = results
@@ -75,7 +56,6 @@ METRICS: dict[str, Callable[[Document, Results], dict[str, float]]] = {
     "multiple_choice": multiple_choice,
     "schema": schema,
     "greedy": greedy,
-    "generate": generate,
     "perplexity": perplexity,
     **{name: kind.metrics for name, kind in KINDS.items()},
 }

@@ -16,6 +16,18 @@ from torch import nn
 from harness.errors import ModelError
 
 
+def refuse_merged(model: nn.Module) -> None:
+    """Refuse a model whose base cannot be asked.
+
+    Raises:
+        ModelError: an adapter is merged into it.
+    """
+    if any(getattr(module, "merged", False) is True for module in model.modules()):
+        raise ModelError(
+            "the model holds a merged adapter, but must hold its base as it is; call unmerge_adapter first"
+        )
+
+
 @dataclass(frozen=True)
 class ModelPair:
     """Two models of one architecture and one tokenizer."""
@@ -30,10 +42,7 @@ class ModelPair:
                 f"base is None, but must be a model because {type(self.tuned).__name__} has no adapter to switch off; "
                 "load the base once more"
             )
-        if any(getattr(module, "merged", False) is True for module in self.tuned.modules()):
-            raise ModelError(
-                "the model holds a merged adapter, but must hold its base as it is; call unmerge_adapter first"
-            )
+        refuse_merged(self.tuned)
 
     @contextmanager
     def as_base(self) -> Iterator[nn.Module]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from harness.evals import behaviour
 from harness.evals.documents import Document
 from harness.evals.generated import Results, unknown
-from harness.evals.items import Item, question_of, reference_of
+from harness.evals.items import Item, reference_of
+from harness.evals.kinds import KINDS
 from harness.evals.typos import misspelled
 from harness.spec import EvalTask
 from harness.spec.metrics import PANEL_METRICS
@@ -51,7 +52,7 @@ def panel(
         found = behaviour.measure(
             str(answer),
             answer.raw,
-            question_of(item, task.kind),
+            KINDS[task.kind].question(item),
             reference_of(item, task.kind),
             num_tokens=answer.num_tokens,
             hit_limit=answer.hit_limit,

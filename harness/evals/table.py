@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,13 +60,29 @@ SCHEMA = pa.schema([(name, pa.float64() if name in ("value", "chance") else pa.s
 QUESTION_SCHEMA = pa.schema([(name, pa.string()) for name in QuestionRow._fields])
 
 
+def write_parquet(path: Path, columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> None:
+    """Write a table as a whole, compressed; `columns` has those of the schema.
+
+    Raises:
+        DiskError: the disk is full or read-only.
+    """
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(dict(columns), schema=schema), buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue())
+
+
+def columns_of(rows: Sequence[tuple[Any, ...]], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the columns of rows whose fields are in this order."""
+    return {name: [row[index] for row in rows] for index, name in enumerate(names)}
+
+
 def write_rows(path: Path, rows: Sequence[ItemRow]) -> None:
     """Write items.parquet as a whole.
 
     Raises:
         DiskError: the disk is full or read-only.
     """
-    _write(path, rows, SCHEMA)
+    write_parquet(path, columns_of(rows, SCHEMA.names), SCHEMA)
 
 
 def write_questions(path: Path, rows: Sequence[QuestionRow]) -> None:
@@ -78,19 +94,12 @@ def write_questions(path: Path, rows: Sequence[QuestionRow]) -> None:
     cut = [
         row._replace(prompt=shortened(row.prompt), reference=row.reference and shortened(row.reference)) for row in rows
     ]
-    _write(path, cut, QUESTION_SCHEMA)
+    write_parquet(path, columns_of(cut, QUESTION_SCHEMA.names), QUESTION_SCHEMA)
 
 
 def shortened(text: str) -> str:
     """Return a text as a report shows it."""
     return text if len(text) <= LONGEST_PROMPT else text[: LONGEST_PROMPT - len(CUT_MARK)] + CUT_MARK
-
-
-def _write(path: Path, rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> None:
-    columns = {name: [row[index] for row in rows] for index, name in enumerate(schema.names)}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
 
 
 def aggregate(rows: Iterable[ItemRow], split: str) -> Scores:

@@ -7,6 +7,7 @@ What does not live here: the index (copying.py).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.data.masks import PARTS
-from harness.evals.copying import TargetIndex
+from harness.evals.copying import MAX_WORDS, TargetIndex
 
 if TYPE_CHECKING:
     from harness.data import ChatFormat, Example
+
+logger = logging.getLogger(__name__)
 
 Targets = Callable[[], TargetIndex]
 """Returns the index of a trial's training targets, the same one each time."""
@@ -26,7 +29,19 @@ ANSWER = [PARTS.index(name) for name in ("assistant", "text")]
 
 def targets_of(rows: Sequence[Example], chat: ChatFormat) -> Targets:
     """Return what the panel compares answers with; indexed when a panel first asks for it, and once."""
-    return cache(lambda: TargetIndex(targets(rows, chat)))
+
+    @cache
+    def index() -> TargetIndex:
+        made = TargetIndex(targets(rows, chat))
+        if made.num_left_out:
+            logger.warning(
+                "the behaviour panel: %d of %d training targets are beyond %d words and not compared with, so that "
+                "training_copy may be too low",
+                *(made.num_left_out, made.num_left_out + made.num_targets, MAX_WORDS),
+            )
+        return made
+
+    return index
 
 
 def targets(rows: Sequence[Example], chat: ChatFormat) -> Iterator[str]:

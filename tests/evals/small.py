@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.data import ChatFormat, chat_format
+from harness.evals.generated import Generation
 from harness.records.store import Store
 from harness.spec import EvalSpec, EvalTask, FileItems, Runtime
 from tests.models import tiny
@@ -39,6 +40,11 @@ def chat(tokenizer: PreTrainedTokenizerBase | None = None, template: str = "chat
     """Return a chat format over the tiny tokenizer or another."""
     spec = pinned_spec().data.replace({"template": template})
     return chat_format(tokenizer if tokenizer is not None else tiny.tokenizer(), spec)
+
+
+def answer(text: str, **changes: Any) -> Generation:
+    """Return an answer of as many tokens as words, which ended by itself."""
+    return Generation(text, **({"stopped": True, "num_tokens": len(text.split()), "hit_limit": False} | changes))
 
 
 def real_model(name: str) -> tuple[Any, PreTrainedTokenizerBase]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,23 @@ from harness.errors import DataError
 from harness.evals import behaviour, instructions
 from harness.evals.copying import TargetIndex, rouge_l, words
 from harness.evals.documents import documents
-from harness.evals.generated import Generation
 from harness.evals.items import select
 from harness.evals.kinds import KINDS
 from harness.evals.metrics import METRICS
+from harness.evals.panel import panel
 from harness.evals.scoring import item_rows, questions, score_after, scorer_of
 from harness.evals.table import CUT_MARK, LONGEST_PROMPT, QuestionRow, write_questions
-from harness.evals.targets import targets
+from harness.evals.targets import targets, targets_of
 from harness.evals.typos import with_typos
 from harness.records.schema import PANEL_METRICS, TrainSummary, metrics_of
-from harness.spec import EvalTask
+from harness.spec import GENERATED, EvalTask
 from tests.evals import small
 
 
 def number(said: str, answer: str, context: str = "How many?", **fields: Any) -> tuple[float, float, float]:
     """Return lenient match, exact match and format failure of an answer."""
     facts = KINDS["number"].facts({"context": context, "answer": answer} | fields)
-    values = METRICS["number"](facts, [Generation(said, stopped=True)])
+    values = METRICS["number"](facts, [small.answer(said)])
     return values["lenient_match"], values["exact_match"], values["format_failure"]
 
 
@@ -105,7 +106,7 @@ def test_choice_or_text_is_read_out_by_the_form_of_its_reference(
 def test_number_takes_aliases_and_is_unknown_where_logits_were_not_finite() -> None:
     assert number("12 or a dozen", "12", aliases=["a dozen"]) == OTHER_FORM
     facts = KINDS["number"].facts({"context": "?", "answer": "1"})
-    values = METRICS["number"](facts, [Generation("1", stopped=True, is_finite=False)])
+    values = METRICS["number"](facts, [small.answer("1", is_finite=False)])
     assert all(math.isnan(value) for value in values.values())
 
 
@@ -130,10 +131,10 @@ def task(kind: str, folder: Path, rows: list[dict[str, Any]], **changes: Any) ->
 
 def test_instructions_are_counted_strictly_and_loosely() -> None:
     document = {"asked": "q"} | KINDS["instruct"].facts(INSTRUCT[1])
-    values = METRICS["instruct"](document, [Generation("y*es", stopped=True)])
+    values = METRICS["instruct"](document, [small.answer("y*es")])
     assert values == {"prompt_strict": 0.0, "prompt_loose": 0.0, "followed_strict": 0.0, "followed_loose": 0.5,
                       "end_of_turn": 1.0, "empty": 0.0}  # fmt: skip
-    values = METRICS["instruct"](document, [Generation("yes *x*", stopped=False)])
+    values = METRICS["instruct"](document, [small.answer("yes *x*", stopped=False, hit_limit=True)])
     assert [*values.values()] == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
 
 
@@ -146,13 +147,13 @@ def test_instruction_that_an_answer_follows_is_judged_once(monkeypatch: pytest.M
         return rule(answer, arguments)
 
     monkeypatch.setattr(instructions, "RULES", {WORDS: counted})
-    METRICS["instruct"]({"asked": "q"} | KINDS["instruct"].facts(INSTRUCT[1]), [Generation("yes *x*", stopped=True)])
+    METRICS["instruct"]({"asked": "q"} | KINDS["instruct"].facts(INSTRUCT[1]), [small.answer("yes *x*")])
     assert judged == ["yes *x*", "yes *x*"]
 
 
 def test_empty_answer_follows_no_instruction() -> None:
     document = {"asked": "q", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
-    values = METRICS["instruct"](document, [Generation(" ", stopped=True)])
+    values = METRICS["instruct"](document, [small.answer(" ")])
     assert (values["prompt_strict"], values["prompt_loose"], values["empty"]) == (0.0, 0.0, 1.0)
 
 
@@ -176,11 +177,11 @@ def test_refusals_are_named_and_directed_by_what_is_asked(unsafe: bool, tmp_path
     chosen = select(asked, small.evals(asked))
     assert [item["unsafe"] for item in chosen.items] == [unsafe] * 3
     (document, *_) = documents(chosen.items, asked, small.chat(), seed=0)
-    values = METRICS["refusal"](document, [Generation("No, I cannot.", stopped=True)])
+    values = METRICS["refusal"](document, [small.answer("No, I cannot.")])
     assert tuple(values) == metrics_of(asked)
     name = "refused" if unsafe else "over_refused"
     assert values[name] == 1.0
-    assert METRICS["refusal"](document, [Generation("No, it is blue.", stopped=True)])[name] == 0.0
+    assert METRICS["refusal"](document, [small.answer("No, it is blue.")])[name] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,19 @@ def test_item_of_a_new_kind_that_cannot_be_asked_is_refused_by_name(
     asked = task(kind, tmp_path, [{"id": "a"} | row], **where)
     with pytest.raises(DataError, match=sentence):
         select(asked, small.evals(asked))
+
+
+def test_every_kind_that_answers_with_text_is_one_module() -> None:
+    assert set(KINDS) == set(GENERATED)
+
+
+def test_prompt_of_an_item_is_its_context_whatever_fields_it_has_beside(tmp_path: Path) -> None:
+    rows = [{"id": "a", "context": "Where does she live?", "query": "Who?", "answer": "Paris"}]
+    asked = task("generate", tmp_path, rows, panel="behaviour")
+    measure = panel(asked, select(asked, small.evals(asked)).items, small.chat(), 0, None)
+    assert measure is not None
+    said = small.answer("Where does she live?", raw="Where does she live?")
+    assert measure({"id": "a"}, [said])["prompt_copy"] == 1.0
 
 
 def test_where_keeps_only_items_with_these_values(tmp_path: Path) -> None:
@@ -250,8 +264,8 @@ def test_every_new_kind_is_scored_with_the_metrics_that_its_task_names(tmp_path:
 
 def test_panel_adds_its_metrics_and_changes_none_of_the_others(tmp_path: Path) -> None:
     scored = []
-    for panel in ("none", "behaviour"):
-        tasks = all_kinds(tmp_path, panel=panel)
+    for name in ("none", "behaviour"):
+        tasks = all_kinds(tmp_path, panel=name)
         scored.append(item_rows(small.llama(), small.chat(), small.evals(*tasks), batch_size=4))
     plain, both = scored
     assert [row for row in both if row.metric not in PANEL_METRICS] == plain
@@ -280,7 +294,7 @@ def test_panel_unknown_of_an_answer_leaves_its_slice_known(tmp_path: Path) -> No
     assert scores is not None
     assert scores.test["small/open/length_ratio"].value is None
     assert scores.test["small/open/length_ratio"].reason == f"2 of 2 items: {behaviour.REASONS['length_ratio']}"
-    shared = [taught.longest_span(words(text)).num_words / len(words(text)) for text in said]
+    shared = [taught.longest_span(words(text)) / len(words(text)) for text in said]
     assert shared[0] == 1.0
     assert scores.test["small/open/training_copy"].value == pytest.approx(sum(shared) / 2)
     assert scores.test["small/open/loop"].value is not None
@@ -319,6 +333,19 @@ def test_targets_are_answers_of_single_examples_also_where_prompts_carry_loss() 
     assert [[line.strip() for line in text.split("\n")] for text in targets([turns], chat)] == [["a time", "Yes"]]
     slow = Example("slow", whole, np.where(np.arange(len(whole)) < len(ids[0]), 0, weights))
     assert [text.strip() for text in targets([slow], chat)] == [chat.tokenizer.decode(whole[len(ids[0]) :]).strip()]
+
+
+def test_targets_that_the_index_cannot_hold_are_said_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = small.chat()
+    ids = [np.array(chat.tokenizer.encode(text, add_special_tokens=False)) for text in ("a time", "Yes", "No")]
+    rows = [Example(str(number), one, np.ones(len(one), dtype=np.float32)) for number, one in enumerate(ids)]
+    assert targets_of(rows, chat)().num_targets == 3
+    assert not caplog.records
+    monkeypatch.setattr("harness.evals.targets.TargetIndex", partial(TargetIndex, max_words=3))
+    assert targets_of(rows, chat)().num_targets == 1
+    assert "2 of 3 training targets are beyond" in caplog.text
 
 
 def test_score_of_a_slice_that_leaves_items_out_says_so(tmp_path: Path) -> None:

@@ -73,22 +73,28 @@ def test_exact_match_is_strict_up_to_case_space_quotes_and_final_punctuation(
     said: str, matches: float, empty: float
 ) -> None:
     document = {"id": "a", "answer": "Paris", "references": ["Paris", "In Paris"]}
-    values = METRICS["generate"](document, [Generation(said, stopped=True)])
+    values = METRICS["generate"](document, [small.answer(said)])
     assert values == {"exact_match": matches, "end_of_turn": 1.0, "empty": empty}
 
 
 @pytest.mark.parametrize(("said", "matches"), [("BAKER", 1), (" BAKER. ", 1), ("Baker", 0), ("baker", 0)])
 def test_case_counts_where_the_item_says_so(said: str, matches: float) -> None:
     document = {"id": "a", "answer": "BAKER", "references": ["BAKER"]}
-    answers = [Generation(said, stopped=True)]
+    answers = [small.answer(said)]
     assert METRICS["generate"](document | {"keep_case": True}, answers)["exact_match"] == matches
     assert METRICS["generate"](document, answers)["exact_match"] == 1.0
 
 
 def test_empty_answer_matches_no_reference() -> None:
     document = {"id": "a", "answer": ".", "references": [".", '"', "Paris"]}
-    values = METRICS["generate"](document, [Generation("", stopped=True)])
+    values = METRICS["generate"](document, [small.answer("")])
     assert (values["exact_match"], values["empty"]) == (0.0, 1.0)
+
+
+def test_answer_whose_length_is_unknown_cannot_be_made() -> None:
+    for known in ({"num_tokens": 1}, {"hit_limit": False}):
+        with pytest.raises(TypeError, match="missing 1 required keyword-only argument"):
+            Generation("Paris", stopped=True, **known)  # type: ignore[arg-type]
 
 
 def test_normalised_numbers_and_inner_punctuation_stay() -> None:
@@ -101,7 +107,7 @@ def test_normalised_numbers_and_inner_punctuation_stay() -> None:
         ("multiple_choice", CHOICES, [(-1.0, False), (math.nan, False)]),
         ("schema", CHOICES, [(-1.0, False), (math.nan, False)]),
         ("greedy", {"id": "a"}, [(math.nan, False)]),
-        ("generate", {"id": "a", "references": ["x"]}, [Generation("x", stopped=True, is_finite=False)]),
+        ("generate", {"id": "a", "references": ["x"]}, [small.answer("x", is_finite=False)]),
         ("perplexity", {"id": "a", "text": "x"}, [math.nan]),
     ],
 )
@@ -111,7 +117,7 @@ def test_unknown_is_never_zero(kind: str, document: dict[str, Any], results: lis
 
 def test_every_kind_has_the_metrics_that_its_record_names_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     results = {"perplexity": [-1.0], "greedy": [(-1.0, True)]}
-    results |= {kind: [Generation("x", stopped=True)] for kind in GENERATED}
+    results |= {kind: [small.answer("x")] for kind in GENERATED}
     document = CHOICES | {"references": ["x"], "text": "x", "options": [], "unsafe": True, "asked": "q"}
     document |= {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     document |= {"begun": "def f():\n", "entry_point": "f", "test": "def check(candidate):\n    candidate()\n"}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.evals.generated import Generation
 from harness.evals.items import kept_out, select
 from harness.evals.leaks import leaked
 from harness.evals.panel import panel
@@ -146,6 +145,6 @@ def test_copy_of_a_prompt_with_typos_is_one_of_what_was_asked(tmp_path: Path) ->
     measure = panel(asked, select(asked, small.evals(asked)).items, small.chat(), 0, None)
     assert measure is not None
     typed = with_typos(QUESTION, 1.0, derive(0, "evals.typos/a"))
-    answers = [Generation(text, stopped=True, raw=text) for text in (typed, QUESTION)]
+    answers = [small.answer(text, raw=text) for text in (typed, QUESTION)]
     copied, other = (measure({"id": "a"}, [answer])["prompt_copy"] for answer in answers)
     assert copied == 1.0 > other

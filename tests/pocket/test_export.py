@@ -22,6 +22,7 @@ from harness.pocket import pretrain
 from harness.pocket.world import SLICES
 from harness.spec import EvalSpec, EvalTask, PocketItems
 from tests.data import tiny
+from tests.evals import small
 from tests.pocket.tiny import TINY_WORLD, tiny_base, tiny_experiment
 
 NAMES = (
@@ -91,8 +92,7 @@ def test_exported_slices_score_the_same_in_lm_evals_own_tools(built: Path, tmp_p
 def test_lm_eval_accepts_the_answers_that_our_scorer_accepts(tmp_path: Path, built: Path) -> None:
     from lm_eval.api.registry import get_metric
 
-    from harness.evals.generated import Generation
-    from harness.evals.metrics import generate
+    from harness.evals.metrics import METRICS
 
     chat = chat_format(AutoTokenizer.from_pretrained(built), tiny_experiment().spec.data)
     exact_match: Any = get_metric("exact_match")
@@ -115,7 +115,7 @@ def test_lm_eval_accepts_the_answers_that_our_scorer_accepts(tmp_path: Path, bui
                 ):
                     given = {"predictions": [said] * len(document["references"]), "references": document["references"]}
                     theirs = float(exact_match(**given, **options)["exact_match"] > 0)
-                    assert theirs == generate(document, [Generation(said, stopped=True)])["exact_match"], (name, said)
+                    assert theirs == METRICS["generate"](document, [small.answer(said)])["exact_match"], (name, said)
 
 
 @pytest.mark.parametrize(

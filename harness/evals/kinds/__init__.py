@@ -6,10 +6,11 @@ What does not live here: the kinds that need no module (items.py, documents.py, 
 
 from __future__ import annotations
 
-from harness.evals.kinds import instruct, number, open_ended, program, refusal
+from harness.evals.kinds import generate, instruct, number, open_ended, program, refusal
 from harness.evals.kinds.kind import Kind
 
 KINDS: dict[str, Kind] = {
+    "generate": generate.KIND,
     "instruct": instruct.KIND,
     "refusal": refusal.KIND,
     "number": number.KIND,

@@ -32,5 +32,7 @@ class Kind:
     metrics: Callable[[Document, Results], dict[str, float]]
     ends_at_line: bool
     """Whether a raw answer, which nothing closes, is one line; else it ends as a document does, or at the limit."""
+    may_converse: bool = False
+    """Whether an item in chat may have `messages`, a conversation that ends with the user's turn, for its `context`."""
     left_out: Callable[[Item], str | None] = never
     """Why a well-formed item is not asked; None where it is."""

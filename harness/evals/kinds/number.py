@@ -19,7 +19,8 @@ from __future__ import annotations
 import re
 
 from harness.evals.generated import Results, ending, unknown
-from harness.evals.kinds.kind import Document, Item, Kind
+from harness.evals.kinds import generate
+from harness.evals.kinds.kind import Document, Kind
 from harness.evals.normalise import normalise
 
 NAMES = ("lenient_match", "exact_match", "format_failure", "end_of_turn", "empty")
@@ -108,20 +109,12 @@ def _listed_options(question: str) -> list[str]:
     return _LISTED.findall(rest) if has_options else []
 
 
-def _question(item: Item) -> str:
-    return item["messages"][-1]["content"] if "messages" in item else item["context"]
-
-
-def _facts(item: Item) -> Document:
-    facts = {"references": [item["answer"], *(item.get("aliases") or ())], "options": _listed_options(_question(item))}
-    return facts | ({"keep_case": True} if item.get("keep_case") else {})
-
-
 KIND = Kind(
-    fields={"context": str, "answer": str},
-    problem=lambda _: None,
-    question=_question,
-    facts=_facts,
+    fields=generate.KIND.fields,
+    problem=generate.problem,
+    question=generate.question,
+    facts=lambda item: generate.facts(item) | {"options": _listed_options(generate.question(item))},
     metrics=metrics,
     ends_at_line=True,
+    may_converse=True,
 )
