@@ -44,7 +44,7 @@ def tables(
         columns: further columns of the frame, such as val_loss.
     """
     rows: list[dict[str, Any]] = []
-    parts: list[pd.DataFrame] = []
+    scored: list[tuple[dict[str, Any], Any, Any]] = []
     for (value, world, seed), values in after.items():
         row: dict[str, Any] = {"trial_id": f"{value}-{world}-{seed}", "condition": f"rate={value}", "arm": "a"}
         row |= {"condition_id": str(value), "seed": seed, "world": world, f"axis.{AXIS}": value}
@@ -52,12 +52,10 @@ def tables(
         row |= _scores(values, None if before is None else before[world])
         rows.append(row)
         if values is not None:
-            parts.append(_items(row, values, None if before is None else before[world], cluster_size))
+            scored.append((row, values, np.zeros(len(values)) if before is None else before[world]))
     frame = pd.DataFrame(rows)
     frame["world"] = frame["world"].astype("Int64")
-    items = pd.concat(parts, ignore_index=True)
-    items["world"] = items["world"].astype("Int64")
-    return frame, items
+    return frame, _items(scored, cluster_size)
 
 
 def _scores(values: Any, base: Any) -> dict[str, Any]:
@@ -68,22 +66,24 @@ def _scores(values: Any, base: Any) -> dict[str, Any]:
     return {"state": "COMPLETE"} | scores | {f"after/{KEY}": after}
 
 
-def _items(row: dict[str, Any], values: Any, base: Any, cluster_size: int) -> pd.DataFrame:
-    suite, task, metric = KEY.split("/")
-    count = len(values)
+def _items(scored: Sequence[tuple[dict[str, Any], Any, Any]], cluster_size: int) -> pd.DataFrame:
+    """Return one row per item of each trial: a frame of all at once, since a thousand sweeps are simulated."""
+    counts = [len(values) for _, values, _ in scored]
+    indices = [index for count in counts for index in range(count)]
+    of_trial = {
+        name: pd.Series([row[name] for row, _, _ in scored]).repeat(counts).array
+        for name in ("condition", "seed", "world")
+    }
     return pd.DataFrame(
-        {
-            "condition": row["condition"],
-            "seed": row["seed"],
-            "world": row["world"],
-            "suite": suite,
-            "task": task,
-            "metric": metric,
-            "item_id": [f"item-{index}" for index in range(count)],
-            "cluster": [f"cluster-{index // cluster_size}" for index in range(count)],
+        of_trial
+        | {"world": of_trial["world"].astype("Int64")}
+        | dict(zip(("suite", "task", "metric"), KEY.split("/"), strict=True))
+        | {
+            "item_id": [f"item-{index}" for index in indices],
+            "cluster": [f"cluster-{index // cluster_size}" for index in indices],
             "split": "test",
-            "before": np.zeros(count) if base is None else base,
-            "after": np.asarray(values, dtype=float),
+            "before": np.concatenate([base for _, _, base in scored]),
+            "after": np.concatenate([np.asarray(values, dtype=float) for _, values, _ in scored]),
         }
     )
 
