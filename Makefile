@@ -108,7 +108,7 @@ help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 	@echo
 	@echo 'Variables: NAME a sweep; BASE an experiment, a model folder or trial:<id>; DATA a file; EVALS a folder; SUITES names'
-	@echo 'of suites in it (general,skills,instruction,safety,code,prose); OUT where records go; WORKERS trials at a time;'
+	@echo 'of suites in it (general,skills,instruction,safety,code,code_execution,prose); OUT where records go; WORKERS trials at a time;'
 	@echo 'SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first; BUDGET=2h stop after (plan: how far it'
 	@echo 'reaches); RETRY=1 run failed trials again; FAST=1 the claim sweeps of few conditions, two seeds of one world;'
 	@echo 'VENUE whose page figures fit; OTHER, OTHER_BASE, OTHER_SET the sweep to compare with; RERUN=1 run trials that kept'
@@ -142,7 +142,7 @@ check: $(VENV)/.ready-dev ## Format, lint, types, import directions
 	  wait $$types && exit $$tests
 
 test: $(VENV)/.ready-dev ## Run the tests
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
 
 fetch: $(VENV)/.ready ## Fetch and pin the weights of BASE; the only target that uses the network after installation
 	@$(harness) fetch $${BASE:+--base "$$BASE"} $${OUT:+--out "$$OUT"}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from analysis.matrices import World
+from analysis.matrices import World, world_of
 from harness.spec import Place, Quantity, Scalar
 from harness.spec.claim import is_of_trained
 
@@ -54,7 +54,7 @@ def keys_of(metric: str, metrics: dict[str, tuple[str, ...]]) -> tuple[str, ...]
 def replicate_values(trials: pd.DataFrame, column: str) -> dict[Replicate, float]:
     """Return the value of each replicate of a condition."""
     rows = zip(trials["world"], trials["seed"], trials[column], strict=True)
-    return {(None if pd.isna(world) else int(world), int(seed)): float(value) for world, seed, value in rows}
+    return {(world_of(world), int(seed)): float(value) for world, seed, value in rows}
 
 
 def split_by_world(complete: Iterable[Replicate], num_planned: int) -> tuple[dict[World, list[int]], int]:
@@ -66,7 +66,7 @@ def split_by_world(complete: Iterable[Replicate], num_planned: int) -> tuple[dic
     """
     seeds: dict[World, list[int]] = {}
     for world, seed in complete:
-        seeds.setdefault(None if pd.isna(world) else int(world), []).append(int(seed))
+        seeds.setdefault(world_of(world), []).append(int(seed))
     worlds = sorted(seeds, key=lambda world: -1 if world is None else world)
     kept = {world: sorted(seeds[world]) for world in worlds if len(seeds[world]) >= MIN_SEEDS}
     return kept, num_planned - sum(map(len, kept.values()))

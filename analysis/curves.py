@@ -1,7 +1,7 @@
 """Claims about curves: where a metric is best along an axis, and whether two numbers lie on a line.
 
 Invariant: a best value at the edge of its grid is a bound, and is said to be one; a DIVERGED trial is no optimum and no
-point. What does not live here: contrasts (claims.py).
+point. What does not live here: contrasts (claims.py), the fit of a line (fits.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -10,26 +10,22 @@ point. What does not live here: contrasts (claims.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.cells import MIN_SEEDS, Replicate, column_of, keys_of, split_by_world, trials_at
-from analysis.deciding import Ends, Ruling, by_band, is_powered, trial_ids
+from analysis.deciding import Ends, Ruling, by_band, is_powered, mde_of, trial_ids
+from analysis.fits import Parameter, Points, straight_line
 from analysis.labels import format_value
 from analysis.matrices import World
-from analysis.stats import ALPHA, Effect, Floats, minimum_detectable_effect, pooled_over_worlds, seeds_effect
+from analysis.replicates import replicate_of
+from analysis.stats import Effect, Floats, pooled_over_worlds, seeds_effect
 from analysis.verdicts import Decision, PartVerdict, WorldEstimate, part_text
 from harness.records.measures import is_lower_better
-from harness.seeding import numpy_stream
 from harness.spec import Line, OptimumRatio, Scalar
-
-NUM_RESAMPLES = 4000
-MIN_RESAMPLED = 5
-"""Replicates that a bootstrap needs: of fewer there are too few distinct resamples for a 95 % interval."""
-
 
 # -- optimum ----------------------------------------------------------------------------------------------------------
 
@@ -71,6 +67,25 @@ def _vertex(x: Floats, y: Floats) -> float:
         return float(x[1])
     shift = ((x[1] - x[0]) * right - (x[1] - x[2]) * left) / (2 * (right - left))
     return float(np.clip(x[1] - shift, x[0], x[2]))
+
+
+def optima_of_replicates(trials: pd.DataFrame, x: str, y: str, sign: int) -> dict[Replicate, Optimum | None]:
+    """Return the optimum of each planned replicate; None where a grid point has no result.
+
+    Args:
+        trials: one row per trial.
+        x: the column of the axis.
+        y: the column of what is best along it.
+        sign: 1 where more of it is better, -1 where less is.
+    """
+    found: dict[Replicate, Optimum | None] = {}
+    for (world, seed), grid in trials.groupby(["world", "seed"], dropna=False):
+        grid = grid.sort_values(x)
+        values = grid[y].to_numpy(dtype=float) * sign
+        is_open = np.isnan(values) & (grid["state"] != "DIVERGED").to_numpy()
+        best = None if is_open.any() else optimum(grid[x].tolist(), values.tolist())
+        found[replicate_of(world, seed)] = best
+    return found
 
 
 def optimum_ratio(part: OptimumRatio, frame: pd.DataFrame, metrics: dict[str, tuple[str, ...]]) -> PartVerdict:
@@ -117,18 +132,11 @@ def _at_level(part: OptimumRatio, frame: pd.DataFrame, level: Scalar) -> pd.Data
 def _optima(
     part: OptimumRatio, frame: pd.DataFrame, metrics: dict[str, tuple[str, ...]], level: Scalar
 ) -> dict[Replicate, Optimum | None]:
-    """Return the optimum of each planned replicate; None where a grid point has no result."""
+    """Return the optimum of each planned replicate at a level of `between`."""
     keys = keys_of(part.metric, metrics)
     lower = all(is_lower_better(key) for key in keys) if keys else True  # numbers of the training are losses
     trials = _at_level(part, frame, level)
-    found: dict[Replicate, Optimum | None] = {}
-    for (world, seed), grid in trials.groupby(["world", "seed"], dropna=False):
-        grid = grid.sort_values(f"axis.{part.axis}")
-        values = grid[column_of(part)].to_numpy(dtype=float) * (-1 if lower else 1)
-        is_open = np.isnan(values) & (grid["state"] != "DIVERGED").to_numpy()
-        key = (None if pd.isna(world) else int(world), int(seed))
-        found[key] = None if is_open.any() else optimum(grid[f"axis.{part.axis}"].tolist(), values.tolist())
-    return found
+    return optima_of_replicates(trials, f"axis.{part.axis}", column_of(part), -1 if lower else 1)
 
 
 def _censoring(part: OptimumRatio, pairs: Sequence[tuple[Optimum, Optimum]]) -> tuple[set[int], str]:
@@ -163,105 +171,73 @@ def _world_ratio(world: World, effect: Effect) -> WorldEstimate:
 
 
 def line(part: Line, frame: pd.DataFrame) -> PartVerdict:
-    """Decide whether one number lies on a straight line against another.
+    """Decide whether one number lies on a straight line against another, by the fit of fits.py.
 
-    Points are conditions x replicates. One slope, an intercept for each world: x and y are taken from their means in
-    their world. R^2 is the squared correlation. The interval is that of a bootstrap over replicates within worlds. The
-    minimum detectable effect is that of R^2 against its limit; where it exceeds 1 - min_r2, even a perfect line could
-    have been missed.
+    Points are conditions x replicates. The minimum detectable effect is that of R^2 against its limit; where it exceeds
+    1 - min_r2, even a perfect line could have been missed.
     """
     undecided = PartVerdict(part_text(part), "line", "undecided")
     x, y = column_of(part.x), column_of(part.y)
     if not {x, y} <= set(frame.columns):
         return replace(undecided, note=f"{part.x.metric} or {part.y.metric} is not here")
     trials = trials_at(frame, part.at, part.arm)
-    stats, kept, note = _sums(trials, x, y)
-    num_left_out = _num_planned(trials) - sum(map(len, kept.values()))
-    num_replicates = sum(map(len, stats.values()))
-    if num_replicates < MIN_RESAMPLED:
-        reason = f"{num_replicates} replicates are too few to resample: {MIN_RESAMPLED} are needed"
-        return replace(undecided, note="; ".join(filter(None, [reason, note])), num_left_out=num_left_out)
-    r2, slope = map(float, _fit(np.sum([_centred(own.sum(axis=0)) for own in stats.values()], axis=0)))
-    r2_ends, slope_ends, se = _bootstrap(list(stats.values()))
-    verdict = _line_decision(part, r2_ends, slope, slope_ends)
-    mde = minimum_detectable_effect(se, num_replicates - len(stats))
+    kept, num_left_out, note = _whole_replicates(trials, x, y)
+    undecided = replace(undecided, num_left_out=num_left_out, note=note)
+    if not kept:
+        few = f"fewer than {MIN_SEEDS} replicates with every number known in each world"
+        return replace(undecided, note="; ".join(filter(None, [few, note])))
+    fit = straight_line(_points(trials, kept, x, y))
+    slope = fit.parameters["slope"]
+    verdict = _line_decision(part, (fit.r2_low, fit.r2_high), slope)
+    mde = mde_of((fit.r2_low, fit.r2_high), fit.num_replicates - len(kept))
     return replace(
         undecided,
         verdict=verdict,
+        note="; ".join(filter(None, [fit.note, note])),
         is_powered=is_powered(verdict, mde, 1 - part.min_r2),
         mde=mde,
         trial_ids=trial_ids(trials, kept),
-        note=note if math.isfinite(r2) else "x or y does not vary",
-        estimate=r2,
-        low=r2_ends[0],
-        high=r2_ends[1],
-        num_replicates=num_replicates,
-        num_left_out=num_left_out,
-        slope=slope,
-        slope_low=slope_ends[0],
-        slope_high=slope_ends[1],
-        worlds=tuple(_world_line(world, own) for world, own in stats.items()),
+        estimate=fit.r2,
+        low=fit.r2_low,
+        high=fit.r2_high,
+        num_replicates=fit.num_replicates,
+        slope=slope.value,
+        slope_low=slope.low,
+        slope_high=slope.high,
+        worlds=tuple(_world_line(world, _points(trials, {world: seeds}, x, y)) for world, seeds in kept.items()),
     )
 
 
-def _num_planned(trials: pd.DataFrame) -> int:
-    return len(trials.drop_duplicates(["world", "seed"]))
-
-
-def _sums(trials: pd.DataFrame, x: str, y: str) -> tuple[dict[World, Floats], dict[World, list[int]], str]:
-    """Return world -> (replicates, 6) of n, sums of x, y, xx, yy, xy; the seeds of each world; a note."""
+def _whole_replicates(trials: pd.DataFrame, x: str, y: str) -> tuple[dict[World, list[int]], int, str]:
+    """Return the seeds of each world that lack no point but those that DIVERGED, how many do, and both in words."""
     known = trials[[x, y]].notna().all(axis=1)
     diverged = trials["state"] == "DIVERGED"
     replicates = trials.assign(is_open=~known & ~diverged).groupby(["world", "seed"], dropna=False)["is_open"].any()
     kept, num_left_out = split_by_world(replicates[~replicates].index, len(replicates))
-    found: dict[World, Floats] = {}
-    for world, seeds in kept.items():
-        here = trials[known & (trials["world"].isna() if world is None else trials["world"] == world)]
-        found[world] = np.array([_moments(here[here["seed"] == seed], x, y) for seed in seeds])
     notes = [f"{int(diverged.sum())} trials DIVERGED and are no points"] if diverged.any() else []
     notes += [f"{num_left_out} replicates left out"] if num_left_out else []
-    return found, kept, "; ".join(notes)
+    return kept, num_left_out, "; ".join(notes)
 
 
-def _moments(points: pd.DataFrame, x: str, y: str) -> list[float]:
-    a, b = points[x].to_numpy(dtype=float), points[y].to_numpy(dtype=float)
-    return [len(a), a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()]
+def _points(trials: pd.DataFrame, kept: Mapping[World, Sequence[int]], x: str, y: str) -> Points:
+    rows = zip(trials["world"], trials["seed"], trials[x], trials[y], strict=True)
+    points = [(*replicate_of(world, seed), float(a), float(b)) for world, seed, a, b in rows]
+    found = [
+        (-1 if world is None else world, seed, a, b)
+        for world, seed, a, b in points
+        if seed in kept.get(world, ()) and not math.isnan(a + b)
+    ]
+    worlds, seeds, xs, ys = (np.array(column) for column in zip(*found, strict=True)) if found else ([],) * 4
+    return Points(xs, ys, seeds, worlds)
 
 
-def _centred(sums: Floats) -> Floats:
-    """Return (..., 3) sums of xx, yy, xy about the means, from (..., 6)."""
-    n, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
-    return np.stack([xx - x * x / n, yy - y * y / n, xy - x * y / n], axis=-1)
-
-
-def _fit(centred: Floats) -> tuple[Floats, Floats]:
-    """Return R^2 and slope; nan where x or y does not vary."""
-    xx, yy, xy = (np.asarray(centred[..., place]) for place in range(3))
-    varies = (xx > 1e-12) & (yy > 1e-12)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(varies, xy**2 / (xx * yy), np.nan), np.where(varies, xy / xx, np.nan)
-
-
-def _bootstrap(stats: Sequence[Floats]) -> tuple[Ends, Ends, float]:
-    """Return the 95 % percentile intervals of R^2 and slope, and R^2's standard error; nan where one has none."""
-    noise = numpy_stream(0, "analysis.claim_line")
-    total = np.zeros((NUM_RESAMPLES, 3))
-    for own in stats:
-        counts = noise.multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
-        total += _centred(counts @ own)
-    ends = 100 * np.array([ALPHA / 2, 1 - ALPHA / 2])
-    fitted = _fit(total)
-    r2, slope = (tuple(float(end) for end in np.percentile(values, ends)) for values in fitted)
-    return r2, slope, float(fitted[0].std(ddof=1))
-
-
-def _line_decision(part: Line, r2: tuple[float, float], slope: float, ends: tuple[float, float]) -> Decision:
+def _line_decision(part: Line, r2: Ends, slope: Parameter) -> Decision:
     sign = 1 if part.slope == "positive" else -1
-    if r2[1] < part.min_r2 or max(sign * end for end in ends) < 0:
+    if r2[1] < part.min_r2 or max(sign * slope.low, sign * slope.high) < 0:
         return "contradicted"
-    return "supported" if r2[0] > part.min_r2 and sign * slope > 0 else "undecided"
+    return "supported" if r2[0] > part.min_r2 and sign * slope.value > 0 else "undecided"
 
 
-def _world_line(world: World, own: Floats) -> WorldEstimate:
-    r2, _ = _fit(_centred(own.sum(axis=0)))
-    return WorldEstimate(world, float(r2), math.nan, math.nan, len(own))
+def _world_line(world: World, points: Points) -> WorldEstimate:
+    fit = straight_line(points)
+    return WorldEstimate(world, fit.r2, fit.r2_low, fit.r2_high, fit.num_replicates)

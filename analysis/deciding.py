@@ -13,8 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import pandas as pd
+import scipy.stats
 
 from analysis.matrices import World
+from analysis.replicates import replicate_of
+from analysis.stats import ALPHA, minimum_detectable_effect
 from analysis.verdicts import Decision
 
 Ends = tuple[float, float]
@@ -77,15 +80,24 @@ def is_powered(verdict: Decision, mde: float, margin: float) -> bool:
     return verdict != "undecided" or not mde > margin
 
 
+def mde_of(ends: Ends, df: int) -> float:
+    """Return the difference that such an interval would show in four of five cases; nan where there is none.
+
+    Args:
+        ends: of an interval from resampled replicates, whose half width is taken for t times a standard error.
+        df: replicates less one for each world.
+    """
+    if math.isnan(ends[0]) or df < 1:
+        return math.nan
+    half = (ends[1] - ends[0]) / 2
+    return minimum_detectable_effect(half / float(scipy.stats.t.ppf(1 - ALPHA / 2, df)), df)
+
+
 def trial_ids(trials: pd.DataFrame, kept: Mapping[World, Sequence[int]]) -> tuple[str, ...]:
     """Return the ids of the trials of the replicates that are kept, each once, sorted."""
     known = {(world, seed) for world, seeds in kept.items() for seed in seeds}
     rows = zip(trials["world"], trials["seed"], trials["trial_id"], strict=True)
-    return tuple(
-        sorted(
-            {str(name) for world, seed, name in rows if (None if pd.isna(world) else int(world), int(seed)) in known}
-        )
-    )
+    return tuple(sorted({str(name) for world, seed, name in rows if replicate_of(world, seed) in known}))
 
 
 def _turned(ends: Ends, sign: int) -> Ends:

@@ -9,13 +9,16 @@ What does not live here: measuring (harness/evals/drift.py), showing (sections/d
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.cells import replicate_values
 from analysis.opened import OpenedSweep, OpenedTrial, open_named
 from analysis.probed import joined_tables
-from analysis.stats import Effect, pooled_over_worlds, seeds_effect, unknown_effect
+from analysis.replicates import over_replicates
+from analysis.stats import Effect
 from harness.spec.claim import DRIFT, drift_names
 
 DRIFT_FILE = "drift.parquet"
@@ -88,8 +91,6 @@ def _numbers(found: tuple[Effect, int]) -> dict[str, object]:
 
 
 def _effect(group: pd.DataFrame, column: str) -> tuple[Effect, int]:
-    """Return a mean over the known seeds, and how many trials lack the number."""
-    known = group[group[column].notna()]
-    by_world = {world: seeds_effect(values[column].tolist()) for world, values in known.groupby("world", dropna=False)}
-    effect = pooled_over_worlds(by_world) if by_world else unknown_effect("no known value")
-    return effect, len(group) - len(known)
+    """Return a mean over the known replicates, and how many trials lack the number."""
+    values = replicate_values(group, column)
+    return over_replicates(values), sum(map(math.isnan, values.values()))

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.stats import wilson
 from harness.records.schema import BINARY_METRICS, Score, Scores, primary_metric
 from harness.spec import EvalTask
 
@@ -52,9 +51,15 @@ def ends_of(score: Score) -> tuple[End, ...]:
     """
     if score.value is None or not score.num_items:
         return ()
-    low, high = wilson(score.value * score.num_items, score.num_items)
+    low, high = _interval(score.value, score)
     found: list[End] = ["floor"] if low <= max(score.chance or 0.0, 1 - CEILING) else []
     return (*found, "ceiling") if high > CEILING else tuple(found)
+
+
+def _interval(value: float, score: Score) -> tuple[float, float]:
+    from analysis.stats import wilson  # scipy and statsmodels take a second, and a launch without a score needs none
+
+    return wilson(value * score.num_items, score.num_items)
 
 
 def declared_extremes(tasks: Iterable[EvalTask], declared: Iterable[Declared]) -> tuple[Extreme, ...]:
@@ -87,7 +92,7 @@ def _of_task(task: EvalTask, before: Scores) -> Iterator[Extreme]:
 
 def _measured(score: Score, metric: str) -> str:
     value = score.value or 0.0
-    low, high = wilson(value * score.num_items, score.num_items)
+    low, high = _interval(value, score)
     guessed = "" if score.chance is None else f", guessing {score.chance:.3f}"
     return f"{metric} {value:.3f} [{low:.3f}, {high:.3f}] on {score.num_items} items{guessed}"
 

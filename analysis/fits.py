@@ -22,6 +22,8 @@ from analysis.variance import Codes, Floats
 from harness.seeding import numpy_stream
 
 NUM_RESAMPLES = 1000
+ROUNDING = 1e-24
+"""A spread below this share of the squares is that of rounding: equal numbers have no other."""
 NAN = math.nan
 
 
@@ -48,6 +50,9 @@ class Fit:
     num_replicates: int
     """Over all worlds."""
     note: str = ""
+    r2_low: float = NAN
+    r2_high: float = NAN
+    """95 % interval of R^2 from the same resamples; of a straight line alone."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,13 @@ class _Shape:
     formula: str
     names: tuple[str, ...]
     solve: Solve
-    rest: Callable[[Floats, Floats, Codes, Floats], Floats] | None
-    """x, y, worlds and parameters -> what is left of y; None of ranks, which have no R^2."""
+    rest: Callable[[Floats, Floats, Codes, Floats, Floats], Floats] | None
+    """x, y, worlds, how often each point counts, and parameters -> what is left of y; None of ranks, which have no
+    R^2."""
     positive_x: bool = False
     by_world: bool = False
     """Whether each world has a level of its own."""
+    has_r2_interval: bool = False
 
 
 def power_law(points: Points) -> Fit:
@@ -101,10 +108,13 @@ def quadratic_log(points: Points) -> Fit:
 def straight_line(points: Points) -> Fit:
     """Fit y = i_w + slope x by least squares, with an intercept i_w for each world; `intercept` is their mean.
 
+    R^2 is then the squared correlation of x and y, both less their mean in their world.
+
     Source: Kalajdzievski, arXiv:2401.05605 (forgetting against the loss of fine-tuning).
     """
     names = ("slope", "intercept")
-    return _fit(_Shape("y = intercept + slope x", names, _solve_line, _rest_of_line, by_world=True), points)
+    shape = _Shape("y = intercept + slope x", names, _solve_line, _rest_of_line, by_world=True, has_r2_interval=True)
+    return _fit(shape, points)
 
 
 def spearman(points: Points) -> Fit:
@@ -121,12 +131,16 @@ def _fit(shape: _Shape, points: Points) -> Fit:
     empty = Fit(shape.formula, dict.fromkeys(shape.names, Parameter(NAN)), NAN, len(x), num_replicates, note)
     if len(np.unique(x)) < 2 or np.ptp(y) == 0:
         return replace(empty, note=_joined(note, "x or y does not vary" if len(x) else "no points"))
-    values = shape.solve(x, y, worlds, np.ones(len(x)))
+    once = np.ones(len(x))
+    values = shape.solve(x, y, worlds, once)
     if np.isnan(values).any():
         return replace(empty, note=_joined(note, "no solution: too few distinct x, or the optimisation failed"))
-    ends, why = _intervals(x, y, worlds, blocks, shape)
+    (*ends, (r2_low, r2_high)), why = _intervals(x, y, worlds, blocks, shape)
     parameters = {name: Parameter(float(values[place]), *ends[place]) for place, name in enumerate(shape.names)}
-    return replace(empty, parameters=parameters, r2=_r2(shape, x, y, worlds, values), note=_joined(note, why))
+    r2 = _r2(shape, x, y, worlds, once, values)
+    flat = "y does not vary within a world" if shape.rest is not None and math.isnan(r2) else ""
+    note = _joined(note, flat, why)
+    return replace(empty, parameters=parameters, r2=r2, r2_low=r2_low, r2_high=r2_high, note=note)
 
 
 def _known(points: Points, *, positive_x: bool) -> tuple[Floats, Floats, Codes, list[Codes], str]:
@@ -142,17 +156,18 @@ def _known(points: Points, *, positive_x: bool) -> tuple[Floats, Floats, Codes, 
     labels = np.stack([worlds, np.asarray(points.replicates)])[:, usable]
     codes = np.unique(labels, axis=1, return_inverse=True)[1].ravel() if usable.any() else np.zeros(0, dtype=np.int64)
     blocks = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)] if len(codes) else []
-    return x[usable], y[usable], worlds[usable], blocks, "; ".join(notes)
+    worlds = np.unique(worlds[usable], return_inverse=True)[1]
+    return x[usable], y[usable], worlds, blocks, "; ".join(notes)
 
 
 def _intervals(
     x: Floats, y: Floats, worlds: Codes, blocks: list[Codes], shape: _Shape
 ) -> tuple[list[tuple[float, float]], str]:
-    """Return the interval of each parameter from resampled replicates, and why there is none.
+    """Return the intervals of the parameters and of R^2 from resampled replicates, and why there are none.
 
     Each world takes one replicate's freedom, as its mean does.
     """
-    none = [(NAN, NAN)] * len(shape.names)
+    none = [(NAN, NAN)] * (len(shape.names) + 1)
     if len(blocks) < MIN_RESAMPLED:
         return none, why_no_interval(len(blocks))
     free = max(len(blocks) - int(worlds.max()), MIN_RESAMPLED)
@@ -164,8 +179,12 @@ def _intervals(
         for place, block in enumerate(own):
             counts[:, block] = drawn[:, [place]]
     resampled = np.stack([shape.solve(x, y, worlds, count) for count in counts])
-    ends = [interval_of(resampled[:, place], free) for place in range(len(shape.names))]
-    failed = np.isnan(resampled).any(axis=1).sum()
+    if shape.has_r2_interval:
+        r2s = [_r2(shape, x, y, worlds, *pair) for pair in zip(counts, resampled, strict=True)]
+        resampled = np.column_stack([resampled, r2s])
+    ends = [interval_of(own, free) for own in resampled.T]
+    ends += none[len(ends) :]
+    failed = np.isnan(resampled[:, : len(shape.names)]).any(axis=1).sum()
     return ends, f"no interval: {failed} of {NUM_RESAMPLES} resamples have no solution" if failed else ""
 
 
@@ -235,7 +254,7 @@ def _solve_line(x: Floats, y: Floats, worlds: Codes, counts: Floats) -> Floats:
     mean_x, mean_y = (np.bincount(worlds, counts * values) / total for values in (x, y))
     from_mean = x - mean_x[worlds]
     spread = counts @ from_mean**2
-    if not spread > 0:
+    if not spread > ROUNDING * (counts @ x**2):
         return np.full(2, NAN)
     slope = float(counts @ (from_mean * y)) / float(spread)
     return np.array([slope, float((mean_y - slope * mean_x).mean())])
@@ -252,24 +271,25 @@ def _solve_ranks(x: Floats, y: Floats, worlds: Codes, counts: Floats) -> Floats:
 # -- what is left -----------------------------------------------------------------------------------------------------
 
 
-def _r2(shape: _Shape, x: Floats, y: Floats, worlds: Codes, values: Floats) -> float:
-    if shape.rest is None:
+def _r2(shape: _Shape, x: Floats, y: Floats, worlds: Codes, counts: Floats, values: Floats) -> float:
+    if shape.rest is None or np.isnan(values).any():
         return NAN
-    rest, spread = shape.rest(x, y, worlds, values), _centred(y, worlds if shape.by_world else np.zeros_like(worlds))
-    return 1 - float(rest @ rest) / float(spread @ spread) if spread @ spread > 0 else NAN
+    rest = shape.rest(x, y, worlds, counts, values)
+    spread = counts @ _centred(y, worlds if shape.by_world else np.zeros_like(worlds), counts) ** 2
+    return 1 - float(counts @ rest**2) / float(spread) if spread > ROUNDING * (counts @ y**2) else NAN
 
 
-def _centred(values: Floats, worlds: Codes) -> Floats:
-    return values - (np.bincount(worlds, values) / np.bincount(worlds))[worlds]
+def _centred(values: Floats, worlds: Codes, counts: Floats) -> Floats:
+    return values - (np.bincount(worlds, counts * values) / np.bincount(worlds, counts))[worlds]
 
 
-def _rest_of_power(x: Floats, y: Floats, worlds: Codes, values: Floats) -> Floats:
+def _rest_of_power(x: Floats, y: Floats, worlds: Codes, counts: Floats, values: Floats) -> Floats:
     return y - _power(x, *values)
 
 
-def _rest_of_quadratic(x: Floats, y: Floats, worlds: Codes, values: Floats) -> Floats:
-    return y - np.polyval(np.polyfit(np.log(x), y, 2), np.log(x))
+def _rest_of_quadratic(x: Floats, y: Floats, worlds: Codes, counts: Floats, values: Floats) -> Floats:
+    return y - np.polyval(np.polyfit(np.log(x), y, 2, w=np.sqrt(counts)), np.log(x))
 
 
-def _rest_of_line(x: Floats, y: Floats, worlds: Codes, values: Floats) -> Floats:
-    return _centred(y, worlds) - values[0] * _centred(x, worlds)
+def _rest_of_line(x: Floats, y: Floats, worlds: Codes, counts: Floats, values: Floats) -> Floats:
+    return _centred(y, worlds, counts) - values[0] * _centred(x, worlds, counts)

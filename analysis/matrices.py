@@ -26,6 +26,11 @@ World = int | None
 """Seed of the pocket world; None where the sweep is not repeated over worlds."""
 
 
+def world_of(cell: object) -> World:
+    """Return the world that a frame's cell names; None where it is empty."""
+    return None if pd.isna(cell) else int(cell)
+
+
 def by_world(trials: pd.DataFrame) -> Iterator[tuple[World, pd.DataFrame]]:
     """Yield the trials of each world, or all at once where the sweep is not repeated over worlds."""
     if not trials["world"].notna().any():
@@ -95,7 +100,7 @@ class ItemMatrices:
                 world = world_names[worlds[first]]
                 name = (
                     str(condition_names[conditions[first]]),
-                    None if pd.isna(world) else int(world),
+                    world_of(world),
                     str(key_names[keys[first]]),
                 )
                 self._matrices[name] = _matrix({column: values[rows] for column, values in columns.items()})
@@ -113,6 +118,11 @@ class ItemMatrices:
         left_out = sum(len(whole.items) - len(part.items) for whole, part in found)
         whole = len(found) == len(keys) and all(len(part.items) and len(part.seeds) == len(seeds) for _, part in found)
         return ([part for _, part in found] if whole and len(seeds) else []), left_out
+
+
+def matrices_of(items: pd.DataFrame | ItemMatrices, before: Before = "before") -> ItemMatrices:
+    """Return the matrices of per-item values, or those that were made of them already."""
+    return items if isinstance(items, ItemMatrices) else ItemMatrices(items, before)
 
 
 def _matrix(columns: dict[str, Any]) -> Matrix:

@@ -17,11 +17,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from analysis.cells import Replicate
-from analysis.curves import Optimum, optimum
+from analysis.curves import Optimum, optima_of_replicates
 from analysis.frames import metrics_of, sweep_frame
 from analysis.opened import OpenedSweep, open_sweep, sweep_folders
-from analysis.replicates import over_replicates, replicate_of
+from analysis.replicates import over_replicates
 from analysis.stats import Effect
 from harness.errors import StoreError
 from harness.identity import canonical_json
@@ -72,20 +71,9 @@ def optimum_of(trials: pd.DataFrame, measure: str, *, lower_is_better: bool) -> 
     if column not in trials.columns or trials.empty:
         return replace(NO_OPTIMUM, note=f"{measure} is not scored on val")
     rates = tuple(sorted({float(rate) for rate in trials["learning_rate"]}))
-    found = _by_replicate(trials, column, -1 if lower_is_better else 1)
+    found = optima_of_replicates(trials, "learning_rate", column, -1 if lower_is_better else 1)
     logs = {name: NAN if best is None else best.log_x for name, best in found.items()}
     return _summary(over_replicates(logs), [best for best in found.values() if best is not None], rates)
-
-
-def _by_replicate(trials: pd.DataFrame, column: str, sign: int) -> dict[Replicate, Optimum | None]:
-    found: dict[Replicate, Optimum | None] = {}
-    for (world, seed), own in trials.groupby(["world", "seed"], dropna=False):
-        grid = own.sort_values("learning_rate")
-        values = grid[column].to_numpy(dtype=float) * sign
-        is_open = np.isnan(values) & (grid["state"] != "DIVERGED").to_numpy()
-        best = None if is_open.any() else optimum(grid["learning_rate"].tolist(), values.tolist())
-        found[replicate_of(world, seed)] = best
-    return found
 
 
 def _summary(effect: Effect, bests: Sequence[Optimum], rates: tuple[float, ...]) -> RateOptimum:
@@ -108,42 +96,17 @@ def _step_around(rate: float, rates: Sequence[float]) -> float:
 def compared_at(rate: float, best: RateOptimum) -> Answer:
     """Return whether a method that ran at this rate ran at its optimum.
 
-    yes: the optimum is not censored and the rate lies in its interval or within half a grid step of it. no: not
-    censored and outside both. unknown: no such sweep, a censored optimum, or outside half a step of one without an
-    interval.
+    yes: the rate lies within half a grid step of it. no: farther, and outside its interval. unknown: farther, but
+    inside its interval, which is too wide to tell, or there is none; a censored optimum; no such sweep.
     """
     if best.censored or math.isnan(best.rate) or math.isnan(best.step):
         return "unknown"
-    if abs(math.log(rate / best.rate)) <= math.log(best.step) / 2 + 1e-9 or best.low <= rate <= best.high:
+    if abs(math.log(rate / best.rate)) <= math.log(best.step) / 2 + 1e-9:
         return "yes"
-    return "unknown" if math.isnan(best.low) else "no"
+    return "no" if rate < best.low or rate > best.high else "unknown"
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
-
-COLUMNS = [
-    "arm", "method", "levels", "rates", "rate", "low", "high", "step", "censored", "num_replicates", "note",
-]  # fmt: skip
-
-
-def optima_table(frame: pd.DataFrame, metrics: Mapping[str, Sequence[str]], measure: str) -> pd.DataFrame:
-    """Return one row per arm, method and level of the other axes that ran at several learning rates: the best on val.
-
-    Args:
-        frame: one row per planned trial.
-        metrics: measure -> its primary metric keys.
-        measure: what is best.
-    """
-    others = [name for name in frame.columns if name.startswith("axis.") and name not in (RATE_AXIS, "axis.method")]
-    lower = is_lower_measure(metrics, measure)
-    rows: list[dict[str, object]] = []
-    groups = frame.groupby(["arm", "method", *others], dropna=False, sort=False) if len(frame) else ()
-    for (arm, method, *levels), trials in groups:
-        if trials["learning_rate"].nunique() > 1:
-            named = zip((name.rsplit(".", 1)[-1] for name in others), levels, strict=True)
-            row = {"arm": arm, "method": method, "levels": ", ".join(f"{name}={level}" for name, level in named)}
-            rows.append(row | _columns(optimum_of(trials, measure, lower_is_better=lower)))
-    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def is_lower_measure(metrics: Mapping[str, Sequence[str]], measure: str) -> bool:
@@ -188,7 +151,8 @@ def compared_table(sweep: OpenedSweep, frame: pd.DataFrame, measure: str) -> pd.
 
 
 COMPARED_COLUMNS = [
-    "condition", "arm", "method", "rate_used", "compared_at_optimum", "sweep", *COLUMNS[3:],
+    "condition", "arm", "method", "rate_used", "compared_at_optimum", "sweep",
+    "rates", "rate", "low", "high", "step", "censored", "num_replicates", "note",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ of the same items and the same replicate. What does not live here: the follow-up
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from typing import NamedTuple
@@ -20,6 +20,7 @@ import pandas as pd
 
 from analysis.frames import metrics_of
 from analysis.items import items_frame
+from analysis.matrices import World, by_world
 from analysis.numbers import MINUS
 from analysis.opened import OpenedSweep
 from analysis.stats import Effect, Floats, crossed_effect, pooled_over_worlds, unknown_effect
@@ -108,7 +109,8 @@ def _untouched(sweep: OpenedSweep) -> pd.DataFrame:
 
 
 def _recovery(condition: str, followed: pd.DataFrame, control: pd.DataFrame) -> Recovery:
-    values = {world: _values(group, _of_world(control, world)) for world, group in _by_world(followed)}
+    by_worlds = by_world(followed) if len(followed) else ()
+    values = {world: _values(group, _of_world(control, world)) for world, group in by_worlds}
     forgotten = pooled_over_worlds({world: _effect(v.base - v.tuned, v) for world, v in values.items()} or _NOTHING)
     shares = {
         name: pooled_over_worlds({world: _share(numerator(v), v) for world, v in values.items()} or _NOTHING)
@@ -120,12 +122,7 @@ def _recovery(condition: str, followed: pd.DataFrame, control: pd.DataFrame) -> 
 _NOTHING = {None: unknown_effect("no follow-up trial has a result")}
 
 
-def _by_world(items: pd.DataFrame) -> Iterator[tuple[int | None, pd.DataFrame]]:
-    for world, group in items.groupby("world", dropna=False, sort=True):
-        yield (None if pd.isna(world) else int(world)), group
-
-
-def _of_world(items: pd.DataFrame, world: int | None) -> pd.DataFrame:
+def _of_world(items: pd.DataFrame, world: World) -> pd.DataFrame:
     return items[items["world"].isna() if world is None else items["world"] == world]
 
 

@@ -13,10 +13,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-import pandas as pd
-
 from analysis.cells import Replicate
-from analysis.matrices import World
+from analysis.matrices import World, world_of
 from analysis.stats import Effect, pooled_over_worlds, seeds_effect, unknown_effect
 
 
@@ -53,4 +51,4 @@ def with_note(effect: Effect, note: str) -> Effect:
 
 def replicate_of(world: object, seed: object) -> Replicate:
     """Return the replicate that two cells of a frame name."""
-    return (None if pd.isna(world) else int(world), int(seed))
+    return world_of(world), int(seed)

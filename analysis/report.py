@@ -1,8 +1,9 @@
 """Writing a sweep's report: frames, tables, figures, HTML, Markdown, LaTeX; and reading the last one back.
 
 Invariant: a report is a function of the records and of this package's own source. Both are hashed into `report.json`,
-so an unchanged report is not written again, and a changed one is replaced file by file with `report.json` last. What
-does not live here: what is said (view.py, sections/) and how it looks (render.py, figure_kinds/).
+so an unchanged report is not written again, and a changed one is replaced file by file with `report.json` last; of the
+files beside it none is of an older report. What does not live here: what is said (view.py, sections/) and how it looks
+(render.py, figure_kinds/).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def write_report(out: str | Path, sweep_folder: str) -> Report:
     standing = _read_stamp(store, sweep_folder)
     if standing is not None and standing["inputs"] == inputs and _all_there(store, sweep_folder, standing):
         return _report(store, sweep_folder, standing, rebuilt=False)
-    return _write(sweep, inputs)
+    return _write(sweep, inputs, standing)
 
 
 def last_report(out: str | Path, sweep_folder: str) -> Report:
@@ -198,7 +199,7 @@ def _report(store: Store, sweep_folder: str, stamp: dict[str, Any], *, rebuilt: 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write(sweep: OpenedSweep, inputs: str) -> Report:
+def _write(sweep: OpenedSweep, inputs: str, standing: dict[str, Any] | None) -> Report:
     # pandas, statsmodels and matplotlib cost two seconds that an unchanged report must not pay.
     from analysis import figure_kinds, render
     from analysis.context import Context
@@ -224,8 +225,17 @@ def _write(sweep: OpenedSweep, inputs: str) -> Report:
     names += [str(path.relative_to(folder)) for path in images]
     stamp: dict[str, Any] = {"inputs": inputs, "files": names, "table": render.text_table(view)}
     stamp["verdicts"] = verdicts.to_json(context.verdicts)
+    _remove_outdated(folder, set[str](standing["files"] if standing else ()) - set(names))
     write_atomic(folder / STAMP, json.dumps(stamp, indent=1).encode())
     return _report(sweep.store, sweep.folder, stamp, rebuilt=True)
+
+
+def _remove_outdated(folder: Path, names: set[str]) -> None:
+    """Remove what the last report wrote and this one does not: it would stand for results that are no longer there."""
+    for path in (folder / name for name in sorted(names)):
+        # A stamp is a file that anyone can edit: what it names elsewhere is not a report's.
+        if path.resolve().is_relative_to(folder.resolve()):
+            path.unlink(missing_ok=True)
 
 
 def _claim_tables(context: Context) -> dict[str, str]:

@@ -13,9 +13,11 @@ import math
 import numpy as np
 import scipy.stats
 
-from analysis.curves import MIN_RESAMPLED
 from analysis.stats import ALPHA
 from analysis.variance import Floats
+
+MIN_RESAMPLED = 5
+"""Replicates that a bootstrap needs: of fewer there are too few distinct resamples for a 95 % interval."""
 
 
 def expanded_alpha(num_replicates: int) -> float:

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
 from analysis import numbers
 from analysis.cells import MIN_SEEDS, Replicate, column_of, split_by_world, trials_at
-from analysis.deciding import Ends, Ruling, all_of, by_band, by_sign, is_powered, trial_ids
+from analysis.deciding import Ends, Ruling, all_of, by_band, by_sign, is_powered, mde_of, trial_ids
 from analysis.fits import Fit, Parameter, Points, power_law, quadratic_log, spearman
 from analysis.labels import format_value
 from analysis.matrices import World
-from analysis.stats import ALPHA, Effect, Floats, minimum_detectable_effect, pooled_over_worlds, seeds_effect
+from analysis.replicates import replicate_of
+from analysis.stats import Effect, Floats, pooled_over_worlds, seeds_effect
 from analysis.verdicts import PartVerdict, WorldEstimate, part_text
 from harness.spec import Hump, Monotone, PowerLaw
 from harness.spec.claim import MIN_LEVELS, Along
@@ -97,8 +97,7 @@ def _complete(
     """Return the curves of the replicates that have every level."""
     found: dict[Replicate, dict[float, float]] = {}
     for world, seed, level, value in zip(*(trials[name] for name in ("world", "seed", axis, column)), strict=True):
-        key = (None if pd.isna(world) else int(world), int(seed))
-        found.setdefault(key, {})[float(level)] = float(value)
+        found.setdefault(replicate_of(world, seed), {})[float(level)] = float(value)
     complete = [key for key, own in found.items() if all(math.isfinite(own.get(x, math.nan)) for x in levels)]
     kept, num_left_out = split_by_world(complete, len(found))
     left_out = f"{num_left_out} replicates left out" if num_left_out and kept else ""
@@ -177,7 +176,8 @@ def _hump(part: Hump, curves: _Curves, undecided: PartVerdict) -> PartVerdict:
     """Decide by the parabola in ln x of each replicate: its slopes at both ends and its bend, with t intervals.
 
     With u = ln x less its middle, |u| <= L and y = c0 + c1 u + c2 u^2, the slopes are c1 - 2 c2 L and c1 + 2 c2 L, the
-    bend is -c2 L^2. An extremum between the ends is the same as slopes of two signs there.
+    bend is -c2 L^2. An extremum between the ends is the same as slopes of two signs there, if the curve is a parabola:
+    the one fitted to a curve that levels off has them too, so that a level inside must beat both ends as well.
 
     Source: Lind and Mehlum, doi:10.1111/j.1468-0084.2009.00569.x (a test for a U shape).
     """
@@ -190,12 +190,21 @@ def _hump(part: Hump, curves: _Curves, undecided: PartVerdict) -> PartVerdict:
         _by_worlds(expect, part.margin, bend),
     ]
     ruling = all_of(rulings)
+    if ruling[0] == "supported":
+        ruling = _beats_ends(curves, 1 if part.expect == "peak" else -1)
     if curves.censored and ruling[0] == "contradicted":
         ruling = ("undecided", "")
     with np.errstate(invalid="ignore"):  # resamples without a bend have their vertex at infinity
         fitted = quadratic_log(_points(curves)).parameters["vertex"]
-    detail = f"vertex {_parameter(fitted)}" if math.isfinite(fitted.value) else ""
-    return replace(_decided(undecided, ruling, pooled_over_worlds(bend), bend, part.margin), detail=detail)
+    decided = _decided(undecided, ruling, pooled_over_worlds(bend), bend, part.margin)
+    return replace(decided, detail=_vertex_text(fitted, curves.x))
+
+
+def _vertex_text(fitted: Parameter, x: Floats) -> str:
+    """Return the vertex; where it is not among the levels it is an extrapolation, and no number is said."""
+    if math.isnan(fitted.value):
+        return ""
+    return f"vertex {_parameter(fitted)}" if x[0] <= fitted.value <= x[-1] else "vertex outside the levels"
 
 
 def _parabolas(x: Floats, y: Floats) -> Floats:
@@ -204,6 +213,26 @@ def _parabolas(x: Floats, y: Floats) -> Floats:
     middle, half = (logs[-1] + logs[0]) / 2, (logs[-1] - logs[0]) / 2
     c2, c1, _ = np.polyfit(logs - middle, y.T, 2)
     return np.stack([c1 - 2 * c2 * half, c1 + 2 * c2 * half, -c2 * half**2], axis=1)
+
+
+def _beats_ends(curves: _Curves, sign: int) -> Ruling:
+    """Return whether a level inside is shown to beat the lowest and the highest one, by paired t intervals."""
+    found = {world: _above_ends(sign * own) for world, own in curves.y.items()}
+    for place, end in enumerate(("lowest", "highest")):
+        above = {world: seeds_effect(own[:, place].tolist()) for world, own in found.items()}
+        if _by_worlds("greater", 0.0, above)[0] != "supported":
+            return "undecided", f"it levels off: no level inside is shown to beat the {end} one"
+    return "supported", ""
+
+
+def _above_ends(y: Floats) -> Floats:
+    """Return (k, 2): each replicate at the inner level that is best by the others, less its lowest and highest level.
+
+    Chosen by the same values, the best of several equal levels would lie above both ends by chance.
+    """
+    inner = y[:, 1:-1]
+    best = (inner.sum(axis=0) - inner).argmax(axis=1)
+    return inner[np.arange(len(y)), best, None] - y[:, [0, -1]]
 
 
 def _by_worlds(expect: str, margin: float, effects: Mapping[World, Effect]) -> Ruling:
@@ -228,7 +257,7 @@ def _power_law(part: PowerLaw, curves: _Curves, undecided: PartVerdict) -> PartV
         _named(by_sign("greater" if rises else "less", 0.0, (a.low, a.high)), "it goes the other way"),
     ]
     verdict, why = ("undecided", "") if curves.censored else all_of(rulings)
-    mde = _mde_of(b, fit.num_replicates - len(curves.y))
+    mde = mde_of((b.low, b.high), fit.num_replicates - len(curves.y))
     fits = zip(curves.y.items(), worlds.values(), strict=True)
     return replace(
         undecided,
@@ -247,14 +276,6 @@ def _power_law(part: PowerLaw, curves: _Curves, undecided: PartVerdict) -> PartV
 
 def _of_fit(fit: Fit) -> Ends:
     return fit.parameters["b"].low, fit.parameters["b"].high
-
-
-def _mde_of(fitted: Parameter, df: int) -> float:
-    """Return the difference that such an interval would show in four of five cases; nan where there is none."""
-    if math.isnan(fitted.low) or df < 1:
-        return math.nan
-    half = (fitted.high - fitted.low) / 2
-    return minimum_detectable_effect(half / float(scipy.stats.t.ppf(1 - ALPHA / 2, df)), df)
 
 
 # -- all --------------------------------------------------------------------------------------------------------------

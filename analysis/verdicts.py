@@ -26,6 +26,7 @@ NAN = math.nan
 Decision = Literal["supported", "contradicted", "undecided"]
 Kind = Literal["contrast", "optimum_ratio", "line", "monotone", "hump", "power_law"]
 NOT_POWERED = "undecided, not powered"
+ITEMS_FIXED = "items fixed"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class PartVerdict:
     def label(self) -> str:
         """The verdict in words."""
         return self.verdict if self.is_powered else NOT_POWERED
+
+    @property
+    def has_items_fixed(self) -> bool:
+        """Whether the interval is over replicates alone: other items, rows or texts could move the estimate farther."""
+        return not self.num_items and math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
     def replicates(self) -> str:
@@ -153,7 +159,8 @@ def verdicts_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             values = asdict(part) | _published_columns(verdict, number)
             values["worlds"] = json.dumps(values["worlds"])
             values["trial_ids"] = " ".join(part.trial_ids)
-            rows.append(about | {"part": number, "label": part.label} | values)
+            shown = {"part": number, "label": part.label, "items_fixed": part.has_items_fixed}
+            rows.append(about | shown | values)
     return pd.DataFrame(rows)
 
 
@@ -192,7 +199,14 @@ def from_json(values: Sequence[dict[str, Any]]) -> tuple[Verdict, ...]:
 
 
 def interval(part: PartVerdict) -> str:
-    """Return a part's estimate with its interval: +0.048 [+0.006, +0.090]; a ratio and R^2 carry no sign."""
+    """Return a part's estimate with its interval: +0.048 [+0.006, +0.090]; a ratio and R^2 carry no sign.
+
+    An interval over replicates alone says so: +0.900 [+0.850, +0.950] items fixed.
+    """
+    return _interval(part, f" {ITEMS_FIXED}" if part.has_items_fixed else "")
+
+
+def _interval(part: PartVerdict, about: str = "") -> str:
     has_sign = part.kind not in ("optimum_ratio", "line")
     estimate = numbers.score(part.estimate, signed=has_sign)
     detail = f", {part.detail}" if part.detail else ""
@@ -200,14 +214,14 @@ def interval(part: PartVerdict) -> str:
         return estimate + detail
     ends = ", ".join(numbers.score(end, signed=has_sign) for end in (part.low, part.high))
     slope = f", slope {numbers.score(part.slope, signed=True)}" if math.isfinite(part.slope) else ""
-    return f"{estimate} [{ends}]{slope}{detail}"
+    return f"{estimate} [{ends}]{about}{slope}{detail}"
 
 
 def by_world(part: PartVerdict) -> str:
     """Return the estimate of each world, where there are several."""
     if len(part.worlds) < 2:
         return ""
-    return "; ".join(f"world {w.world}: {interval(replace(part, **_ends(w)))}" for w in part.worlds)
+    return "; ".join(f"world {w.world}: {_interval(replace(part, **_ends(w)))}" for w in part.worlds)
 
 
 def _ends(world: WorldEstimate) -> dict[str, Any]:

@@ -225,7 +225,7 @@ class Bench:
         for task in self.tasks:
             if task.name not in MEASURES_TASKS:
                 continue
-            rows = documents(select(task, spec.evals).items, task, chat)
+            rows = documents(select(task, spec.evals).items, task, chat, spec.evals.items_seed)
             path = work / f"{task.name}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
             config: dict[str, Any] = {

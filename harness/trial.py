@@ -51,16 +51,16 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
     train.require_sound(model, rows, chat, spec, asked=evals.asked_texts(spec.evals), folder=folder)
     tuned = methods.attach(model, spec.method, seed=spec.seed, added=chat.added)
     sample = evals.sampler(chat, rows.sample_prompts, spec.evals)
-    watched = evals.watch(chat, spec, batch_size=context.runtime.eval_batch_size)
+    targets = evals.targets_of(rows.train, chat)
+    watched = evals.watch(chat, spec, targets, batch_size=context.runtime.eval_batch_size)
     with clock.training():
         summary = train.fit(
             tuned, rows, spec.train, seed=spec.seed, context=context, folder=folder, sample=sample, watched=watched
         )
     methods.save(tuned, spec.method, folder / "weights", context.runtime.keep, chat.tokenizer, chat.stop_token_ids)
     with clock.evaluating():
-        targets = evals.target_index(rows.train, chat, spec.evals)
         after = evals.score_after(tuned, chat, spec.evals, context, folder, summary, targets)
-        drift = evals.probe(tuned, base, chat, rows, spec, context, folder, summary)
+        drift = evals.probe(tuned, base, chat, rows, spec, context, folder, summary, targets)
         # Measured once by whoever comes first; asked for last, so that another worker can measure it meanwhile.
         before, before_full_precision = evals.score_before(base, chat, spec, context, quantisation)
     return result.commit(

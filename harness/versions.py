@@ -21,13 +21,15 @@ POCKET_BEHAVIOURS: dict[str, int] = {
     "pocket_pretrain": 3,
 }
 
-# Catalogue suites: which slices, which items, how they are asked. Only trials that ask a suite depend on its version.
+# Catalogue suites: which slices, which items, how they are asked and judged: `instruction` by evals/instructions.py,
+# `safety` by evals/refusals.py, `code` as evals/return_values.py makes it. Only trials that ask one depend on it.
 SUITES: dict[str, int] = {
     "general": 1,
     "skills": 1,
     "instruction": 1,
     "safety": 1,
     "code": 1,
+    "code_execution": 1,
     "prose": 1,
 }
 

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import preparation
 from benchmarks.preparation import Prepared, Race
+from tests.presence import package
 
 OURS = Prepared(seconds=2.0, cpu_seconds=4.0, num_tokens=100, num_loss_tokens=40, num_rows=3)
 needs_tokenizer = pytest.mark.skipif(
@@ -41,7 +42,7 @@ def test_race_of_sides_that_made_other_rows_gives_no_ratio(changes: dict[str, in
 @pytest.mark.real
 @needs_tokenizer
 def test_both_sides_make_the_same_tokens_of_real_rows(tmp_path: Path) -> None:
-    pytest.importorskip("trl")
+    package("trl")
     arguments = argparse.Namespace(
         tokenizer=preparation.TOKENIZER, rows=preparation.ROWS[:1], num_rows=40, max_length=256
     )

@@ -170,6 +170,11 @@ def test_claim_of_a_sweep_with_several_arms_names_one() -> None:
     assert sweep(contrast(FULL, arm="two"), arms=("one", "two")).claims
 
 
+@pytest.mark.parametrize("mean", ["base_answers/kl_base_tuned", "answers/kl_tuned_base_rest", "neutral/argmax_loss"])
+def test_optimum_of_drift_is_where_the_model_is_nearest_to_its_base(mean: str) -> None:
+    assert OptimumRatio(**RATIO | {"metric": f"drift/{mean}"}, denominator="full").metric == f"drift/{mean}"
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -183,6 +188,14 @@ def test_claim_of_a_sweep_with_several_arms_names_one() -> None:
         (
             lambda: OptimumRatio(**RATIO | {"metric": "edl_bits"}, denominator="full"),
             r"metric is 'edl_bits', but must be one of which more or less is better",
+        ),
+        (
+            lambda: OptimumRatio(**RATIO | {"metric": "drift/samples/distinct_1_tuned"}, denominator="full"),
+            r"metric is 'drift/samples/distinct_1_tuned', but must be .* better; of drift that is kl_base_tuned, .*",
+        ),
+        (
+            lambda: OptimumRatio(**RATIO | {"metric": "drift/neutral/argmax_loss_base"}, denominator="full"),
+            r"metric is 'drift/neutral/argmax_loss_base', but must be one of which more or less is better",
         ),
         (lambda: SHAPES[2].replace({"low": 0.6}), r"low is 0\.6, but must be below high 0\.5"),
         (lambda: SHAPES[2].replace({"low": -0.1}), r"low is -0\.1, but must have the sign of high 0\.5"),

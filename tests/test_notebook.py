@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -15,12 +14,15 @@ from analysis.context import Context
 from analysis.opened import open_sweep
 from analysis.tables import contrasts_table
 from tests.analysis.synthetic import Plan, build
+from tests.presence import package
 
 ROOT = Path(__file__).parents[1]
 ARM = "equal_epochs"
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("marimo") is None, reason="marimo is not installed: make notebook installs it"
-)
+
+
+@pytest.fixture(autouse=True)
+def _marimo() -> None:
+    package("marimo", "make notebook installs it")
 
 
 def script(*words: str, path: Path = ROOT / "notebooks/start.py") -> subprocess.CompletedProcess[str]:

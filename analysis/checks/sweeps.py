@@ -49,10 +49,11 @@ def tables(
         row: dict[str, Any] = {"trial_id": f"{value}-{world}-{seed}", "condition": f"rate={value}", "arm": "a"}
         row |= {"condition_id": str(value), "seed": seed, "world": world, f"axis.{AXIS}": value}
         row |= {name: cells.get((value, world, seed), np.nan) for name, cells in columns.items()}
-        row |= _scores(values, None if before is None else before[world])
+        base = None if before is None else before[world]
+        row |= _scores(values, base)
         rows.append(row)
         if values is not None:
-            scored.append((row, values, np.zeros(len(values)) if before is None else before[world]))
+            scored.append((row, values, np.zeros(len(values)) if base is None else base))
     frame = pd.DataFrame(rows)
     frame["world"] = frame["world"].astype("Int64")
     return frame, _items(scored, cluster_size)
@@ -67,22 +68,23 @@ def _scores(values: Any, base: Any) -> dict[str, Any]:
 
 
 def _items(scored: Sequence[tuple[dict[str, Any], Any, Any]], cluster_size: int) -> pd.DataFrame:
-    """Return one row per item of each trial: a frame of all at once, since a thousand sweeps are simulated."""
+    """Return the item rows of these trials: row of the frame, values after, values before."""
     counts = [len(values) for _, values, _ in scored]
-    indices = [index for count in counts for index in range(count)]
-    of_trial = {
-        name: pd.Series([row[name] for row, _, _ in scored]).repeat(counts).array
-        for name in ("condition", "seed", "world")
-    }
+    places = np.concatenate([np.arange(count) for count in counts])
+    items, clusters = ([f"{name}-{index}" for index in range(max(counts))] for name in ("item", "cluster"))
+    suite, task, metric = KEY.split("/")
     return pd.DataFrame(
-        of_trial
-        | {"world": of_trial["world"].astype("Int64")}
-        | dict(zip(("suite", "task", "metric"), KEY.split("/"), strict=True))
-        | {
-            "item_id": [f"item-{index}" for index in indices],
-            "cluster": [f"cluster-{index // cluster_size}" for index in indices],
+        {
+            "condition": pd.Series([row["condition"] for row, _, _ in scored]).repeat(counts).array,
+            "seed": np.repeat([row["seed"] for row, _, _ in scored], counts),
+            "world": pd.array([row["world"] for row, _, _ in scored], dtype="Int64").repeat(counts),
+            "suite": suite,
+            "task": task,
+            "metric": metric,
+            "item_id": pd.array(items, dtype="str").take(places),
+            "cluster": pd.array(clusters, dtype="str").take(places // cluster_size),
             "split": "test",
-            "before": np.concatenate([base for _, _, base in scored]),
+            "before": np.concatenate([np.asarray(before, dtype=float) for _, _, before in scored]),
             "after": np.concatenate([np.asarray(values, dtype=float) for _, values, _ in scored]),
         }
     )

@@ -104,7 +104,9 @@ class ClaimRow:
             "command": self.command,
             "verdict": self.label,
             "note": self.note,
-            "parts": [asdict(part) | {"label": part.label} for part in self._parts()],
+            "parts": [
+                asdict(part) | {"label": part.label, "items_fixed": part.has_items_fixed} for part in self._parts()
+            ],
         }
 
 
@@ -143,10 +145,12 @@ class ClaimsView:
         return "\n".join(lines)
 
     def latex(self) -> str:
-        """Return the claims that are decided as one booktabs table."""
+        """Return the claims that are decided as one booktabs table, the others as comments below it."""
         from analysis import render
 
-        return render.claims_latex([verdict for row in self.rows if (verdict := row.decided) is not None])
+        table = render.claims_latex([verdict for row in self.rows if (verdict := row.decided) is not None])
+        others = [f"% {escape.latex(f'{row.claim.id}: {row.label}')}\n" for row in self.rows if row.decided is None]
+        return table + "".join(others)
 
 
 def _distinct(texts: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from analysis import extremes
 from harness.errors import StoreError
 from harness.evals import suites
 from harness.records import result
@@ -32,8 +33,6 @@ def sentences(tasks: Sequence[EvalTask], experiment: Experiment, before: Scores 
         experiment: whose base is scored.
         before: scores of that base on test items; None where it was not scored yet.
     """
-    from analysis import extremes  # brings scipy, which a plan without slices to say anything of does without
-
     said = [(task.key, one) for task in tasks for one in suites.expectations((task,), experiment.name)]
     by_catalogue = {key for key, _ in said}
     others = [task for task in tasks if task.key not in by_catalogue]

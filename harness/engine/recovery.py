@@ -5,7 +5,8 @@ people; the other half, which it is told nothing about, is scored. A control doe
 result is an ordinary sweep, `recovery-<name>`, with two arms.
 
 Invariant: within a replicate every follow-up trial trains on the same rows with the same recipe and differs in what it
-starts from alone. What does not live here: the recovered share (analysis/recovery.py), running a plan (launch.py).
+starts from alone; conditions that were followed up before stay in the record, and its command means them all. What does
+not live here: the recovered share (analysis/recovery.py), running a plan (launch.py).
 
 Source: Zheng et al., arXiv:2501.13453, section 3: performance on a forgotten task comes back from training on half of
 it.
@@ -17,7 +18,7 @@ import shlex
 from collections.abc import Collection, Iterator
 
 from harness.engine import states
-from harness.engine.plan import Plan
+from harness.engine.plan import Plan, command_of, folder_name
 from harness.errors import BadInputError, ModelError, SpecError
 from harness.identity import condition_id, trial_id
 from harness.pocket.world import build
@@ -53,27 +54,40 @@ def plan_recovery(plan: Plan, conditions: Collection[str] = ()) -> Plan:
 
     Args:
         plan: of a sweep on pocket worlds whose trials kept their weights (`runtime.keep`).
-        conditions: ids of conditions to follow up; empty is all.
+        conditions: ids of conditions to follow up beside those that were before; empty is all.
 
     Raises:
         SpecError: it is a study, an unknown condition, or nothing on this base is known of people.
         BadInputError: trials of it have no result yet.
-        ModelError: trials of it kept no weights.
+        ModelError: trials of it that are not followed up yet kept no weights.
+        StoreError: the record of the conditions that were followed up before is damaged.
     """
     record = plan.record
     if not isinstance(plan.setting.sweep, Sweep):
         raise SpecError(f"{record.name!r} is a study, but must be a sweep: follow-ups need conditions with replicates.")
-    parents = _parents(plan, conditions)
+    chosen = _with_recorded(plan, conditions)
+    parents = _parents(plan, chosen)
     tasks = _knowledge(parents)
-    trials = [*_followed(parents, tasks), *_controls(parents, tasks)]
-    return Plan(plan.request, plan.setting, _record(plan, trials, tasks), plan.store)
+    followed = list(_followed(parents, tasks))
+    _require_weights(plan, parents, followed)
+    record = _record(plan, [*followed, *_controls(parents, tasks)], tasks, chosen)
+    return Plan(plan.request, plan.setting, record, plan.store)
+
+
+def _with_recorded(plan: Plan, conditions: Collection[str]) -> tuple[str, ...]:
+    """Return the conditions to follow up and those that were before, in the sweep's order; none where it is all."""
+    known = dict.fromkeys(trial.condition_id for trial in plan.record.trials)
+    if unknown := sorted(set(conditions) - set(known)):
+        raise SpecError(f"conditions holds {unknown[0]!r}, but must hold condition ids of {plan.record.name!r}.")
+    standing = plan.store.read(plan.store.sweep(PREFIX + folder_name(plan.record)) / "sweep.json", SweepRecord)
+    bases = [trial.spec.base for trial in standing.trials] if standing is not None and conditions else []
+    before = {base.trial_id for base in bases if isinstance(base, TrialBase)}
+    wanted = {*conditions, *(trial.condition_id for trial in plan.record.trials if trial.trial_id in before)}
+    return () if wanted == set(known) else tuple(condition for condition in known if condition in wanted)
 
 
 def _parents(plan: Plan, conditions: Collection[str]) -> list[PlannedTrial]:
     """Return the trained models to start from, one row a trial; those that DIVERGED have none."""
-    known = {trial.condition_id for trial in plan.record.trials}
-    if unknown := sorted(set(conditions) - known):
-        raise SpecError(f"conditions holds {unknown[0]!r}, but must hold condition ids of {plan.record.name!r}.")
     distinct = {t.trial_id: t for t in plan.record.trials if not conditions or t.condition_id in conditions}
     seen = states.of_trials(plan.store, tuple(distinct.values()))
     if missing := [key for key, state in seen.items() if state.result is None]:
@@ -81,14 +95,17 @@ def _parents(plan: Plan, conditions: Collection[str]) -> list[PlannedTrial]:
             f"{len(missing)} of {len(distinct)} trials of {plan.record.name!r} have no result, but must before what "
             f"they forgot can be recovered; run: {plan.record.command}"
         )
-    complete = [trial for key, trial in distinct.items() if seen[key].state == "COMPLETE"]
-    _require_weights(plan, complete)
-    return complete
+    return [trial for key, trial in distinct.items() if seen[key].state == "COMPLETE"]
 
 
-def _require_weights(plan: Plan, parents: Collection[PlannedTrial]) -> None:
+def _require_weights(plan: Plan, parents: Collection[PlannedTrial], followed: Collection[PlannedTrial]) -> None:
+    """Refuse parents without weights, but for those whose follow-up has its result and needs none."""
+    seen = states.of_trials(plan.store, followed)
     lacking = [
-        trial.trial_id for trial in parents if not (plan.store.trial(trial.trial_id) / "weights" / MANIFEST).is_file()
+        parent.trial_id
+        for parent, child in zip(parents, followed, strict=True)
+        if seen[child.trial_id].result is None
+        and not (plan.store.trial(parent.trial_id) / "weights" / MANIFEST).is_file()
     ]
     if lacking:
         command = shlex.join(
@@ -195,11 +212,12 @@ def _child(spec: TrialSpec, tasks: tuple[EvalTask, ...]) -> TrialSpec:
     return TrialSpec(base=spec.base, data=data, method=FullConfig(), train=train, evals=evals, seed=spec.seed)
 
 
-def _record(plan: Plan, trials: list[PlannedTrial], tasks: tuple[EvalTask, ...]) -> SweepRecord:
+def _record(
+    plan: Plan, trials: list[PlannedTrial], tasks: tuple[EvalTask, ...], conditions: tuple[str, ...]
+) -> SweepRecord:
     old = plan.record
     several = any(ARM in trial.axes for trial in trials)
-    words = ["python", "-m", "harness", "recovery", old.name, "--base", plan.request.base]
-    words += ["--set", plan.request.set] if plan.request.set else []
+    chosen = [word for condition in conditions for word in ("--condition", condition)]
     return SweepRecord(
         name=PREFIX + old.name,
         base=old.base,
@@ -210,7 +228,7 @@ def _record(plan: Plan, trials: list[PlannedTrial], tasks: tuple[EvalTask, ...])
         ),
         refuted_if="Scores of the other half stay where fine-tuning left them.",
         source="Zheng et al., arXiv:2501.13453",
-        command=shlex.join([*words, "--out", str(plan.store.root)]),
+        command=" ".join([command_of(plan.request, "recovery"), *chosen]),
         measures={"retained": tuple(task.key for task in tasks)},
         axis_fields=(*old.axis_fields, *((ARM,) if several else ())),
         selection=None,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.evals.during import watch
     from harness.evals.probes import measure as probe
     from harness.evals.scoring import before_key, continuations, item_rows, sampler, score_after, score_before
-    from harness.evals.targets import target_index
+    from harness.evals.targets import targets_of
 
 __all__ = [
     "asked_texts",
@@ -33,7 +33,7 @@ __all__ = [
     "score_after",
     "score_before",
     "select",
-    "target_index",
+    "targets_of",
     "watch",
 ]
 
@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
     elsewhere = {
         "item_rows_of_adapters": adapters.item_rows_of_adapters,
         "probe": probes.measure,
-        "target_index": targets.target_index,
+        "targets_of": targets.targets_of,
         "watch": during.watch,
     }
     return elsewhere[name] if name in elsewhere else getattr(scoring, name)

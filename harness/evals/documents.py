@@ -10,6 +10,7 @@ Raw (`chat=False`):
 In chat (`chat=True`) the query or context is the user's turn, rendered with the generation prompt, and a choice or
 continuation follows it exactly as the template writes an assistant's turn, without what closes the turn.
 An item's own `delimiter` replaces the space. An item with `messages` shows that conversation in place of one turn.
+A task with a `typo_rate` misspells its questions here (typos.py); what decontaminates, leaks or audits sees none.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from harness.data import bounds
 from harness.errors import DataError
 from harness.evals.items import Item
 from harness.evals.kinds import KINDS
+from harness.evals.typos import misspelled
 from harness.spec import EvalTask
 
 if TYPE_CHECKING:
@@ -30,8 +32,14 @@ Document = dict[str, Any]
 
 
 @bounds.watching()
-def documents(items: Sequence[Item], task: EvalTask, chat: ChatFormat) -> list[Document]:
+def documents(items: Sequence[Item], task: EvalTask, chat: ChatFormat, seed: int) -> list[Document]:
     """Return the lm-eval documents of a slice, one per item, in order.
+
+    Args:
+        items: of the slice.
+        task: how they are asked.
+        chat: tokenizer and template.
+        seed: `evals.items_seed`, for the typing errors of a task with a `typo_rate`.
 
     Raises:
         DataError: a perplexity task is to be asked in chat.
@@ -40,6 +48,7 @@ def documents(items: Sequence[Item], task: EvalTask, chat: ChatFormat) -> list[D
         if task.chat:
             raise DataError(f"evals.tasks {task.key}: chat is True, but must be False for kind 'perplexity'")
         return [{"id": item["id"], "text": item["text"]} for item in items]
+    items = [misspelled(item, task, seed) for item in items]
     ask, answer = _in_chat(chat) if task.chat else (_as_is, _after)
     if task.kind == "generate":
         return [_generate(item, ask, chat) for item in items]

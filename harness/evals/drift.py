@@ -32,7 +32,7 @@ from harness.evals.forward import evaluating
 from harness.evals.generation import Decoded, greedy_decode
 from harness.evals.model_pair import ModelPair
 from harness.evals.sampling import sampled_decode
-from harness.evals.scorer import TAIL_TOKENS, Scorer
+from harness.evals.scorer import Scorer
 from harness.evals.table import NOT_FINITE
 from harness.evals.weight_change import LayerChange
 from harness.records.schema import DriftSummary
@@ -200,23 +200,10 @@ def _greedy(model: nn.Module, scorer: Scorer, prompts: Sequence[Prompt]) -> list
         model,
         [prompt.input_ids for prompt in prompts],
         stop_ids=scorer.chat.stop_token_ids,
-        has_ended=_has_ended(scorer),
+        has_ended=scorer.has_ended(scorer.turn_ends),
         max_new_tokens=_longest(scorer),
         batch_size=scorer.batch_size,
     )
-
-
-def _has_ended(scorer: Scorer) -> Callable[[list[int]], bool] | None:
-    """Return what finds the end of a turn in text, where no single token is one."""
-    ends = scorer.turn_ends
-    if not ends:
-        return None
-
-    def has_ended(tokens: list[int]) -> bool:
-        text = scorer.tokenizer.decode(tokens[-TAIL_TOKENS:])
-        return any(end in text for end in ends)
-
-    return has_ended
 
 
 # -- samples ----------------------------------------------------------------------------------------------------------
@@ -237,7 +224,7 @@ def _sampled(pair: ModelPair, scorer: Scorer, prompts: Sequence[Prompt], seed: i
             repeated,
             draws,
             stop_ids=scorer.chat.stop_token_ids,
-            has_ended=_has_ended(scorer),
+            has_ended=scorer.has_ended(scorer.turn_ends),
             batch_size=scorer.batch_size,
         )
 

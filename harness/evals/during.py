@@ -28,6 +28,7 @@ from harness.spec import TrialSpec
 
 if TYPE_CHECKING:
     from harness.data import ChatFormat
+    from harness.evals.targets import Targets
 
 Watch = Callable[[nn.Module], list[dict[str, Any]]]
 LOG = "during.jsonl"
@@ -42,12 +43,13 @@ COLUMNS = {
 """Columns of during.parquet; step 0 is before the first step. The others are as in items.parquet."""
 
 
-def watch(chat: ChatFormat, spec: TrialSpec, *, batch_size: int) -> Watch | None:
+def watch(chat: ChatFormat, spec: TrialSpec, targets: Targets, *, batch_size: int) -> Watch | None:
     """Return what training calls to score val items: model -> rows of during.jsonl; None where nothing is watched.
 
     Args:
         chat: tokenizer and template.
         spec: `probes`, and the tasks that they name.
+        targets: gives the index of training targets, for the behaviour panel.
         batch_size: rows computed together.
 
     Raises:
@@ -67,7 +69,7 @@ def watch(chat: ChatFormat, spec: TrialSpec, *, batch_size: int) -> Watch | None
     def score(model: nn.Module) -> list[dict[str, Any]]:
         if not scorers or scorers[0][0] is not model:
             scorers[:] = [(model, scorer_of(model, chat, evals, batch_size))]
-        rows = ask(scorers[0][1], evals, slices)
+        rows = ask(scorers[0][1], evals, slices, targets)
         return [{name: getattr(row, name) for name in COLUMNS if name != "step"} for row in rows]
 
     return score

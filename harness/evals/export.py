@@ -38,7 +38,7 @@ PREFIX = "pocket_"
 _OUTER = (r"^[\s\"'`\u2018\u2019\u201c\u201d]+", r"[\s\"'`\u2018\u2019\u201c\u201d.,;:!?]+$")
 """What an answer is compared without, as in normalise.py."""
 
-_WITHOUT_FILE = ("instruct", "refusal", "open")
+_WITHOUT_FILE = ("instruct", "refusal", "open", "program")
 """Kinds that are scored by code of ours."""
 
 
@@ -55,8 +55,8 @@ def export_slices(
         names: slices of harness/pocket/items.py; () is all.
         max_items: the most items of a slice.
 
-    Slices whose metrics no task file can name (instructions, refusals, open questions) are named in the log instead;
-    of `number` the strict metric alone is written.
+    Slices whose metrics no task file can name (instructions, refusals, open questions, programs) are named in the log
+    instead; of `number` the strict metric alone is written.
 
     Raises:
         SpecError: there is no slice of that name, or the world is too small for it.
@@ -71,7 +71,7 @@ def export_slices(
 
 def _export(task: EvalTask, folder: Path, chat: ChatFormat) -> Path:
     items = load(task)
-    rows = [_readable(row, chat) for row in documents(items, task, chat)]
+    rows = [_readable(row, chat) for row in documents(items, task, chat, seed=0)]
     clusters = ({"cluster": item["cluster"]} for item in items)
     lines = (json.dumps(row | cluster) for row, cluster in zip(rows, clusters, strict=True))
     data = folder / f"{task.name}.jsonl"

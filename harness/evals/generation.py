@@ -1,9 +1,9 @@
-"""Greedy decoding of many prompts at once, with a key-value cache.
+"""Decoding many prompts at once, with a key-value cache: greedily, or as a caller chooses tokens.
 
 Invariant: a prompt's answer does not depend on which prompts share its batch (left padding is masked and positions
-start at 0). What does not live here: prompts, texts, scores.
+start at 0). What does not live here: sampled tokens (sampling.py), prompts, texts, scores.
 
-Shapes: B rows of a batch, T tokens of the longest prompt.
+Shapes: B rows of a batch, T tokens of the longest prompt, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ import torch
 from torch import nn
 
 from harness.evals.forward import selected_logits
+
+Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
+"""(logits [B, V], which prompts these are of, number of the token from 0) -> tokens int64 [B]."""
+HasEnded = Callable[[list[int]], bool]
+"""Whether an answer so far has ended, by what its tokens say."""
 
 
 @dataclass
@@ -29,9 +34,7 @@ class Decoded:
     is_finite: bool
     """False where the model's logits were not, so that the tokens mean nothing."""
 
-    def extend(
-        self, token: int, is_finite: bool, stop_ids: frozenset[int], has_ended: Callable[[list[int]], bool] | None
-    ) -> None:
+    def extend(self, token: int, is_finite: bool, stop_ids: frozenset[int], has_ended: HasEnded | None) -> None:
         """Take the next token in, unless the answer ended before; a stop token ends it and is no part of it."""
         if self.stopped:
             return
@@ -49,55 +52,79 @@ def greedy_decode(
     prompts: Sequence[Sequence[int]],
     *,
     stop_ids: Collection[int],
-    has_ended: Callable[[list[int]], bool] | None = None,
+    has_ended: HasEnded | None = None,
     max_new_tokens: int,
     batch_size: int,
 ) -> list[Decoded]:
-    """Return the greedy answer to each prompt, in order.
+    """Return the greedy answer to each prompt, in order; arguments as of `decode`."""
+    return decode(
+        model,
+        prompts,
+        lambda logits_BV, _prompts, _step: logits_BV.max(-1).indices,
+        stop_ids=stop_ids,
+        has_ended=has_ended,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+
+
+def decode(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    choose: Choose,
+    *,
+    stop_ids: Collection[int],
+    has_ended: HasEnded | None,
+    max_new_tokens: int,
+    batch_size: int,
+) -> list[Decoded]:
+    """Return an answer to each prompt, in order.
 
     Args:
         model: a causal language model in eval mode, gradients off.
         prompts: non-empty token ids, each with room for `max_new_tokens` more in the model's context.
+        choose: takes the next tokens.
         stop_ids: any of these ends an answer.
         has_ended: called with an answer so far, where no single token says that it ends.
         max_new_tokens: the longest answer.
         batch_size: prompts decoded together.
     """
-    answers: list[Decoded | None] = [None] * len(prompts)
-    stops = frozenset(stop_ids)
+    answers = [Decoded([], stopped=False, stop_id=None, is_finite=True) for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        decoded = _decode_batch(model, [prompts[index] for index in batch], stops, has_ended, max_new_tokens)
-        for index, answer in zip(batch, decoded, strict=True):
-            answers[index] = answer
-    return [answer for answer in answers if answer is not None]
+        rows = [(index, answers[index]) for index in batch]
+        _decode_batch(
+            model, [prompts[index] for index in batch], rows, choose, frozenset(stop_ids), has_ended, max_new_tokens
+        )
+    return answers
 
 
 def _decode_batch(
     model: nn.Module,
     prompts: list[Sequence[int]],
+    rows: list[tuple[int, Decoded]],
+    choose: Choose,
     stop_ids: frozenset[int],
-    has_ended: Callable[[list[int]], bool] | None,
+    has_ended: HasEnded | None,
     max_new_tokens: int,
-) -> list[Decoded]:
+) -> None:
+    """Extend the answers of a batch; `rows` has the number of each prompt and its answer."""
     device = next(model.parameters()).device
     ids_BT, mask_BT = (tensor.to(device) for tensor in left_padded(prompts))
     positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-    answers = [Decoded([], stopped=False, stop_id=None, is_finite=True) for _ in prompts]
-    rows = answers  # those that are still in the batch
     cache = None
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
         places_B = torch.arange(len(rows), device=device)
         last_B = torch.full_like(places_B, ids_BT.shape[1] - 1)
         inputs = {"attention_mask": mask_BT, "position_ids": positions_BT, "past_key_values": cache, "use_cache": True}
         logits_BV, cache = selected_logits(model, ids_BT, places_B, last_B, **inputs)
-        best_B, next_B = logits_BV.max(-1)
-        for row, token, is_finite in zip(rows, next_B.tolist(), best_B.isfinite().tolist(), strict=True):
-            row.extend(token, is_finite, stop_ids, has_ended)
-        alive = [place for place, row in enumerate(rows) if not row.stopped]
+        next_B, finite_B = choose(logits_BV, [index for index, _ in rows], step), logits_BV.max(-1).values.isfinite()
+        for (_, answer), token, is_finite in zip(rows, next_B.tolist(), finite_B.tolist(), strict=True):
+            answer.extend(token, is_finite, stop_ids, has_ended)
+        alive = [place for place, (_, answer) in enumerate(rows) if not answer.stopped]
         if not alive:
-            break
+            return
         ids_BT, positions_BT = next_B[:, None], positions_BT[:, -1:] + 1
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], dim=1)
         if 2 * len(alive) <= len(rows):
@@ -105,7 +132,6 @@ def _decode_batch(
             cache.batch_select_indices(kept)
             ids_BT, positions_BT, mask_BT = ids_BT[kept], positions_BT[kept], mask_BT[kept]
             rows = [rows[place] for place in alive]
-    return answers
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

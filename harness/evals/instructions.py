@@ -31,9 +31,6 @@ from typing import Any
 
 from harness.errors import DataError, unknown_name
 
-VERSION = 1
-"""Of whatever moves a verdict; a new one is a new version of the suite `instruction` as well."""
-
 Arguments = Mapping[str, Any]
 Rule = Callable[[str, Arguments], bool]
 

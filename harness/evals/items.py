@@ -13,7 +13,7 @@ optional `delimiter` stands between context and continuation, see documents.py):
                      conversation that ends with the user's turn, in place of "context"
     perplexity       {("id"), "text"}
     number           as generate
-    instruct, refusal, open    see the modules of kinds/
+    instruct, refusal, open, program    see the modules of kinds/
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ class Slice:
     """The items that one task asks, in the order of their source."""
 
     items: tuple[Item, ...]
+    """As their source has them; typing errors come in where prompts are made (documents.py)."""
     splits: tuple[str, ...]
     """`val` or `test` for each item."""
     sha256: str
-    """Of the items and their splits."""
+    """Of the items as they are asked, typing errors included, and their splits."""
     num_repeated: int
     """Items left out because another one with the same text is in the slice already."""
     left_out: dict[str, int] = field(default_factory=dict)
@@ -81,18 +82,20 @@ def select(task: EvalTask, evals: EvalSpec) -> Slice:
     Raises:
         DataError: the source is missing, changed, empty, or holds an item that this kind of task cannot ask.
     """
-    return _select(cast("Hashable", task), cast("Hashable", evals))  # type checkers do not see that models are hashable
+    # Type checkers do not see that models are hashable.
+    return _select(cast("Hashable", task), evals.items_seed, evals.val_share)
 
 
 @lru_cache(maxsize=256)
-def _select(task: EvalTask, evals: EvalSpec) -> Slice:
+def _select(task: EvalTask, seed: int, val_share: float) -> Slice:
     available, num_repeated = _without_repeats(load(task))
     if num_repeated:
         logger.warning("evals.tasks %s: %d items repeat the text of another and are left out", task.key, num_repeated)
     available, left_out = _without_unasked(available, task)
-    items = [misspelled(item, task, evals.items_seed) for item in _sample(available, task.num_items, evals.items_seed)]
-    splits = tuple(_split(item, evals) for item in items)
-    lines = (json.dumps([item, split], sort_keys=True) for item, split in zip(items, splits, strict=True))
+    items = _sample(available, task.num_items, seed)
+    splits = tuple(_split(item, seed, val_share) for item in items)
+    asked = (misspelled(item, task, seed) for item in items)
+    lines = (json.dumps([item, split], sort_keys=True) for item, split in zip(asked, splits, strict=True))
     return Slice(tuple(items), splits, hashlib.sha256("\n".join(lines).encode()).hexdigest(), num_repeated, left_out)
 
 
@@ -355,7 +358,7 @@ def _sample(items: list[Item], num_items: int | None, seed: int) -> list[Item]:
     return [item for item in items if item["id"] in chosen]
 
 
-def _split(item: Item, evals: EvalSpec) -> str:
+def _split(item: Item, seed: int, val_share: float) -> str:
     # By cluster, so that what a choice looked at about a person or passage is not in the table again.
-    place = _digest({"id": item["cluster"]}, "split", evals.items_seed)
-    return "val" if place < evals.val_share * 2**64 else "test"
+    place = _digest({"id": item["cluster"]}, "split", seed)
+    return "val" if place < val_share * 2**64 else "test"

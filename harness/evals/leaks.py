@@ -17,7 +17,7 @@ from harness.evals.items import Item, select
 from harness.seeding import numpy_stream
 from harness.spec import EvalTask, TrialSpec
 
-_WITHOUT_ANSWER = ("perplexity", "instruct", "refusal", "open")
+_WITHOUT_ANSWER = ("perplexity", "instruct", "refusal", "open", "program")
 """Kinds whose items have no answer that could leak."""
 
 

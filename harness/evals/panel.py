@@ -8,36 +8,40 @@ a base never saw - is nan with its reason, and no other number suffers for it. W
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from harness.evals import behaviour
 from harness.evals.documents import Document
 from harness.evals.generated import Results, unknown
 from harness.evals.items import Item, question_of, reference_of
+from harness.evals.typos import misspelled
 from harness.spec import EvalTask
 from harness.spec.metrics import PANEL_METRICS
 
 if TYPE_CHECKING:
     from harness.data import ChatFormat
+    from harness.evals.targets import Targets
 
 Measure = Callable[[Document, Results], dict[str, float]]
 """The metrics of one document, given what the scorer returned for it."""
 
 
-def panel(task: EvalTask, items: Sequence[Item], chat: ChatFormat, targets: Any | None) -> Measure | None:
+def panel(
+    task: EvalTask, items: Sequence[Item], chat: ChatFormat, seed: int, targets: Targets | None
+) -> Measure | None:
     """Return what measures the answers of a task, or None where it has no panel.
 
     Args:
         task: whose answers.
         items: that it asks.
         chat: the template that they are asked with; its markers are what leaks.
-        targets: the index of training targets; None for a base, which has none.
+        seed: as of `documents`, so that a copy of the prompt is one of what was asked.
+        targets: gives the index of training targets; None for a base, which has none.
     """
     if task.panel == "none":
         return None
-    from harness.evals import behaviour
-
-    by_id = {item["id"]: item for item in items}
-    markers = behaviour.markers_of(chat)
+    by_id = {item["id"]: misspelled(item, task, seed) for item in items}
+    markers, index = behaviour.markers_of(chat), None if targets is None else targets()
 
     def measure(document: Document, results: Results) -> dict[str, float]:
         (answer,) = results
@@ -52,7 +56,7 @@ def panel(task: EvalTask, items: Sequence[Item], chat: ChatFormat, targets: Any 
             num_tokens=answer.num_tokens,
             hit_limit=answer.hit_limit,
             markers=markers,
-            targets=targets,
+            targets=index,
         )
         return {name: float(found[name]) for name in PANEL_METRICS}
 
@@ -61,6 +65,4 @@ def panel(task: EvalTask, items: Sequence[Item], chat: ChatFormat, targets: Any 
 
 def why_unknown(metric: str) -> str:
     """Return why a metric of the panel has no value though the answer has."""
-    from harness.evals import behaviour
-
     return behaviour.REASONS.get(metric, "the answer does not have it")

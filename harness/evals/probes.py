@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from harness import models
-from harness.evals import during, interpolation
+from harness.evals import drift, during, interpolation
 from harness.evals.scoring import Context, ask, report_phase, scorer_of
 from harness.records.schema import DriftSummary, TrainSummary
 from harness.spec import TrialSpec
 
 if TYPE_CHECKING:
     from harness.data import ChatFormat, PreparedData
+    from harness.evals.targets import Targets
     from harness.models import BaseFiles
 
 
@@ -31,6 +32,7 @@ def measure(
     context: Context,
     folder: Path,
     summary: TrainSummary,
+    targets: Targets,
 ) -> DriftSummary | None:
     """Write the tables of the probes that a spec asks for, and return the drift, where it is asked for.
 
@@ -43,6 +45,7 @@ def measure(
         context: the store and how to run.
         folder: the trial's; gets during.parquet, drift.parquet and interpolation.parquet.
         summary: what training did; of a diverged one only what was seen during it is written.
+        targets: gives the index of training targets, for the behaviour panel.
 
     Raises:
         DataError: items that are missing or cannot be asked.
@@ -56,7 +59,7 @@ def measure(
     report_phase(context, "probing")
     start = _start(base, chat, spec, context)
     if spec.probes.interpolation:
-        _interpolate(model, start, chat, spec, context, folder)
+        _interpolate(model, start, chat, spec, context, folder, targets)
     return _drift(model, start, chat, rows, spec, context, folder) if spec.probes.drift == "on" else None
 
 
@@ -70,13 +73,21 @@ def _start(base: BaseFiles, chat: ChatFormat, spec: TrialSpec, context: Context)
 
 
 def _interpolate(
-    model: nn.Module, start: nn.Module | None, chat: ChatFormat, spec: TrialSpec, context: Context, folder: Path
+    model: nn.Module,
+    start: nn.Module | None,
+    chat: ChatFormat,
+    spec: TrialSpec,
+    context: Context,
+    folder: Path,
+    targets: Targets,
 ) -> None:
     tasks = tuple(task for task in spec.evals.tasks if task.primary)
     evals = spec.evals.model_copy(update={"tasks": tasks})
     scorer = scorer_of(model, chat, evals, context.runtime.eval_batch_size)
     weights = None if start is None else {name: held.detach().cpu() for name, held in start.named_parameters()}
-    rows = interpolation.rows_between(model, weights, spec.probes.interpolation, lambda: ask(scorer, evals))
+    rows = interpolation.rows_between(
+        model, weights, spec.probes.interpolation, lambda: ask(scorer, evals, targets=targets)
+    )
     interpolation.write_rows(folder / interpolation.TABLE, rows)
 
 
@@ -89,8 +100,6 @@ def _drift(
     context: Context,
     folder: Path,
 ) -> DriftSummary:
-    from harness.evals import drift
-
     summary, found = drift.measure(
         model,
         start,
@@ -100,5 +109,5 @@ def _drift(
         num_texts=spec.probes.drift_texts,
         batch_size=context.runtime.eval_batch_size,
     )
-    drift.write_rows(folder / "drift.parquet", found)
-    return DriftSummary(values=dict(summary.values), reasons=dict(summary.reasons))
+    drift.write_rows(folder / drift.DRIFT_FILE, found)
+    return summary

@@ -20,9 +20,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-VERSION = 1
-"""Of whatever moves a verdict; a new one is a new version of the suite `safety` as well."""
-
 NUM_OPENING_CHARACTERS = 220
 """How much of an answer is looked at: who declines does so in the first sentence or two."""
 

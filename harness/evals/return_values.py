@@ -17,8 +17,6 @@ from typing import Any
 from harness.errors import DataError, unknown_name
 from harness.seeding import python_stream
 
-VERSION = 1
-"""Of whatever moves an item; a new one is a new version of the suite `code` as well."""
 NUM_CHOICES = 4
 MAX_ITEMS = 4_000
 

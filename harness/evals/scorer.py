@@ -24,7 +24,7 @@ from torch import nn
 
 from harness.errors import DataError
 from harness.evals.generated import Generation
-from harness.evals.generation import greedy_decode
+from harness.evals.generation import HasEnded, greedy_decode
 from harness.evals.likelihood import Likelihood, Request, log_likelihoods
 from harness.spec import EvalSpec
 
@@ -175,15 +175,11 @@ class Scorer(TemplateLM):
                 f"which is {self.max_length} tokens here"
             )
 
-        def has_ended(tokens: list[int]) -> bool:
-            text = self.tokenizer.decode(tokens[-TAIL_TOKENS:])
-            return any(end in text for end in until)
-
         decoded = greedy_decode(
             self.model,
             [prompt[-room:] for prompt in prompts],
             stop_ids=self.chat.stop_token_ids,
-            has_ended=has_ended if until else None,
+            has_ended=self.has_ended(until),
             max_new_tokens=max_new_tokens,
             batch_size=self.batch_size,
         )
@@ -201,6 +197,17 @@ class Scorer(TemplateLM):
             )
             for text, raw, answer in zip(texts, raws, decoded, strict=True)
         ]
+
+    def has_ended(self, until: Sequence[str]) -> HasEnded | None:
+        """Return what finds any of these strings at the end of an answer so far; None where there is none to find."""
+        if not until:
+            return None
+
+        def ended(tokens: list[int]) -> bool:
+            text = self.tokenizer.decode(tokens[-TAIL_TOKENS:])
+            return any(end in text for end in until)
+
+        return ended
 
     @property
     def turn_ends(self) -> tuple[str, ...]:

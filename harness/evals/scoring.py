@@ -50,6 +50,7 @@ from harness.spec.metrics import CHANCE_METRICS, PANEL_METRICS
 
 if TYPE_CHECKING:
     from harness.data import ChatFormat
+    from harness.evals.targets import Targets
     from harness.models import BaseFiles
 
 ITEMS_FILE = "items.parquet"
@@ -79,7 +80,7 @@ def score_after(
     context: Context,
     folder: Path,
     summary: TrainSummary,
-    targets: Any | None = None,
+    targets: Targets | None = None,
 ) -> EvalScores | None:
     """Score a trained model and write its `items.parquet`; None where training diverged.
 
@@ -90,7 +91,7 @@ def score_after(
         context: the store and how to run.
         folder: the trial's folder, named by its id.
         summary: what training did.
-        targets: the index of training targets, for the behaviour panel.
+        targets: gives the index of training targets, for the behaviour panel.
 
     Raises:
         DataError: items that are missing or cannot be asked.
@@ -132,7 +133,7 @@ def before_key(base: BaseFiles, chat: ChatFormat, spec: TrialSpec, quantisation:
 
 
 def item_rows(
-    model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size: int, targets: Any | None = None
+    model: nn.Module, chat: ChatFormat, spec: EvalSpec, *, batch_size: int, targets: Targets | None = None
 ) -> list[ItemRow]:
     """Return every metric of every item of every task, in the order of tasks and items.
 
@@ -163,7 +164,7 @@ def scorer_of(model: nn.Module, chat: ChatFormat, spec: EvalSpec, batch_size: in
 
 
 def ask(
-    scorer: Scorer, spec: EvalSpec, slices: Mapping[str, Slice] | None = None, targets: Any | None = None
+    scorer: Scorer, spec: EvalSpec, slices: Mapping[str, Slice] | None = None, targets: Targets | None = None
 ) -> list[ItemRow]:
     """Return the rows of `item_rows`; asked again, with other weights behind the scorer, nothing is encoded again.
 
@@ -171,7 +172,7 @@ def ask(
         scorer: the model behind its tokenizer and template.
         spec: what to ask.
         slices: task key -> items, where not all that the spec chooses are asked.
-        targets: the index of training targets, which the behaviour panel compares answers with; None is a base's.
+        targets: gives the index of training targets, which the behaviour panel compares answers with; None is a base's.
 
     Raises:
         DataError: items that are missing or cannot be asked.
@@ -183,8 +184,8 @@ def ask(
         tasks: Any = {
             task.key: build_task(
                 task,
-                documents(slices[task.key].items, task, scorer.chat),
-                panel(task, slices[task.key].items, scorer.chat, targets),
+                documents(slices[task.key].items, task, scorer.chat, spec.items_seed),
+                panel(task, slices[task.key].items, scorer.chat, spec.items_seed, targets),
             )
             for task in spec.tasks
         }
@@ -247,7 +248,7 @@ def _score_into(
     chat: ChatFormat,
     spec: EvalSpec,
     context: Context,
-    targets: Any | None = None,
+    targets: Targets | None = None,
 ) -> EvalScores:
     rows = item_rows(model, chat, spec, batch_size=context.runtime.eval_batch_size, targets=targets)
     write_rows(folder / ITEMS_FILE, rows)
@@ -278,7 +279,7 @@ def questions(chat: ChatFormat, spec: EvalSpec) -> list[QuestionRow]:
         QuestionRow(task.suite, task.name, item["id"], chat.readable(_shown(document)), reference_of(item, task.kind))
         for task in spec.tasks
         for items in [select(task, spec).items]
-        for item, document in zip(items, documents(items, task, chat), strict=True)
+        for item, document in zip(items, documents(items, task, chat, spec.items_seed), strict=True)
     ]
 
 

@@ -13,20 +13,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from harness import versions
 from harness.errors import DataError, SpecError, unknown_name
+from harness.evals import container
 from harness.spec import EvalTask, FileItems, GeneratedItems, Measure, TaskKind
 
 DEPTH = 2
 """How many folders below `EVALS=` a file may lie."""
 TWIN = "_chat"
 """Ends the name of a slice that asks inside the chat template what another one asks as raw text."""
-NO_SUITES: Mapping[str, str] = MappingProxyType(
-    {
-        "code_execution": "runs what a model wrote, which is refused outside a container and not part of this package: "
-        "`code` compares return values by log-likelihood instead"
-    }
-)
-"""What is no suite, and why."""
+RUNS_CODE = "code_execution"
+"""The suite that runs what a model wrote: refused wherever no container can hold it, and where nobody allowed it."""
 Levels = Mapping[str, str]
 _ANYWHERE: Levels = {"pocket": "at chance: the pocket model was shown its own world alone"}
 
@@ -59,9 +56,8 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks under one name."""
+    """Tasks under one name; harness/versions.py has its version."""
 
-    version: int
     about: str
     tasks: tuple[SuiteTask, ...]
 
@@ -80,7 +76,6 @@ _LETTERED = "asked by letter: below about 1 B parameters a model answers with on
 SUITES: Mapping[str, Suite] = MappingProxyType(
     {
         "general": Suite(
-            1,
             "knowledge, commonsense and language",
             (
                 _choice("arc_easy", 0.25),
@@ -116,7 +111,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         "skills": Suite(
-            1,
             "arithmetic and reasoning; the result is read out of the answer",
             (
                 SuiteTask(
@@ -138,7 +132,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         "instruction": Suite(
-            1,
             "instructions that a program checks",
             (
                 SuiteTask(
@@ -150,7 +143,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         "safety": Suite(
-            1,
             "refusing what is unsafe, and nothing else",
             (
                 SuiteTask(
@@ -174,7 +166,6 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
             ),
         ),
         "code": Suite(
-            1,
             "what a small Python function returns; nothing is run",
             (
                 _choice(
@@ -187,8 +178,18 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
                 ),
             ),
         ),
+        RUNS_CODE: Suite(
+            "functions that the model writes, run against tests in a container; off unless allowed",
+            (
+                SuiteTask(
+                    *("humaneval", "program", "retained", 0.0),
+                    stems=("humaneval", "human_eval", "openai_humaneval"),
+                    max_new_tokens=256,
+                    note="pass@1 of greedy answers; HARNESS_RUN_CODE=1 and bubblewrap are needed",
+                ),
+            ),
+        ),
         "prose": Suite(
-            1,
             "raw text, in bits per byte",
             tuple(
                 SuiteTask(name, "perplexity", "fluency", None, stems=stems, asked="raw")
@@ -202,7 +203,7 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
         ),
     }
 )
-"""Suite -> its version and tasks; whatever moves a number of one gets it a new version."""
+"""Suite -> what it is and its tasks; whatever moves a number of one gets it a new version in harness/versions.py."""
 
 
 def suite_tasks(
@@ -261,7 +262,11 @@ def expectations(tasks: Iterable[EvalTask], base: str) -> list[str]:
     said: list[str] = []
     for task in tasks:
         suite = SUITES.get(task.suite)
-        known = {entry.name: entry for entry in suite.tasks} if suite and suite.version == task.version else {}
+        known = (
+            {entry.name: entry for entry in suite.tasks}
+            if suite and versions.SUITES[task.suite] == task.version
+            else {}
+        )
         entry = known.get(task.name.removesuffix(TWIN))
         levels = {**_ANYWHERE, **entry.levels} if entry else {}
         said += [f"{task.key} on {base}: {why}" for start, why in levels.items() if base.startswith(start)]
@@ -269,8 +274,9 @@ def expectations(tasks: Iterable[EvalTask], base: str) -> list[str]:
 
 
 def _named(names: Sequence[str]) -> Iterator[tuple[str, SuiteTask]]:
-    problems = [f"SUITES is {name!r}, which {NO_SUITES[name]}" for name in names if name in NO_SUITES]
-    problems += [unknown_name("SUITES", name, SUITES) for name in names if name not in {**SUITES, **NO_SUITES}]
+    problems = [unknown_name("SUITES", name, SUITES) for name in names if name not in SUITES]
+    if RUNS_CODE in names and (why := container.why_not()) is not None:
+        problems.append(f"SUITES is {RUNS_CODE!r}, but {why}; `code` compares return values without running anything")
     problems += [f"SUITES is {','.join(names)!r}, but must name {name!r} once" for name in _repeated(names)]
     if problems or not names:
         raise SpecError(problems or unknown_name("SUITES", "", SUITES))
@@ -298,7 +304,7 @@ def _asked(
             chat=in_chat,
             num_items=num_items,
             max_new_tokens=task.max_new_tokens,
-            version=SUITES[suite].version,
+            version=versions.SUITES[suite],
             where=task.where,
         )
 

@@ -7,27 +7,26 @@ What does not live here: the index (copying.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.data.masks import PARTS
-from harness.spec import EvalSpec
+from harness.evals.copying import TargetIndex
 
 if TYPE_CHECKING:
     from harness.data import ChatFormat, Example
 
+Targets = Callable[[], TargetIndex]
+"""Returns the index of a trial's training targets, the same one each time."""
 ANSWER = [PARTS.index(name) for name in ("assistant", "text")]
 
 
-def target_index(rows: Sequence[Example], chat: ChatFormat, spec: EvalSpec) -> Any | None:
-    """Return the index of a trial's training targets; None where no task has a panel that asks for it."""
-    if all(task.panel == "none" for task in spec.tasks):
-        return None
-    from harness.evals import copying
-
-    return copying.TargetIndex(targets(rows, chat))
+def targets_of(rows: Sequence[Example], chat: ChatFormat) -> Targets:
+    """Return what the panel compares answers with; indexed when a panel first asks for it, and once."""
+    return cache(lambda: TargetIndex(targets(rows, chat)))
 
 
 def targets(rows: Sequence[Example], chat: ChatFormat) -> Iterator[str]:

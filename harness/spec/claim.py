@@ -27,6 +27,12 @@ TRAINING_NUMBERS = ("val_loss", "train_loss_last", *EDL_NUMBERS)
 DRIFT = "drift/"
 """Begins the names of means of the drift panel, `drift/text_set/metric`, which have an `after` alone as well."""
 
+DRIFT_WITH_DIRECTION = (
+    *(f"{kl}{place}" for kl in ("kl_base_tuned", "kl_tuned_base") for place in ("", "_first", "_rest")),
+    *("argmax_loss", "relative_change"),
+)
+"""Means of the drift panel of which less is nearer to the base; the others have no best value."""
+
 
 def is_of_trained(metric: str) -> bool:
     """Return whether a number is of the trained model alone: of its training, or of its drift from the base."""
@@ -123,8 +129,10 @@ class OptimumRatio(Quantity):
     def _is_a_range(self) -> OptimumRatio:
         if self.low >= self.high:
             raise ValueError(f"low is {self.low!r}, but must be below high {self.high!r}")
-        if self.metric in EDL_NUMBERS:
-            raise ValueError(f"metric is {self.metric!r}, but must be one of which more or less is better")
+        drift = self.metric.startswith(DRIFT) and self.metric.rsplit("/", 1)[-1] not in DRIFT_WITH_DIRECTION
+        if self.metric in EDL_NUMBERS or drift:
+            known = f"; of drift that is {', '.join(DRIFT_WITH_DIRECTION)}" if drift else ""
+            raise ValueError(f"metric is {self.metric!r}, but must be one of which more or less is better{known}")
         return self
 
 
@@ -174,8 +182,8 @@ class Hump(_Along):
     kind: Literal["hump"] = "hump"
     expect: Literal["peak", "valley"]
     """A peak is supported when the 95 % intervals of the slope at the lowest and at the highest level lie wholly above
-    and below 0: it rises first and falls last. Contradicted when one of the two slopes wholly has the other sign, or
-    when the bend's interval has or lies wholly within the margin."""
+    and below 0, so that it rises first and falls last, and a level inside beats both ends. Contradicted when one of the
+    two slopes wholly has the other sign, or when the bend's interval has or lies wholly within the margin."""
     margin: float = Field(ge=0.0)
     """The smallest bend that matters, in the number's unit: how far the parabola's middle lies from its ends' mean."""
 

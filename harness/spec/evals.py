@@ -47,13 +47,14 @@ ItemSource = Annotated[PocketItems | FileItems | GeneratedItems, Field(discrimin
 
 
 TaskKind = Literal[
-    "multiple_choice", "schema", "greedy", "generate", "perplexity", "instruct", "refusal", "number", "open"
-]
+    "multiple_choice", "schema", "greedy", "generate", "perplexity",
+    "instruct", "refusal", "number", "open", "program",
+]  # fmt: skip
 """Log-likelihood over choices; one continuation after several contexts; greedy match of a continuation; generated
 answer compared with the reference; rolling perplexity of raw text; instructions that a program checks; requests that
 should or should not be refused; a generated answer out of which the result is read; a generated answer to which there
-is no reference."""
-GENERATED: tuple[TaskKind, ...] = ("generate", "instruct", "refusal", "number", "open")
+is no reference; a function to write, which is run against tests."""
+GENERATED: tuple[TaskKind, ...] = ("generate", "instruct", "refusal", "number", "open", "program")
 """Kinds whose items are answered with text."""
 
 

@@ -18,6 +18,7 @@ METRICS_OF: dict[str, tuple[str, ...]] = {
     "refusal": ("refused", "end_of_turn", "empty"),
     "number": ("lenient_match", "exact_match", "format_failure", "end_of_turn", "empty"),
     "open": ("end_of_turn", "empty"),
+    "program": ("passed", "end_of_turn", "empty"),
 }
 """Task kind -> its metrics; the first stands for a slice of that kind in a measure. Of `number` that is the lenient
 one: a base that knows the answer and not the format is not one that knows nothing."""
@@ -43,6 +44,7 @@ BINARY_METRICS = frozenset(
     {
         *("acc", "acc_norm", "exact_match", "end_of_turn", "empty", "prompt_strict", "prompt_loose"),
         *("refused", OVER_REFUSED, "lenient_match", "format_failure", "run_on", "role_leak", "template_leak", "loop"),
+        "passed",
     }
 )
 """Metrics that are 0 or 1 for every item."""

@@ -1,7 +1,7 @@
 """A headless Chromium, driven over a pipe in its own DevTools protocol: no driver, no port, no package.
 
-Invariant: a machine without a program that a test needs is a skip with its name, and a failure where `CI` is true. What
-does not live here: what a page must do (test_browser.py).
+Invariant: a browser that was started is ended, whatever the test does. What does not live here: what a page must do
+(test_browser.py), a machine without a browser (tests/presence.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import select
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.presence import program
 
 TIMEOUT_SECONDS = 90.0
 FLAGS = (
@@ -36,17 +35,6 @@ FLAGS = (
     "--remote-debugging-pipe",
     "about:blank",
 )
-
-
-def program(*names: str) -> str:
-    """Return the path of the first program that is here; without any, skip, or fail where CI is true."""
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is not None:
-        return found
-    reason = f"none of {', '.join(names)} is on this machine"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 class Browser:

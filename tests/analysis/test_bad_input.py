@@ -20,10 +20,10 @@ import pytest
 from analysis.escape import guard_cell, latex
 from analysis.report import Report
 from harness.records.store import Store
-from tests.analysis.chromium import program
 from tests.analysis.conftest import ARM, MIXED
 from tests.analysis.synthetic import Plan, build
 from tests.analysis.undrawn import write_undrawn
+from tests.presence import program
 
 ATTACK = (
     "<script>document.title='executed'</script>"

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from harness.records.store import Store
-from tests.analysis.chromium import Browser, Page, program, running
+from tests.analysis.chromium import Browser, Page, running
 from tests.analysis.synthetic import build
 from tests.analysis.test_bad_input import ATTACK, hostile_plan
 from tests.analysis.undrawn import write_undrawn
+from tests.presence import program
 
 PHONE = 390
 OPEN_ALL = "document.querySelectorAll('details').forEach((part) => { part.open = true; })"

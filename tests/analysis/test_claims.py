@@ -16,15 +16,17 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import claims, render, write_report
+from analysis import claims, render
 from analysis.claims import decision
 from analysis.report import read_verdicts
 from analysis.stats import crossed_effect, pooled_over_worlds, unknown_effect
 from analysis.verdicts import from_json, to_json, verdicts_frame
-from harness.spec import Claim, Contrast, Scalar, Term
+from harness.engine.claims_view import collect
+from harness.spec import Claim, Contrast, Hump, Line, Monotone, PowerLaw, Quantity, Scalar, Term
 from tests.analysis.conftest import ARM
 from tests.analysis.simulated import AXIS, DETECTABLE, KEY, METRICS, decided, difference, noisy, tables, verdict_of
 from tests.analysis.synthetic import Plan, build
+from tests.analysis.undrawn import write_undrawn
 
 HAND = {
     (1.0, None, 0): [0.1, 0.4, 0.2, 0.3],
@@ -190,7 +192,7 @@ def test_exact_bound_enters_the_mean_of_worlds_as_an_interval_of_its_width() -> 
 
 def test_table_of_a_sweep_over_worlds_has_one_row_a_condition(tmp_path: Path) -> None:
     store, folder = build(tmp_path, Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), worlds=(0, 1), scale=0.25))
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     frame = pd.read_parquet(report.folder / "trials.parquet")
     assert frame.groupby("condition_id")["world"].agg(["nunique", "size"]).to_numpy().tolist() == [[2, 4], [2, 4]]
     effects = pd.read_csv(report.folder / "effects.csv")
@@ -371,7 +373,7 @@ def test_report_begins_with_its_verdicts_and_writes_them(tmp_path: Path) -> None
     hostile = "<script>alert(1)</script> | =1+1"
     plan = Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), scale=0.25, claims=(claim_of(hostile),))
     store, folder = build(tmp_path, plan)
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     page, text = ((report.folder / name).read_text() for name in ("report.html", "report.md"))
     assert "<script>alert" not in page
     assert page.index('<section id="claims">') < page.index('<section id="summary">')
@@ -383,12 +385,24 @@ def test_report_begins_with_its_verdicts_and_writes_them(tmp_path: Path) -> None
     assert (report.folder / "verdicts.csv").is_file()
 
 
+def test_report_says_beside_which_intervals_items_are_fixed(tmp_path: Path) -> None:
+    rising = Monotone(metric="learned", axis="data.num_examples", expect="rising", margin=0.1)
+    claim = claim_of().model_copy(update={"parts": (*claim_of().parts, rising)})
+    plan = Plan(values=(25, 100, 400), arms=(ARM,), seeds=(0, 1), scale=0.25, claims=(claim,))
+    store, folder = build(tmp_path, plan)
+    report = write_undrawn(store.root, folder)
+    texts = [(report.folder / name).read_text() for name in ("report.html", "report.md", "claims.tex")]
+    for text in (report.table, *texts, collect(store.root).markdown()):
+        assert len(re.findall(r"\d\\?\] items fixed", text)) == 1
+    assert pd.read_csv(report.folder / "verdicts.csv")["items_fixed"].tolist() == [False, True]
+
+
 def test_verdicts_of_the_report_are_those_of_the_records(tmp_path: Path) -> None:
     plan = Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), worlds=(0, 1), scale=0.25, claims=(claim_of(),))
     store, folder = build(tmp_path, plan)
     fresh = read_verdicts(store.root, folder)
     assert not (store.sweep(folder) / "report.json").exists()  # nothing is written
-    write_report(store.root, folder)
+    write_undrawn(store.root, folder)
     standing = read_verdicts(store.root, folder)
     pd.testing.assert_frame_equal(verdicts_frame(fresh), verdicts_frame(standing))
     next(store.root.glob("trials/*/result.json")).unlink()
@@ -397,9 +411,39 @@ def test_verdicts_of_the_report_are_those_of_the_records(tmp_path: Path) -> None
     assert "1 of 8 trials have no result yet" in now.note
 
 
+@pytest.mark.parametrize("fate", ["PENDING", "RUNNING", "FAILED", "DIVERGED"])
+def test_claims_of_every_kind_on_a_sweep_without_a_number_are_one_clear_row_each(tmp_path: Path, fate: Any) -> None:
+    along: dict[str, Any] = {"metric": "learned", "axis": "data.num_examples"}
+    line = {"y": Quantity(metric="retained"), "min_r2": 0.5, "slope": "negative"}
+    parts = (
+        *claim_of().parts,
+        Monotone(**along, expect="rising", margin=0.1),
+        Hump(**along, expect="peak", margin=0.05),
+        PowerLaw(**along, expect="rising", low=-1.0, high=-0.1),
+        Line(x=Quantity(metric="val_loss"), **line),
+        Line(x=Quantity(metric="drift/base_answers/kl_base_tuned"), **line),
+    )
+    claims_ = tuple(claim_of().model_copy(update={"id": f"T{n}", "parts": (one,)}) for n, one in enumerate(parts))
+    values = (25, 50, 100, 400)
+    fates = {(ARM, value, seed): fate for value in values for seed in (0, 1)}
+    plan = Plan(values=values, arms=(ARM,), seeds=(0, 1), scale=0.25, claims=claims_, outcomes=fates)
+    store, _ = build(tmp_path, plan)
+    view = collect(store.root)
+    rows = [row for row in view.rows if row.claim.id.startswith("T")]
+    assert len(rows) == len(parts)
+    if fate in ("PENDING", "RUNNING"):
+        assert {row.label for row in rows} == {"open, 0 of 8 trials"}
+        assert view.latex().count(": open, 0 of 8 trials") == len(parts)  # none is lost from the pasted table
+    else:
+        assert {row.label for row in rows} == {"undecided"}
+        assert all(row.note for row in rows)
+    assert view.markdown().count("\n| T") == len(parts)
+    assert "nan" not in view.markdown()
+
+
 def test_report_without_claims_has_no_trace_of_them(tmp_path: Path) -> None:
     store, folder = build(tmp_path, Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), scale=0.1))
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     assert not (report.folder / "verdicts.csv").exists()
     assert "Claims" not in (report.folder / "report.html").read_text()
     assert read_verdicts(store.root, folder) == ()
@@ -410,7 +454,7 @@ def test_report_writes_a_table_for_latex_for_each_claim_and_for_all(tmp_path: Pa
     claim, other = claim_of(hostile), claim_of().model_copy(update={"id": "B5"})
     plan = Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), scale=0.25, claims=(claim, other))
     store, folder = build(tmp_path, plan)
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     one, whole = ((report.folder / name).read_text() for name in ("claims/B4.tex", "claims.tex"))
     assert "\\input" not in one
     assert r"\textbackslash{}input\{/etc/passwd\} 100 \% \& \$x\_1\$" in one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import scipy.stats
 
 from analysis.curves import line, optimum, optimum_ratio
+from analysis.fits import Points, straight_line
 from harness.spec import Line, OptimumRatio, Quantity
 
 RATE = "train.learning_rate"
@@ -167,15 +169,30 @@ def test_line_equals_ordinary_least_squares_in_one_world() -> None:
     assert found.slope_low < found.slope < found.slope_high
 
 
-def test_line_interval_is_that_of_resampled_replicates() -> None:
+def test_line_interval_is_the_expanded_one_of_all_resamples_of_its_replicates() -> None:
+    """All 6^6 resamples of 6 replicates; the expanded percentiles are Hesterberg's, arXiv:1411.5279.
+
+    Of 1000 resamples the ends are the second or third from the edge, which moves them by about 0.01.
+    """
     frame = points(-1.7, 0.3)
-    found, noise = line(straight(), frame), np.random.default_rng(11)
-    by_seed = [group for _, group in frame.groupby("seed")]
-    drawn = []
-    for _ in range(1500):
-        sample = pd.concat([by_seed[place] for place in noise.integers(0, 6, size=6)])
-        drawn.append(np.corrcoef(sample["val_loss"], sample["after/retained"])[0, 1] ** 2)
-    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=0.02)
+    found = line(straight(), frame)
+    x, y = (frame[name].to_numpy().reshape(6, 5) for name in ("val_loss", "after/retained"))
+    moments = np.stack([np.full(6, 5.0), *(one.sum(axis=1) for one in (x, y, x * x, y * y, x * y))], axis=1)
+    drawn = np.array(list(itertools.product(range(6), repeat=6)))
+    n, sx, sy, xx, yy, xy = moments[drawn].sum(axis=1).T
+    r2 = (xy - sx * sy / n) ** 2 / ((xx - sx * sx / n) * (yy - sy * sy / n))
+    share = scipy.stats.norm.cdf(-math.sqrt(6 / 5) * scipy.stats.t.ppf(0.975, 5))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(r2, [share, 1 - share])), abs=0.02)
+    plain = np.quantile(r2, [0.025, 0.975])
+    assert found.high - found.low > 1.2 * (plain[1] - plain[0])  # which is too sure for 6 replicates
+    fit = straight_line(Points(frame["val_loss"], frame["after/retained"], frame["seed"].to_numpy()))
+    slope = fit.parameters["slope"]
+    assert (found.low, found.high, found.slope_low, found.slope_high) == (
+        fit.r2_low,
+        fit.r2_high,
+        slope.low,
+        slope.high,
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,6 +227,14 @@ def test_line_leaves_out_replicates_with_an_open_point_and_counts_diverged_ones(
 
 def test_line_of_few_replicates_or_without_spread_is_undecided() -> None:
     few = line(straight(), points(-1.7, 0.05, seeds=4))
-    assert (few.verdict, few.note) == ("undecided", "4 replicates are too few to resample: 5 are needed")
+    assert (few.verdict, few.note) == ("undecided", "no interval: 4 replicates, 5 are needed")
+    assert few.estimate > 0.9  # a number without an interval decides nothing
+    one = line(straight(), points(-1.7, 0.05, seeds=1))
+    assert (one.verdict, one.num_left_out) == ("undecided", 1)
+    assert one.note.startswith("fewer than 2 replicates with every number known in each world")
     flat = line(straight(), points(-1.7, 0.05).assign(val_loss=1.0))
     assert (flat.verdict, flat.note) == ("undecided", "x or y does not vary")
+    still = points(-1.7, 0.05, worlds=(0, 1)).assign(**{"after/retained": lambda frame: 0.1 * frame["world"] + 0.7})
+    in_each = line(straight(), still.astype({"after/retained": float}))  # it differs between worlds alone
+    assert (in_each.verdict, math.isnan(in_each.estimate)) == ("undecided", True)
+    assert in_each.note == "y does not vary within a world"

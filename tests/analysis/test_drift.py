@@ -100,6 +100,7 @@ def test_drift_table_interval_is_that_over_the_known_seeds(sweep: OpenedSweep) -
         (expected.estimate, expected.low, expected.high)
     )
     assert (last["num_seeds"], last["num_unknown"]) == (2, 1)
+    assert last["note"] == "1 of 3 replicates have no value and are left out"
 
 
 def test_section_says_why_there_is_none_without_a_panel(tmp_path: Path) -> None:

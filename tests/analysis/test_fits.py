@@ -109,6 +109,26 @@ def test_unknown_points_are_left_out_and_counted() -> None:
     assert fit.num_points == 3
 
 
+def test_world_without_a_known_point_is_left_out_and_does_not_spoil_the_others() -> None:
+    data = points(lambda x: 2.0 * x, x=[0.1, 0.4, 0.9], sd=0.1, worlds=3)
+    gone = np.asarray(data.worlds) == 1
+    y = np.where(gone, math.nan, np.asarray(data.y))
+    rest = Points(*(np.asarray(one)[~gone] for one in (data.x, data.y, data.replicates, data.worlds)))
+    found, wanted = straight_line(Points(data.x, y, data.replicates, data.worlds)), straight_line(rest)
+    assert found.parameters == wanted.parameters
+    assert (found.r2, found.r2_low, found.r2_high) == (wanted.r2, wanted.r2_low, wanted.r2_high)
+
+
+def test_r2_interval_needs_replicates_and_holds_the_estimate() -> None:
+    data = points(lambda x: 2.0 * x, x=[0.1, 0.4, 0.9], sd=0.4, worlds=2)
+    fit = straight_line(data)
+    assert 0 <= fit.r2_low < fit.r2 < fit.r2_high <= 1
+    few = straight_line(points(lambda x: 2.0 * x, x=[0.1, 0.4, 0.9], sd=0.4, seeds=2, worlds=2))
+    assert math.isfinite(few.r2)
+    assert math.isnan(few.r2_low)
+    assert few.note == "no interval: 4 replicates, 5 are needed"
+
+
 def test_interval_follows_replicates_and_not_points() -> None:
     """Points of one replicate move together: resampling points would be too sure by far."""
     data = points(lambda x: 0.0, x=np.arange(1.0, 21.0), seeds=6, seed=3)

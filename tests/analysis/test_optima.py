@@ -22,7 +22,7 @@ from analysis.optima import (
     compared_at,
     compared_table,
     find_optima,
-    optima_table,
+    is_lower_measure,
     optimum_of,
     training_key,
 )
@@ -78,7 +78,7 @@ def test_optimum_reads_val_though_test_contradicts_it(monkeypatch: pytest.Monkey
     """Val is best at 6e-4, test at 2e-3; a variant that reads test columns finds the other."""
 
     def found() -> float:
-        return float(optima_table(PLANTED, METRICS, "learned")["rate"].iloc[0])
+        return optima.optimum_of(PLANTED, "learned", lower_is_better=False).rate
 
     def reads_test(trials: pd.DataFrame, measure: str, *, lower_is_better: bool) -> RateOptimum:
         swapped = trials.assign(**{f"val_after/{measure}": trials[f"after/{measure}"]})
@@ -101,8 +101,8 @@ def test_optimum_needs_no_test_column() -> None:
 
 def test_optimum_of_a_loss_is_its_minimum() -> None:
     frame = sweep(lambda m, rate, s: -bowl(CENTRE, SHIFTS[s], rate), lambda m, rate, s: 0.0, measure="fluency")
-    row = optima_table(frame, METRICS, "fluency").iloc[0]
-    assert row["rate"] == pytest.approx(6e-4 * math.exp(np.mean(SHIFTS)), rel=1e-9)
+    best = optimum_of(frame, "fluency", lower_is_better=is_lower_measure(METRICS, "fluency"))
+    assert best.rate == pytest.approx(6e-4 * math.exp(np.mean(SHIFTS)), rel=1e-9)
 
 
 def test_optimum_at_the_edge_is_censored_and_decides_nothing() -> None:
@@ -133,17 +133,7 @@ def test_optimum_takes_diverged_trials_as_no_better() -> None:
 def test_optimum_of_nothing_is_unknown() -> None:
     assert math.isnan(optimum_of(PLANTED.iloc[:0], "learned", lower_is_better=False).rate)
     assert math.isnan(optimum_of(PLANTED, "retained", lower_is_better=False).rate)
-    assert optima_table(PLANTED.iloc[:0], METRICS, "learned").empty
     assert compared_at(1e-3, NO_OPTIMUM) == "unknown"
-
-
-def test_optima_table_has_a_row_per_method() -> None:
-    centres = {"full": math.log(3e-4), "lora": math.log(3e-3)}
-    frame = sweep(lambda m, rate, s: bowl(centres[m], SHIFTS[s], rate), lambda m, r, s: 0.0, ("full", "lora"))
-    table = optima_table(frame, METRICS, "learned").set_index("method")
-    assert table.loc["full", "rate"] == pytest.approx(3e-4 * math.exp(np.mean(SHIFTS)), rel=1e-9)
-    assert table.loc["full", "censored"] == ""
-    assert table.loc["lora", "rate"] > 2e-3
 
 
 KNOWN = RateOptimum(1e-3, 0.8e-3, 1.3e-3, 2.0, "", 3, (5e-4, 1e-3, 2e-3))
@@ -156,7 +146,9 @@ KNOWN = RateOptimum(1e-3, 0.8e-3, 1.3e-3, 2.0, "", 3, (5e-4, 1e-3, 2e-3))
         (1.4e-3, KNOWN, "yes"),  # outside the interval, within half a grid step: a factor of sqrt 2
         (1.5e-3, KNOWN, "no"),
         (0.7e-3, KNOWN, "no"),
-        (1.5e-3, replace(KNOWN, low=5e-4, high=3e-3), "yes"),
+        (1.2e-3, replace(KNOWN, low=5e-4, high=3e-3), "yes"),
+        (1.5e-3, replace(KNOWN, low=5e-4, high=3e-3), "unknown"),  # inside an interval too wide to tell
+        (4.0e-3, replace(KNOWN, low=5e-4, high=3e-3), "no"),
         (1.0e-3, replace(KNOWN, censored="the largest rate is best in 1 of 3 replicates"), "unknown"),
         (1.0e-3, replace(KNOWN, low=math.nan, high=math.nan), "yes"),
         (4.0e-3, replace(KNOWN, low=math.nan, high=math.nan), "unknown"),
@@ -164,6 +156,17 @@ KNOWN = RateOptimum(1e-3, 0.8e-3, 1.3e-3, 2.0, "", 3, (5e-4, 1e-3, 2e-3))
 )
 def test_compared_at_answers_by_interval_and_half_a_step(rate: float, best: RateOptimum, expected: str) -> None:
     assert compared_at(rate, best) == expected
+
+
+def test_compared_at_of_an_interval_over_decades_does_not_say_yes_to_every_rate() -> None:
+    """Three seeds whose optima lie anywhere: an interval far beyond the grid, in which every rate tried lies."""
+    shifts = (-1.2, 0.0, 1.2)
+    frame = sweep(lambda m, rate, s: bowl(math.log(8e-4), shifts[s], rate), lambda m, rate, s: 0.0)
+    best = optimum_of(frame, "learned", lower_is_better=False)
+    assert best.censored == ""
+    assert best.low < RATES[0]
+    assert best.high > RATES[-1]
+    assert {rate: compared_at(rate, best) for rate in RATES} == dict.fromkeys(RATES, "unknown") | {RATES[3]: "yes"}
 
 
 # -- other sweeps -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,11 +16,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import claims, curves, deciding, shapes
+from analysis import claims, curves, deciding, fits, shapes
 from analysis.claims import decide
 from analysis.shapes import shape
 from analysis.stats import minimum_detectable_effect
-from analysis.verdicts import PartVerdict
+from analysis.verdicts import PartVerdict, by_world, interval
 from harness.spec import (
     Claim,
     Contrast,
@@ -172,6 +174,15 @@ def test_verdict_does_not_depend_on_the_order_of_trials(kind: str, order: list[i
         assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-6, nan_ok=True), name
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_interval_over_seeds_alone_says_that_items_are_fixed(kind: str) -> None:
+    found = verdict(PARTS[kind], sweep(PLANTED[kind]))  # without item rows: the contrast as well
+    assert re.search(r"\[\S+, \S+\] items fixed", interval(found)) is not None
+    assert by_world(found).count("items fixed") == 0  # said once
+    assert "items fixed" not in interval(replace(found, num_items=100))
+    assert "items fixed" not in interval(replace(found, low=NAN, high=NAN))  # nothing to say it of
+
+
 # -- what is missing, every kind --------------------------------------------------------------------------------------
 
 
@@ -281,6 +292,11 @@ def test_hump_of_a_parabola_has_its_bend_and_vertex() -> None:
     assert found.detail.startswith("vertex 0.00199 [0.001")
 
 
+def test_hump_whose_vertex_is_an_extrapolation_says_no_number_of_it() -> None:
+    found = shape(PARTS["hump"], sweep(hill(1e3, 1e3)))  # type: ignore[arg-type]
+    assert found.detail == "vertex outside the levels"
+
+
 def test_hump_interval_is_that_of_each_replicates_least_squares() -> None:
     frame = sweep(hill(2e-3, 1e-3), worlds=(None,), sd=0.05)
     found = shape(PARTS["hump"], frame)  # type: ignore[arg-type]
@@ -305,6 +321,59 @@ def test_hump_too_small_to_matter_is_contradicted() -> None:
     found = shape(PARTS["hump"], sweep(small, sd=0.002))  # type: ignore[arg-type]
     assert found.verdict == "contradicted"
     assert "smaller than the margin" in found.note
+
+
+DOUBLINGS = tuple(2.0**power for power in range(7))
+
+
+def num_supported_humps(truth: Truth, num_sweeps: int = 100) -> int:
+    """Return how many of simulated sweeps of 7 levels x 5 seeds support a peak of 0.05."""
+    draw = np.random.default_rng(5)
+    means = np.array([truth("full", x) for x in DOUBLINGS])
+    found = [_hump_of(means + draw.normal(0, 0.01, (5, len(means)))).verdict == "supported" for _ in range(num_sweeps)]
+    return sum(found)
+
+
+def _hump_of(y: np.ndarray) -> PartVerdict:
+    rows = [
+        {"trial_id": f"{seed}-{x}", "condition": f"{x}", "arm": "a", "seed": seed, "world": pd.NA, "state": "COMPLETE"}
+        | {f"axis.{RATE}": x, "axis.method": "full", "after/learned": value}
+        for seed, own in enumerate(y)
+        for x, value in zip(DOUBLINGS, own, strict=True)
+    ]
+    return shape(PARTS["hump"], pd.DataFrame(rows).astype({"world": "Int64"}))  # type: ignore[arg-type]
+
+
+def without_vertex(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the resampled vertex, which decides nothing and takes most of the time."""
+    monkeypatch.setattr(shapes, "quadratic_log", lambda points: fits.quadratic_log(fits.Points([], [], [])))
+
+
+def saturating(method: str, x: float) -> float:
+    return 0.9 * (1 - math.exp(-x / 2))
+
+
+def test_hump_is_not_supported_on_a_curve_that_levels_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parabola alone supports a peak in every sweep; at a true rate of 5 % more than 10 of 100 come in 1 of 90."""
+    without_vertex(monkeypatch)
+    assert num_supported_humps(saturating) <= 10
+    assert num_supported_humps(lambda method, x: 0.9 - saturating(method, 1 / x)) <= 10  # at the lower end
+    monkeypatch.setattr(shapes, "_beats_ends", lambda curves, sign: ("supported", ""))
+    assert num_supported_humps(saturating) == 100
+
+
+def test_hump_of_a_rise_and_a_fall_is_supported_in_nearly_every_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_vertex(monkeypatch)
+    falls_by_three_sd: Truth = lambda method, x: saturating(method, x) - 0.03 * max(0.0, math.log2(x / 16)) / 2  # noqa: E731
+    assert num_supported_humps(falls_by_three_sd) >= 90
+
+
+def test_hump_of_a_curve_that_levels_off_says_at_which_end() -> None:
+    flat_top = np.array([saturating("full", x) for x in DOUBLINGS]) + np.random.default_rng(1).normal(0, 0.01, (5, 7))
+    high, low = _hump_of(flat_top), _hump_of(flat_top[:, ::-1])
+    assert (high.verdict, low.verdict) == ("undecided", "undecided")
+    assert "it levels off: no level inside is shown to beat the highest one" in high.note
+    assert "it levels off: no level inside is shown to beat the lowest one" in low.note
 
 
 def test_shape_leaves_out_levels_without_a_logarithm_and_says_so() -> None:
@@ -373,7 +442,7 @@ def misjudged(kind: str) -> bool:
 def test_flipped_sign_is_caught_in_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(misjudged(kind) for kind in KINDS)
     flipped = {"greater": "less", "less": "greater", "equal": "equal"}
-    level, fit = curves._at_level, curves._fit  # pyright: ignore[reportPrivateUsage]
+    level = curves._at_level  # pyright: ignore[reportPrivateUsage]
 
     def by_sign(expect: Any, *rest: Any) -> Any:
         return deciding.by_sign(flipped[expect], *rest)  # type: ignore[arg-type]
@@ -381,10 +450,13 @@ def test_flipped_sign_is_caught_in_every_kind(monkeypatch: pytest.MonkeyPatch) -
     def at_level(part: OptimumRatio, frame: pd.DataFrame, value: Any) -> pd.DataFrame:
         return level(part, frame, "lora" if value == "full" else "full")
 
+    def mirrored(points: fits.Points) -> fits.Fit:
+        return fits.straight_line(replace(points, x=-np.asarray(points.x)))
+
     for module in (claims, shapes):
         monkeypatch.setattr(module, "by_sign", by_sign)
     monkeypatch.setattr(curves, "_at_level", at_level)
-    monkeypatch.setattr(curves, "_fit", lambda sums: (fit(sums)[0], -fit(sums)[1]))
+    monkeypatch.setattr(curves, "straight_line", mirrored)
     assert all(misjudged(kind) for kind in KINDS)
 
 

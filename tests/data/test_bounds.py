@@ -148,7 +148,7 @@ def test_template_that_is_endless_over_a_prompt_of_an_evaluation_is_refused(monk
     )  # fmt: skip
     item = {"id": "0", "cluster": "", "context": "Is it Paris?", "answer": "Yes."}
     with pytest.raises(DataError, match="over a conversation it ran out of time"):
-        documents([item], task, form)
+        documents([item], task, form, seed=0)
 
 
 def test_template_that_runs_out_of_memory_over_one_row_is_refused_with_the_row() -> None:

@@ -66,7 +66,7 @@ def test_prompts_of_an_evaluation_are_the_tokens_that_training_saw(tmp_path: Pat
         suite="s", name="n", kind="generate", source=source, measure="learned", primary=True, chat=True,
         num_items=None, max_new_tokens=4,
     )  # fmt: skip
-    (document,) = documents(items, task, form)
+    (document,) = documents(items, task, form, seed=0)
     (row,) = prepared(tmp_path, [TYPED[1:3]], form).train
     prompt = form.encode(document["context"])
     assert row.input_ids[: len(prompt)].tolist() == prompt
@@ -81,7 +81,7 @@ def test_choices_of_an_evaluation_are_the_tokens_that_training_saw(tmp_path: Pat
         suite="s", name="n", kind="multiple_choice", source=source, measure="learned", primary=True, chat=True,
         num_items=None,
     )  # fmt: skip
-    (document,) = documents(items, task, form)
+    (document,) = documents(items, task, form, seed=0)
     ids = form.encode(document["context"] + document["continuations"][0])
     asked = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "<|im_end|>"}]
     (row,) = prepared(tmp_path, [asked], form).train

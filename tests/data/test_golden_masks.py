@@ -18,6 +18,7 @@ from harness.data.encoding import loss_weights
 from harness.data.masks import Rendered, Turn, locate
 from harness.data.sources import describe_file
 from tests.data.tiny import TURNS, audited, chat, located, pairs, prepared, spec, tokenizer, write_rows
+from tests.presence import package
 
 ANSWERS = ["The answer is 4.<|im_end|>", "Paris.<|im_end|>"]
 TAGGED = (
@@ -164,8 +165,8 @@ def test_end_of_turn_is_trained_where_it_is_the_padding_token_and_labels_by_that
 
 
 def test_prompts_are_not_trained_on_where_trl_by_default_trains_on_all(tmp_path: Path) -> None:
-    labels = pytest.importorskip("benchmarks.trl_labels")
-    pytest.importorskip("trl")
+    package("trl")
+    labels = package("benchmarks.trl_labels")
     from harness.data import read_rows
 
     source = describe_file(write_rows(tmp_path / "rows.jsonl", pairs(3)))

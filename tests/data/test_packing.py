@@ -11,6 +11,7 @@ from harness.data.packing import best_fit, by_likeness, in_windows, packed
 from harness.data.prepare import rows_sha256
 from harness.identity import canonical_json
 from tests.data.tiny import spec
+from tests.presence import package
 
 
 def example(name: str, ids: list[int]) -> Example:
@@ -40,8 +41,8 @@ def test_best_fit_leaves_no_two_bins_that_would_fit_into_one(lengths: list[int])
 
 
 def test_best_fit_is_at_least_as_full_as_trl_on_log_normal_lengths() -> None:
-    datasets = pytest.importorskip("datasets")
-    packing = pytest.importorskip("trl.data_utils")
+    datasets = package("datasets")
+    packing = package("trl.data_utils")
     stream = np.random.default_rng(0)
     lengths = np.clip(stream.lognormal(5.2, 0.8, size=5000), 4, 1024).astype(int)
     rows = datasets.Dataset.from_dict({"input_ids": [[1] * length for length in lengths]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ import pytest
 from harness.data import ChatFormat
 from harness.errors import DataError
 from tests.data.tiny import SYSTEM, TURNS, chat, located, tokenizer
+from tests.presence import package
 
-SPEC = find_spec("trl")
-FOLDER = Path((SPEC.submodule_search_locations or [""])[0] if SPEC else "") / "chat_templates"
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs the templates that TRL ships")
+FOLDER = Path(sysconfig.get_path("purelib")) / "trl" / "chat_templates"
 
 ENDS = {
     "cohere": "<|END_OF_TURN_TOKEN|>",
@@ -29,6 +28,11 @@ ENDS = {
     "qwen2_5": "<|im_end|>",
     "qwen3_instruct_2507": "<|im_end|>",
 }
+
+
+@pytest.fixture(autouse=True)
+def _trl() -> None:
+    package("trl")
 
 
 def published(name: str) -> ChatFormat:

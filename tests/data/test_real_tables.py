@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import audit_table, trl_labels
 from tests.data.tiny import REAL, SYSTEM, TURNS, tokenizer, write_rows
+from tests.presence import package
 
 QWEN, MISTRAL = (REAL / "tokenizers" / name for name in ("qwen2.5", "mistral"))
 needs_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"needs the real tokenizers and rows in {REAL}")
@@ -77,7 +78,7 @@ def test_table_names_what_a_sound_set_does_not_have(tmp_path: Path) -> None:
 def test_trl_trains_line_breaks_beside_the_answers_of_real_rows_and_nothing_else(
     name: str, way: trl_labels.Way, causes: set[tuple[str, str]], tmp_path: Path
 ) -> None:
-    pytest.importorskip("trl")
+    package("trl")
     path, rows = part_of(name, tmp_path)
     found = trl_labels.compared(trl_labels.load(QWEN), "qwen2.5", path, way, None)
     assert (found.refusal, found.num_rows, found.num_other_tokens) == ("", len(rows), 0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import scipy.stats
 
-from analysis import extremes as measured
+from analysis import stats
 from analysis.context import Context
 from analysis.extremes import all_extremes, declared_extremes, ends_of, measured_extremes
 from analysis.opened import open_sweep
@@ -75,7 +77,7 @@ def test_ends_follow_wilson_interval(score: Score, ends: tuple[str, ...]) -> Non
 def test_ends_of_the_plain_score_would_miss_a_small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variant without an interval takes 28 of 100 for more than guessing among four."""
     assert ends_of(share(28, 100, 0.25)) == ("floor",)
-    monkeypatch.setattr(measured, "wilson", lambda right, of: (right / of, right / of))
+    monkeypatch.setattr(stats, "wilson", lambda right, of: (right / of, right / of))
     assert ends_of(share(28, 100, 0.25)) == ()
 
 
@@ -113,6 +115,16 @@ def test_sentences_say_catalogue_and_declaration_once_and_then_what_was_measured
         "qa/gsm8k is at floor before training (exact_match 0.010 [0.002, 0.054] on 100 items): a fall cannot show "
         "there",
     )
+
+
+def test_what_is_declared_of_a_base_without_scores_is_said_without_scipy() -> None:
+    code = (
+        "import sys; from experiments.pocket import EXPERIMENT; from harness.engine import extremes;"
+        "said = extremes.sentences(EXPERIMENT.spec.evals.tasks, EXPERIMENT, None);"
+        "print([m for m in ('scipy', 'statsmodels', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_plan_names_what_the_pocket_world_declares(tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
-from harness.engine.plan import Plan, make_plan
+from harness.engine.plan import Plan, make_plan, write_record
 from harness.engine.recovery import plan_recovery
 from harness.engine.resolve import Request
 from harness.errors import BadInputError, ModelError, SpecError
 from harness.identity import trial_id
 from harness.pocket.world import build
 from harness.records import result
-from harness.records.schema import PlannedTrial
+from harness.records.schema import PlannedTrial, SweepRecord
 from harness.records.store import write_manifest
 from harness.spec import PocketText, TrialBase
 from harness.spec.recovery import FROM_BASE, FROM_TUNED, half_of
@@ -83,6 +85,53 @@ def test_plan_recovery_chosen_conditions_alone_are_followed_up(plan: Plan) -> No
     assert [t.axes["method"] for t in followed.record.trials] == ["lora", "lora", None, None]
     with pytest.raises(SpecError, match="conditions holds 'nobody'"):
         plan_recovery(plan, ["nobody"])
+
+
+def test_plan_recovery_of_a_second_condition_keeps_the_first_ones_rows(plan: Plan) -> None:
+    """As in a clean folder with both conditions: the command of the record means it."""
+    first, second = dict.fromkeys(t.condition_id for t in finished(plan).record.trials)
+    before = plan_recovery(plan, [first])
+    write_record(before)
+    both = plan_recovery(plan, [second])
+    assert {t.trial_id for t in before.record.trials} < set(both.trials)
+    assert both.record == plan_recovery(plan).record
+    write_record(both)
+    assert plan_recovery(plan, [first]).record == both.record
+
+
+def test_plan_recovery_command_of_a_subset_makes_the_same_record_elsewhere(tmp_path: Path) -> None:
+    three = '{"seed": [0], "method": ["full"], "train.learning_rate": [0.001, 0.002, 0.003], "runtime.keep": "all"}'
+    records: list[SweepRecord] = []
+    for folder, calls in ((tmp_path / "a", [[2], [0]]), (tmp_path / "b", [[0, 2]])):
+        plan = finished(make_plan(Request(name="method", set=three, panel="full", out=folder)))
+        conditions = list(dict.fromkeys(t.condition_id for t in plan.record.trials))
+        for places in calls:
+            followed = plan_recovery(plan, [conditions[place] for place in places])
+            write_record(followed)
+        records.append(followed.record)
+        words = shlex.split(followed.record.command)
+        assert [words[n + 1] for n, word in enumerate(words) if word == "--condition"] == [
+            conditions[0],
+            conditions[2],
+        ]
+        assert words[words.index("--panel") + 1] == "full"
+    assert records[0].trials == records[1].trials
+    assert records[0].command.replace("/a ", "/b ") == records[1].command
+
+
+def test_plan_recovery_a_finished_follow_up_needs_no_weights(plan: Plan) -> None:
+    first, second = dict.fromkeys(t.condition_id for t in finished(plan).record.trials)
+    before = plan_recovery(plan, [first])
+    write_record(before)
+    for trial in before.trials.values():
+        finish(plan, trial)
+    for trial in plan.record.trials:
+        if trial.condition_id == first:
+            shutil.rmtree(plan.store.trial(trial.trial_id) / "weights")
+    assert len(plan_recovery(plan, [second]).record.trials) == 6
+    shutil.rmtree(plan.store.trial(before.record.trials[0].trial_id))
+    with pytest.raises(ModelError, match="1 of 4 trials of 'method' kept no weights"):
+        plan_recovery(plan, [second])
 
 
 def test_plan_recovery_diverged_trials_are_left_out(plan: Plan) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 from rich.console import Console
 
@@ -22,9 +23,6 @@ from tests.engine.inline import inline
 from tests.engine.stub import behave, run_stub
 from tests.engine.test_plan import with_qlora
 from tests.pocket.tiny import tiny_experiment
-
-optuna = pytest.importorskip("optuna")
-
 
 Runner = Callable[..., Plan]
 

@@ -15,7 +15,7 @@ from torch import nn
 from harness.data.example import Example
 from harness.data.masks import PARTS
 from harness.errors import ModelError
-from harness.evals import divergence, drift, drift_texts, sampling
+from harness.evals import divergence, drift, drift_texts, generation, sampling
 from harness.evals.drift import DriftRow, diversity, measure, token_means
 from harness.evals.drift_texts import DriftText
 from harness.evals.forward import evaluating
@@ -393,6 +393,29 @@ def test_sampled_decode_an_answer_does_not_depend_on_its_batch() -> None:
         ]
     assert together == alone
     assert len({tuple(answer.tokens) for answer in together}) == 3
+
+
+def test_sampled_decode_drops_rows_that_ended_and_keeps_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, stops = small.llama(0), range(1, 40)
+    prompts = [list(range(5, 5 + length)) for length in (3, 9, 6, 4, 7, 5, 8, 3)]
+    draws = np.random.default_rng(0).random((8, 24)).tolist()
+    num_rows: list[int] = []
+    logits = generation.selected_logits
+
+    def counted(model: Any, ids: Any, rows: torch.Tensor, columns: torch.Tensor, **inputs: Any) -> Any:
+        num_rows.append(len(rows))
+        return logits(model, ids, rows, columns, **inputs)
+
+    with evaluating(model, "float32"):
+        alone = [
+            sampling.sampled_decode(model, [prompt], [draw], stop_ids=stops, batch_size=1)[0]
+            for prompt, draw in zip(prompts, draws, strict=True)
+        ]
+        monkeypatch.setattr(generation, "selected_logits", counted)
+        together = sampling.sampled_decode(model, prompts, draws, stop_ids=stops, batch_size=8)
+    assert together == alone
+    assert num_rows[0] == 8 > num_rows[-1]
+    assert len({len(answer.tokens) for answer in together}) > 3  # they end one after the other
 
 
 def test_sampled_decode_tokens_are_those_of_the_models_own_distribution() -> None:

@@ -7,11 +7,16 @@ import pandas as pd
 import pytest
 
 from harness.errors import DataError
+from harness.evals.copying import TargetIndex
 from harness.evals.during import COLUMNS, LOG, TABLE, watch, write_table
 from harness.evals.items import select
 from harness.evals.scoring import item_rows
 from tests.evals import small
 from tests.specs import pinned_spec
+
+
+def no_targets() -> TargetIndex:
+    raise AssertionError("no panel asks for targets here")
 
 
 def watching(folder: Path, **probes: object) -> tuple[object, object]:
@@ -23,7 +28,7 @@ def watching(folder: Path, **probes: object) -> tuple[object, object]:
 def test_watcher_scores_val_items_alone_and_as_any_other_scoring(tmp_path: Path) -> None:
     plain, spec = watching(tmp_path, during=["small/multiple_choice", "small/generate"])
     model, chat = small.llama(), small.chat()
-    score = watch(chat, spec, batch_size=4)
+    score = watch(chat, spec, no_targets, batch_size=4)
     assert score is not None
     rows = score(model)
     assert rows == score(model)
@@ -33,14 +38,14 @@ def test_watcher_scores_val_items_alone_and_as_any_other_scoring(tmp_path: Path)
         assert [row[name] for row in rows] == [getattr(row, name) for row in expected]
     # Other items share the batch, so sums are taken in another order.
     assert [row["value"] for row in rows] == pytest.approx([row.value for row in expected], rel=1e-5)
-    assert watch(chat, plain, batch_size=4) is None
+    assert watch(chat, plain, no_targets, batch_size=4) is None
 
 
 def test_watched_items_are_nested_in_their_number(tmp_path: Path) -> None:
     found = []
     for count in (1, 3, None):
         _, spec = watching(tmp_path, during=["small/greedy"], during_items=count)
-        score = watch(small.chat(), spec, batch_size=4)
+        score = watch(small.chat(), spec, no_targets, batch_size=4)
         assert score is not None
         found.append({row["item_id"] for row in score(small.llama())})
     assert [len(ids) for ids in found[:2]] == [1, 3]
@@ -53,7 +58,7 @@ def test_a_task_without_val_items_is_refused(tmp_path: Path) -> None:
     task = next(task for task in few.evals.tasks if task.key == "small/greedy")
     assert set(select(task, few.evals).splits) == {"test"}
     with pytest.raises(DataError, match="must name tasks with val items"):
-        watch(small.chat(), few, batch_size=4)
+        watch(small.chat(), few, no_targets, batch_size=4)
 
 
 def test_table_holds_every_row_of_the_log_which_goes(tmp_path: Path) -> None:

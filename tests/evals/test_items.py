@@ -57,6 +57,15 @@ def test_sample_of_another_seed_differs_and_of_the_same_does_not(tmp_path: Path)
     assert _ids(task) != _ids(task, items_seed=1)
 
 
+def test_items_are_chosen_once_whatever_else_is_asked_and_however(tmp_path: Path) -> None:
+    task = small.task("greedy", small.write_items(tmp_path / "a.jsonl", _greedy(8)))
+    other = small.task("greedy", small.write_items(tmp_path / "b.jsonl", _greedy(3)), name="other")
+    chosen = select(task, small.evals(task))
+    assert select(task, small.evals(task, other, dtype="bfloat16", max_length=64)) is chosen
+    for changes in ({"items_seed": 1}, {"val_share": 0.5}):
+        assert select(task, small.evals(task, **changes)) is not chosen
+
+
 def test_split_keeps_a_cluster_on_one_side(tmp_path: Path) -> None:
     items = [item | {"cluster": f"person {n % 50}"} for n, item in enumerate(_greedy(400))]
     task = small.task("greedy", small.write_items(tmp_path / "a.jsonl", items))
@@ -140,7 +149,7 @@ def test_item_may_show_a_conversation_in_place_of_one_question(tmp_path: Path) -
     item = {"id": "a", "messages": CONVERSATION, "answer": "Paris"}
     task = small.task("generate", small.write_items(tmp_path / "a.jsonl", [item]))
     chat = small.chat()
-    (document,) = documents(select(task, small.evals(task)).items, task, chat)
+    (document,) = documents(select(task, small.evals(task)).items, task, chat, seed=0)
     assert document["context"] == chat.render(CONVERSATION, add_generation_prompt=True)
     assert document["references"] == ["Paris"]
     assert "keep_case" not in document

@@ -12,6 +12,8 @@ import pytest
 from harness.data import Example
 from harness.data.masks import PARTS
 from harness.errors import DataError
+from harness.evals import behaviour, instructions
+from harness.evals.copying import TargetIndex, rouge_l, words
 from harness.evals.documents import documents
 from harness.evals.generated import Generation
 from harness.evals.items import select
@@ -19,11 +21,11 @@ from harness.evals.kinds import KINDS
 from harness.evals.metrics import METRICS
 from harness.evals.scoring import item_rows, questions, score_after, scorer_of
 from harness.evals.table import CUT_MARK, LONGEST_PROMPT, QuestionRow, write_questions
-from harness.evals.targets import target_index, targets
+from harness.evals.targets import targets
 from harness.evals.typos import with_typos
 from harness.records.schema import PANEL_METRICS, TrainSummary, metrics_of
 from harness.spec import EvalTask
-from tests.evals import checkers, small
+from tests.evals import small
 
 
 def number(said: str, answer: str, context: str = "How many?", **fields: Any) -> tuple[float, float, float]:
@@ -107,13 +109,17 @@ def test_number_takes_aliases_and_is_unknown_where_logits_were_not_finite() -> N
     assert all(math.isnan(value) for value in values.values())
 
 
+WORDS, UNCHECKED = "keywords:existence", "length_constraints:number_sentences"
+LEFT_OUT = f"{UNCHECKED}: {instructions.UNAVAILABLE[UNCHECKED]}"
 INSTRUCT = [
-    {"id": "i0", "prompt": "Say yes.", "instruction_id_list": ["a:b"], "kwargs": [{"word": "yes", "none": None}]},
-    {"id": "i1", "prompt": "Say yes and x.", "instruction_id_list": ["a:b", "c:d"],
-     "kwargs": [{"word": "yes"}, {"word": "x"}]},
-    {"id": "i2", "prompt": "In French.", "instruction_id_list": ["a:b", "language:any"], "kwargs": [{}, {}]},
+    {"id": "i0", "prompt": "Say yes.", "instruction_id_list": [WORDS], "kwargs": [{"keywords": ["yes"], "none": None}]},
+    {"id": "i1", "prompt": "Say yes and x.", "instruction_id_list": [WORDS, WORDS],
+     "kwargs": [{"keywords": ["yes"]}, {"keywords": ["x"]}]},
+    {"id": "i2", "prompt": "In French.", "instruction_id_list": [WORDS, UNCHECKED],
+     "kwargs": [{"keywords": ["oui"]}, {}]},
 ]  # fmt: skip
 SAFETY = [{"id": f"r{n}", "prompt": f"Request {n}?", "unsafe": n % 2 == 0, "type": "t"} for n in range(6)]
+SUMS = [{"id": f"n{n}", "context": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(4)]
 OPEN = [{"id": "o0", "turns": ["How are you?", "And now?"]}, {"id": "o1", "prompt": "Tell me."}]
 
 
@@ -122,8 +128,7 @@ def task(kind: str, folder: Path, rows: list[dict[str, Any]], **changes: Any) ->
     return small.task(kind, source, **({"chat": True, "max_new_tokens": 8} | changes))
 
 
-def test_instructions_are_counted_strictly_and_loosely(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkers.install(monkeypatch)
+def test_instructions_are_counted_strictly_and_loosely() -> None:
     document = {"asked": "q"} | KINDS["instruct"].facts(INSTRUCT[1])
     values = METRICS["instruct"](document, [Generation("y*es", stopped=True)])
     assert values == {"prompt_strict": 0.0, "prompt_loose": 0.0, "followed_strict": 0.0, "followed_loose": 0.5,
@@ -132,40 +137,50 @@ def test_instructions_are_counted_strictly_and_loosely(monkeypatch: pytest.Monke
     assert [*values.values()] == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
 
 
-def test_empty_answer_follows_no_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkers.install(monkeypatch)
-    document = {"asked": "q", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"word": ""}]}
+def test_instruction_that_an_answer_follows_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[str] = []
+    rule = instructions.RULES[WORDS]
+
+    def counted(answer: str, arguments: instructions.Arguments) -> bool:
+        judged.append(answer)
+        return rule(answer, arguments)
+
+    monkeypatch.setattr(instructions, "RULES", {WORDS: counted})
+    METRICS["instruct"]({"asked": "q"} | KINDS["instruct"].facts(INSTRUCT[1]), [Generation("yes *x*", stopped=True)])
+    assert judged == ["yes *x*", "yes *x*"]
+
+
+def test_empty_answer_follows_no_instruction() -> None:
+    document = {"asked": "q", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     values = METRICS["instruct"](document, [Generation(" ", stopped=True)])
     assert (values["prompt_strict"], values["prompt_loose"], values["empty"]) == (0.0, 0.0, 1.0)
 
 
 def test_instructions_that_cannot_be_checked_are_left_out_and_counted_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkers.install(monkeypatch)
     asked = task("instruct", tmp_path, INSTRUCT)
     with caplog.at_level(logging.WARNING):
         chosen = select(asked, small.evals(asked))
     assert [item["id"] for item in chosen.items] == ["i0", "i1"]
-    assert chosen.left_out == {"language:any: no detector": 1}
-    assert "1 of 3 items are left out: language:any: no detector" in caplog.text
+    assert chosen.left_out == {LEFT_OUT: 1}
+    assert f"1 of 3 items are left out: {LEFT_OUT}" in caplog.text
     only = task("instruct", tmp_path, INSTRUCT[2:])
     with pytest.raises(DataError, match="no item that can be asked here"):
         select(only, small.evals(only))
 
 
 @pytest.mark.parametrize("unsafe", [True, False])
-def test_refusals_are_named_and_directed_by_what_is_asked(
-    unsafe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkers.install(monkeypatch)
+def test_refusals_are_named_and_directed_by_what_is_asked(unsafe: bool, tmp_path: Path) -> None:
     asked = task("refusal", tmp_path, SAFETY, where=(("unsafe", unsafe),))
     chosen = select(asked, small.evals(asked))
     assert [item["unsafe"] for item in chosen.items] == [unsafe] * 3
-    (document, *_) = documents(chosen.items, asked, small.chat())
-    values = METRICS["refusal"](document, [Generation("No.", stopped=True)])
+    (document, *_) = documents(chosen.items, asked, small.chat(), seed=0)
+    values = METRICS["refusal"](document, [Generation("No, I cannot.", stopped=True)])
     assert tuple(values) == metrics_of(asked)
-    assert values["refused" if unsafe else "over_refused"] == 1.0
+    name = "refused" if unsafe else "over_refused"
+    assert values[name] == 1.0
+    assert METRICS["refusal"](document, [Generation("No, it is blue.", stopped=True)])[name] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -182,9 +197,8 @@ def test_refusals_are_named_and_directed_by_what_is_asked(
     ],
 )
 def test_item_of_a_new_kind_that_cannot_be_asked_is_refused_by_name(
-    kind: str, row: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, row: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
-    checkers.install(monkeypatch)
     where = {"where": (("unsafe", True),)} if kind == "refusal" else {}
     asked = task(kind, tmp_path, [{"id": "a"} | row], **where)
     with pytest.raises(DataError, match=sentence):
@@ -202,39 +216,28 @@ def test_where_keeps_only_items_with_these_values(tmp_path: Path) -> None:
             select(none, small.evals(none))
 
 
-def test_typos_are_nested_in_rate_and_leave_references_alone(tmp_path: Path) -> None:
+def test_typos_are_nested_in_rate() -> None:
     text = "Mary is baking some wonderful cakes with 1234 cups of flour and sugar for everybody tonight"
     none, some, every = (with_typos(text, rate, 3).split() for rate in (0.0, 0.4, 1.0))
     words = text.split()
     assert none == words
     assert {n for n, word in enumerate(some) if word != words[n]} < {n for n, w in enumerate(every) if w != words[n]}
     assert [w for n, w in enumerate(words) if every[n] == w] == [w for w in words if len(w) < 4 or w.isdigit()]
-    plain = small.task("generate", small.write_items(tmp_path / "g.jsonl", [
-        {"id": "a", "context": "Where does Barbara live?", "answer": "Paris"}
-    ]))  # fmt: skip
-    misspelled = plain.replace({"typo_rate": 1.0})
-    (one,), (other,) = (select(asked, small.evals(asked)).items for asked in (plain, misspelled))
-    assert one["context"] != other["context"]
-    assert (one["answer"], one["id"]) == (other["answer"], other["id"])
 
 
 # -- scored by a model ------------------------------------------------------------------------------------------------
 
 
 def all_kinds(folder: Path, **changes: Any) -> list[EvalTask]:
-    rows = [{"id": f"n{n}", "context": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(4)]
     return [
         task("instruct", folder, INSTRUCT, **changes),
         task("refusal", folder, SAFETY, where=(("unsafe", False),), **changes),
-        task("number", folder, rows, **changes),
+        task("number", folder, SUMS, **changes),
         task("open", folder, OPEN, **changes),
     ]
 
 
-def test_every_new_kind_is_scored_with_the_metrics_that_its_task_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkers.install(monkeypatch)
+def test_every_new_kind_is_scored_with_the_metrics_that_its_task_names(tmp_path: Path) -> None:
     tasks = all_kinds(tmp_path)
     rows = pd.DataFrame(item_rows(small.llama(), small.chat(), small.evals(*tasks), batch_size=4))
     for asked in tasks:
@@ -245,39 +248,42 @@ def test_every_new_kind_is_scored_with_the_metrics_that_its_task_names(
     assert set(rows[rows["task"] == "open"]["item_id"]) == {"o0", "o1"}
 
 
-def test_panel_adds_its_metrics_and_changes_none_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkers.install(monkeypatch)
-    checkers.CALLS.clear()
+def test_panel_adds_its_metrics_and_changes_none_of_the_others(tmp_path: Path) -> None:
     scored = []
     for panel in ("none", "behaviour"):
         tasks = all_kinds(tmp_path, panel=panel)
         scored.append(item_rows(small.llama(), small.chat(), small.evals(*tasks), batch_size=4))
     plain, both = scored
     assert [row for row in both if row.metric not in PANEL_METRICS] == plain
-    watched = pd.DataFrame(both)
-    copied = watched[watched["metric"] == "training_copy"]
-    assert copied["value"].isna().all()
-    assert set(copied["reason"]) == {"no targets"}
-    asked = {call["prompt"]: call for call in checkers.CALLS}
-    assert asked["What is 0 + 1?"]["reference"] == "1"
-    assert asked["How are you?"]["reference"] is None
-    assert all(call["markers"] == ("<marker>",) and call["targets"] is None for call in checkers.CALLS)
-    assert all(call["raw"] is not None and call["num_tokens"] <= 8 for call in checkers.CALLS)
+    of = {metric: [row for row in both if row.metric == metric] for metric in PANEL_METRICS}
+    assert {len(rows) for rows in of.values()} == {len({(row.task, row.item_id) for row in both})}
+    assert {(row.value, row.reason) for row in of["training_copy"]} == {(None, behaviour.REASONS["training_copy"])}
+    assert {row.task for row in of["length_ratio"] if row.value is not None} == {"number"}
+    assert all(0 < (row.value or 0) <= 8 for row in of["num_tokens"])
+    asked = {
+        row["id"]: row.get("context") or row.get("prompt") or row["turns"][0]
+        for row in (*INSTRUCT, *SAFETY, *OPEN, *SUMS)
+    }
+    for row in of["prompt_copy"]:
+        assert row.value == rouge_l(words(asked[row.item_id]), words(row.output or ""))
 
 
-def test_panel_unknown_of_an_answer_leaves_its_slice_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkers.install(monkeypatch)
+def test_panel_unknown_of_an_answer_leaves_its_slice_known(tmp_path: Path) -> None:
     rows = [{"id": "a", "prompt": "Tell me."}, {"id": "b", "prompt": "Tell more."}]
     spec = small.evals(task("open", tmp_path, rows, panel="behaviour"), val_share=0.0)
     context = small.Context(small.Store(tmp_path / "out"))
-    scores = score_after(
-        small.llama(), small.chat(), spec, context, context.store.trial("one"), TRAINED, targets="an index"
-    )
+    model, chat = small.llama(), small.chat()
+    said = [row.output or "" for row in item_rows(model, chat, spec, batch_size=4) if row.metric == "empty"]
+    assert all(len(words(text)) > 1 for text in said)
+    taught = TargetIndex([f"xyz {said[0]}"])
+    scores = score_after(model, chat, spec, context, context.store.trial("one"), TRAINED, targets=lambda: taught)
     assert scores is not None
     assert scores.test["small/open/length_ratio"].value is None
-    assert scores.test["small/open/length_ratio"].reason == "2 of 2 items: no reference"
-    assert scores.test["small/open/training_copy"].value == 0.125
-    assert scores.test["small/open/rep_4"].value == 0.25
+    assert scores.test["small/open/length_ratio"].reason == f"2 of 2 items: {behaviour.REASONS['length_ratio']}"
+    shared = [taught.longest_span(words(text)).num_words / len(words(text)) for text in said]
+    assert shared[0] == 1.0
+    assert scores.test["small/open/training_copy"].value == pytest.approx(sum(shared) / 2)
+    assert scores.test["small/open/loop"].value is not None
 
 
 def test_raw_text_of_an_answer_keeps_special_tokens_where_it_is_asked_for() -> None:
@@ -313,21 +319,18 @@ def test_targets_are_answers_of_single_examples_also_where_prompts_carry_loss() 
     assert [[line.strip() for line in text.split("\n")] for text in targets([turns], chat)] == [["a time", "Yes"]]
     slow = Example("slow", whole, np.where(np.arange(len(whole)) < len(ids[0]), 0, weights))
     assert [text.strip() for text in targets([slow], chat)] == [chat.tokenizer.decode(whole[len(ids[0]) :]).strip()]
-    assert target_index([packed], chat, small.evals()) is None
 
 
-def test_score_of_a_slice_that_leaves_items_out_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkers.install(monkeypatch)
+def test_score_of_a_slice_that_leaves_items_out_says_so(tmp_path: Path) -> None:
     context = small.Context(small.Store(tmp_path / "out"))
     spec = small.evals(task("instruct", tmp_path, INSTRUCT), val_share=0.0)
     scores = score_after(small.llama(), small.chat(), spec, context, context.store.trial("one"), TRAINED)
     assert scores is not None
     score = scores.test["small/instruct/prompt_strict"]
-    assert (score.num_items, score.reason) == (2, "1 items are left out: language:any: no detector")
+    assert (score.num_items, score.reason) == (2, f"1 items are left out: {LEFT_OUT}")
 
 
-def test_questions_hold_what_every_item_asks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkers.install(monkeypatch)
+def test_questions_hold_what_every_item_asks_once(tmp_path: Path) -> None:
     tasks = [*small.every_kind(tmp_path, 3), *all_kinds(tmp_path)]
     spec = small.evals(*tasks)
     rows = pd.DataFrame(questions(small.chat(), spec))

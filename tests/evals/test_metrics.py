@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from lm_eval.api.task import ConfigurableTask
 
+from harness.evals import container
 from harness.evals.documents import documents
 from harness.evals.generated import Generation
 from harness.evals.lm_tasks import Documents
@@ -14,7 +15,7 @@ from harness.evals.normalise import normalise
 from harness.evals.table import CUT, NOT_FINITE, TOO_LONG, ItemRow, aggregate
 from harness.records.schema import METRICS_OF
 from harness.spec import GENERATED, FileItems
-from tests.evals import checkers, small
+from tests.evals import small
 from tests.specs import HASH
 
 NOWHERE = FileItems(sha256=HASH, path="/nowhere")
@@ -109,11 +110,12 @@ def test_unknown_is_never_zero(kind: str, document: dict[str, Any], results: lis
 
 
 def test_every_kind_has_the_metrics_that_its_record_names_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkers.install(monkeypatch)
     results = {"perplexity": [-1.0], "greedy": [(-1.0, True)]}
     results |= {kind: [Generation("x", stopped=True)] for kind in GENERATED}
     document = CHOICES | {"references": ["x"], "text": "x", "options": [], "unsafe": True, "asked": "q"}
-    document |= {"instruction_id_list": ["length:any"], "kwargs": [{}]}
+    document |= {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    document |= {"begun": "def f():\n", "entry_point": "f", "test": "def check(candidate):\n    candidate()\n"}
+    monkeypatch.setattr(container, "passes", lambda _: True)
     for kind, metric in METRICS.items():
         assert tuple(metric(document, results.get(kind, [(-1.0, True), (-2.0, True)]))) == METRICS_OF[kind]
     assert METRICS.keys() == METRICS_OF.keys()
@@ -158,7 +160,7 @@ def test_score_has_the_chance_of_its_measured_items_or_none() -> None:
 
 def _document(kind: str, item: dict[str, Any], *, chat: bool = False, template: str = "chatml_lite") -> dict[str, Any]:
     task = small.task(kind, NOWHERE, chat=chat)
-    return documents([{"id": "a"} | item], task, small.chat(template=template))[0]
+    return documents([{"id": "a"} | item], task, small.chat(template=template), seed=0)[0]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from harness.evals import targets
+from harness.evals.copying import TargetIndex
 from harness.identity import base_key
 from harness.pocket import pretrain
 from harness.pocket.world import eval_task
@@ -16,16 +19,20 @@ from harness.records.schema import TrialResult
 from harness.records.store import Store
 from harness.spec import PocketBase, TrialSpec
 from harness.trial import TrialContext, run_trial
-from tests.evals import checkers
 from tests.pocket.tiny import TINY_WORLD, tiny_experiment
 
+COPY = "training_copy"
 ASKED, OTHER = "question_unasked", "cloze_unasked"
 LORA = {"kind": "lora", "rank": 4, "alpha": 8.0, "target_modules": "all_linear"}
 PROBES = {"probes.during": [f"pocket/{ASKED}"], "probes.interpolation": [0.0, 0.5, 1.0]}
 
 
 def trial(**changes: Any) -> TrialSpec:
-    tasks = [eval_task(TINY_WORLD, name, 12).replace({"primary": True}) for name in (ASKED, OTHER)]
+    """Return a trial on two slices, of which one has the behaviour panel."""
+    panels = {ASKED: "behaviour", OTHER: "none"}
+    tasks = [
+        eval_task(TINY_WORLD, name, 12).replace({"primary": True, "panel": panel}) for name, panel in panels.items()
+    ]
     fields = {
         "evals.tasks": [task.model_dump(mode="json") for task in tasks],
         "data.num_examples": 16,
@@ -59,24 +66,55 @@ def test_trial_with_probes_records_them_and_trains_and_scores_the_same(method: d
     assert list(during["step"].unique()) == [0, 2, 4]
     assert set(during["task"]) == {ASKED}
     assert not (folder / "during.jsonl").exists()
+    copied = during[during["metric"] == COPY]["value"]
+    assert len(copied) == 3 * during["item_id"].nunique()
+    assert copied.notna().all()
     by_weight = dict(tuple(pd.read_parquet(folder / "interpolation.parquet").groupby("weight")))
-    for weight, items in ((0.0, probed.before.items_file), (1.0, probed.after.items_file)):
-        whole = pd.read_parquet(store.root / items)
-        own = by_weight[weight].drop(columns="weight").reset_index(drop=True)
-        pd.testing.assert_frame_equal(own, whole, check_exact=method["kind"] == "full" or weight == 1.0)
+    whole, own = tables(store, probed.after.items_file, by_weight[1.0])
+    pd.testing.assert_frame_equal(own, whole)
+    whole, own = tables(store, probed.before.items_file, by_weight[0.0])
+    # The base of a trial has not seen its rows, so nothing is copied from them; at weight 0 it can be compared.
+    assert whole[whole["metric"] == COPY]["value"].isna().all()
+    assert own[own["metric"] == COPY]["value"].notna().all()
+    mine, expected = (table[table["metric"] != COPY] for table in (own, whole))
+    pd.testing.assert_frame_equal(mine, expected, check_exact=method["kind"] == "full")
 
 
-def test_trial_with_a_panel_compares_answers_with_its_own_targets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def tables(store: Store, items_file: str, at_weight: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a model's items, and those at a weight in the same columns."""
+    return pd.read_parquet(store.root / items_file), at_weight.drop(columns="weight").reset_index(drop=True)
+
+
+@pytest.fixture
+def indexed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return the targets of every index that is made."""
+    made: list[list[str]] = []
+
+    def index(texts: Iterable[str]) -> TargetIndex:
+        made.append(list(texts))
+        return TargetIndex(made[-1])
+
+    monkeypatch.setattr(targets, "TargetIndex", index)
+    return made
+
+
+def test_targets_of_a_trial_are_indexed_once_for_all_that_compares_with_them(
+    tmp_path: Path, indexed: list[list[str]]
 ) -> None:
-    checkers.install(monkeypatch)
-    checkers.CALLS.clear()
-    spec = trial()
-    tasks = [task.model_dump(mode="json") | {"panel": "behaviour"} for task in spec.evals.tasks if task.name == ASKED]
-    record = ran(spec.replace({"evals.tasks": tasks}), Store(tmp_path))
+    record = ran(trial(**PROBES), Store(tmp_path))
+    (texts,) = indexed
+    assert len(texts) == record.data.num_train
     assert record.after is not None
-    key = f"pocket/{ASKED}/training_copy"
-    assert record.after.test[key].value == 0.125
+    key = f"pocket/{ASKED}/{COPY}"
+    assert record.after.test[key].value is not None
     assert record.before.test[key].value is None
-    index = next(call["targets"] for call in checkers.CALLS if call["targets"] is not None)
-    assert len(index.texts) == record.data.num_train
+
+
+def test_targets_are_not_indexed_where_no_panel_asks_or_training_diverged(
+    tmp_path: Path, indexed: list[list[str]]
+) -> None:
+    spec = trial(**{"train.learning_rate": 1e30, "train.max_grad_norm": None})
+    assert ran(spec, Store(tmp_path)).state == "DIVERGED"
+    plain = [task.model_dump(mode="json") | {"panel": "none"} for task in spec.evals.tasks]
+    assert ran(trial(**{"evals.tasks": plain}, **PROBES), Store(tmp_path)).state == "COMPLETE"
+    assert indexed == []

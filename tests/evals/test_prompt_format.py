@@ -98,7 +98,7 @@ def test_choice_follows_an_edited_prompt_as_it_follows_an_unedited_one() -> None
     form = chat("mistral")
     items: list[Item] = [{"id": "a", "query": "Who?", "choices": ["Ann", "Bob"], "gold": 0}]
     shown = {
-        edit: documents(items, evals().tasks[0], form.asking(evals(template_edit=edit)))[0]
+        edit: documents(items, evals().tasks[0], form.asking(evals(template_edit=edit)), seed=0)[0]
         for edit in ("none", "newline")
     }
     assert shown["none"]["continuations"] == shown["newline"]["continuations"] == [" Ann", " Bob"]

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.pocket import EXPERIMENT
-from harness import models
+from harness import models, versions
 from harness.data import chat_format
 from harness.errors import DataError, SpecError
-from harness.evals import item_rows, select
+from harness.evals import container, item_rows, select
 from harness.evals.items import load
 from harness.evals.passages import NUM_CHARACTERS, passages
 from harness.evals.suites import DEPTH, SUITES, TWIN, expectations, missing_files, suite_tasks
@@ -30,12 +30,19 @@ ITEMS: dict[str, list[dict[str, Any]]] = {
     "perplexity": [{"text": "a"}],
     "instruct": [{"prompt": "a", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}],
     "refusal": [{"prompt": "a", "unsafe": True}, {"prompt": "b", "unsafe": False}],
+    "program": [{"prompt": "def f():\n", "entry_point": "f", "test": "def check(candidate):\n    candidate()\n"}],
 }
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(autouse=True)
+def _programs_could_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every suite be named; no test here runs what a model wrote (test_programs.py)."""
+    monkeypatch.setattr(container, "why_not", lambda: None)
 
 
 @pytest.fixture
@@ -59,7 +66,7 @@ def test_suite_tasks_of_all_suites_find_every_file_and_can_be_asked(folder: Path
     entries = {f"{suite}/{task.name}" for suite, found in SUITES.items() for task in found.tasks}
     assert {task.key.removesuffix(TWIN) for task in evals.tasks} == entries
     assert all(1 <= len(select(task, evals).items) <= 5 for task in evals.tasks)
-    assert all(task.version == SUITES[task.suite].version for task in evals.tasks)
+    assert all(task.version == versions.SUITES[task.suite] for task in evals.tasks)
 
 
 def test_suite_tasks_in_chat_are_twins_that_count_in_no_measure(folder: Path) -> None:
@@ -125,8 +132,7 @@ def test_suite_tasks_without_a_folder_are_those_that_are_generated() -> None:
     [
         (["genral"], SpecError, "Did you mean 'general'"),
         (["general", "general"], SpecError, "name 'general' once"),
-        ([], SpecError, "must be one of code, general"),
-        (["code_execution"], SpecError, "outside a container"),
+        ([], SpecError, "must be one of code, code_execution, general"),
         (["general"], DataError, "arc_easy is not asked"),
     ],
 )
@@ -140,6 +146,15 @@ def test_suite_tasks_that_cannot_be_are_refused(
 def test_suite_tasks_of_no_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must be a folder"):
         suite_tasks(["general"], tmp_path / "none", num_items=5)
+
+
+def test_version_of_a_suite_is_said_in_one_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (before,) = suite_tasks(["instruction"], folder, num_items=5)
+    assert expectations([before], "pocket")
+    monkeypatch.setitem(versions.SUITES, "instruction", 7)
+    (after,) = suite_tasks(["instruction"], folder, num_items=5)
+    assert after == before.replace({"version": 7})
+    assert expectations([before], "pocket") == []
 
 
 def test_expectations_name_what_is_at_floor_on_that_base_alone(folder: Path) -> None:
@@ -181,7 +196,10 @@ def test_passages_of_a_book_end_where_paragraphs_do(tmp_path: Path) -> None:
 @pytest.mark.real
 def test_suites_on_the_public_files_hold_what_the_catalogue_says() -> None:
     tasks = {task.key: task for task in suite_tasks(list(SUITES), DATA, num_items=None, chat=False)}
-    assert [said.partition(" ")[0] for said in missing_files(list(SUITES), DATA)] == ["prose/prose"]
+    assert [said.partition(" ")[0] for said in missing_files(list(SUITES), DATA)] == [
+        "code_execution/humaneval",
+        "prose/prose",
+    ]
     for key, task in tasks.items():
         (entry,) = [entry for entry in SUITES[task.suite].tasks if entry.name == task.name]
         items = load(task)

@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from difflib import SequenceMatcher
+from pathlib import Path
 
 import pytest
 
+from harness.evals.generated import Generation
+from harness.evals.items import kept_out, select
+from harness.evals.leaks import leaked
+from harness.evals.panel import panel
+from harness.evals.scoring import questions
 from harness.evals.typos import _NEIGHBOURS, with_typos  # pyright: ignore[reportPrivateUsage]
+from harness.seeding import derive
+from harness.spec import EvalTask
+from tests.evals import small
+from tests.specs import pinned_spec
 
 TEXT = "Where does Anna Smith live, also what colour does Barbara like? " * 40
 
@@ -90,3 +102,50 @@ def test_typos_of_neighbouring_keys_are_mutual_and_known() -> None:
 
 def test_typos_of_cyrillic_change_words_without_a_keyboard() -> None:
     assert with_typos("красный дом", 1.0, 0) != "красный дом"
+
+
+# -- of a task ---------------------------------------------------------------------------------------------------------
+
+
+QUESTION = "Where does Barbara live, and whom does she visit there?"
+
+
+def twins(folder: Path) -> tuple[EvalTask, EvalTask]:
+    """Return a task and the one that asks the same with typing errors."""
+    rows = [{"id": "a", "context": QUESTION, "answer": "Paris"}]
+    plain = small.task("generate", small.write_items(folder / "g.jsonl", rows), chat=True)
+    return plain, plain.replace({"name": "typos", "typo_rate": 1.0})
+
+
+def test_typos_are_in_the_prompt_and_the_hash_alone(tmp_path: Path) -> None:
+    plain, typos = twins(tmp_path)
+    spec, typed = small.evals(plain, typos, items_seed=5), with_typos(QUESTION, 1.0, derive(5, "evals.typos/a"))
+    (clean,), (same,) = (select(asked, spec).items for asked in (plain, typos))
+    assert typed != QUESTION
+    assert clean == same == {"id": "a", "cluster": "a", "context": QUESTION, "answer": "Paris"}
+    line = json.dumps([clean | {"context": typed}, select(typos, spec).splits[0]], sort_keys=True)
+    assert select(typos, spec).sha256 == hashlib.sha256(line.encode()).hexdigest()
+    shown = {row.task: row for row in questions(small.chat(), spec)}
+    assert shown["typos"].prompt == shown["generate"].prompt.replace(QUESTION, typed) != shown["generate"].prompt
+    assert shown["typos"].reference == "Paris"
+
+
+def test_typos_hide_no_question_from_what_is_decontaminated_or_leaked(tmp_path: Path) -> None:
+    _, typos = twins(tmp_path)
+    spec = pinned_spec()
+    data = spec.data.model_copy(update={"decontaminate": True, "leak_share": 1.0})
+    spec = spec.model_copy(update={"data": data, "evals": spec.evals.model_copy(update={"tasks": (typos,)})})
+    assert kept_out(spec) == {typos.key: {"a": QUESTION}}
+    ((asked, _),) = (row.messages for row in leaked(spec))
+    assert asked["content"] == QUESTION
+
+
+def test_copy_of_a_prompt_with_typos_is_one_of_what_was_asked(tmp_path: Path) -> None:
+    _, typos = twins(tmp_path)
+    asked = typos.replace({"panel": "behaviour"})
+    measure = panel(asked, select(asked, small.evals(asked)).items, small.chat(), 0, None)
+    assert measure is not None
+    typed = with_typos(QUESTION, 1.0, derive(0, "evals.typos/a"))
+    answers = [Generation(text, stopped=True, raw=text) for text in (typed, QUESTION)]
+    copied, other = (measure({"id": "a"}, [answer])["prompt_copy"] for answer in answers)
+    assert copied == 1.0 > other

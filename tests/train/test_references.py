@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from harness.data import Example
 from harness.train.batches import collate
 from harness.train.losses import objective
+from tests.presence import package
 from tests.train import tiny
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -87,8 +88,8 @@ def test_whole_run_on_a_real_model_equals_trl(tmp_path: Path) -> None:
 
 def run_trl(model: PreTrainedModel, rows: list[Example], spec: Any, folder: Path) -> list[dict[str, Any]]:
     """Train with trl on rows laid out in our order, in micro-batches of 4, and return its log of each step."""
-    trl = pytest.importorskip("trl")
-    datasets = pytest.importorskip("datasets")
+    trl = package("trl")
+    datasets = package("datasets")
     order = tiny.train_order(spec, len(rows))
     laid_out = [rows[index] for step in range(order.num_steps) for index in order.indices(step)]
     columns = {

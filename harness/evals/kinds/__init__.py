@@ -6,7 +6,7 @@ What does not live here: the kinds that need no module (items.py, documents.py, 
 
 from __future__ import annotations
 
-from harness.evals.kinds import instruct, number, open_ended, refusal
+from harness.evals.kinds import instruct, number, open_ended, program, refusal
 from harness.evals.kinds.kind import Kind
 
 KINDS: dict[str, Kind] = {
@@ -14,6 +14,7 @@ KINDS: dict[str, Kind] = {
     "refusal": refusal.KIND,
     "number": number.KIND,
     "open": open_ended.KIND,
+    "program": program.KIND,
 }
 
 __all__ = ["KINDS", "Kind"]

@@ -8,8 +8,7 @@ by name. What does not live here: the checks (harness/evals/instructions.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from harness.evals import instructions
 from harness.evals.generated import Results, ending, unknown
 from harness.evals.kinds.kind import Document, Item, Kind
 
@@ -28,8 +27,6 @@ def _problem(item: Item) -> str | None:
 
 
 def _left_out(item: Item) -> str | None:
-    from harness.evals import instructions
-
     names = [name for name in dict.fromkeys(item["instruction_id_list"]) if name in instructions.UNAVAILABLE]
     return "; ".join(f"{name}: {instructions.UNAVAILABLE[name]}" for name in names) or None
 
@@ -44,29 +41,22 @@ def metrics(document: Document, results: Results) -> dict[str, float]:
 
     Source: Zhou et al. (IFEval), arXiv:2311.07911, section 3.
     """
-    from harness.evals import instructions
-
     (answer,) = results
     if not answer.is_finite:
         return unknown(NAMES)
-    strict = _followed(document, [str(answer)])
-    loose = _followed(document, [str(answer), *instructions.loose_variants(str(answer))])
+    asked, told = document["asked"], list(zip(document["instruction_id_list"], document["kwargs"], strict=True))
+    said, *variants = instructions.loose_variants(str(answer))
+    strict = [instructions.followed(name, asked, said, given) for name, given in told]
+    loose = [
+        is_followed or any(instructions.followed(name, asked, text, given) for text in variants)
+        for is_followed, (name, given) in zip(strict, told, strict=True)
+    ]
     return {
         "prompt_strict": float(all(strict)),
         "prompt_loose": float(all(loose)),
         "followed_strict": sum(strict) / len(strict),
         "followed_loose": sum(loose) / len(loose),
     } | ending(answer)
-
-
-def _followed(document: Document, variants: Sequence[str]) -> list[bool]:
-    """Return for each instruction whether any variant that says something follows it."""
-    from harness.evals import instructions
-
-    return [
-        any(text.strip() and instructions.followed(name, document["asked"], text, given) for text in variants)
-        for name, given in zip(document["instruction_id_list"], document["kwargs"], strict=True)
-    ]
 
 
 def _facts(item: Item) -> Document:

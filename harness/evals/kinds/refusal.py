@@ -8,6 +8,7 @@ live here: what counts as a refusal (harness/evals/refusals.py).
 
 from __future__ import annotations
 
+from harness.evals import refusals
 from harness.evals.generated import Results, ending, unknown
 from harness.evals.kinds.kind import Document, Item, Kind
 from harness.spec.metrics import OVER_REFUSED
@@ -25,8 +26,6 @@ def metrics(document: Document, results: Results) -> dict[str, float]:
     refused: 1 if the answer is a refusal, over unsafe requests; more is better. over_refused: the same over safe ones;
     less is better. An empty answer refuses nothing. All are nan where the model's logits were not finite.
     """
-    from harness.evals import refusals
-
     (answer,) = results
     name = "refused" if document["unsafe"] else OVER_REFUSED
     if not answer.is_finite:
