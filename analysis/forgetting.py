@@ -119,8 +119,12 @@ def _retained(group: pd.DataFrame, chance: float) -> dict[str, object]:
     trials = pd.DataFrame([_of_trial(own, chance) for _, own in group.groupby("trial_id", sort=False)])
     means = {name: float(trials[name].mean()) for name in ("before", "after", "retention", "corrected", "agreement")}
     notes = {note: None for note in trials["note"] if note}
-    counts = {"num_seeds": int(trials["after"].notna().sum()), "num_corrected": int(trials["corrected"].notna().sum())}
-    row: dict[str, object] = counts | {"num_items": int(trials["num_items"].max()), "chance": chance}
+    row: dict[str, object] = {
+        "num_seeds": int(trials["after"].notna().sum()),
+        "num_corrected": int(trials["corrected"].notna().sum()),
+        "num_items": int(trials["num_items"].max()),
+        "chance": chance,
+    }
     return row | means | {"note": "; ".join(notes)}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.stats import Codes, Floats
+from analysis.variance import Codes, Floats
 
 NAN = math.nan
 Before = Literal["before", "before_full_precision"]

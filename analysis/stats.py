@@ -24,7 +24,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.variance import Codes, CrossedVariance, Floats, crossed_variance
+from analysis.variance import CrossedVariance, Floats, Labels, codes_of, crossed_variance, num_independent
 
 NAN = math.nan
 ALPHA = 0.05
@@ -33,7 +33,6 @@ Z = float(scipy.stats.norm.ppf(1 - ALPHA / 2))
 FEW_DISCORDANT = 10
 """Below this many changed items a t interval for a binary metric is called approximate."""
 
-Labels = Sequence[str] | Codes
 Kind = Literal["seeds and items", "items only", "seeds only", "exact bound", "none"]
 WEAKEST_FIRST: tuple[Kind, ...] = ("none", "items only", "seeds only", "exact bound", "seeds and items")
 """Of effects with different kinds of intervals, their mean has the kind that covers least."""
@@ -100,8 +99,8 @@ def crossed_effect(
     num_items, num_seeds = differences.shape
     if num_items == 0 or num_seeds == 0:
         return unknown_effect("no common items", num_seeds=num_seeds)
-    cluster_codes = np.arange(num_items) if clusters is None else _codes(clusters)
-    strata_codes = np.zeros(num_items, dtype=np.int64) if strata is None else _codes(strata)
+    cluster_codes = np.arange(num_items) if clusters is None else codes_of(clusters)
+    strata_codes = np.zeros(num_items, dtype=np.int64) if strata is None else codes_of(strata)
     num_clusters = int(cluster_codes.max()) + 1
     parts = crossed_variance(differences, cluster_codes, strata_codes)
     effect = replace(
@@ -112,7 +111,7 @@ def crossed_effect(
         num_clusters=num_clusters,
     )
     if binary and np.ptp(differences) == 0:
-        return _exact_bound(effect, _num_independent(cluster_codes, strata_codes))
+        return _exact_bound(effect, num_independent(cluster_codes, strata_codes))
     effect = _with_interval(effect, parts, max(num_clusters - int(strata_codes.max()) - 1, 1))
     return _for_binary(effect, int((differences.mean(axis=1) != 0).sum())) if binary else effect
 
@@ -122,10 +121,6 @@ def _for_binary(effect: Effect, num_discordant: int) -> Effect:
     notes = [effect.note, note if num_discordant < FEW_DISCORDANT else ""]
     low, high = max(effect.low, -1.0), min(effect.high, 1.0)
     return replace(effect, low=low, high=high, note="; ".join(filter(None, notes)))
-
-
-def _codes(labels: Labels) -> Codes:
-    return np.unique(np.asarray(labels), return_inverse=True)[1]
 
 
 def _with_interval(effect: Effect, variance: CrossedVariance, item_df: int) -> Effect:
@@ -165,26 +160,16 @@ def _t_interval(effect: Effect, parts: list[tuple[float, float]], variance: floa
     )
 
 
-def _num_independent(clusters: Codes, strata: Codes) -> int:
-    """Return the clusters that a bound on the mean over strata may count: H x the fewest of a stratum, at most all.
-
-    With shares p_h and G_h clusters, no cluster of any stratum moves otherwise with probability prod (1 - p_h)^G_h,
-    which is at most (1 - mean p)^(H min G_h) because -log(1 - p) is convex: a small stratum may hide a large share.
-    """
-    of_strata = np.bincount(np.unique(np.stack([strata, clusters]), axis=1)[0])
-    return min(int(clusters.max()) + 1, len(of_strata) * int(of_strata.min()))
-
-
-def _exact_bound(effect: Effect, num_independent: int) -> Effect:
+def _exact_bound(effect: Effect, num_clusters: int) -> Effect:
     """Bound the share of clusters that could have moved otherwise, by Clopper-Pearson at zero of n seen."""
-    share = 1 - (ALPHA / 2) ** (1 / num_independent)
-    p_value = 1.0 if effect.estimate == 0 else (1 / 2) ** (num_independent - 1)
+    share = 1 - (ALPHA / 2) ** (1 / num_clusters)
+    p_value = 1.0 if effect.estimate == 0 else (1 / 2) ** (num_clusters - 1)
     return replace(
         effect,
         low=max(effect.estimate - share, -1.0),
         high=min(effect.estimate + share, 1.0),
         se=NAN,
-        df=max(num_independent - 1, 1),
+        df=max(num_clusters - 1, 1),
         p_value=p_value,
         mde=share,
         kind="exact bound",

@@ -1,7 +1,7 @@
 """`python -m analysis.stats_check`: every interval and test against simulated truth, one row a scenario.
 
-Invariant: the same replicates give the same rows, whatever the number of workers. What does not live here: scenarios
-(analysis/checks/).
+Invariant: the same replicates give the same rows, whatever the number of workers; a row is printed as soon as it and
+those before it are known. What does not live here: scenarios (analysis/checks/).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import argparse
 import gc
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from multiprocessing import get_context
 
 from analysis.checks import crossed, singles, sweeps
@@ -30,8 +31,8 @@ def scenarios() -> tuple[Scenario, ...]:
     return tuple(chain(crossed.scenarios(), singles.scenarios(), sweeps.scenarios()))
 
 
-def check(num_replicates: int, num_workers: int, wanted: str = "") -> list[Row]:
-    """Return the row of every scenario.
+def check(num_replicates: int, num_workers: int, wanted: str = "") -> Iterator[Row]:
+    """Yield the row of every scenario, in their order, as soon as it is known.
 
     Args:
         num_replicates: of each scenario; slow ones take their share.
@@ -39,16 +40,25 @@ def check(num_replicates: int, num_workers: int, wanted: str = "") -> list[Row]:
         wanted: only scenarios with this text in their estimator or name.
     """
     places = [at for at, one in enumerate(scenarios()) if wanted in f"{one.estimator}: {one.name}"]
-    tasks = [(at, chunk, size) for at in places for chunk, size in enumerate(_sizes(scenarios()[at], num_replicates))]
+    sizes = {at: _sizes(scenarios()[at], num_replicates) for at in places}
+    tasks = [(at, chunk, size) for at in places for chunk, size in enumerate(sizes[at])]
+    with _found(tasks, num_workers) as found:
+        for at in places:
+            yield Row(scenarios()[at], sum(islice(found, NUM_CHUNKS)), sum(sizes[at]))
+
+
+@contextmanager
+def _found(tasks: Sequence[tuple[int, int, int]], num_workers: int) -> Generator[Iterator[int], None, None]:
+    """Give the hits of each task in order, by so many processes."""
     if num_workers == 1:
-        hits = [_hits(task) for task in tasks]
+        _start()
+        try:
+            yield map(_hits, tasks)
+        finally:
+            gc.unfreeze()
     else:
         with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_start) as pool:
-            hits = list(pool.map(_hits, tasks))
-    total = dict.fromkeys(places, 0)
-    for (at, _, _), found in zip(tasks, hits, strict=True):
-        total[at] += found
-    return [Row(scenarios()[at], total[at], sum(_sizes(scenarios()[at], num_replicates))) for at in places]
+            yield pool.map(_hits, tasks)
 
 
 def _sizes(scenario: Scenario, num_replicates: int) -> list[int]:
@@ -66,10 +76,9 @@ def _hits(task: tuple[int, int, int]) -> int:
     return scenarios()[at].num_hits(size, chunk)
 
 
-def table(rows: Iterable[Row]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = [HEADER, ("---",) * len(HEADER), *map(_cells, rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _line(cells: Iterable[str]) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -91,10 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.replicates < NUM_CHUNKS or options.workers < 1:
         parser.error(f"--replicates must be at least {NUM_CHUNKS} and --workers at least 1")
-    rows = check(options.replicates, options.workers, options.only)
-    failed = sum(not row.passed() for row in rows)
-    print(table(rows))
-    print(f"\nPer cent. A claimed row fails where its rate is outside by over 2 SE: {failed} of {len(rows)} failed.")
+    print(_line(HEADER), _line(["---"] * len(HEADER)), sep="\n", flush=True)
+    passed: list[bool] = []
+    for row in check(options.replicates, options.workers, options.only):
+        print(_line(_cells(row)), flush=True)
+        passed.append(row.passed())
+    failed = passed.count(False)
+    print(f"\nPer cent. A claimed row fails where its rate is outside by over 2 SE: {failed} of {len(passed)} failed.")
     return 1 if failed else 0
 
 

@@ -9,6 +9,7 @@ intervals and degrees of freedom (stats.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
+Labels = Sequence[str] | Codes
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,27 @@ def _clustered(parts: Floats, clusters: Codes, num_strata: int) -> float:
     np.add.at(sums, clusters, parts)
     few = num_clusters / (num_clusters - 1) * (num_items - 1) / (num_items - num_strata)
     return few * float((sums**2).sum())
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------
+
+
+def codes_of(labels: Labels) -> Codes:
+    """Return codes from 0 in the order of sorted labels; codes that are such already are returned as they are."""
+    given = np.asarray(labels)
+    is_small = (
+        np.issubdtype(given.dtype, np.integer) and len(given) > 0 and 0 == given.min() <= given.max() < len(given)
+    )
+    if is_small and np.bincount(given).all():
+        return given
+    return np.unique(given, return_inverse=True)[1]
+
+
+def num_independent(clusters: Codes, strata: Codes) -> int:
+    """Return the clusters that a bound on the mean over strata may count: H x the fewest of a stratum, at most all.
+
+    With shares p_h and G_h clusters, no cluster of any stratum moves otherwise with probability prod (1 - p_h)^G_h,
+    which is at most (1 - mean p)^(H min G_h) because -log(1 - p) is convex: a small stratum may hide a large share.
+    """
+    of_strata = np.bincount(np.unique(np.stack([strata, clusters]), axis=1)[0])
+    return min(int(clusters.max()) + 1, len(of_strata) * int(of_strata.min()))

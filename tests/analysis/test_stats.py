@@ -13,6 +13,7 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.anova import anova_lm
 
 from analysis import stats
+from analysis.variance import codes_of
 
 
 def test_crossed_effect_one_seed_one_item_a_cluster_is_the_paired_t_test() -> None:
@@ -118,6 +119,14 @@ def test_crossed_effect_bound_over_slices_counts_the_fewest_clusters_of_one() ->
     # Clusters that both slices hold count once.
     shared = stats.crossed_effect(np.zeros((20, 3)), [*range(10)] * 2, [0] * 10 + [1] * 10, binary=True)
     assert shared.high == pytest.approx(scipy.stats.binomtest(0, 10).proportion_ci(0.95, method="exact").high)
+
+
+@pytest.mark.parametrize(
+    ("labels", "codes"),
+    [([0, 2, 2], [0, 1, 1]), ([1, 0, 1], [1, 0, 1]), ([-1, 0], [0, 1]), ([0, 10**12], [0, 1]), (["b", "a"], [1, 0])],
+)
+def test_codes_of_labels_have_no_gaps(labels: list[int] | list[str], codes: list[int]) -> None:
+    assert codes_of(np.array(labels)).tolist() == codes
 
 
 def test_crossed_effect_without_items_is_unknown_with_a_reason() -> None:

@@ -182,6 +182,23 @@ def test_command_prints_a_row_a_scenario_and_fails_with_one(
 
 
 def test_command_rows_do_not_depend_on_the_workers() -> None:
-    one, two = (stats_check.check(40, workers, "seeds alone") for workers in (1, 2))
+    one, two = (list(stats_check.check(40, workers, "seeds alone")) for workers in (1, 2))
     assert [row.num_hits for row in one] == [row.num_hits for row in two]
     assert [row.num_replicates for row in one] == [40] * len(one)
+
+
+def test_command_prints_each_row_before_it_simulates_the_next(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def draw(noise: np.random.Generator) -> bool:
+        seen.append(capsys.readouterr().out)
+        return True
+
+    found = tuple(Scenario("e", name, 10, 0, 0.95, None, draw) for name in ("first", "second"))
+    monkeypatch.setattr(stats_check, "scenarios", lambda: found)
+    assert stats_check.main(["--replicates", "4", "--workers", "1"]) == 0
+    assert "| estimator |" in seen[0]
+    assert "| first |" in seen[4]
+    assert "| second |" not in "".join(seen)
