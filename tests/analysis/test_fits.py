@@ -119,6 +119,45 @@ def test_world_without_a_known_point_is_left_out_and_does_not_spoil_the_others()
     assert (found.r2, found.r2_low, found.r2_high) == (wanted.r2, wanted.r2_low, wanted.r2_high)
 
 
+def test_r2_interval_is_the_jackknife_of_numpys_correlations() -> None:
+    data = points(lambda x: -2.0 * x, x=[0.1, 0.4, 0.9], sd=0.4)
+    x, y, seeds = (np.asarray(one) for one in (data.x, data.y, data.replicates))
+    whole = np.arctanh(np.corrcoef(x, y)[0, 1])
+    left = np.array([np.arctanh(np.corrcoef(x[seeds != seed], y[seeds != seed])[0, 1]) for seed in range(6)])
+    pseudo = 6 * whole - 5 * left
+    ends = np.tanh(scipy.stats.t.interval(0.95, 5, pseudo.mean(), scipy.stats.sem(pseudo))) ** 2
+    fit = straight_line(data)
+    assert (fit.r2_low, fit.r2_high) == pytest.approx((ends.min(), ends.max()))
+
+
+def test_r2_interval_of_worlds_adds_what_each_says() -> None:
+    """Two copies of one world: the bias is twice that of leaving one of six out of twelve, and so is the variance."""
+    one = points(lambda x: -2.0 * x, x=[0.1, 0.4, 0.9], sd=0.4)
+    x, y, seeds = (np.tile(np.asarray(column), 2) for column in (one.x, one.y, one.replicates))
+    worlds = np.repeat([0, 1], len(x) // 2)
+    kept = [(worlds == 1) | (seeds != seed) for seed in range(6)]
+
+    def z(rows: np.ndarray) -> float:
+        a, b = (v[rows] - np.array([v[rows & (worlds == w)].mean() for w in (0, 1)])[worlds[rows]] for v in (x, y))
+        return float(np.arctanh(a @ b / np.sqrt((a @ a) * (b @ b))))
+
+    left = np.array([z(rows) for rows in kept])
+    centre = z(np.ones(len(x), dtype=bool))
+    middle, half = centre - 2 * 5 * (left.mean() - centre), scipy.stats.t.ppf(0.975, 10) * math.sqrt(2 * 5 * left.var())
+    fit = straight_line(Points(x, y, seeds, worlds))
+    assert (fit.r2_high, fit.r2_low) == pytest.approx((np.tanh(middle - half) ** 2, np.tanh(middle + half) ** 2))
+
+
+def test_r2_interval_reaches_0_where_the_slope_could_have_either_sign() -> None:
+    fit = straight_line(points(lambda x: 0.0, x=[0.1, 0.4, 0.9], sd=0.4))
+    assert fit.r2_low == 0.0
+    alone = points(lambda x: x, x=[0.1, 0.4, 0.9], sd=0.4)
+    worlds = np.minimum(np.asarray(alone.replicates), 1)  # the first world has one replicate
+    fit = straight_line(Points(alone.x, alone.y, alone.replicates, worlds))
+    assert math.isnan(fit.r2_low)
+    assert "no interval of R^2: one replicate in a world" in fit.note
+
+
 def test_r2_interval_needs_replicates_and_holds_the_estimate() -> None:
     data = points(lambda x: 2.0 * x, x=[0.1, 0.4, 0.9], sd=0.4, worlds=2)
     fit = straight_line(data)
