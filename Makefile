@@ -142,7 +142,7 @@ check: $(VENV)/.ready-dev ## Format, lint, types, import directions
 	  wait $$types && exit $$tests
 
 test: $(VENV)/.ready-dev ## Run the tests
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
 
 fetch: $(VENV)/.ready ## Fetch and pin the weights of BASE; the only target that uses the network after installation
 	@$(harness) fetch $${BASE:+--base "$$BASE"} $${OUT:+--out "$$OUT"}

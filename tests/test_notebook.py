@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 ARM = "equal_epochs"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _marimo() -> None:
     package("marimo", "make notebook installs it")
 

@@ -14,7 +14,6 @@ from scipy.stats import ks_2samp
 
 from analysis import behaviour as numbers
 from analysis import formats as skills
-from analysis import write_report
 from analysis.context import Context
 from analysis.formats import Formats, Rate
 from analysis.opened import open_sweep
@@ -24,6 +23,7 @@ from harness.records.store import Store
 from tests.analysis import synthetic
 from tests.analysis.conftest import ARM
 from tests.analysis.test_report import HOSTILE
+from tests.analysis.undrawn import write_undrawn
 
 SMALL = synthetic.Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1, 2), scale=0.25, outcomes={(ARM, 25, 1): "FAILED"})
 GROUPS = (Formats("questions", "people/question/exact_match", (), ("people/cloze/acc", "skills/addition/acc")),)
@@ -120,7 +120,7 @@ def test_sections_of_a_sweep_without_panels_or_formats_say_why(tmp_path: Path, m
 
 
 def test_formats_show_skills_and_rates_and_the_same_numbers_in_every_file(made: tuple[Store, str]) -> None:
-    folder = write_report(made[0].root, made[1]).folder
+    folder = write_undrawn(made[0].root, made[1]).folder
     table = pd.read_csv(folder / "formats.csv")
     assert set(table["name"]) == {"questions", "format collapse"}
     gap = table[(table["quantity"] == "gap") & (table["condition"] == "num_examples=400")].iloc[0]
@@ -155,7 +155,7 @@ def test_sections_of_hostile_conditions_execute_nothing(tmp_path: Path) -> None:
         axis="data.template", values=("<script>alert(1)</script>", "=1+1|`x`_$&%"), arms=(ARM,), seeds=(0, 1),
         scale=0.1, output=lambda item, phase: texts[len(item + phase) % len(texts)],
     )  # fmt: skip
-    folder = write_report(*_named(synthetic.build(tmp_path, plan))).folder
+    folder = write_undrawn(*_named(synthetic.build(tmp_path, plan))).folder
     page = (folder / "report.html").read_text()
     own = page[page.index('id="behaviour"') : page.index("</section>", page.index('id="formats"'))]
     assert "&lt;script&gt;alert(1)" in own

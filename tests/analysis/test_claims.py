@@ -16,7 +16,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import claims, render, write_report
+from analysis import claims, render
 from analysis.claims import decision
 from analysis.report import read_verdicts
 from analysis.stats import crossed_effect, pooled_over_worlds, unknown_effect
@@ -25,6 +25,7 @@ from harness.spec import Claim, Contrast, Scalar, Term
 from tests.analysis.conftest import ARM
 from tests.analysis.simulated import AXIS, DETECTABLE, KEY, METRICS, decided, difference, noisy, tables, verdict_of
 from tests.analysis.synthetic import Plan, build
+from tests.analysis.undrawn import write_undrawn
 
 HAND = {
     (1.0, None, 0): [0.1, 0.4, 0.2, 0.3],
@@ -190,7 +191,7 @@ def test_exact_bound_enters_the_mean_of_worlds_as_an_interval_of_its_width() -> 
 
 def test_table_of_a_sweep_over_worlds_has_one_row_a_condition(tmp_path: Path) -> None:
     store, folder = build(tmp_path, Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), worlds=(0, 1), scale=0.25))
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     frame = pd.read_parquet(report.folder / "trials.parquet")
     assert frame.groupby("condition_id")["world"].agg(["nunique", "size"]).to_numpy().tolist() == [[2, 4], [2, 4]]
     effects = pd.read_csv(report.folder / "effects.csv")
@@ -371,7 +372,7 @@ def test_report_begins_with_its_verdicts_and_writes_them(tmp_path: Path) -> None
     hostile = "<script>alert(1)</script> | =1+1"
     plan = Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), scale=0.25, claims=(claim_of(hostile),))
     store, folder = build(tmp_path, plan)
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     page, text = ((report.folder / name).read_text() for name in ("report.html", "report.md"))
     assert "<script>alert" not in page
     assert page.index('<section id="claims">') < page.index('<section id="summary">')
@@ -388,7 +389,7 @@ def test_verdicts_of_the_report_are_those_of_the_records(tmp_path: Path) -> None
     store, folder = build(tmp_path, plan)
     fresh = read_verdicts(store.root, folder)
     assert not (store.sweep(folder) / "report.json").exists()  # nothing is written
-    write_report(store.root, folder)
+    write_undrawn(store.root, folder)
     standing = read_verdicts(store.root, folder)
     pd.testing.assert_frame_equal(verdicts_frame(fresh), verdicts_frame(standing))
     next(store.root.glob("trials/*/result.json")).unlink()
@@ -399,7 +400,7 @@ def test_verdicts_of_the_report_are_those_of_the_records(tmp_path: Path) -> None
 
 def test_report_without_claims_has_no_trace_of_them(tmp_path: Path) -> None:
     store, folder = build(tmp_path, Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), scale=0.1))
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     assert not (report.folder / "verdicts.csv").exists()
     assert "Claims" not in (report.folder / "report.html").read_text()
     assert read_verdicts(store.root, folder) == ()
@@ -410,7 +411,7 @@ def test_report_writes_a_table_for_latex_for_each_claim_and_for_all(tmp_path: Pa
     claim, other = claim_of(hostile), claim_of().model_copy(update={"id": "B5"})
     plan = Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), scale=0.25, claims=(claim, other))
     store, folder = build(tmp_path, plan)
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     one, whole = ((report.folder / name).read_text() for name in ("claims/B4.tex", "claims.tex"))
     assert "\\input" not in one
     assert r"\textbackslash{}input\{/etc/passwd\} 100 \% \& \$x\_1\$" in one

@@ -41,9 +41,9 @@ def _figures(found: object) -> list[FigureData]:
 
 
 def _is_drawn(figures: list[FigureData], folder: Path) -> None:
-    for venue in ("neurips", "acl"):
-        for path in write(figures, folder / venue, venue):
-            assert path.stat().st_size > 0
+    """Draw at the greatest width; the contract of all kinds draws at the smallest."""
+    for path in write(figures, folder / "neurips", "neurips"):
+        assert path.stat().st_size > 0
 
 
 def test_kinds_without_their_axis_say_so(small: tuple[Store, str]) -> None:

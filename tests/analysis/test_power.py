@@ -26,6 +26,7 @@ from harness.records.schema import SweepRecord
 from harness.records.store import Store
 from harness.spec import Claim, Contrast, OptimumRatio, Term
 from tests.analysis.synthetic import Plan, build
+from tests.analysis.undrawn import write_undrawn
 
 AXIS = "data.num_examples"
 
@@ -105,10 +106,8 @@ def test_variances_of_a_simulated_sweep_are_those_it_was_made_with() -> None:
 
 
 def test_variances_go_through_a_report_and_back(tmp_path: Path) -> None:
-    from analysis import write_report
-
     store, folder = build(tmp_path, Plan(values=(25, 400), seeds=(0, 1, 2), scale=0.25))
-    report = write_report(store.root, folder)
+    report = write_undrawn(store.root, folder)
     effects = pd.read_csv(report.folder / "effects.csv")
     items = pd.read_parquet(report.folder / "items.parquet")
     path = tmp_path / "variances.json"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import tables, write_report
+from analysis import tables
 from analysis.context import Context
 from analysis.figure_kinds import all_figures
 from analysis.frames import metrics_of, sweep_frame
@@ -20,6 +20,7 @@ from analysis.opened import OpenedSweep, OpenedTrial, open_sweep
 from harness.records.store import Store
 from tests.analysis.conftest import ARM
 from tests.analysis.synthetic import Plan, build
+from tests.analysis.undrawn import write_undrawn
 
 
 def _all(store: Store, folder: str) -> tuple[OpenedSweep, pd.DataFrame, pd.DataFrame, dict[str, tuple[str, ...]]]:
@@ -179,7 +180,7 @@ def test_trials_that_stand_in_two_arms_are_one_comparison(tmp_path: Path) -> Non
     assert len(twice) == 2 * len(once)
     assert list(twice["family_size"]) == 2 * list(once["family_size"])
     np.testing.assert_array_equal(twice["p_holm"], 2 * list(once["p_holm"]))
-    assert "6 COMPLETE" in write_report(store.root, folder).table
+    assert "6 COMPLETE" in write_undrawn(store.root, folder).table
 
 
 def test_points_that_a_sampler_chose_are_not_joined_and_differ_by_name_alone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
-from analysis import numbers, write_report
+from analysis import numbers
 from analysis.context import Context
 from analysis.opened import open_sweep
 from analysis.section import Section
@@ -18,6 +18,7 @@ from analysis.sections import edl, forgetting, knowledge, optima, search, tax, t
 from harness.records.store import Store
 from tests.analysis.conftest import ARM
 from tests.analysis.synthetic import Plan, build
+from tests.analysis.undrawn import write_undrawn
 
 ALL = (tradeoff, optima, tax, forgetting, knowledge, search, edl)
 
@@ -62,10 +63,17 @@ def test_sections_of_a_mixed_sweep_come_or_say_why_not(mixed: tuple[Store, str])
         assert isinstance(found, Section) or found
 
 
-def test_sections_are_in_page_and_text_with_their_numbers(small: tuple[Store, str]) -> None:
-    context = context_of(small)
-    report = write_report(small[0].root, small[1])
-    page, text = ((report.folder / f"report.{kind}").read_text() for kind in ("html", "md"))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, Path]:
+    """Return a small sweep, and the folder of its report."""
+    plan = Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), scale=0.25)
+    made = build(tmp_path_factory.mktemp("written"), plan)
+    return context_of(made), write_undrawn(made[0].root, made[1]).folder
+
+
+def test_sections_are_in_page_and_text_with_their_numbers(written: tuple[Context, Path]) -> None:
+    context, folder = written
+    page, text = ((folder / f"report.{kind}").read_text() for kind in ("html", "md"))
     for name in ("tradeoff", "optima", "tax", "forgetting", "search"):
         assert f'<section id="{name}">' in page
     first = section_of(tax, context).content["rows"][0]
@@ -73,12 +81,11 @@ def test_sections_are_in_page_and_text_with_their_numbers(small: tuple[Store, st
     assert numbers.score(first["mean"], signed=True) in text
     assert "no sweep of its learning rate is here" in page
     assert "chance retention is not known" in page
-    assert (report.folder / "tax.csv").exists()
+    assert (folder / "tax.csv").exists()
 
 
-def test_page_and_text_show_unknown_as_a_dash_and_never_as_nan(small: tuple[Store, str]) -> None:
-    report = write_report(small[0].root, small[1])
-    page, text = ((report.folder / f"report.{kind}").read_text() for kind in ("html", "md"))
+def test_page_and_text_show_unknown_as_a_dash_and_never_as_nan(written: tuple[Context, Path]) -> None:
+    page, text = ((written[1] / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert ">nan" not in page
     assert "| nan" not in text
     assert "| — |" in text

@@ -66,6 +66,13 @@ def test_every_kind_has_a_sweep_with_its_data() -> None:
 
 
 @every_kind
+def test_every_figure_has_its_four_files(kind: str, figures: Figures, folder: Path) -> None:
+    for data in figures[kind]:
+        for suffix in ("pdf", "png", "csv", "txt"):
+            assert (folder / f"{data.name}.{suffix}").stat().st_size > 0
+
+
+@every_kind
 def test_pdf_is_vector_with_embedded_truetype_fonts_and_no_time(kind: str, figures: Figures, folder: Path) -> None:
     for data in figures[kind]:
         pdf = (folder / f"{data.name}.pdf").read_bytes()

@@ -30,7 +30,7 @@ ENDS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _trl() -> None:
     package("trl")
 
