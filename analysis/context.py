@@ -75,17 +75,17 @@ class Context:
     def effects(self) -> pd.DataFrame:
         """One row per condition and target: before, after, delta with its interval, and those of the two scores."""
         table = tables.effects_table(self.frame, self.items, self.primary_keys)
-        return self._shown(score_intervals.with_score_intervals(table))
+        return self.shown(score_intervals.with_score_intervals(table))
 
     @cached_property
     def full_precision(self) -> pd.DataFrame:
         """The effects on measures against the base without quantisation; empty where nothing quantises."""
-        return self._shown(tables.full_precision_table(self.frame, self.items, self.primary_keys))
+        return self.shown(tables.full_precision_table(self.frame, self.items, self.primary_keys))
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
         """Each condition's after minus that of its arm's first one."""
-        return self._shown(tables.contrasts_table(self.frame, self.items, self.primary_keys))
+        return self.shown(tables.contrasts_table(self.frame, self.items, self.primary_keys))
 
     @cached_property
     def flips(self) -> pd.DataFrame:
@@ -103,5 +103,6 @@ class Context:
         frame = claims.with_edl(self.frame, self.record.claims, lambda: edl.edl_table(self.sweep, self.metrics))
         return claims.decide(self.record.claims, frame, self.items, self.primary_keys)
 
-    def _shown(self, table: pd.DataFrame) -> pd.DataFrame:
+    def shown(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return what may be shown of a table of conditions: a study's without its intervals and tests (studies.py)."""
         return studies.without_intervals(table) if self.is_sampled else table

@@ -285,5 +285,6 @@ def as_curves(
         return "no trial has a known score"
     kind, labels = name, {"x": x, "y": y}
     points = pd.DataFrame(rows)
+    points = context.shown(points).assign(kind=points["kind"])  # of a mark, not of an effect
     is_wide = points["panel"].nunique() > 1
     return [FigureData(name, kind, points, caption, labels, context.is_sampled, is_wide)]

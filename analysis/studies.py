@@ -16,16 +16,24 @@ import pandas as pd
 SAMPLED = "sampled"
 """`kind` of an effect whose interval is withheld."""
 REASON = "no interval: a sampler chose the conditions by the scores of earlier ones, so that they are not independent"
-WITHHELD = ("se", "se_items", "df", "low", "high", "p_value", "p_holm", "mde", "after_low", "after_high")
+WITHHELD = ("se", "se_items", "df", "low", "high", "p_value", "p_holm", "mde")
+"""Columns that a study's tables do not fill; and those that end in `_low` or `_high`."""
+
+
+def is_withheld(column: str) -> bool:
+    """Return whether a column says how uncertain a sampled condition's number is; its base was not sampled."""
+    return column in WITHHELD or (column.endswith(("_low", "_high")) and not column.startswith("before"))
 
 
 def without_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of effects without standard errors, intervals, tests and detectable effects; the note says why.
+    """Return a table without standard errors, intervals, tests and detectable effects; its notes say why.
 
     Estimates and the spread over seeds stay.
     """
     if table.empty:
         return table
-    notes = [f"{note}; {REASON}" if note else REASON for note in table["note"]]
-    withheld = {name: math.nan for name in WITHHELD if name in table.columns}
-    return table.assign(**withheld, kind=SAMPLED, note=notes, family_size=0)
+    changes: dict[str, object] = {str(name): math.nan for name in table.columns if is_withheld(str(name))}
+    if "note" in table.columns:
+        changes["note"] = [f"{note}; {REASON}" if note else REASON for note in table["note"].fillna("")]
+    said = {"kind": SAMPLED, "family_size": 0}
+    return table.assign(**changes, **{name: value for name, value in said.items() if name in table.columns})

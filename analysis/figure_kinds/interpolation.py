@@ -18,7 +18,7 @@ from analysis.context import Context
 from analysis.figures import draw_curves
 from analysis.items import trial_keys
 from analysis.opened import OpenedTrial
-from analysis.points import FigureData, as_curves, is_share, line_labels, population
+from analysis.points import FigureData, as_curves, intervals_sentence, is_share, line_labels, population
 from analysis.probed import INTERPOLATION_COLUMNS, INTERPOLATION_FILE, trial_table
 from analysis.replicates import over_replicates, replicate_of
 
@@ -35,12 +35,18 @@ def points(context: Context) -> list[FigureData] | str:
             own = table[(table["measure"] == measure) & (table["condition"] == condition)]
             about = {"panel": measure, "series": label, "condition": condition}
             rows += _curve(own, about, is_share=is_share(context, measure))
+    intervals = intervals_sentence(context) if context.is_sampled else INTERVALS
     caption = (
         "Scores on test items at weights base + w (tuned - base); marks are means over seeds, dots are seeds. "
-        "Intervals: 95 %, t over seeds alone, items fixed, cut at 0 and 1 where the score is a share, not adjusted for "
-        f"the number of comparisons. {population(context.frame, context.effects)}"
+        f"{intervals} {population(context.frame, context.effects)}"
     )
     return as_curves(context, "interpolation", rows, caption, x="w: 0 is the base, 1 is tuned", y="score")
+
+
+INTERVALS = (
+    "Intervals: 95 %, t over seeds alone, items fixed, cut at 0 and 1 where the score is a share, not adjusted for the "
+    "number of comparisons."
+)
 
 
 def draw(data: FigureData, width: float) -> Figure:

@@ -21,7 +21,7 @@ from analysis.context import Context
 from analysis.figures import BASE, STYLE, cue, fitted, handle, legend_above, new_figure, num_columns, panel_title, shown
 from analysis.fits import NUM_RESAMPLES, Points, straight_line
 from analysis.numbers import MINUS, score
-from analysis.points import FigureData, dot_rows, population
+from analysis.points import FigureData, dot_rows, intervals_sentence, population
 from analysis.resampling import MIN_RESAMPLED, interval_of
 from harness.seeding import numpy_stream
 
@@ -45,6 +45,7 @@ def points(context: Context) -> list[FigureData] | str:
     table = pd.concat([part for part in parts if len(part) >= MIN_POINTS] or [pd.DataFrame()], ignore_index=True)
     if table.empty:
         return f"fewer than {MIN_POINTS} trials have both drift and forgetting known"
+    table = context.shown(table)
     return [FigureData("kl_forgetting", "kl_forgetting", table, _caption(context, table), dict(PANELS))]
 
 
@@ -106,11 +107,15 @@ def _caption(context: Context, table: pd.DataFrame) -> str:
         f"{PANELS[name]}: {_r2(rows.iloc[0])} over {len(rows)} trials, {_slope(rows.iloc[0])}"
         for name, rows in table.groupby("drift", sort=False)
     ]
+    intervals = (
+        intervals_sentence(context)
+        if context.is_sampled
+        else "Intervals: 95 %, by resampling of replicates, not adjusted for the number of comparisons."
+    )
     return (
         "Drift from the base against forgetting: base minus tuned score of the measure retained, test items. Drift is "
         "in nats per token, L_f the loss of the tuned model on the base's arg-max. A dot is a trial; the line is the "
-        "least-squares one through all; intervals are 95 %, by resampling of replicates, not adjusted for the "
-        f"number of comparisons. {'; '.join(fits)}. {population(context.frame, context.effects)}"
+        f"least-squares one through all. {intervals} {'; '.join(fits)}. {population(context.frame, context.effects)}"
     )
 
 

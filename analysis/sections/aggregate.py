@@ -34,7 +34,7 @@ def compute(context: Context) -> Section | str:
     rows: list[dict[str, object]] = []
     profiles: list[dict[str, Any]] = []
     for condition, trials in context.frame.groupby("condition", sort=False):
-        row, curve = _condition(trials, keys, is_sampled=context.is_sampled)
+        row, curve = _condition(trials, keys)
         about = {"condition": condition, "arm": trials["arm"].iloc[0]}
         rows.append(about | row)
         profiles += [
@@ -42,7 +42,11 @@ def compute(context: Context) -> Section | str:
         ]
     if pd.isna([row["iqm"] for row in rows]).all():
         return "no condition has a trial with every one of its slices known"
-    return Section("aggregate", "Aggregate", {"rows": rows_of(pd.DataFrame(rows)), "keys": keys, "profiles": profiles})
+    return Section(
+        "aggregate",
+        "Aggregate",
+        {"rows": rows_of(context.shown(pd.DataFrame(rows))), "keys": keys, "profiles": profiles},
+    )
 
 
 def files(section: Section) -> dict[str, bytes]:
@@ -59,7 +63,7 @@ def shares(context: Context) -> list[str]:
     return [key for key in keys if is_binary(key) and not is_lower_better(key)]
 
 
-def _condition(trials: pd.DataFrame, keys: list[str], *, is_sampled: bool) -> tuple[dict[str, object], np.ndarray]:
+def _condition(trials: pd.DataFrame, keys: list[str]) -> tuple[dict[str, object], np.ndarray]:
     """Return a row of the table and the profile at `THRESHOLDS`; trials without every score are left out, counted."""
     columns = [f"after/{key}" for key in keys]
     known = trials[trials[columns].notna().all(axis=1)].sort_values(["world", "seed"])
@@ -68,16 +72,15 @@ def _condition(trials: pd.DataFrame, keys: list[str], *, is_sampled: bool) -> tu
     found = iqm_interval(after, shared_seeds=True)
     num_left_out = len(trials) - len(known)
     left_out = f"{num_left_out} of {len(trials)} trials lack a score and are left out" if num_left_out else ""
-    note = "the conditions were proposed by a search: no interval" if is_sampled else found.note
     row: dict[str, object] = {
         "before": iqm(before.to_numpy(dtype=float)),
         "iqm": found.estimate,
-        "low": float("nan") if is_sampled else found.low,
-        "high": float("nan") if is_sampled else found.high,
+        "low": found.low,
+        "high": found.high,
         "improvement": _improvement(known, keys),
         "num_tasks": found.num_tasks,
         "num_replicates": found.num_replicates,
-        "note": "; ".join(part for part in (note, left_out) if part),
+        "note": "; ".join(part for part in (found.note, left_out) if part),
         "trial_ids": joined_ids(known) if len(known) else "",
     }
     return row, performance_profile(after, THRESHOLDS.tolist())

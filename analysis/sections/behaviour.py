@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis import behaviour, studies
+from analysis import behaviour
 from analysis import files as formats
 from analysis.context import Context
 from analysis.section import Section, rows_of
@@ -21,9 +21,7 @@ def compute(context: Context) -> Section | str:
     slices = behaviour.panel_slices(context.frame)
     if not slices:
         return "no task measures behaviour (evals.tasks.panel)"
-    table = behaviour.panel_table(context.effects, context.frame, context.items)
-    if context.is_sampled:
-        table = studies.without_intervals(table)
+    table = context.shown(behaviour.panel_table(context.effects, context.frame, context.items))
     lengths = rows_of(behaviour.lengths_table(context.items, slices))
     groups = [
         {

@@ -60,7 +60,7 @@ def compute(context: Context) -> Section | str:
     """Return a table for each part of the panel: condition x mean."""
     if not any(result.drift for _, result in context.sweep.finished):
         return drift.NO_PANEL
-    table = drift.drift_table(context.frame, drift.mean_names(context.sweep))
+    table = context.shown(drift.drift_table(context.frame, drift.mean_names(context.sweep)))
     cells = {(row["condition"], row["name"]): row for row in rows_of(table)}
     conditions = list(dict.fromkeys(table["condition"]))
     tables = [

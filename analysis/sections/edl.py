@@ -22,9 +22,7 @@ def compute(context: Context) -> Section | str:
     if trials["edl_bits"].isna().all():
         reasons = [note for note in dict.fromkeys(trials["note"]) if note]
         return reasons[0] if reasons else "no trial is planned"
-    table = edl_by_condition(trials)
-    if context.is_sampled:
-        table = table.assign(**{name: float("nan") for name in table.columns if name.endswith(("_low", "_high"))})
+    table = context.shown(edl_by_condition(trials))
     return Section("edl", "Description length", {"rows": rows_of(table), "trials": rows_of(trials)})
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis import files as written
-from analysis import formats, studies
+from analysis import formats
 from analysis.context import Context
 from analysis.section import Section, rows_of
 
@@ -34,9 +34,7 @@ def compute(context: Context) -> Section | str:
     tables = [table for table in (skills, rates) if len(table)]
     if not tables:
         return "no skill is asked in its taught format and in another one"
-    table = pd.concat(tables)
-    if context.is_sampled:
-        table = studies.without_intervals(table)
+    table = context.shown(pd.concat(tables))
     groups = {str(name): rows_of(rows[COLUMNS]) for name, rows in table.groupby("name", sort=False)}
     return Section("formats", "Formats", {"groups": groups, "rates": [rate.name for rate in formats.POCKET_RATES]})
 

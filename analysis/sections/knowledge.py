@@ -13,9 +13,8 @@ import pandas as pd
 
 from analysis import files as formats
 from analysis.context import Context
-from analysis.knowledge import COLUMNS, bits_table
+from analysis.knowledge import bits_table
 from analysis.section import Section, rows_of
-from analysis.studies import without_intervals
 
 
 def compute(context: Context) -> Section | str:
@@ -25,8 +24,7 @@ def compute(context: Context) -> Section | str:
         return "no slice has log-probabilities of right choices"
     if table["bits_before"].isna().all():
         return "the records do not say how many values a fact can have"
-    shown = without_intervals(table)[COLUMNS] if context.is_sampled else table
-    return Section("knowledge", "Knowledge", {"rows": rows_of(shown)})
+    return Section("knowledge", "Knowledge", {"rows": rows_of(context.shown(table))})
 
 
 def files(section: Section) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ def compute(context: Context) -> Section | str:
     """Return each condition's loss and the shares of it that came back, or why there is none."""
     if {trial.arm for trial in context.record.trials} != {FROM_TUNED, FROM_BASE}:
         return "the sweep is no recovery test"
-    table = recovery_frame(context.sweep)
+    table = context.shown(recovery_frame(context.sweep))
     rows = [
         {"condition": condition, "cells": rows_of(group)} for condition, group in table.groupby("condition", sort=False)
     ]
