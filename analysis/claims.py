@@ -21,7 +21,7 @@ import pandas as pd
 from analysis import curves, shapes
 from analysis.cells import MIN_SEEDS, Replicate, column_of, keys_of, replicate_values, split_by_world, trials_at
 from analysis.deciding import Ruling, by_sign, is_powered
-from analysis.matrices import ItemMatrices, Matrix, World, on_common_items
+from analysis.matrices import ItemMatrices, Matrix, World, matrices_of, on_common_items
 from analysis.replicates import replicate_of
 from analysis.stats import Effect, Floats, crossed_effect, pooled_over_worlds, seeds_effect, unknown_effect
 from analysis.verdicts import PartVerdict, Verdict, WorldEstimate, part_text
@@ -31,7 +31,9 @@ from harness.spec.claim import EDL_NUMBERS, training_numbers
 Metrics = dict[str, tuple[str, ...]]
 
 
-def decide(claims: Sequence[Claim], frame: pd.DataFrame, items: pd.DataFrame, metrics: Metrics) -> tuple[Verdict, ...]:
+def decide(
+    claims: Sequence[Claim], frame: pd.DataFrame, items: pd.DataFrame | ItemMatrices, metrics: Metrics
+) -> tuple[Verdict, ...]:
     """Return the verdict of each claim.
 
     Args:
@@ -42,7 +44,7 @@ def decide(claims: Sequence[Claim], frame: pd.DataFrame, items: pd.DataFrame, me
     """
     if not claims:
         return ()
-    matrices = ItemMatrices(items)
+    matrices = matrices_of(items)
     states = frame.drop_duplicates("trial_id")["state"]
     return tuple(
         Verdict(

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis import claims, edl, frames, items, score_intervals, studies, tables
+from analysis.matrices import ItemMatrices
 from analysis.opened import OpenedSweep
 from analysis.verdicts import Verdict
 from harness.records.schema import SweepRecord
@@ -62,6 +63,11 @@ class Context:
         return items.items_frame(self.sweep)
 
     @cached_property
+    def matrices(self) -> ItemMatrices:
+        """The same as item x seed matrices, of test items: what effects, contrasts and claims are made of."""
+        return ItemMatrices(self.items)
+
+    @cached_property
     def samples(self) -> pd.DataFrame:
         """One row per trial, phase and fixed prompt."""
         return items.samples_frame(self.sweep)
@@ -74,7 +80,7 @@ class Context:
     @cached_property
     def effects(self) -> pd.DataFrame:
         """One row per condition and target: before, after, delta with its interval, and those of the two scores."""
-        table = tables.effects_table(self.frame, self.items, self.primary_keys)
+        table = tables.effects_table(self.frame, self.matrices, self.primary_keys)
         return self.shown(score_intervals.with_score_intervals(table))
 
     @cached_property
@@ -85,7 +91,7 @@ class Context:
     @cached_property
     def contrasts(self) -> pd.DataFrame:
         """Each condition's after minus that of its arm's first one."""
-        return self.shown(tables.contrasts_table(self.frame, self.items, self.primary_keys))
+        return self.shown(tables.contrasts_table(self.frame, self.matrices, self.primary_keys))
 
     @cached_property
     def flips(self) -> pd.DataFrame:
@@ -101,7 +107,7 @@ class Context:
     def verdicts(self) -> tuple[Verdict, ...]:
         """What became of the sweep's claims."""
         frame = claims.with_edl(self.frame, self.record.claims, lambda: edl.edl_table(self.sweep, self.metrics))
-        return claims.decide(self.record.claims, frame, self.items, self.primary_keys)
+        return claims.decide(self.record.claims, frame, self.matrices, self.primary_keys)
 
     def shown(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return what may be shown of a table of conditions: a study's without its intervals and tests (studies.py)."""

@@ -115,6 +115,11 @@ class ItemMatrices:
         return ([part for _, part in found] if whole and len(seeds) else []), left_out
 
 
+def matrices_of(items: pd.DataFrame | ItemMatrices, before: Before = "before") -> ItemMatrices:
+    """Return the matrices of per-item values, or those that were made of them already."""
+    return items if isinstance(items, ItemMatrices) else ItemMatrices(items, before)
+
+
 def _matrix(columns: dict[str, Any]) -> Matrix:
     items, first, rows = np.unique(columns["items"], return_index=True, return_inverse=True)
     seeds, places = np.unique(columns["seeds"], return_inverse=True)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.matrices import Before, ItemMatrices, Matrix, World, by_world, on_common_items
+from analysis.matrices import Before, ItemMatrices, Matrix, World, by_world, matrices_of, on_common_items
 from analysis.stats import (
     Effect,
     Floats,
@@ -77,7 +77,10 @@ def targets(metrics: dict[str, tuple[str, ...]], frame: pd.DataFrame) -> list[Ta
 
 
 def effects_table(
-    frame: pd.DataFrame, items: pd.DataFrame, metrics: dict[str, tuple[str, ...]], against: Before = "before"
+    frame: pd.DataFrame,
+    items: pd.DataFrame | ItemMatrices,
+    metrics: dict[str, tuple[str, ...]],
+    against: Before = "before",
 ) -> pd.DataFrame:
     """Return one row per condition and target: before, after, delta with its interval, seeds, items, p, MDE.
 
@@ -86,11 +89,11 @@ def effects_table(
 
     Args:
         frame: one row per planned trial.
-        items: per-item values.
+        items: per-item values, or their matrices.
         metrics: measure -> its primary metric keys.
         against: the base as it was trained, or without its quantisation.
     """
-    matrices = ItemMatrices(items, against)
+    matrices = matrices_of(items, against)
     rows = [
         {"condition": str(condition), "condition_id": trials["condition_id"].iloc[0], "arm": trials["arm"].iloc[0]}
         | _effect_row(trials, matrices, str(condition), target, against)
@@ -218,12 +221,14 @@ def full_precision_table(frame: pd.DataFrame, items: pd.DataFrame, metrics: dict
 # -- contrasts --------------------------------------------------------------------------------------------------------
 
 
-def contrasts_table(frame: pd.DataFrame, items: pd.DataFrame, metrics: dict[str, tuple[str, ...]]) -> pd.DataFrame:
+def contrasts_table(
+    frame: pd.DataFrame, items: pd.DataFrame | ItemMatrices, metrics: dict[str, tuple[str, ...]]
+) -> pd.DataFrame:
     """Return each condition's after minus that of its arm's first condition, paired by item and seed.
 
     Conditions without a common seed are compared unpaired by seed. Holm over all rows.
     """
-    matrices = ItemMatrices(items)
+    matrices = matrices_of(items)
     rows: list[dict[str, object]] = []
     for arm, reference, condition in _pairs(frame):
         for target in targets(metrics, frame):

@@ -260,7 +260,7 @@ def _missing(
 
 def _lost_items(frame: pd.DataFrame, items: pd.DataFrame) -> list[str]:
     complete = frame.loc[frame["state"] == "COMPLETE", "trial_id"].drop_duplicates()
-    lost = int((~complete.isin(items["trial_id"])).sum())
+    lost = int((~complete.isin(items["trial_id"].unique())).sum())
     return [f"{_count(lost, 'COMPLETE trial')} without a readable items file: no per-item number has them."] * (
         lost > 0
     )
