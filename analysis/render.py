@@ -109,7 +109,7 @@ def _is_known(value: object) -> bool:
 
 
 _MARKS = {
-    "md": {"holm": r"\*", "items only": "†", "seeds only": "‡", "exact bound": "§"},
+    "md": {"holm": r"\*"} | numbers.INTERVAL_MARKS,
     "tex": {"holm": "*", "items only": r"\dagger", "seeds only": r"\ddagger", "exact bound": r"\S"},
 }
 
