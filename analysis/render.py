@@ -201,9 +201,8 @@ def _text_cell(cell: Cell) -> Text:
 
 
 def _text_notes(view: View) -> list[str]:
-    undrawn = sum(note.startswith("No figure ") for note in view.missing)
-    lines = [note for note in view.missing if not note.startswith("No figure ")]
-    if undrawn:
+    lines = list(view.missing)
+    if undrawn := len(view.figures_missing):
         lines.append(
             f"{undrawn} kinds of figures are not drawn, for want of what they show: report.md says which, and why."
         )

@@ -82,7 +82,9 @@ class View:
     """Arm -> its conditions."""
     highlights: list[dict[str, str]]
     missing: list[str]
-    """What a reader must not overlook: absent trials, single seeds, mixed identities, figures not drawn."""
+    """What a reader must not overlook: absent trials, single seeds, mixed identities."""
+    figures_missing: dict[str, str]
+    """Figure -> why it is not drawn."""
     full_precision: list[dict[str, Any]]
     contrasts: list[dict[str, Any]]
     slices: list[dict[str, Any]]
@@ -125,7 +127,8 @@ def build_view(context: Context, figures_missing: dict[str, str]) -> View:
         family_size=int(main["family_size"].max()) if len(main) else 0,
         groups=groups,
         highlights=_highlights(groups, main),
-        missing=_lost_items(frame, context.items) + _missing(sweep, frame, effects, figures_missing),
+        missing=_lost_items(frame, context.items) + _missing(sweep, frame, effects),
+        figures_missing=figures_missing,
         full_precision=rows_of(context.full_precision),
         contrasts=rows_of(context.contrasts),
         slices=rows_of(effects[effects["level"] != "measure"]),
@@ -233,9 +236,7 @@ def _highlights(groups: dict[str, list[ConditionRow]], main: pd.DataFrame) -> li
 # -- what is missing --------------------------------------------------------------------------------------------------
 
 
-def _missing(
-    sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame, figures_missing: dict[str, str]
-) -> list[str]:
+def _missing(sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     notes: list[str] = []
     absent = frame[~frame["state"].isin(["COMPLETE", "DIVERGED"])]
     if len(absent):
@@ -250,12 +251,8 @@ def _missing(
         [f"{studies.REASON[:1].upper()}{studies.REASON[1:]}."] if sweep.record.kind == "study" else _seed_notes(frame)
     )
     notes += _extreme_notes(effects) + _unknown_notes(frame, effects) + _identity_notes(frame)
-    if sweep.record.selection is not None:
-        notes += [
-            str(note) for note in frame["chosen_note"].dropna().unique() if str(note).startswith(("open", "no ", "tie"))
-        ]
-    notes += [f"No figure {name}: {why}." for name, why in figures_missing.items()]
-    return notes
+    unclear = frame["chosen_clear"].eq(False).fillna(value=False)
+    return notes + [str(note) for note in frame.loc[unclear, "chosen_note"].dropna().unique()]
 
 
 def _lost_items(frame: pd.DataFrame, items: pd.DataFrame) -> list[str]:
