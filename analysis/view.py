@@ -20,9 +20,9 @@ import pandas as pd
 from analysis import numbers, studies, tables
 from analysis.context import Context
 from analysis.frames import why_missing
-from analysis.labels import format_value, short_fields
+from analysis.labels import short_fields
 from analysis.opened import STATES, OpenedSweep
-from analysis.points import seeds_sentence
+from analysis.points import cell_text, seeds_sentence
 from analysis.score_intervals import is_binary
 from analysis.section import Section, rows_of
 from analysis.sections import all_sections
@@ -169,7 +169,7 @@ def _groups(sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame) -> d
 
 def _condition_row(sweep: OpenedSweep, condition: str, trials: pd.DataFrame, rows: pd.DataFrame) -> ConditionRow:
     first = trials.iloc[0]
-    axes = [_axis_text(first[f"axis.{name}"]) for name in sweep.record.axis_fields]
+    axes = [cell_text(first[f"axis.{name}"]) for name in sweep.record.axis_fields]
     others = Counter(state for state in trials["state"] if state != "COMPLETE")
     return ConditionRow(
         label=", ".join(axes) or condition,
@@ -180,14 +180,6 @@ def _condition_row(sweep: OpenedSweep, condition: str, trials: pd.DataFrame, row
         chosen=bool(trials["chosen"].fillna(value=False).any()),
         cells={str(row["target"]): _cell(row) for _, row in rows.iterrows()},
     )
-
-
-def _axis_text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "n/a"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
-        return str(int(value))
-    return format_value(value if isinstance(value, bool | int | float | str) else str(value))
 
 
 def _cell(row: pd.Series) -> Cell:
