@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 import pandas as pd
 
@@ -33,6 +34,8 @@ from analysis.stats import (
 from analysis.tables import contrasts_table
 
 NAN = math.nan
+Replicate = tuple[object, object]
+"""World and seed."""
 SIDES = ("first", "second")
 VALUES = ("after", "delta")
 DIFFERENCE_COLUMNS = [
@@ -75,7 +78,8 @@ def compare(first: OpenedSweep, second: OpenedSweep) -> Comparison:
     the same items of every slice of the target (`items_sha256`), and by seed where there are seeds in common; else they
     are independent: SE^2 = SE_items^2 + s_A^2/k_A + s_B^2/k_B, SE_items^2 summed over the sweeps where items differ,
     with degrees of freedom by Satterthwaite from each part's own. Worlds that only one sweep has are left out and
-    noted. Holm over all rows with a test.
+    noted. The scores beside a difference are means over the same worlds and seeds as it is. Holm over all
+    rows with a test.
     """
     sides = _read(first), _read(second)
     pairs = list(_matched(*sides))
@@ -146,11 +150,28 @@ def _row(
     """Return a difference: as it is paired where both asked the same items, else of independent sides."""
     same = _asked_the_same(frames, keys)
     row = paired if same else paired | _columns(_independent(frames, items, target, keys))
-    means = {SIDES[place]: float(own[f"after/{target}"].mean()) for place, own in enumerate(frames)}
+    means = dict(zip(SIDES, _means(frames, target, is_paired=same), strict=True))
     pairing = _pairing(str(row["kind"]), same=same, has_seeds=bool(_common_replicates(frames, target)))
     return (
         {name: row[name] for name in DIFFERENCE_COLUMNS if name in row} | means | {"target": target, "pairing": pairing}
     )
+
+
+def _means(frames: Sequence[pd.DataFrame], target: str, *, is_paired: bool) -> list[float]:
+    """Return each side's score over what the difference is of: worlds of both, and in each its common seeds, if any."""
+    scores = [_scores(own, target) for own in frames]
+    worlds = [{world for world, _ in side} for side in scores]
+    kept = worlds[0] & worlds[1] or worlds[0] | worlds[1]
+    common = scores[0].keys() & scores[1].keys() if is_paired else set[Replicate]()
+    paired = {world for world, _ in common}
+    means: list[float] = []
+    for side in scores:
+        own: dict[object, list[float]] = {}
+        for (world, seed), score in side.items():
+            if world in kept and (world not in paired or (world, seed) in common):
+                own.setdefault(world, []).append(score)
+        means.append(fmean(map(fmean, own.values())) if own else NAN)
+    return means
 
 
 def _pairing(kind: str, *, same: bool, has_seeds: bool) -> str:
@@ -182,10 +203,16 @@ def _asked_the_same(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> bool
     return bool(found) and all(len(contents) == 1 and None not in contents for contents in found.values())
 
 
-def _common_replicates(frames: Sequence[pd.DataFrame], target: str) -> set[tuple[object, object]]:
-    known = [own[own[f"after/{target}"].notna()] for own in frames]
-    pairs = [{(None if pd.isna(w) else w, s) for w, s in zip(own["world"], own["seed"], strict=True)} for own in known]
-    return pairs[0] & pairs[1]
+def _scores(own: pd.DataFrame, target: str) -> dict[Replicate, float]:
+    """Return the known scores of one side by world and seed."""
+    known = own[own[f"after/{target}"].notna()]
+    names = [(None if pd.isna(w) else w, s) for w, s in zip(known["world"], known["seed"], strict=True)]
+    return dict(zip(names, known[f"after/{target}"].astype(float), strict=True))
+
+
+def _common_replicates(frames: Sequence[pd.DataFrame], target: str) -> set[Replicate]:
+    scores = [_scores(own, target) for own in frames]
+    return scores[0].keys() & scores[1].keys()
 
 
 def _independent(
@@ -273,10 +300,16 @@ def _notes(first: OpenedSweep, second: OpenedSweep, targets: Mapping[str, tuple[
 def markdown(comparison: Comparison) -> str:
     """Return a comparison as Markdown: the measures' table, what is not compared, and notes."""
     head = f"# {escape.markdown(comparison.second)} against {escape.markdown(comparison.first)}"
-    about = "Difference is second - first, with its 95 % interval; p after Holm over all rows."
+    marks = "; ".join(f"{mark} {kind}" for kind, mark in numbers.INTERVAL_MARKS.items())
+    about = (
+        "Difference is second - first, with its 95 % interval; p after Holm over all rows. Where seeds are in common, "
+        f"first, second and difference are of these alone. {marks}."
+    )
     lines = [head, "", about, *(f"- {escape.markdown(note)}" for note in comparison.notes), ""]
-    lines += ["| condition | score | first | second | difference | 95 % interval | p (Holm) | paired by | seeds |"]
-    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    lines += [
+        "| condition | score | first | second | difference | 95 % interval | p (Holm) | paired by | seeds | note |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
     lines += [_markdown_row(row) for row in comparison.differences.to_dict("records")]
     if len(comparison.unmatched):
         lines += ["", "## Not compared", "", "| sweep | condition | trials scored | why |", "|---|---|---|---|"]
@@ -295,11 +328,12 @@ def _markdown_row(row: Mapping[str, object]) -> str:
         escape.markdown(f"{row['target']}, {row['value']}") + arrow,
         numbers.score(float(row["first"]), signed=row["value"] == "delta"),
         numbers.score(float(row["second"]), signed=row["value"] == "delta"),
-        numbers.score(float(row["difference"]), signed=True),
+        numbers.score(float(row["difference"]), signed=True) + numbers.INTERVAL_MARKS.get(str(row["kind"]), ""),
         escape.markdown(numbers.interval(float(row["low"]), float(row["high"]))),
         escape.markdown(numbers.p_value(float(row["p_holm"]))),
         str(row["pairing"]),
         str(row["num_seeds"]),
+        escape.markdown(row["note"]),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -309,11 +343,11 @@ def text(comparison: Comparison) -> str:
     lines = [f"{_plain(comparison.second)} - {_plain(comparison.first)}: difference with its 95 % interval"]
     for row in comparison.differences.to_dict("records"):
         if row["value"] == "after":
-            score = numbers.score(float(row["difference"]), signed=True)
+            mark = numbers.INTERVAL_MARKS.get(str(row["kind"]), "")
+            score = numbers.score(float(row["difference"]), signed=True) + mark
             ends = numbers.interval(float(row["low"]), float(row["high"]))
-            lines.append(
-                f"  {_plain(row['pair'])}  {_plain(row['target'])}: {score} {ends}, paired by {row['pairing']}"
-            )
+            about = f"paired by {row['pairing']}" + (f"; {_plain(row['note'])}" if row["note"] else "")
+            lines.append(f"  {_plain(row['pair'])}  {_plain(row['target'])}: {score} {ends}, {about}")
     lines += [
         f"! {row['side']}: {_plain(row['condition'])} is not compared: {row['reason']}" for row in _records(comparison)
     ]

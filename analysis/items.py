@@ -49,6 +49,11 @@ def items_frame(sweep: OpenedSweep) -> pd.DataFrame:
     return joined[[*TRIAL_KEYS, *ITEM_KEYS, *ITEM_VALUES]]
 
 
+def metric_key(rows: pd.DataFrame) -> pd.Series:
+    """Return `suite/task/metric` of each row: the name of a metric of a slice everywhere else."""
+    return rows["suite"].astype(str) + "/" + rows["task"].astype(str) + "/" + rows["metric"].astype(str)
+
+
 ITEM_VALUES = [
     "cluster", "before", "after", "delta", "before_full_precision", "output_before", "output_after", "reason_before",
     "reason_after", "chance",

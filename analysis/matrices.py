@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.items import metric_key
 from analysis.variance import Codes, Floats
 
 NAN = math.nan
@@ -77,9 +78,8 @@ class ItemMatrices:
 
     def __init__(self, items: pd.DataFrame, before: Before = "before") -> None:
         test = items[items["split"] == "test"]
-        key = test["suite"].astype(str) + "/" + test["task"].astype(str) + "/" + test["metric"].astype(str)
         conditions, condition_names = pd.factorize(test["condition"])
-        keys, key_names = pd.factorize(key)
+        keys, key_names = pd.factorize(metric_key(test))
         worlds, world_names = pd.factorize(test["world"], use_na_sentinel=False)
         columns = {
             "items": pd.factorize(test["suite"].astype(str) + "\0" + test["task"].astype(str) + "\0" + test["item_id"])[

@@ -10,6 +10,8 @@ import math
 
 UNKNOWN = "—"
 MINUS = "\u2212"
+INTERVAL_MARKS = {"items only": "†", "seeds only": "‡", "exact bound": "§"}
+"""Kind of an effect -> the mark that says what its interval covers less than items and seeds."""
 
 
 def score(value: float | None, *, signed: bool = False, digits: int = 3) -> str:

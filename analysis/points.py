@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pandas as pd
 
+from analysis.items import metric_key
 from analysis.labels import format_value, short_fields
 from analysis.score_intervals import is_binary
 from harness.records.schema import SweepRecord
@@ -133,15 +134,16 @@ def dot_rows(frame: pd.DataFrame, record: SweepRecord) -> pd.DataFrame:
 
 def axis_label(row: pd.Series, fields: Sequence[str]) -> str:
     """Return the values of these fields as text."""
-    values = [row[f"axis.{name}"] for name in fields]
-    return ", ".join(format_value(None if pd.isna(value) else plain(value)) for value in values)
+    return ", ".join(cell_text(row[f"axis.{name}"]) for name in fields)
 
 
-def plain(value: object) -> bool | int | float | str:
-    """Return a cell as a Python value, a whole number as an int."""
+def cell_text(value: object) -> str:
+    """Return a cell of an axis as text: n/a where it is empty, a whole number without a point."""
+    if value is None or pd.isna(value):
+        return format_value(None)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
-        return int(value)
-    return value if isinstance(value, bool | int | float | str) else str(value)
+        return format_value(int(value))
+    return format_value(value if isinstance(value, bool | int | float | str) else str(value))
 
 
 def path_label(record: SweepRecord) -> str:
@@ -156,9 +158,7 @@ def is_number(values: pd.Series) -> bool:
 
 def series_of(trial: pd.Series, others: list[str], frame: pd.DataFrame) -> str:
     """Return the name of the line that a row belongs to: the values of the other axes, and its arm."""
-    parts = [
-        f"{name.rsplit('.', 1)[-1]}={format_value(plain(trial[name]))}" for name in others if not pd.isna(trial[name])
-    ]
+    parts = [f"{name.rsplit('.', 1)[-1]}={cell_text(trial[name])}" for name in others if not pd.isna(trial[name])]
     if frame["arm"].nunique() > 1:
         parts.append(str(trial["arm"]))
     return ", ".join(parts)
@@ -188,7 +188,7 @@ def population(frame: pd.DataFrame, effects: pd.DataFrame) -> str:
 def val_population(context: Context) -> str:
     """Return one sentence with the number of val items behind the measures, and of seeds."""
     items = context.items[context.items["split"] == "val"]
-    names = items["suite"] + "/" + items["task"] + "/" + items["metric"]
+    names = metric_key(items)
     found = {
         measure: items[names.isin(keys)].groupby("trial_id").size() for measure, keys in context.primary_keys.items()
     }

@@ -109,7 +109,7 @@ def _is_known(value: object) -> bool:
 
 
 _MARKS = {
-    "md": {"holm": r"\*", "items only": "†", "seeds only": "‡", "exact bound": "§"},
+    "md": {"holm": r"\*"} | numbers.INTERVAL_MARKS,
     "tex": {"holm": "*", "items only": r"\dagger", "seeds only": r"\ddagger", "exact bound": r"\S"},
 }
 
@@ -201,9 +201,8 @@ def _text_cell(cell: Cell) -> Text:
 
 
 def _text_notes(view: View) -> list[str]:
-    undrawn = sum(note.startswith("No figure ") for note in view.missing)
-    lines = [note for note in view.missing if not note.startswith("No figure ")]
-    if undrawn:
+    lines = list(view.missing)
+    if undrawn := len(view.figures_missing):
         lines.append(
             f"{undrawn} kinds of figures are not drawn, for want of what they show: report.md says which, and why."
         )

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.items import metric_key
 from analysis.matrices import Before, ItemMatrices, Matrix, World, by_world, matrices_of, on_common_items
 from analysis.stats import (
     Effect,
@@ -288,9 +289,8 @@ def _contrast_in_world(
 def flips_table(items: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Return one row per trial and binary metric key: kept, lost, gained, net, churn, retention, McNemar's p."""
     test = items[items["split"] == "test"]
-    name = test["suite"].astype(str) + "/" + test["task"].astype(str) + "/" + test["metric"].astype(str)
     rows: list[dict[str, object]] = []
-    for (condition, arm, seed, trial_id, key), group in test.assign(key=name).groupby(
+    for (condition, arm, seed, trial_id, key), group in test.assign(key=metric_key(test)).groupby(
         ["condition", "arm", "seed", "trial_id", "key"], sort=False, observed=True
     ):
         before, after = group["before"].to_numpy(dtype=float), group["after"].to_numpy(dtype=float)

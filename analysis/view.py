@@ -20,9 +20,9 @@ import pandas as pd
 from analysis import numbers, studies, tables
 from analysis.context import Context
 from analysis.frames import why_missing
-from analysis.labels import format_value, short_fields
+from analysis.labels import short_fields
 from analysis.opened import STATES, OpenedSweep
-from analysis.points import seeds_sentence
+from analysis.points import cell_text, seeds_sentence
 from analysis.score_intervals import is_binary
 from analysis.section import Section, rows_of
 from analysis.sections import all_sections
@@ -82,7 +82,9 @@ class View:
     """Arm -> its conditions."""
     highlights: list[dict[str, str]]
     missing: list[str]
-    """What a reader must not overlook: absent trials, single seeds, mixed identities, figures not drawn."""
+    """What a reader must not overlook: absent trials, single seeds, mixed identities."""
+    figures_missing: dict[str, str]
+    """Figure -> why it is not drawn."""
     full_precision: list[dict[str, Any]]
     contrasts: list[dict[str, Any]]
     slices: list[dict[str, Any]]
@@ -125,7 +127,8 @@ def build_view(context: Context, figures_missing: dict[str, str]) -> View:
         family_size=int(main["family_size"].max()) if len(main) else 0,
         groups=groups,
         highlights=_highlights(groups, main),
-        missing=_lost_items(frame, context.items) + _missing(sweep, frame, effects, figures_missing),
+        missing=_lost_items(frame, context.items) + _missing(sweep, frame, effects),
+        figures_missing=figures_missing,
         full_precision=rows_of(context.full_precision),
         contrasts=rows_of(context.contrasts),
         slices=rows_of(effects[effects["level"] != "measure"]),
@@ -166,7 +169,7 @@ def _groups(sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame) -> d
 
 def _condition_row(sweep: OpenedSweep, condition: str, trials: pd.DataFrame, rows: pd.DataFrame) -> ConditionRow:
     first = trials.iloc[0]
-    axes = [_axis_text(first[f"axis.{name}"]) for name in sweep.record.axis_fields]
+    axes = [cell_text(first[f"axis.{name}"]) for name in sweep.record.axis_fields]
     others = Counter(state for state in trials["state"] if state != "COMPLETE")
     return ConditionRow(
         label=", ".join(axes) or condition,
@@ -177,14 +180,6 @@ def _condition_row(sweep: OpenedSweep, condition: str, trials: pd.DataFrame, row
         chosen=bool(trials["chosen"].fillna(value=False).any()),
         cells={str(row["target"]): _cell(row) for _, row in rows.iterrows()},
     )
-
-
-def _axis_text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "n/a"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
-        return str(int(value))
-    return format_value(value if isinstance(value, bool | int | float | str) else str(value))
 
 
 def _cell(row: pd.Series) -> Cell:
@@ -233,9 +228,7 @@ def _highlights(groups: dict[str, list[ConditionRow]], main: pd.DataFrame) -> li
 # -- what is missing --------------------------------------------------------------------------------------------------
 
 
-def _missing(
-    sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame, figures_missing: dict[str, str]
-) -> list[str]:
+def _missing(sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     notes: list[str] = []
     absent = frame[~frame["state"].isin(["COMPLETE", "DIVERGED"])]
     if len(absent):
@@ -250,12 +243,8 @@ def _missing(
         [f"{studies.REASON[:1].upper()}{studies.REASON[1:]}."] if sweep.record.kind == "study" else _seed_notes(frame)
     )
     notes += _extreme_notes(effects) + _unknown_notes(frame, effects) + _identity_notes(frame)
-    if sweep.record.selection is not None:
-        notes += [
-            str(note) for note in frame["chosen_note"].dropna().unique() if str(note).startswith(("open", "no ", "tie"))
-        ]
-    notes += [f"No figure {name}: {why}." for name, why in figures_missing.items()]
-    return notes
+    unclear = frame["chosen_clear"].eq(False).fillna(value=False)
+    return notes + [str(note) for note in frame.loc[unclear, "chosen_note"].dropna().unique()]
 
 
 def _lost_items(frame: pd.DataFrame, items: pd.DataFrame) -> list[str]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from analysis.context import Context
 from analysis.figures import draw_curves
-from analysis.items import trial_keys
+from analysis.items import metric_key, trial_keys
 from analysis.opened import OpenedTrial
 from analysis.points import FigureData, as_curves, counts, line_labels, seeds_sentence
 from analysis.probed import DURING_COLUMNS, DURING_FILE, trial_table
@@ -53,7 +53,7 @@ def scores(trial: OpenedTrial) -> pd.DataFrame | None:
     if rows is None:
         return None
     wanted = {f"{task.key}/{primary_metric(task)}" for task in trial.planned.spec.evals.tasks}
-    rows = rows.assign(key=rows["suite"] + "/" + rows["task"] + "/" + rows["metric"])
+    rows = rows.assign(key=metric_key(rows))
     rows = rows[rows["key"].isin(wanted) & rows["value"].notna()]
     table = rows.groupby(["key", "step"], sort=False)["value"].agg(["mean", "size"]).reset_index()
     return table.rename(columns={"mean": "value", "size": "num_items"}).assign(**trial_keys(trial))

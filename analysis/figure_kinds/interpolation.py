@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from analysis.context import Context
 from analysis.figures import draw_curves
-from analysis.items import trial_keys
+from analysis.items import metric_key, trial_keys
 from analysis.opened import OpenedTrial
 from analysis.points import FigureData, as_curves, intervals_sentence, is_share, line_labels, population
 from analysis.probed import INTERPOLATION_COLUMNS, INTERPOLATION_FILE, trial_table
@@ -60,7 +60,7 @@ def _scores(context: Context, trial: OpenedTrial) -> pd.DataFrame | None:
     if rows is None:
         return None
     rows = rows[(rows["split"] == "test") & rows["value"].notna()]
-    slices = rows.assign(key=rows["suite"] + "/" + rows["task"] + "/" + rows["metric"])
+    slices = rows.assign(key=metric_key(rows))
     means = slices.groupby(["weight", "key"])["value"].mean().unstack("key")
     found = [
         means[list(keys)].mean(axis=1, skipna=False).dropna().rename("value").reset_index().assign(measure=measure)

@@ -18,6 +18,7 @@ import pandas as pd
 from analysis import files as formats
 from analysis.context import Context
 from analysis.escape import latex, visible
+from analysis.items import metric_key
 from analysis.section import Section, rows_of
 
 NUM_SHOWN = 3
@@ -62,7 +63,7 @@ def files(section: Section) -> dict[str, bytes]:
 
 def _test_items(items: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     known = items[(items["split"] == "test") & items["before"].notna() & items["after"].notna()]
-    names = known["suite"].astype(str) + "/" + known["task"].astype(str) + "/" + known["metric"].astype(str)
+    names = metric_key(known)
     # A world of its own where there is none: pandas leaves rows without a group out.
     return known.assign(key=names, world=known["world"].fillna(-1))[names.isin(keys)]
 

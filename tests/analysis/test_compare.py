@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis import numbers
 from analysis.compare import Comparison, compare, markdown, text
+from analysis.frames import sweep_frame
 from analysis.opened import OpenedSweep, open_sweep
 from harness.records.store import write_atomic
 from tests.analysis.conftest import ARM
@@ -105,6 +107,44 @@ def test_other_seeds_are_paired_by_item_alone(strong: OpenedSweep, tmp_path: Pat
     row = row_of(compare(first, second), "num_examples=400", "learned")
     assert row["pairing"] == "items"
     assert row["low"] < row["difference"] < row["high"]
+
+
+def test_scores_beside_a_difference_are_of_the_seeds_that_it_is_of(strong: OpenedSweep, tmp_path: Path) -> None:
+    second = opened(tmp_path, replace(PLAN, seeds=(1, 2, 3), effect=0.3))
+    found = compare(strong, second)
+    frames = [sweep_frame(sweep) for sweep in (strong, second)]
+    for value in ("after", "delta"):
+        row = row_of(found, "num_examples=400", "learned", value)
+        own = [frame[(frame["condition"] == "num_examples=400") & frame["seed"].isin([1, 2])] for frame in frames]
+        assert (row["first"], row["second"]) == pytest.approx([part[f"{value}/learned"].mean() for part in own])
+        assert row["second"] - row["first"] == pytest.approx(row["difference"])
+        assert row["num_seeds"] == 2
+    assert "of these alone" in markdown(found)
+
+
+def test_scores_beside_a_difference_over_worlds_are_of_worlds_that_both_have(tmp_path: Path) -> None:
+    plan = replace(PLAN, values=(25,), seeds=(0, 1))
+    first = opened(tmp_path / "first", replace(plan, worlds=(0, 1)))
+    second = opened(tmp_path / "second", replace(plan, worlds=(1, 2), effect=0.3), other_items)
+    frames = [sweep_frame(sweep) for sweep in (first, second)]
+    row = row_of(compare(first, second), "num_examples=25", "learned")
+    means = [frame.loc[frame["world"] == 1, "after/learned"].mean() for frame in frames]
+    assert (row["first"], row["second"]) == pytest.approx(means)
+    assert row["second"] - row["first"] == pytest.approx(row["difference"])
+
+
+def test_rendering_marks_what_an_interval_covers_and_says_why(tmp_path: Path) -> None:
+    plan = replace(PLAN, values=(25,), seeds=(0,))
+    sides = [opened(tmp_path / name, replace(plan, effect=effect)) for name, effect in (("a", 1.0), ("b", 0.3))]
+    found = compare(*sides)
+    row = row_of(found, "num_examples=25", "learned")
+    assert row["kind"] == "items only"
+    (line,) = [line for line in markdown(found).splitlines() if line.startswith("| num\\_examples=25 | learned, after")]
+    assert "† | " in line
+    assert f"{numbers.score(row['difference'], signed=True)}† [" in text(found)
+    noted = replace(found, differences=found.differences.assign(note="a | b"))
+    assert "a \\| b |" in markdown(noted)
+    assert "; a | b" in text(noted)
 
 
 def test_unmatched_conditions_are_listed_from_both_sides(strong: OpenedSweep, tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_chosen_is_the_best_on_val_even_if_test_says_otherwise(tmp_path: Path) -
     frame = load_sweep("lima_size", out=tmp_path)
     assert frame.groupby("condition")["after/learned"].mean().idxmax() == "num_examples=400"
     assert set(frame.loc[frame["chosen"].fillna(False), "condition"]) == {"num_examples=100"}
+    assert frame["chosen_clear"].all()
 
 
 def test_chosen_is_open_while_a_trial_is_missing_and_never_a_survivor(tmp_path: Path) -> None:
@@ -170,6 +171,7 @@ def test_chosen_is_open_while_a_trial_is_missing_and_never_a_survivor(tmp_path: 
     build(tmp_path / "open", open_plan)
     frame = load_sweep("lima_size", out=tmp_path / "open")
     assert frame["chosen"].isna().all()
+    assert frame["chosen_clear"].eq(False).all()
     assert frame["chosen_note"].iloc[0] == "open: num_examples=25 has trials without a result"
 
 
@@ -180,6 +182,7 @@ def test_chosen_on_a_tie_says_so(tmp_path: Path) -> None:
     frame = load_sweep("lima_size", out=tmp_path)
     assert frame["chosen"].tolist() == [True, False]
     assert frame["chosen_note"].iloc[0].startswith("tie of 2 conditions on val")
+    assert not frame["chosen_clear"].any()
 
 
 # -- items, samples, logs ----------------------------------------------------------------------------------------------

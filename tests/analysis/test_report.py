@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -89,6 +90,16 @@ def test_report_names_the_condition_chosen_on_val_in_every_format(tmp_path: Path
     texts = [path.read_text() for path in report.files if path.name in ("report.html", "report.md", "table.tex")]
     # Not "chosen on val items", which the section on learning rates says of its own rule.
     assert [len(re.findall("chosen on val(?! items)", text)) for text in (*texts, report.table)] == [1, 1, 1, 1]
+
+
+def test_report_of_an_open_choice_says_so_and_of_a_clear_one_nothing(tmp_path: Path) -> None:
+    choose = {"axis": "data.num_examples", "within": "method", "measure": "learned"}
+    plan = Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1), scale=0.1, selection=choose)
+    for name, outcomes, num_told in (("clear", {}, 0), ("open", {(ARM, 25, 1): "FAILED"}, 1)):
+        store, folder = build(tmp_path / name, replace(plan, outcomes=outcomes))
+        text = (write_undrawn(store.root, folder).folder / "report.md").read_text()
+        assert text.count("- open: num\\_examples=25 has trials without a result") == num_told
+        assert "best of 2 conditions" not in text
 
 
 def test_report_unchanged_is_not_written_again_and_a_new_result_is(small: tuple[Store, str]) -> None:
