@@ -206,17 +206,16 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
 """Suite -> what it is and its tasks; whatever moves a number of one gets it a new version in harness/versions.py."""
 
 
-def suite_tasks(
-    names: Sequence[str], folder: Path | None, *, num_items: int | None, chat: bool = True
-) -> tuple[EvalTask, ...]:
+def suite_tasks(names: Sequence[str], folder: Path | None, *, num_items: int | None) -> tuple[EvalTask, ...]:
     """Return the tasks of suites whose items are there, in the catalogue's order; see `missing_files` for the others.
+
+    What can be asked both ways is also asked inside the chat template, as `<name>_chat`: not primary, so that no item
+    counts twice in a measure.
 
     Args:
         names: of `SUITES`.
         folder: where files lie, up to two folders deep; None where there is none.
         num_items: the most items that a task asks; None is all.
-        chat: whether what can be asked both ways is also asked inside the chat template, as `<name>_chat`: not primary,
-            so that no item counts twice in a measure.
 
     Raises:
         SpecError: an unknown suite, or one that is named twice.
@@ -227,7 +226,7 @@ def suite_tasks(
     for suite, task in _named(names):
         source = task.source or _file_items(_path(task, found))
         if source is not None:
-            made += _asked(suite, task, source, num_items, twin=chat)
+            made += _asked(suite, task, source, num_items)
     if not made:
         raise DataError(
             f"SUITES is {','.join(names)!r}, but must name a suite of which EVALS holds a file; "
@@ -288,11 +287,11 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 
 def _asked(
-    suite: str, task: SuiteTask, source: FileItems | GeneratedItems, num_items: int | None, *, twin: bool
+    suite: str, task: SuiteTask, source: FileItems | GeneratedItems, num_items: int | None
 ) -> Iterator[EvalTask]:
     for in_chat in (False, True):
         is_twin = in_chat and task.asked == "both"
-        if task.asked not in ("both", "chat" if in_chat else "raw") or (is_twin and not twin):
+        if task.asked not in ("both", "chat" if in_chat else "raw"):
             continue
         yield EvalTask(
             suite=suite,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,19 @@ def test_suite_tasks_of_all_suites_find_every_file_and_can_be_asked(folder: Path
     assert all(task.version == versions.SUITES[task.suite] for task in evals.tasks)
 
 
+def without_twins(tasks: Iterable[EvalTask]) -> list[EvalTask]:
+    """Return the tasks but for the twins."""
+    return [task for task in tasks if not task.name.endswith(TWIN)]
+
+
 def test_suite_tasks_in_chat_are_twins_that_count_in_no_measure(folder: Path) -> None:
-    both, raw = (suite_tasks(list(SUITES), folder, num_items=5, chat=chat) for chat in (True, False))
-    twins = [task for task in both if task not in raw]
-    assert {task.key for task in raw} <= {task.key for task in both}
+    both = suite_tasks(list(SUITES), folder, num_items=5)
+    raw, twins = without_twins(both), [task for task in both if task.name.endswith(TWIN)]
     choices = {task.key for task in raw if task.kind == "multiple_choice" and task.name != "blimp"}
     assert choices <= {task.key.removesuffix(TWIN) for task in twins}  # a sentence alone asks nothing in chat
     plain = {task.key: task for task in raw}
     for twin in twins:
-        assert (twin.chat, twin.primary, twin.name.endswith(TWIN)) == (True, False, True)
+        assert (twin.chat, twin.primary) == (True, False)
         same = plain[twin.key.removesuffix(TWIN)]
         assert twin.model_copy(update={"name": same.name, "chat": False, "primary": same.primary}) == same
 
@@ -87,7 +92,7 @@ def test_suite_tasks_and_missing_files_together_are_the_catalogue(folder: Path) 
     for path in sorted(folder.rglob("*.jsonl"))[::2]:
         path.unlink()
     names = list(SUITES)
-    asked = {task.key for task in suite_tasks(names, folder, num_items=5, chat=False)}
+    asked = {task.key for task in without_twins(suite_tasks(names, folder, num_items=5))}
     lost = [said.partition(" ")[0] for said in missing_files(names, folder)]
     assert lost
     assert len(asked) + len(lost) == len(asked | set(lost)) == sum(len(suite.tasks) for suite in SUITES.values())
@@ -195,7 +200,7 @@ def test_passages_of_a_book_end_where_paragraphs_do(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_suites_on_the_public_files_hold_what_the_catalogue_says() -> None:
-    tasks = {task.key: task for task in suite_tasks(list(SUITES), DATA, num_items=None, chat=False)}
+    tasks = {task.key: task for task in without_twins(suite_tasks(list(SUITES), DATA, num_items=None))}
     assert [said.partition(" ")[0] for said in missing_files(list(SUITES), DATA)] == [
         "code_execution/humaneval",
         "prose/prose",
