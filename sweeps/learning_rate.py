@@ -19,7 +19,9 @@ Measured on the pocket world (2026-11-22): learned scores peak at 9e-5 for full 
 
 from __future__ import annotations
 
-from harness.spec import Axis, Sweep
+from harness.spec import Axis, Claim, Monotone, OptimumRatio, Sweep
+
+METHOD, RATE = "method", "train.learning_rate"
 
 SWEEP = Sweep(
     name="learning_rate",
@@ -35,9 +37,34 @@ SWEEP = Sweep(
         "Schulman et al., LoRA Without Regret (2025); Biderman et al., arXiv:2405.09673; Lin et al., arXiv:2509.20758"
     ),
     axes=(
-        Axis(field="method", values=("full", "lora")),
-        Axis(field="train.learning_rate", values=(0.1, 0.3, 1.0, 3.0, 10.0), relative_to="reference_learning_rate"),
+        Axis(field=METHOD, values=("full", "lora")),
+        Axis(field=RATE, values=(0.1, 0.3, 1.0, 3.0, 10.0), relative_to="reference_learning_rate"),
     ),
     seeds=(0, 1, 2),
     measures=("learned", "retained"),
+    claims=(
+        Claim(
+            id="D3-rates",
+            statement="LoRA's best rate is about ten times full fine-tuning's; with both, a higher rate forgets more.",
+            source="Schulman et al., LoRA Without Regret (2025); Lin et al., arXiv:2509.20758",
+            published="9.8 over 14 models; about 15 below 100 steps",
+            published_value=9.8,
+            published_unit="ratio of best learning rates",
+            parts=(
+                OptimumRatio(
+                    metric="learned",
+                    axis=RATE,
+                    between=METHOD,
+                    numerator="lora",
+                    denominator="full",
+                    low=5.0,
+                    high=20.0,
+                ),
+                *(
+                    Monotone(metric="retained", axis=RATE, at=((METHOD, kind),), expect="falling", margin=0.3)
+                    for kind in ("full", "lora")
+                ),
+            ),
+        ),
+    ),
 )

@@ -21,7 +21,9 @@ Measured on the pocket world (2026-11-22, full fine-tuning): at equal epochs, fr
 
 from __future__ import annotations
 
-from harness.spec import Arm, Axis, Sweep
+from harness.spec import Arm, Axis, Claim, Monotone, Sweep
+
+SIZE = "data.num_examples"
 
 SWEEP = Sweep(
     name="lima_size",
@@ -34,8 +36,20 @@ SWEEP = Sweep(
         "scores at equal steps move with size as much as at equal epochs."
     ),
     source="Zhou et al., LIMA, arXiv:2305.11206, section 5; Raghavendra et al., arXiv:2410.03717",
-    axes=(Axis(field="data.num_examples", relative_to="sizes"),),
+    axes=(Axis(field=SIZE, relative_to="sizes"),),
     arms=(Arm(name="equal_epochs", hold="epochs"), Arm(name="equal_steps", hold="steps")),
     seeds=(0, 1, 2),
     measures=("learned", "retained", "format"),
+    claims=(
+        Claim(
+            id="B1-size",
+            statement="At equal epochs more examples teach more, and cost more of what the base knew.",
+            source="Zhou et al., arXiv:2305.11206, section 5; Raghavendra et al., arXiv:2410.03717",
+            published="no number for what is lost; quality rises to a plateau",
+            parts=(
+                Monotone(metric="learned", axis=SIZE, arm="equal_epochs", expect="rising", margin=0.3),
+                Monotone(metric="retained", axis=SIZE, arm="equal_epochs", expect="falling", margin=0.3),
+            ),
+        ),
+    ),
 )

@@ -116,6 +116,22 @@ def rates(learned: dict[str, list[float]], retained: dict[str, list[float]], shi
     return truth
 
 
+def quantised(learned: float, retained: float) -> Truth:
+    """Return what quantisation costs of each measure."""
+    costs = {"learned": learned, "retained": retained}
+    return lambda metric, arm, at: 0.8 - (at["method"] == "qlora") * costs.get(metric, 0.0)
+
+
+def both_sizes(learned: float, retained: float) -> Truth:
+    """Return how much a doubling of examples adds to each measure at equal epochs; at equal steps nothing moves."""
+
+    def truth(metric: str, arm: str, at: dict[str, Any]) -> float:
+        slope = retained if metric == "retained" else learned
+        return 0.5 + (arm == "equal_epochs") * slope * math.log2(at["data.num_examples"] / 100)
+
+    return truth
+
+
 def replay(kept: tuple[float, ...]) -> Truth:
     shares = (0.0, 0.01, 0.05, 0.1, 0.2)
     return lambda metric, arm, at: kept[shares.index(at["data.replay_share"])]
@@ -182,6 +198,15 @@ FORGETS = epochs((0.3, 0.6, 0.8, 0.9, 0.8), (0.97, 0.95, 0.92, 0.85, 0.7))
         ("D1", rates(LORA_LESS, {"full": RETAINS_MORE["lora"], "lora": PLAIN}), "contradicted"),
         ("D3", rates(BOTH, EVEN), "supported"),
         ("D3", rates(BOTH, EVEN, shift=-2), "contradicted"),
+        ("D3-rates", rates(BOTH, EVEN), "supported"),
+        ("D3-rates", rates(BOTH, EVEN, shift=-2), "contradicted"),
+        ("D3-rates", rates(BOTH, {"full": PLAIN, "lora": PLAIN[::-1]}), "contradicted"),
+        ("D8", quantised(0.0, 0.0), "supported"),
+        ("D8", quantised(0.1, 0.0), "contradicted"),
+        ("D8", quantised(0.0, 0.1), "contradicted"),
+        ("B1-size", both_sizes(0.1, -0.05), "supported"),
+        ("B1-size", both_sizes(-0.1, -0.05), "contradicted"),
+        ("B1-size", both_sizes(0.1, 0.05), "contradicted"),
         ("E2", replay((0.6, 0.75, 0.85, 0.88, 0.9)), "supported"),
         ("E2", replay((0.6, 0.615, 0.675, 0.75, 0.9)), "contradicted"),
         ("E2", replay((0.6, 0.6, 0.6, 0.6, 0.6)), "contradicted"),
