@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
+from analysis import numbers
 from analysis.context import Context
 from analysis.known import FACT_SLICES, counted, facts_frame, grades, known_table, with_facts
 from analysis.opened import open_sweep
 from analysis.sections import knowledge
+from analysis.studies import without_intervals
 from experiments.pocket import WORLD
 from harness.pocket.items import ALL_SLICES, items
 from harness.pocket.people import ATTRIBUTES, population
@@ -23,6 +25,7 @@ from harness.pocket.slices_people import Cloze, Plain
 from harness.records.store import Store
 from harness.spec import FileItems, PocketItems
 from tests.analysis.synthetic import Plan, build
+from tests.analysis.undrawn import write_undrawn
 
 
 def asked(facts: dict[str, tuple[str, str]], seed: int = 0, **columns: Any) -> pd.DataFrame:
@@ -66,6 +69,9 @@ def test_a_phrasing_that_two_slices_ask_counts_once_and_two_slices_add_up() -> N
     once = asked({"ann Arden": ("1", "1")}, slice="w/cloze_high")
     again = once.assign(slice="w/cloze_known")
     assert row_of(once, again)["num_facts"] == 0
+    twice = asked({"ann Arden": ("11", "10")})
+    row = row_of(twice, twice.assign(slice="w/cloze_known"))
+    assert (row["num_facts"], row["phrasings"], row["before_known"], row["after_known"]) == (1, 2.0, 1.0, 0.0)
     other = again.assign(phrasing="ann in other words")
     table = known_table(pd.concat([once, other], ignore_index=True)).set_index("slice")
     assert table["num_facts"].tolist() == [1, 1]
@@ -206,6 +212,13 @@ def write_questions(store: Store) -> None:
         asked_of_base.to_parquet(path.with_name("questions.parquet"))
 
 
+def written(store: Store, folder: str) -> tuple[str, str]:
+    """Return the section of the page, and of the text, of a report."""
+    report = write_undrawn(store.root, folder).folder
+    page, text = ((report / f"report.{kind}").read_text() for kind in ("html", "md"))
+    return page.split('<section id="knowledge">')[1].split("</section>")[0], text.split("## Knowledge")[1]
+
+
 def test_facts_are_read_from_what_each_trials_base_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, folder = pocket_sweep(tmp_path, monkeypatch)
     write_questions(store)
@@ -225,6 +238,12 @@ def test_facts_are_read_from_what_each_trials_base_was_asked(tmp_path: Path, mon
     section = knowledge.compute(context)
     assert not isinstance(section, str)
     assert set(knowledge.files(section)) == {"known_facts.csv"}  # these records do not say the number of values
+    page, text = written(store, folder)
+    for shown in (page, text):
+        assert numbers.score(table["retained"].iloc[0]) in shown
+        assert "the records do not say how many values a fact can have" in shown
+    assert 'id="knowledge-known"' in page
+    assert "Graded" not in page  # two phrasings are too few
 
 
 def test_records_that_do_not_tell_facts_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,5 +254,18 @@ def test_records_that_do_not_tell_facts_say_why(tmp_path: Path, monkeypatch: pyt
     assert str(facts_frame(context.sweep, context.items)) == "unknown: the base's questions were not kept"
     monkeypatch.undo()
     plan = Plan(values=(25, 400), arms=("equal_epochs",), seeds=(0,), scale=0.1)
-    other = Context(open_sweep(*build(tmp_path / "files", plan)))
+    store, folder = build(tmp_path / "files", plan)
+    for path in store.root.rglob("items*.parquet"):
+        table = pd.read_parquet(path)
+        table.assign(chance=[1 / 16 if metric == "acc" else math.nan for metric in table["metric"]]).to_parquet(path)
+    other = Context(open_sweep(store, folder))
     assert "which fact an item asks" in str(facts_frame(other.sweep, other.items))
+    for shown in written(store, folder):
+        assert "unknown: no raw slice says which fact an item asks" in shown
+
+
+def test_a_study_keeps_the_interval_of_its_base_and_none_of_a_condition() -> None:
+    table = without_intervals(known_table(drawn()))
+    kept = table[["before_low", "before_high", "retained"]].notna().to_numpy()
+    assert kept.all()
+    assert table[["retained_low", "retained_high"]].isna().to_numpy().all()
