@@ -31,7 +31,7 @@ from analysis.stats import (
     unknown_effect,
     unpaired_effect,
 )
-from analysis.tables import contrasts_table
+from analysis.tables import PROB_BETTER, contrasts_table
 
 NAN = math.nan
 Replicate = tuple[object, object]
@@ -40,7 +40,7 @@ SIDES = ("first", "second")
 VALUES = ("after", "delta")
 DIFFERENCE_COLUMNS = [
     "pair", "arm", "axes", "value", "target", "lower_is_better", "first", "second", "difference", "low", "high",
-    "p_value", "p_holm", "family_size", "mde", "pairing", "num_items", "num_seeds", "kind", "note",
+    "p_value", "p_holm", "family_size", "mde", *PROB_BETTER, "pairing", "num_items", "num_seeds", "kind", "note",
 ]  # fmt: skip
 UNMATCHED_COLUMNS = ["side", "arm", "axes", "condition", "num_planned", "num_scored", "reason"]
 
@@ -261,6 +261,7 @@ def _columns(effect: Effect) -> dict[str, object]:
     return {name: columns[name] for name in DIFFERENCE_COLUMNS if name in columns} | {
         "difference": estimate,
         "note": note,
+        **dict.fromkeys(PROB_BETTER, NAN),
     }
 
 

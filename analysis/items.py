@@ -123,16 +123,16 @@ def questions_frame(sweep: OpenedSweep) -> pd.DataFrame:
     Items of a base that was scored before questions were kept have no row; a long prompt ends with a mark that it is
     cut. Where trials ask one item in different words, the words are those of the first.
     """
-    files = dict.fromkeys(
-        (sweep.store.root / result.before.items_file).with_name("questions.parquet") for _, result in sweep.finished
-    )
-    tables = [table for path in files if (table := _questions(path)) is not None]
+    files = dict.fromkeys(sweep.store.root / result.before.items_file for _, result in sweep.finished)
+    tables = [table for path in files if (table := questions_beside(path)) is not None]
     if not tables:
         return pd.DataFrame(columns=QUESTION_COLUMNS)
     return pd.concat(tables, ignore_index=True).drop_duplicates(["suite", "task", "item_id"], ignore_index=True)
 
 
-def _questions(path: Path) -> pd.DataFrame | None:
+def questions_beside(items_file: Path) -> pd.DataFrame | None:
+    """Return what the items of one base's file ask; None where that was not kept or the file is damaged."""
+    path = items_file.with_name("questions.parquet")
     try:
         return pd.read_parquet(path).reindex(columns=QUESTION_COLUMNS) if path.is_file() else None
     except (OSError, ValueError):  # pyarrow's errors are ValueErrors; a damaged table costs its own rows alone

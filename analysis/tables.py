@@ -26,6 +26,7 @@ from analysis.stats import (
     holm,
     item_part,
     pooled_over_worlds,
+    probability_better,
     seeds_effect,
     unknown_effect,
     unpaired_effect,
@@ -228,7 +229,8 @@ def contrasts_table(
 ) -> pd.DataFrame:
     """Return each condition's after minus that of its arm's first condition, paired by item and seed.
 
-    Conditions without a common seed are compared unpaired by seed. Holm over all rows.
+    Conditions without a common seed are compared unpaired by seed. Holm over all rows. `prob_better`: share of common
+    worlds and seeds in which the condition beats the first one, with its interval; nan without one.
     """
     matrices = matrices_of(items)
     rows: list[dict[str, object]] = []
@@ -240,6 +242,7 @@ def contrasts_table(
                     {"arm": arm, "reference": reference, "condition": condition, "target": target.name}
                     | {"lower_is_better": target.lower_is_better, "difference": effect.estimate}
                     | _effect_columns(effect, [effect.note])
+                    | _how_often_better(frame, (reference, condition), target)
                     | {"trial_ids": joined_ids(frame[frame["condition"].isin((reference, condition))])}
                 )
     table = pd.DataFrame(rows)
@@ -254,6 +257,18 @@ def _pairs(frame: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
         reference, *others = dict.fromkeys(trials["condition"])
         for condition in others:
             yield str(arm), reference, condition
+
+
+PROB_BETTER = ("prob_better", "prob_better_low", "prob_better_high")
+
+
+def _how_often_better(frame: pd.DataFrame, pair: tuple[str, str], target: Target) -> dict[str, float]:
+    column = f"after/{target.name}"
+    first, second = (frame.loc[frame["condition"] == name, ["world", "seed", column]] for name in pair)
+    both = first.merge(second, on=["world", "seed"], suffixes=("_first", "_second"))
+    gains = (both[f"{column}_second"] - both[f"{column}_first"]).to_numpy(dtype=float)
+    found = probability_better((-gains if target.lower_is_better else gains).tolist())
+    return dict(zip(PROB_BETTER, found, strict=True))
 
 
 def _contrast(frame: pd.DataFrame, matrices: ItemMatrices, pair: tuple[str, str], target: Target) -> Effect:

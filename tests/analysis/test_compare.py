@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,8 @@ def test_other_items_are_not_paired_and_the_interval_is_wider(
     assert apart["difference"] == pytest.approx(paired["difference"])
     assert apart["high"] - apart["low"] > 1.2 * (paired["high"] - paired["low"])
     assert "other items" in apart["note"]
+    assert paired["prob_better"] * 3 in (0, 1, 2, 3)
+    assert math.isnan(apart["prob_better"])  # nothing pairs their runs
     assert row_of(compare(weak, edited), "num_examples=400", "retained")["pairing"] == "items and seeds"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from analysis import tables
 from analysis.context import Context
@@ -114,6 +115,23 @@ def test_contrasts_are_paired_by_item_and_seed(whole: tuple[Store, str]) -> None
     assert row["family_size"] == 2 * 2 * 4
 
 
+def test_contrasts_say_how_often_the_condition_beats_the_first_one_whichever_way_is_better(
+    whole: tuple[Store, str],
+) -> None:
+    _, frame, items, metrics = _all(*whole)
+    table = tables.contrasts_table(frame, items, metrics)
+    for _, row in table.iterrows():
+        by = frame[frame["arm"] == row["arm"]].set_index(["condition", "seed"])[f"after/{row['target']}"]
+        gaps = by[row["condition"]] - by[row["reference"]]
+        gains = -gaps if row["target"] == "fluency" else gaps
+        assert row["prob_better"] == pytest.approx((np.sign(gains).mean() + 1) / 2)
+        if not (gains == 0).any():
+            ends = scipy.stats.binomtest(int((gains > 0).sum()), 3).proportion_ci(method="wilson")
+            assert (row["prob_better_low"], row["prob_better_high"]) == pytest.approx((ends.low, ends.high))
+    # More training unlearns prose: without turning its sign it would seem to get better.
+    assert table.loc[table["target"] == "fluency", "prob_better"].max() == 0
+
+
 def test_contrasts_of_conditions_without_a_common_seed_are_unpaired(tmp_path: Path) -> None:
     outcomes = {(ARM, 25, 2): "PENDING", (ARM, 25, 3): "PENDING", (ARM, 400, 0): "PENDING", (ARM, 400, 1): "PENDING"}
     plan = Plan(values=(25, 400), arms=(ARM,), seeds=(0, 1, 2, 3), scale=0.25, outcomes=outcomes)
@@ -123,6 +141,7 @@ def test_contrasts_of_conditions_without_a_common_seed_are_unpaired(tmp_path: Pa
     first, second = after["num_examples=25"], after["num_examples=400"]
     assert row["difference"] == pytest.approx(second.mean() - first.mean())
     assert row["se"] ** 2 == pytest.approx(row["se_items"] ** 2 + first.var() / 2 + second.var() / 2)
+    assert np.isnan(row["prob_better"])
 
 
 def test_flips_table_counts_one_trial_by_hand(whole: tuple[Store, str]) -> None:
