@@ -51,6 +51,8 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "Weights": (
         ("weights/relative_change", "||dW|| / ||W||"),
         ("weights/stable_rank", "stable rank of dW"),
+        ("weights/effective_rank", "effective rank of dW"),
+        ("weights/num_intruders", "intruders of 10, mean of layers"),
     ),
 }
 """Table -> the means it shows and what each column is called."""

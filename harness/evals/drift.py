@@ -49,6 +49,8 @@ FIRST = 5
 NUM_POSITIONS = 32
 """Positions with rows of their own."""
 NGRAMS = (1, 2, 3)
+OF_CHANGED = ("stable_rank", "effective_rank", "num_intruders")
+"""Measures of a layer whose means are over the layers that have changed."""
 TEXT_SETS = ("answers", "base_answers", "tuned_answers", "neutral")
 POSITIONED = ("kl_base_tuned", "kl_tuned_base", "entropy_base", "entropy_tuned")
 """Measures with rows for single positions."""
@@ -120,9 +122,9 @@ def measure(
         values = divergence.of_texts(pair, texts, batch_size=batch_size)
         sampled = _sampled(pair, scorer, prompts, spec.items_seed)
     layers = weight_change.of_layers(pair)
-    if not any(layer.change_norm for layer in layers):
-        reasons["weights/stable_rank"] = weight_change.UNCHANGED
-    means = _means(texts, values) | _means_of_rows(sampled) | _means_of_layers(layers)
+    of_layers, why = _means_of_layers(layers)
+    reasons |= why
+    means = _means(texts, values) | _means_of_rows(sampled) | of_layers
     found = [*_text_rows(texts, values), *sampled, *_layer_rows(layers)]
     return summary_of(means, reasons), found
 
@@ -312,19 +314,34 @@ def _means_of_rows(rows: Iterable[DriftRow]) -> dict[str, float]:
 
 
 def _layer_rows(layers: Sequence[LayerChange]) -> list[DriftRow]:
-    numbers = [
-        (layer.name, metric, value)
+    return [
+        DriftRow("weights", layer.name, None, metric, float(getattr(layer, metric)))
         for layer in layers
-        for metric, value in (("relative_change", layer.relative_change), ("stable_rank", layer.stable_rank))
+        for metric in ("relative_change", *OF_CHANGED)
     ]
-    return [DriftRow("weights", name, None, metric, value) for name, metric, value in numbers]
 
 
-def _means_of_layers(layers: Sequence[LayerChange]) -> dict[str, float]:
-    """Return `relative_change` = sqrt(sum ||dW||_F^2 / sum ||W||_F^2) over all layers, and the mean `stable_rank` of
-    those that have changed."""
-    changed = math.fsum(layer.change_norm**2 for layer in layers)
+def _means_of_layers(layers: Sequence[LayerChange]) -> tuple[dict[str, float], dict[str, str]]:
+    """Return `relative_change` = sqrt(sum ||dW||_F^2 / sum ||W||_F^2) over all layers, the plain means of `OF_CHANGED`
+    over those that have changed, and why one of these is unknown: no layer, or one is too large for it."""
     whole = math.fsum(layer.weight_norm**2 for layer in layers)
-    ranks = [layer.stable_rank for layer in layers if layer.change_norm]
-    means = {"weights/relative_change": math.sqrt(changed / whole) if whole else math.nan}
-    return means | ({"weights/stable_rank": math.fsum(ranks) / len(ranks)} if ranks else {})
+    changed = [layer for layer in layers if layer.change_norm]
+    size = math.fsum(layer.change_norm**2 for layer in changed)
+    means, reasons = {"weights/relative_change": math.sqrt(size / whole) if whole else math.nan}, {}
+    for metric in OF_CHANGED:
+        values = [float(getattr(layer, metric)) for layer in changed]
+        large = sum(layer.is_large and math.isnan(value) for layer, value in zip(changed, values, strict=True))
+        if not changed or large:
+            reasons[f"weights/{metric}"] = _why_unknown(large, len(changed))
+        else:
+            means[f"weights/{metric}"] = math.fsum(values) / len(values)
+    return means, reasons
+
+
+def _why_unknown(num_large: int, num_changed: int) -> str:
+    if not num_changed:
+        return weight_change.UNCHANGED
+    return (
+        f"{num_large} of {num_changed} changed layers have more than {weight_change.LARGEST_SIDE} outputs and inputs, "
+        "too many to decompose"
+    )

@@ -15,7 +15,7 @@ from torch import nn
 from harness.data.example import Example
 from harness.data.masks import PARTS
 from harness.errors import ModelError
-from harness.evals import divergence, drift, drift_texts, generation, sampling
+from harness.evals import divergence, drift, drift_texts, generation, sampling, weight_change
 from harness.evals.drift import DriftRow, diversity, measure, token_means
 from harness.evals.drift_texts import DriftText
 from harness.evals.forward import evaluating
@@ -220,9 +220,32 @@ def test_panel_identical_models_drift_by_exactly_zero(tmp_path: Path) -> None:
         assert summary.values[f"samples/{name}_base"] == summary.values[f"samples/{name}_tuned"]
     assert summary.values["tuned_answers/unshifted"] == 1.0
     assert summary.values["weights/relative_change"] == 0.0
-    assert "weights/stable_rank" not in summary.values
-    assert summary.reasons == {"weights/stable_rank": "no layer has changed"}
-    assert all(math.isfinite(row.value) for row in rows if row.metric != "stable_rank")
+    assert not {f"weights/{name}" for name in drift.OF_CHANGED} & set(summary.values)
+    assert summary.reasons == {f"weights/{name}": "no layer has changed" for name in drift.OF_CHANGED}
+    assert all(math.isfinite(row.value) for row in rows if not row.metric.endswith("_rank"))
+
+
+def test_panel_means_of_layers_are_those_of_its_rows_and_large_layers_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = attach(small.llama(0), LORA, seed=1)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name and "layers.0" in name:  # one block has changed
+            torch.nn.init.normal_(parameter, 0.0, 3.0)
+    summary, rows = panel(tuned, None, neutral_spec(tmp_path))
+    for name in drift.OF_CHANGED:
+        found = values_of(rows, "weights", name)
+        changed = [value for layer, value in found.items() if "layers.0" in layer]
+        assert len(found) == 2 * len(changed)
+        assert summary.values[f"weights/{name}"] == pytest.approx(np.mean(changed))
+    assert (summary.values["weights/num_intruders"] or 0) > 0
+    monkeypatch.setattr(weight_change, "LARGEST_SIDE", 8)
+    large, _ = panel(tuned, None, neutral_spec(tmp_path))
+    assert large.reasons == {
+        "weights/num_intruders": "7 of 7 changed layers have more than 8 outputs and inputs, too many to decompose"
+    }
+    assert "weights/num_intruders" not in large.values
+    assert large.values["weights/effective_rank"] == summary.values["weights/effective_rank"]
 
 
 def test_panel_one_bias_of_the_output_layer_gives_the_hand_computed_divergence(tmp_path: Path) -> None:
