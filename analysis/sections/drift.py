@@ -42,6 +42,8 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
         ("samples/distinct_3_tuned", "distinct-3, tuned"),
         ("samples/unique_base", "unique, base"),
         ("samples/unique_tuned", "unique, tuned"),
+        ("samples/self_bleu_base", "self-BLEU, base"),
+        ("samples/self_bleu_tuned", "self-BLEU, tuned"),
     ),
     "Tokens of the tuned model's answers under the base": (
         ("tuned_answers/unshifted", "unshifted"),

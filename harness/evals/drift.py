@@ -236,19 +236,38 @@ def _sampled(pair: ModelPair, scorer: Scorer, prompts: Sequence[Prompt], seed: i
 
 
 def diversity(answers: Sequence[Decoded]) -> dict[str, float]:
-    """Return how much the answers to one prompt differ; more is more diverse.
+    """Return how much the answers to one prompt differ; more is more diverse, but for `self_bleu`.
 
     - `distinct_n` = different n-grams of tokens / n-grams, over all answers, what ended them included; absent where no
       answer has n tokens. Source: Li et al., arXiv:1510.03055, section 5.3, there over a whole test set.
     - `unique` = different answers / answers.
+    - `self_bleu` = mean over answers of the BLEU of one against all others, see `self_bleu`; less is more diverse.
 
     nan where a model's output is not finite.
     """
     said = [(*answer.tokens, *(() if answer.stop_id is None else (answer.stop_id,))) for answer in answers]
     grams = {n: [tokens[at : at + n] for tokens in said for at in range(len(tokens) - n + 1)] for n in NGRAMS}
     found = {f"distinct_{n}": len(set(members)) / len(members) for n, members in grams.items() if members}
-    found["unique"] = len(set(said)) / len(said)
+    found |= {"unique": len(set(said)) / len(said), "self_bleu": self_bleu(said)}
     return found if all(answer.is_finite for answer in answers) else dict.fromkeys(found, math.nan)
+
+
+def self_bleu(answers: Sequence[Sequence[int]]) -> float:
+    """Return the mean over answers of the BLEU of each against all others, from 0 to 1; less is more diverse.
+
+    Of tokens, up to 4-grams, or as long as an answer is; n-grams without a match are smoothed exponentially, an answer
+    without any matching token has 0. nan of fewer than two answers.
+
+    Source: Zhu et al. (Texygen), arXiv:1802.01886, section 3.2, there over a whole test set; BLEU is sacrebleu's.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    if len(answers) < 2:
+        return math.nan
+    bleu = BLEU(tokenize="none", effective_order=True)  # of one answer, where 4-grams may be missing
+    words = [" ".join(map(str, answer)) for answer in answers]
+    scores = [bleu.sentence_score(one, [*words[:at], *words[at + 1 :]]).score for at, one in enumerate(words)]
+    return math.fsum(scores) / len(scores) / 100
 
 
 # -- rows and means ---------------------------------------------------------------------------------------------------
