@@ -1,4 +1,4 @@
-"""Declared shapes fitted to points: power law, parabola in a logarithm, straight line, rank correlation.
+"""Declared shapes fitted to points: power law, exponential, parabola in a logarithm, line, ranks.
 
 Legend: n points, each of a replicate (a seed) in a world; x and y are plain numbers. Invariant: intervals come from
 resampling whole replicates within their worlds, because the points of one trained model move together; what cannot be
@@ -92,6 +92,14 @@ def power_law(points: Points) -> Fit:
     Source: P = a D^(1/b) of Raghavendra et al., arXiv:2410.03717, with a floor or ceiling c.
     """
     return _fit(_Shape("y = c + a x^b", ("a", "b", "c"), _solve_power, _rest_of_power, positive_x=True), points)
+
+
+def exponential(points: Points) -> Fit:
+    """Fit y = c + a exp(b x) by least squares; b above 0 is a curve that bends ever faster away from c.
+
+    Source: Shenfeld et al. (RL's Razor), arXiv:2509.04259 (accuracy on earlier tasks against the new task's).
+    """
+    return _fit(_Shape("y = c + a exp(b x)", ("a", "b", "c"), _solve_exponential, _rest_of_exponential), points)
 
 
 def quadratic_log(points: Points) -> Fit:
@@ -272,6 +280,14 @@ def _power_start(x: Floats, y: Floats, weights: Floats) -> Floats:
     return np.array([slopes[best], exponents[best], levels[best]])
 
 
+def _solve_exponential(x: Floats, y: Floats, worlds: Codes, counts: Floats) -> Floats:
+    """c + a exp(b x) is a power law of exp(x); x begins at 0 and has a range of 1 for it."""
+    begin, width = x.min(), np.ptp(x)
+    a, b, c = _solve_power(np.exp((x - begin) / width), y, worlds, counts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.array([a * np.exp(-b * begin / width), b / width, c])
+
+
 def _solve_quadratic(x: Floats, y: Floats, worlds: Codes, counts: Floats) -> Floats:
     at, mean, weights = _means(x, y, counts)
     if len(at) < 3:
@@ -317,6 +333,12 @@ def _centred(values: Floats, worlds: Codes, counts: Floats) -> Floats:
 
 def _rest_of_power(x: Floats, y: Floats, worlds: Codes, counts: Floats, values: Floats) -> Floats:
     return y - _power(x, *values)
+
+
+def _rest_of_exponential(x: Floats, y: Floats, worlds: Codes, counts: Floats, values: Floats) -> Floats:
+    a, b, c = values
+    with np.errstate(over="ignore", invalid="ignore"):
+        return y - (c + a * np.exp(b * x))
 
 
 def _rest_of_quadratic(x: Floats, y: Floats, worlds: Codes, counts: Floats, values: Floats) -> Floats:

@@ -1,7 +1,8 @@
 """The alignment tax: what training cost in slices that its data does not represent.
 
-Invariant: a slice is represented or it is not, and the table says which; benefits of represented slices never offset
-losses of others. What does not live here: the changes themselves and their intervals (tables.py).
+Invariant: a slice is represented, adjacent or neither, and the table says which; what is adjacent is not represented;
+benefits of represented slices never offset losses of others. What does not live here: the changes themselves and their
+intervals (tables.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -37,9 +38,13 @@ def represented_slices(tasks: Iterable[EvalTask], declared: Collection[str] = ()
     """
     tasks = list(tasks)
     if declared:
-        chosen = frozenset(task.key for task in tasks if task.suite in declared or task.key in declared)
-        return chosen, f"declared: {', '.join(sorted(declared))}"
+        return named_slices(tasks, declared), f"declared: {', '.join(sorted(declared))}"
     return frozenset(task.key for task in tasks if task.measure in TRAINED_MEASURES), RULE
+
+
+def named_slices(tasks: Iterable[EvalTask], names: Collection[str]) -> frozenset[str]:
+    """Return the slices (`suite/task`) that names of suites and slices mean."""
+    return frozenset(task.key for task in tasks if task.suite in names or task.key in names)
 
 
 def scale_of(key: str) -> str:
@@ -59,7 +64,10 @@ def declared_margins(record: SweepRecord, metrics: Mapping[str, Sequence[str]]) 
 
 
 def slices_table(
-    effects: pd.DataFrame, represented: Collection[str], margins: Mapping[str, float] | None = None
+    effects: pd.DataFrame,
+    represented: Collection[str],
+    margins: Mapping[str, float] | None = None,
+    adjacent: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return one row per condition and primary slice, with its change as a gain and the test of non-inferiority.
 
@@ -71,21 +79,24 @@ def slices_table(
         effects: the effects table.
         represented: slices `suite/task` that the training data represents.
         margins: metric key -> the loss that would matter, more than 0.
+        adjacent: slices that it does not represent but is near to; `label` says so.
     """
     rows = effects[effects["level"] == "primary"] if len(effects) else pd.DataFrame(columns=list(effects.columns))
-    found = [_slice_row(row, represented, margins or {}) for row in rows.to_dict("records")]
+    found = [_slice_row(row, represented, margins or {}, adjacent) for row in rows.to_dict("records")]
     return pd.DataFrame(found, columns=SLICE_COLUMNS)
 
 
 SLICE_COLUMNS = [
-    "condition", "arm", "key", "scale", "represented", "gain", "low", "high", "margin", "non_inferior", "mde", "note",
+    "condition", "arm", "key", "scale", "represented", "label", "gain", "low", "high", "margin", "non_inferior",
+    "mde", "note",
 ]  # fmt: skip
 
 
 def _slice_row(
-    row: Mapping[str, object], represented: Collection[str], margins: Mapping[str, float]
+    row: Mapping[str, object], represented: Collection[str], margins: Mapping[str, float], adjacent: Collection[str]
 ) -> dict[str, object]:
     key = str(row["target"])
+    name = key.rsplit("/", 1)[0]
     sign = -1.0 if is_lower_better(key) else 1.0
     ends = sorted((sign * float(row["low"]), sign * float(row["high"])))
     margin = margins.get(key, NAN)
@@ -94,7 +105,8 @@ def _slice_row(
         "arm": row["arm"],
         "key": key,
         "scale": scale_of(key),
-        "represented": key.rsplit("/", 1)[0] in represented,
+        "represented": name in represented,
+        "label": "represented" if name in represented else "adjacent" if name in adjacent else "unrepresented",
         "gain": sign * float(row["delta"]),
         "low": ends[0],
         "high": ends[1],
@@ -114,13 +126,16 @@ def _non_inferior(low: float, high: float, margin: float) -> str:
 
 
 COLUMNS = [
-    "condition", "arm", "scale", "num_slices", "num_unknown", "mean", "mean_low", "mean_high", "worst", "worst_key",
-    "worst_low", "worst_high", "num_below_margin", "num_with_margin", "num_non_inferior", "note",
+    "condition", "arm", "scale", "num_slices", "num_adjacent", "num_unknown", "mean", "mean_low", "mean_high",
+    "worst", "worst_key", "worst_low", "worst_high", "num_below_margin", "num_with_margin", "num_non_inferior", "note",
 ]  # fmt: skip
 
 
 def tax_table(
-    effects: pd.DataFrame, represented: Collection[str], margins: Mapping[str, float] | None = None
+    effects: pd.DataFrame,
+    represented: Collection[str],
+    margins: Mapping[str, float] | None = None,
+    adjacent: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return one row per condition and scale: mean and worst gain over the slices that are not represented.
 
@@ -131,7 +146,7 @@ def tax_table(
     gain is unknown leaves mean and worst unknown. Metrics of different units (`scale`) are never averaged. Arguments as
     in `slices_table`.
     """
-    slices = slices_table(effects, represented, margins)
+    slices = slices_table(effects, represented, margins, adjacent)
     rows = [
         {"condition": condition, "arm": arm, "scale": scale} | _tax(group)
         for (condition, arm, scale), group in slices[~slices["represented"].astype(bool)].groupby(
@@ -144,7 +159,8 @@ def tax_table(
 def _tax(group: pd.DataFrame) -> dict[str, object]:
     gains = group["gain"].to_numpy(dtype=float)
     num_unknown = int(np.isnan(gains).sum())
-    row: dict[str, object] = {"num_slices": len(group), "num_unknown": num_unknown} | _against_margins(group)
+    row: dict[str, object] = {"num_slices": len(group), "num_adjacent": int((group["label"] == "adjacent").sum())}
+    row |= {"num_unknown": num_unknown} | _against_margins(group)
     if num_unknown:
         names = ", ".join(group.loc[group["gain"].isna(), "key"])
         return row | {"mean": NAN, "worst": NAN, "note": f"unknown: {names}"}

@@ -19,11 +19,9 @@ from matplotlib.figure import Figure
 from analysis import drift
 from analysis.context import Context
 from analysis.figures import BASE, STYLE, cue, fitted, handle, legend_above, new_figure, num_columns, panel_title, shown
-from analysis.fits import NUM_RESAMPLES, Points, straight_line
+from analysis.fits import Points, straight_line
 from analysis.numbers import MINUS, score
 from analysis.points import FigureData, dot_rows, intervals_sentence, population
-from analysis.resampling import MIN_RESAMPLED, interval_of
-from harness.seeding import numpy_stream
 
 PANELS = {
     "base_answers/kl_base_tuned": "KL(base || tuned), new task",
@@ -59,47 +57,14 @@ def _panel(context: Context, name: str) -> pd.DataFrame:
 
 
 def line(table: pd.DataFrame) -> dict[str, float | str]:
-    """Return slope with its interval over replicates, intercept, R^2 and note of the line through points x and y."""
+    """Return slope and R^2 with their intervals (fits.py), intercept and note of the line through points x and y."""
     worlds = None if table["world"].isna().any() else table["world"].to_numpy(dtype=int)
     fit = straight_line(Points(table["x"], table["y"], table["seed"].to_numpy(dtype=int), worlds))
     slope = fit.parameters["slope"]
     found: dict[str, float | str] = {"slope": slope.value, "slope_low": slope.low, "slope_high": slope.high}
-    low, high = r2_interval(table)
-    found |= {"intercept": fit.parameters["intercept"].value, "r2": fit.r2, "r2_low": low, "r2_high": high}
+    found |= {"intercept": fit.parameters["intercept"].value}
+    found |= {"r2": fit.r2, "r2_low": fit.r2_low, "r2_high": fit.r2_high}
     return found | {"note": fit.note}
-
-
-def r2_interval(table: pd.DataFrame) -> tuple[float, float]:
-    """Return the 95 % interval of R^2 over replicates, resampled within their worlds as for the slope (fits.py).
-
-    R^2 is that about the mean of each world; (nan, nan) below 5 replicates and where a resample has no spread.
-    """
-    worlds = table["world"].astype("object").where(table["world"].notna(), None)
-    replicates = table.groupby([worlds.map(str), "seed"], sort=True).ngroup().to_numpy()
-    codes = pd.factorize(worlds.map(str), sort=True)[0]
-    noise = numpy_stream(0, "analysis.kl_forgetting")
-    counts = np.zeros((NUM_RESAMPLES, len(table)))
-    total = np.zeros((NUM_RESAMPLES, 3))
-    for world in np.unique(codes):
-        own = np.unique(replicates[codes == world])
-        drawn = noise.multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
-        for place, replicate in enumerate(own):
-            counts[:, replicates == replicate] = drawn[:, [place]]
-        here = codes == world
-        total += _spreads(*(table.loc[here, name].to_numpy(dtype=float) for name in "xy"), counts[:, here])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = np.where((total[:, 0] > 0) & (total[:, 1] > 0), total[:, 2] ** 2 / (total[:, 0] * total[:, 1]), np.nan)
-    num_replicates = int(replicates.max()) + 1
-    free = num_replicates if num_replicates < MIN_RESAMPLED else max(num_replicates - int(codes.max()), MIN_RESAMPLED)
-    return interval_of(r2, free)
-
-
-def _spreads(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return, (resamples, 3), the weighted sums of xx, yy and xy about the weighted means."""
-    x, y = x - x.mean(), y - y.mean()
-    total, sum_x, sum_y = counts.sum(axis=1), counts @ x, counts @ y
-    pairs = ((x, x, sum_x, sum_x), (y, y, sum_y, sum_y), (x, y, sum_x, sum_y))
-    return np.stack([counts @ (a * b) - sum_a * sum_b / total for a, b, sum_a, sum_b in pairs], axis=1)
 
 
 def _caption(context: Context, table: pd.DataFrame) -> str:
@@ -110,7 +75,8 @@ def _caption(context: Context, table: pd.DataFrame) -> str:
     intervals = (
         intervals_sentence(context)
         if context.is_sampled
-        else "Intervals: 95 %, by resampling of replicates, not adjusted for the number of comparisons."
+        else "Intervals: 95 %, of the slope by resampling of replicates, of R² by leaving out each in turn, not "
+        "adjusted for the number of comparisons."
     )
     return (
         "Drift from the base against forgetting: base minus tuned score of the measure retained, test items. Drift is "

@@ -42,6 +42,8 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
         ("samples/distinct_3_tuned", "distinct-3, tuned"),
         ("samples/unique_base", "unique, base"),
         ("samples/unique_tuned", "unique, tuned"),
+        ("samples/self_bleu_base", "self-BLEU, base"),
+        ("samples/self_bleu_tuned", "self-BLEU, tuned"),
     ),
     "Tokens of the tuned model's answers under the base": (
         ("tuned_answers/unshifted", "unshifted"),
@@ -51,6 +53,8 @@ SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
     "Weights": (
         ("weights/relative_change", "||dW|| / ||W||"),
         ("weights/stable_rank", "stable rank of dW"),
+        ("weights/effective_rank", "effective rank of dW"),
+        ("weights/num_intruders", "intruders of 10, mean of layers"),
     ),
 }
 """Table -> the means it shows and what each column is called."""

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis import files as formats
 from analysis.context import Context
 from analysis.section import Section, rows_of
-from analysis.tax import declared_margins, represented_slices, slices_table, tax_table
+from analysis.tax import declared_margins, named_slices, represented_slices, slices_table, tax_table
 
 
 def compute(context: Context) -> Section | str:
@@ -21,11 +21,12 @@ def compute(context: Context) -> Section | str:
     tasks = {task.key: task for trial in context.sweep.trials for task in trial.planned.spec.evals.tasks}
     declared = tuple(getattr(context.record, "represented", ()))  # records of schema version 1 have none
     represented, rule = represented_slices(tasks.values(), declared)
+    adjacent = named_slices(tasks.values(), tuple(getattr(context.record, "adjacent", ())))
     margins = declared_margins(context.record, context.primary_keys)
-    rows = tax_table(context.effects, represented, margins)
+    rows = tax_table(context.effects, represented, margins, adjacent)
     if rows.empty:
         return f"no primary slice counts as not represented in the training data ({rule})"
-    slices = slices_table(context.effects, represented, margins)
+    slices = slices_table(context.effects, represented, margins, adjacent)
     content = {"rows": rows_of(rows), "slices": rows_of(slices), "rule": rule, "margins": margins}
     return Section("tax", "Tax", content)
 

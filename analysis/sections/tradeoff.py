@@ -14,6 +14,7 @@ import pandas as pd
 from analysis import files as formats
 from analysis.context import Context
 from analysis.forgetting import chances, mean_chance
+from analysis.near_front import exponential_table
 from analysis.optima import is_lower_measure
 from analysis.section import Section, rows_of
 from analysis.tradeoff import SIDES, attainment, pairs_table, series_of, series_table
@@ -33,6 +34,9 @@ def compute(context: Context) -> Section | str:
     tables = {
         "series": rows_of(series_table(series, is_sampled=context.is_sampled)),
         "pairs": rows_of(pairs_table(series, is_sampled=context.is_sampled)),
+        "exponential": rows_of(
+            exponential_table(context.frame, context.record.axis_fields, is_sampled=context.is_sampled)
+        ),
     }
     attained = [
         {"series": one.name, "learned": learned, "retained": retained}
@@ -43,9 +47,10 @@ def compute(context: Context) -> Section | str:
 
 
 def files(section: Section) -> dict[str, bytes]:
-    """Return both tables, and the corners of what half of the replicates attain, as CSV."""
+    """Return the tables, and the corners of what half of the replicates attain, as CSV."""
     return {
         "tradeoff_attained.csv": formats.csv(pd.DataFrame(section.content["attained"])),
+        "tradeoff_exponential.csv": formats.csv(pd.DataFrame(section.content["exponential"])),
         "tradeoff_series.csv": formats.csv(pd.DataFrame(section.content["series"])),
         "tradeoff_pairs.csv": formats.csv(pd.DataFrame(section.content["pairs"])),
     }

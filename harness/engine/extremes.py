@@ -69,6 +69,7 @@ def declared(experiment: Experiment) -> dict[str, Any]:
     names = {task.name for task in experiment.spec.evals.tasks}
     return {
         "represented": experiment.represented,
+        "adjacent": experiment.adjacent,
         "extremes": tuple(one for one in experiment.extremes if one[0] in names),
         "rates_found_by": {one.method.kind: one.found_by for one in experiment.methods if one.found_by},
     }

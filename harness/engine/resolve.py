@@ -235,7 +235,7 @@ def _with_data(experiment: Experiment, data: str | None) -> Experiment:
             f"DATA is {data!r}, but must be a JSON-lines or Parquet file; there is none at {path.absolute()}."
         )
     spec = experiment.spec.replace({"data.source": sources.describe_file(path)})
-    return _replaced(experiment, spec=spec, represented=())  # what these rows teach, nobody declared
+    return _replaced(experiment, spec=spec, represented=(), adjacent=())  # what these rows teach, nobody declared
 
 
 # -- SET --------------------------------------------------------------------------------------------------------------

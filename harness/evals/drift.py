@@ -49,6 +49,8 @@ FIRST = 5
 NUM_POSITIONS = 32
 """Positions with rows of their own."""
 NGRAMS = (1, 2, 3)
+OF_CHANGED = ("stable_rank", "effective_rank", "num_intruders")
+"""Measures of a layer whose means are over the layers that have changed."""
 TEXT_SETS = ("answers", "base_answers", "tuned_answers", "neutral")
 POSITIONED = ("kl_base_tuned", "kl_tuned_base", "entropy_base", "entropy_tuned")
 """Measures with rows for single positions."""
@@ -120,9 +122,9 @@ def measure(
         values = divergence.of_texts(pair, texts, batch_size=batch_size)
         sampled = _sampled(pair, scorer, prompts, spec.items_seed)
     layers = weight_change.of_layers(pair)
-    if not any(layer.change_norm for layer in layers):
-        reasons["weights/stable_rank"] = weight_change.UNCHANGED
-    means = _means(texts, values) | _means_of_rows(sampled) | _means_of_layers(layers)
+    of_layers, why = _means_of_layers(layers)
+    reasons |= why
+    means = _means(texts, values) | _means_of_rows(sampled) | of_layers
     found = [*_text_rows(texts, values), *sampled, *_layer_rows(layers)]
     return summary_of(means, reasons), found
 
@@ -234,19 +236,38 @@ def _sampled(pair: ModelPair, scorer: Scorer, prompts: Sequence[Prompt], seed: i
 
 
 def diversity(answers: Sequence[Decoded]) -> dict[str, float]:
-    """Return how much the answers to one prompt differ; more is more diverse.
+    """Return how much the answers to one prompt differ; more is more diverse, but for `self_bleu`.
 
     - `distinct_n` = different n-grams of tokens / n-grams, over all answers, what ended them included; absent where no
       answer has n tokens. Source: Li et al., arXiv:1510.03055, section 5.3, there over a whole test set.
     - `unique` = different answers / answers.
+    - `self_bleu` = mean over answers of the BLEU of one against all others, see `self_bleu`; less is more diverse.
 
     nan where a model's output is not finite.
     """
     said = [(*answer.tokens, *(() if answer.stop_id is None else (answer.stop_id,))) for answer in answers]
     grams = {n: [tokens[at : at + n] for tokens in said for at in range(len(tokens) - n + 1)] for n in NGRAMS}
     found = {f"distinct_{n}": len(set(members)) / len(members) for n, members in grams.items() if members}
-    found["unique"] = len(set(said)) / len(said)
+    found |= {"unique": len(set(said)) / len(said), "self_bleu": self_bleu(said)}
     return found if all(answer.is_finite for answer in answers) else dict.fromkeys(found, math.nan)
+
+
+def self_bleu(answers: Sequence[Sequence[int]]) -> float:
+    """Return the mean over answers of the BLEU of each against all others, from 0 to 1; less is more diverse.
+
+    Of tokens, up to 4-grams, or as long as an answer is; n-grams without a match are smoothed exponentially, an answer
+    without any matching token has 0. nan of fewer than two answers.
+
+    Source: Zhu et al. (Texygen), arXiv:1802.01886, section 3.2, there over a whole test set; BLEU is sacrebleu's.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    if len(answers) < 2:
+        return math.nan
+    bleu = BLEU(tokenize="none", effective_order=True)  # of one answer, where 4-grams may be missing
+    words = [" ".join(map(str, answer)) for answer in answers]
+    scores = [bleu.sentence_score(one, [*words[:at], *words[at + 1 :]]).score for at, one in enumerate(words)]
+    return math.fsum(scores) / len(scores) / 100
 
 
 # -- rows and means ---------------------------------------------------------------------------------------------------
@@ -312,19 +333,34 @@ def _means_of_rows(rows: Iterable[DriftRow]) -> dict[str, float]:
 
 
 def _layer_rows(layers: Sequence[LayerChange]) -> list[DriftRow]:
-    numbers = [
-        (layer.name, metric, value)
+    return [
+        DriftRow("weights", layer.name, None, metric, float(getattr(layer, metric)))
         for layer in layers
-        for metric, value in (("relative_change", layer.relative_change), ("stable_rank", layer.stable_rank))
+        for metric in ("relative_change", *OF_CHANGED)
     ]
-    return [DriftRow("weights", name, None, metric, value) for name, metric, value in numbers]
 
 
-def _means_of_layers(layers: Sequence[LayerChange]) -> dict[str, float]:
-    """Return `relative_change` = sqrt(sum ||dW||_F^2 / sum ||W||_F^2) over all layers, and the mean `stable_rank` of
-    those that have changed."""
-    changed = math.fsum(layer.change_norm**2 for layer in layers)
+def _means_of_layers(layers: Sequence[LayerChange]) -> tuple[dict[str, float], dict[str, str]]:
+    """Return `relative_change` = sqrt(sum ||dW||_F^2 / sum ||W||_F^2) over all layers, the plain means of `OF_CHANGED`
+    over those that have changed, and why one of these is unknown: no layer, or one is too large for it."""
     whole = math.fsum(layer.weight_norm**2 for layer in layers)
-    ranks = [layer.stable_rank for layer in layers if layer.change_norm]
-    means = {"weights/relative_change": math.sqrt(changed / whole) if whole else math.nan}
-    return means | ({"weights/stable_rank": math.fsum(ranks) / len(ranks)} if ranks else {})
+    changed = [layer for layer in layers if layer.change_norm]
+    size = math.fsum(layer.change_norm**2 for layer in changed)
+    means, reasons = {"weights/relative_change": math.sqrt(size / whole) if whole else math.nan}, {}
+    for metric in OF_CHANGED:
+        values = [float(getattr(layer, metric)) for layer in changed]
+        large = sum(layer.is_large and math.isnan(value) for layer, value in zip(changed, values, strict=True))
+        if not changed or large:
+            reasons[f"weights/{metric}"] = _why_unknown(large, len(changed))
+        else:
+            means[f"weights/{metric}"] = math.fsum(values) / len(values)
+    return means, reasons
+
+
+def _why_unknown(num_large: int, num_changed: int) -> str:
+    if not num_changed:
+        return weight_change.UNCHANGED
+    return (
+        f"{num_large} of {num_changed} changed layers have more than {weight_change.LARGEST_SIDE} outputs and inputs, "
+        "too many to decompose"
+    )

@@ -300,6 +300,8 @@ class SweepRecord(Row):
     """What the sweep decides, with absolute axis values."""
     represented: tuple[str, ...] = ()
     """Suites and task keys that the experiment declares to be represented in its training data; () declares nothing."""
+    adjacent: tuple[str, ...] = ()
+    """Those that it declares to be near to that data without being represented in it."""
     extremes: tuple[tuple[str, str, str], ...] = ()
     """Slices that the experiment declares to be at floor or ceiling before training: name, end, why."""
     rates_found_by: dict[str, str] = Field(default_factory=dict)

@@ -59,11 +59,21 @@ class Experiment(Model):
     """Slices that can move one way only on this base: the task's name without its suite, which end it is at, why."""
     represented: tuple[str, ...] = ()
     """Suites and task keys that the experiment's own training data represents: the alignment tax is over the others."""
+    adjacent: tuple[str, ...] = ()
+    """Suites and task keys that the data does not represent but is near to (the same skill or facts in another form):
+    the alignment tax is over these as well, and marks them."""
 
     @model_validator(mode="after")
     def _sizes_ascend(self) -> Experiment:
         if list(self.sizes) != sorted(set(self.sizes)) or not self.sizes:
             raise ValueError("sizes must be a non-empty ascending tuple without repeats")
+        return self
+
+    @model_validator(mode="after")
+    def _adjacent_is_not_represented(self) -> Experiment:
+        both = sorted(set(self.adjacent) & set(self.represented))
+        if both:
+            raise ValueError(f"adjacent is {self.adjacent!r}, but must not name what represented does: {both}")
         return self
 
 

@@ -5,11 +5,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 
-from analysis import claims, drift, load_drift, load_sweep
+from analysis import claims, drift, fits, load_drift, load_sweep
 from analysis.context import Context
 from analysis.figure_kinds import kl_forgetting, positions, write
 from analysis.opened import OpenedSweep, open_sweep
@@ -132,6 +133,20 @@ def test_kl_forgetting_line_is_scipys_over_all_trials(sweep: OpenedSweep) -> Non
     assert rows["r2"].iloc[0] == pytest.approx(fit.rvalue**2)
     assert rows["slope"].iloc[0] == pytest.approx(fit.slope)
     assert f"R² = {fit.rvalue**2:.2f} over 8 trials" in figure.caption
+
+
+def test_line_r2_interval_holds_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truth .8: slope 2 over levels of variance 2/3, noise of variance 2/3; percentiles of resamples hold it in 44."""
+    monkeypatch.setattr(fits, "NUM_RESAMPLES", 20)  # those of the slope take time and are not looked at
+    held = 0
+    for number in range(60):
+        seed, x = np.repeat(np.arange(5), 3), np.tile([0.0, 1.0, 2.0], 5)
+        y = 2.0 * x + np.random.default_rng(number).normal(0, math.sqrt(2 / 3), 15)
+        found = kl_forgetting.line(
+            pd.DataFrame({"x": x, "y": y, "seed": seed, "world": pd.array([pd.NA] * 15, "Int64")})
+        )
+        held += found["r2_low"] <= 0.8 <= found["r2_high"]
+    assert held >= 53  # of 60; 57 are expected, sd 1.7
 
 
 def test_line_where_nothing_varies_is_unknown_and_says_so() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from analysis.fits import Fit, Points, power_law, quadratic_log, spearman, straight_line
+from analysis.fits import Fit, Points, exponential, power_law, quadratic_log, spearman, straight_line
 
 SIZES = np.array([10.0, 30.0, 100.0, 300.0, 1000.0])
 
@@ -53,6 +53,22 @@ def test_power_law_without_a_solution_is_unknown_with_a_reason() -> None:
     assert "no solution" in fit.note
     assert power_law(points(lambda x: 1.0)).note == "x or y does not vary"
     assert power_law(Points([], [], [])).note == "no points"
+
+
+@pytest.mark.parametrize(("a", "b", "c"), [(-0.001, 6.0, 0.9), (-0.2, -3.0, 0.5), (-1e-13, 30.0, 0.8)])
+def test_exponential_recovers_an_exact_curve_wherever_x_begins(a: float, b: float, c: float) -> None:
+    x = np.array([0.55, 0.7, 0.8, 0.9, 0.95])
+    fit = exponential(points(lambda at: c + a * math.exp(b * at), x=x, seeds=1))
+    assert [value(fit, name) for name in "abc"] == pytest.approx([a, b, c], rel=1e-3)
+    assert fit.r2 == pytest.approx(1.0)
+    moved = exponential(points(lambda at: c + a * math.exp(b * (at - 5)), x=x + 5, seeds=1))
+    assert (value(moved, "b"), value(moved, "c")) == pytest.approx((b, c), rel=1e-3)
+
+
+def test_exponential_without_a_solution_is_unknown_with_a_reason() -> None:
+    fit = exponential(points(lambda x: x, x=[1.0, 2.0]))
+    assert math.isnan(value(fit, "b"))
+    assert "no solution" in fit.note
 
 
 def test_quadratic_log_is_numpys_polynomial() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import tax
+from analysis.context import Context
 from analysis.frames import metrics_of, sweep_frame
 from analysis.items import items_frame
 from analysis.opened import open_sweep
+from analysis.sections import tax as tax_section
 from analysis.tables import effects_table
 from analysis.tax import RULE, declared_margins, represented_slices, slices_table, tax_table
 from harness.records.store import Store
@@ -113,6 +116,29 @@ def test_represented_is_what_is_declared_or_the_rule() -> None:
     declared, why = represented_slices(tasks, ("people", "text/prose"))
     assert declared == {"people/question", "people/cloze", "people/ends_turn", "text/prose"}
     assert why == "declared: people, text/prose"
+
+
+def test_adjacent_slices_are_marked_and_count_as_not_represented() -> None:
+    plain, marked = (tax_table(TABLE, REPRESENTED, None, near).set_index("scale") for near in ((), {"people/cloze"}))
+    assert marked["num_adjacent"].to_dict() == {"score": 1, "bits_per_byte": 0}
+    pd.testing.assert_frame_equal(plain.drop(columns="num_adjacent"), marked.drop(columns="num_adjacent"))
+    labels = slices_table(TABLE, REPRESENTED, None, {"people/cloze", "people/question"}).set_index("key")["label"]
+    assert labels.to_dict() == {
+        "people/question/exact_match": "represented",
+        "people/cloze/acc": "adjacent",
+        "skills/addition/acc": "unrepresented",
+        "text/prose/bits_per_byte": "unrepresented",
+    }
+
+
+def test_adjacent_of_a_sweep_is_in_its_section_and_a_record_without_it_has_none(whole: tuple[Store, str]) -> None:
+    sweep = open_sweep(*whole)
+    assert sweep.record.adjacent == ()
+    record = sweep.record.model_copy(update={"adjacent": ("people/cloze",)})
+    section = tax_section.compute(Context(replace(sweep, record=record)))
+    assert not isinstance(section, str)
+    found = {row["key"].rsplit("/", 1)[0] for row in section.content["slices"] if row["label"] == "adjacent"}
+    assert found == {"people/cloze"}
 
 
 def test_margins_come_from_the_claims_for_measures_and_keys(whole: tuple[Store, str]) -> None:

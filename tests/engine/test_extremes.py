@@ -168,7 +168,16 @@ def test_represented_is_nothing_of_rows_from_elsewhere(tmp_path: Path) -> None:
     rows = tmp_path / "chats.jsonl"
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     rows.write_text((json.dumps({"messages": turns}) + "\n") * 600)
-    assert make_plan(Request("epochs", data=str(rows), out=tmp_path)).record.represented == ()
+    record = make_plan(Request("epochs", data=str(rows), out=tmp_path)).record
+    assert record.represented == record.adjacent == ()
+
+
+def test_adjacent_that_is_represented_as_well_is_refused() -> None:
+    near = EXPERIMENT.model_copy(update={"adjacent": ("pocket/cloze_known",)})
+    assert extremes.declared(near)["adjacent"] == ("pocket/cloze_known",)
+    fields = {name: getattr(EXPERIMENT, name) for name in type(EXPERIMENT).model_fields}
+    with pytest.raises(ValueError, match=r"adjacent is .*, but must not name what represented does"):
+        type(EXPERIMENT)(**fields | {"adjacent": EXPERIMENT.represented[:1]})
 
 
 # -- val and test -----------------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from nltk.translate import bleu_score
 from torch import nn
 
 from harness.data.example import Example
 from harness.data.masks import PARTS
 from harness.errors import ModelError
-from harness.evals import divergence, drift, drift_texts, generation, sampling
-from harness.evals.drift import DriftRow, diversity, measure, token_means
+from harness.evals import divergence, drift, drift_texts, generation, sampling, weight_change
+from harness.evals.drift import DriftRow, diversity, measure, self_bleu, token_means
 from harness.evals.drift_texts import DriftText
 from harness.evals.forward import evaluating
 from harness.evals.generation import Decoded
@@ -216,13 +217,36 @@ def test_panel_identical_models_drift_by_exactly_zero(tmp_path: Path) -> None:
         for name in ("kl_base_tuned", "kl_tuned_base", "kl_base_tuned_first", "kl_tuned_base_rest"):
             assert summary.values[f"{text_set}/{name}"] == 0.0
         assert summary.values[f"{text_set}/argmax_loss"] == summary.values[f"{text_set}/argmax_loss_base"] > 0
-    for name in ("distinct_1", "distinct_2", "unique"):
+    for name in ("distinct_1", "distinct_2", "unique", "self_bleu"):
         assert summary.values[f"samples/{name}_base"] == summary.values[f"samples/{name}_tuned"]
     assert summary.values["tuned_answers/unshifted"] == 1.0
     assert summary.values["weights/relative_change"] == 0.0
-    assert "weights/stable_rank" not in summary.values
-    assert summary.reasons == {"weights/stable_rank": "no layer has changed"}
-    assert all(math.isfinite(row.value) for row in rows if row.metric != "stable_rank")
+    assert not {f"weights/{name}" for name in drift.OF_CHANGED} & set(summary.values)
+    assert summary.reasons == {f"weights/{name}": "no layer has changed" for name in drift.OF_CHANGED}
+    assert all(math.isfinite(row.value) for row in rows if not row.metric.endswith("_rank"))
+
+
+def test_panel_means_of_layers_are_those_of_its_rows_and_large_layers_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = attach(small.llama(0), LORA, seed=1)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name and "layers.0" in name:  # one block has changed
+            torch.nn.init.normal_(parameter, 0.0, 3.0)
+    summary, rows = panel(tuned, None, neutral_spec(tmp_path))
+    for name in drift.OF_CHANGED:
+        found = values_of(rows, "weights", name)
+        changed = [value for layer, value in found.items() if "layers.0" in layer]
+        assert len(found) == 2 * len(changed)
+        assert summary.values[f"weights/{name}"] == pytest.approx(np.mean(changed))
+    assert (summary.values["weights/num_intruders"] or 0) > 0
+    monkeypatch.setattr(weight_change, "LARGEST_SIDE", 8)
+    large, _ = panel(tuned, None, neutral_spec(tmp_path))
+    assert large.reasons == {
+        "weights/num_intruders": "7 of 7 changed layers have more than 8 outputs and inputs, too many to decompose"
+    }
+    assert "weights/num_intruders" not in large.values
+    assert large.values["weights/effective_rank"] == summary.values["weights/effective_rank"]
 
 
 def test_panel_one_bias_of_the_output_layer_gives_the_hand_computed_divergence(tmp_path: Path) -> None:
@@ -368,9 +392,25 @@ def test_diversity_by_hand() -> None:
         Decoded(tokens, stopped=tokens == [], stop_id=1 if not tokens else None, is_finite=True) for tokens in said
     ]
     # 1-grams: 5 6 5 5 6 5 7 and the stop token; 2-grams: 56 65 56 65; 3-grams: 565 565
-    assert diversity(answers) == {"distinct_1": 4 / 8, "distinct_2": 0.5, "distinct_3": 0.5, "unique": 0.75}
+    found = diversity(answers)
+    assert found.pop("self_bleu") == pytest.approx(0.5)  # two are each other's copy, two share nothing
+    assert found == {"distinct_1": 4 / 8, "distinct_2": 0.5, "distinct_3": 0.5, "unique": 0.75}
     broken = [Decoded([5], stopped=False, stop_id=None, is_finite=False)]
     assert all(math.isnan(value) for value in diversity(broken).values())
+
+
+def test_self_bleu_is_nltks_and_by_hand() -> None:
+    said = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 9, 9, 9], [8, 1, 2, 3, 4, 5, 7, 7]]
+    # nltk's default has no smoothing: every answer has a 4-gram of another's
+    whole = [bleu_score.sentence_bleu(said[:at] + said[at + 1 :], said[at]) for at in range(3)]
+    assert self_bleu(said) == pytest.approx(sum(whole) / 3)
+    # 1-grams 3 of 4, 2-grams 2 of 3, 3-grams 1 of 2, 4-grams 0 of 1, smoothed to 1/2; both ways, equal lengths
+    assert self_bleu([[1, 2, 3, 4], [1, 2, 3, 9]]) == pytest.approx((3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25)
+    # shorter than its reference: 1 of 1, brevity exp(1 - 3/1); longer: 1 of 3, 0 of 2 (1/4), 0 of 1 (1/4)
+    assert self_bleu([[5], [5, 6, 7]]) == pytest.approx((math.exp(-2) + (1 / 3 * 1 / 4 * 1 / 4) ** (1 / 3)) / 2)
+    assert self_bleu([[5, 6], [7, 8]]) == 0.0
+    assert self_bleu([[5, 6], [5, 6]]) == pytest.approx(1.0)
+    assert math.isnan(self_bleu([[5, 6]]))
 
 
 def test_drawn_tokens_follow_the_distribution() -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from peft.utils.integrations import dequantize_module_weight
 
 from harness.evals import weight_change
 from harness.evals.model_pair import ModelPair
-from harness.evals.weight_change import LayerChange, num_intruders, of_layers
+from harness.evals.weight_change import LayerChange, effective_rank, num_intruders, of_layers
 from harness.methods import attach, quantisation
 from harness.models import inspect_folder, load_model
 from harness.spec import LoraConfig, QLoraConfig
@@ -39,16 +40,17 @@ def linear_weights(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def expected_sizes(weight: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
-    """Return relative change and stable rank from all singular values."""
+def expected_sizes(weight: torch.Tensor, after: torch.Tensor) -> tuple[float, float, float]:
+    """Return relative change, stable and effective rank from all singular values."""
     values = torch.linalg.svdvals(after - weight)
-    return float(values.norm() / weight.norm()), float((values**2).sum() / values[0] ** 2)
+    rank = math.exp(scipy.stats.entropy(values.numpy()))
+    return float(values.norm() / weight.norm()), float((values**2).sum() / values[0] ** 2), rank
 
 
 def faults(layers: list[LayerChange], before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> list[str]:
     """Return the layers whose sizes are not those of the difference."""
     assert [layer.name for layer in layers] == list(before)
-    sizes = {layer.name: (layer.relative_change, layer.stable_rank) for layer in layers}
+    sizes = {layer.name: (layer.relative_change, layer.stable_rank, layer.effective_rank) for layer in layers}
     return [
         name for name in before if sizes[name] != pytest.approx(expected_sizes(before[name], after[name]), rel=1e-5)
     ]  # merging rounds to float32
@@ -108,7 +110,8 @@ def test_of_layers_untouched_layers_have_changed_by_zero() -> None:
     assert list(layers) == list(linear_weights(small.llama(0)))
     for name, layer in layers.items():
         assert (layer.relative_change == 0.0) == ("mlp" in name)
-        assert math.isnan(layer.stable_rank) == ("mlp" in name)
+        assert math.isnan(layer.stable_rank) == math.isnan(layer.effective_rank) == ("mlp" in name)
+        assert layer.num_intruders == 0 or "mlp" not in name
 
 
 def test_of_layers_weights_that_are_not_finite_are_unknown() -> None:
@@ -116,6 +119,24 @@ def test_of_layers_weights_that_are_not_finite_are_unknown() -> None:
     after.model.layers[0].mlp.up_proj.weight.data[0, 0] = math.inf
     broken = [layer for layer in of_layers(ModelPair(after, small.llama(0))) if math.isnan(layer.relative_change)]
     assert [layer.name for layer in broken] == ["model.layers.0.mlp.up_proj"]
+
+
+def test_effective_rank_by_hand() -> None:
+    assert effective_rank(torch.tensor([3.0, 3.0, 3.0, 0.0])) == pytest.approx(3.0)
+    # p = 1/2, 1/4, 1/4: entropy 1.5 ln 2
+    assert effective_rank(torch.tensor([2.0, 1.0, 1.0])) == pytest.approx(2**1.5)
+    assert math.isnan(effective_rank(torch.zeros(3)))
+
+
+def test_of_layers_too_large_to_decompose_are_unknown_but_for_the_rank_of_two_factors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(weight_change, "LARGEST_SIDE", 8)
+    full = of_layers(ModelPair(small.llama(1), small.llama(0)))
+    lora = of_layers(ModelPair(trained(attach(small.llama(0), LoraConfig(**LORA), seed=1))))
+    assert all(layer.is_large and math.isnan(layer.num_intruders) for layer in [*full, *lora])
+    assert all(math.isnan(layer.effective_rank) and layer.stable_rank > 1 for layer in full)
+    assert all(1 < layer.effective_rank <= 4 for layer in lora)
 
 
 def test_num_intruders_by_hand() -> None:
@@ -142,11 +163,11 @@ def test_num_intruders_half_new_direction_counts_by_its_cosine() -> None:
 
 def test_of_layers_intruders_equal_numpys_on_whole_matrices() -> None:
     tuned = trained(attach(small.llama(0), LoraConfig(**(LORA | {"alpha": 80.0})), seed=1))
-    counted = {layer.name: layer.num_intruders for layer in of_layers(ModelPair(tuned), with_intruders=True)}
+    counted = {layer.name: layer.num_intruders for layer in of_layers(ModelPair(tuned))}
     before, after = linear_weights(small.llama(0)), linear_weights(tuned.merge_and_unload())
     for name in before:
         old, new = (np.linalg.svd(weights[name].numpy())[0] for weights in (before, after))
         old = old[:, : min(before[name].shape)]
         cosines = np.abs(old.T @ new[:, :10]).max(axis=0)
         assert counted[name] == (cosines < 0.5).sum()
-    assert sum(count or 0 for count in counted.values()) > 0
+    assert sum(counted.values()) > 0
