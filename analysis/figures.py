@@ -28,7 +28,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from analysis import files
 from analysis.escape import visible
@@ -280,7 +280,7 @@ def by_condition(data: FigureData, width: float) -> tuple[dict[str, float], list
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         for place, arm in heads:
-            axes.axhspan(place - 0.5, place + 0.5, color="#f3f4f6", zorder=0)
+            axes.axhspan(place - 0.5, place + 0.5, color="#f3f4f6", zorder=1.5)  # no line runs through the name
             if axes is panels[0]:
                 _arm_head(axes, place, arm)
     return places, measures, figure, panels
@@ -336,8 +336,9 @@ def draw_curves(data: FigureData, width: float) -> Figure:
         points = curves[curves["panel"] == name]
         for place, line in enumerate(series):
             style = "" if data.is_sampled or scale.kind == "categories" else "-"
-            draw_series(axes, points[points["series"] == line], scale, 0.0, place, style)
-        panel_title(axes, shown(name) if len(names) > 1 or name else "")
+            own = points[points["series"] == line]
+            draw_series(axes, own, scale, place, style, aside=aside_points(place, len(series)))
+        panel_title(axes, title(data, name) if len(names) > 1 or name else "")
         scale.apply(axes)
     for axes in panels[len(names) :]:
         axes.set_axis_off()
@@ -350,16 +351,28 @@ def draw_curves(data: FigureData, width: float) -> Figure:
     return figure
 
 
-def draw_series(axes: Axes, points: pd.DataFrame, scale: Scale, shift: float, place: int, line: str) -> None:
+def aside_points(place: int, num_series: int) -> float:
+    """Return how many points a line of several stands aside, so that none hides the intervals of another."""
+    return (place - (num_series - 1) / 2) * min(2.5, 12 / num_series)
+
+
+def moved_aside(axes: Axes, num_points: float) -> Transform:
+    """Return the transform of a panel's data, so many points to the right."""
+    return axes.transData + ScaledTranslation(num_points / 72, 0, axes.figure.dpi_scale_trans)
+
+
+def draw_series(axes: Axes, points: pd.DataFrame, scale: Scale, place: int, line: str, *, aside: float) -> None:
     """Draw one line: its means (`kind` mean: x, y, low, high) with their intervals, its seeds as dots beside them."""
     colour, marker = cue(place)
     dots, means = points[points["kind"] == "seed"], points[points["kind"] == "mean"]
+    axes.margins(x=0.08)  # what stands aside at either end is still within a panel of half a text's width
     # Dots stand beside their mean, else its marker hides them: series by turns left and right.
-    beside = ScaledTranslation((5 if place % 2 else -5) / 72, 0, axes.figure.dpi_scale_trans)
+    beside = moved_aside(axes, aside + (5 if place % 2 else -5))
+    at = scale.places(dots["x"])
     axes.scatter(
-        scale.places(dots["x"]) + shift, dots["y"], s=8, color=colour, alpha=0.45, linewidths=0, marker=marker,
-        zorder=2, transform=axes.transData + beside,
+        at, dots["y"], s=8, color=colour, alpha=0.45, linewidths=0, marker=marker, zorder=2, transform=beside,
     )  # fmt: skip
+    _make_room(axes, at, dots["y"].to_numpy(dtype=float))
     if means.empty:
         return
     x = scale.places(means["x"])
@@ -367,6 +380,15 @@ def draw_series(axes: Axes, points: pd.DataFrame, scale: Scale, shift: float, pl
     y, low, high = (means[name].to_numpy(dtype=float)[order] for name in ("y", "low", "high"))
     half = np.nan_to_num(np.vstack([y - low, high - y]), nan=0.0).clip(min=0)
     axes.errorbar(
-        x[order] + shift, y, yerr=half, color=colour, marker=marker, markersize=4.5, linewidth=1.1, linestyle=line,
+        x[order], y, yerr=half, color=colour, marker=marker, markersize=4.5, linewidth=1.1, linestyle=line,
         elinewidth=0.8, capsize=1.8, capthick=0.8, markeredgecolor="white", markeredgewidth=0.5, zorder=3,
+        transform=moved_aside(axes, aside),
     )  # fmt: skip
+    for edge in (y, y - half[0], y + half[1]):
+        _make_room(axes, x[order], edge)
+
+
+def _make_room(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """Widen a panel's limits to hold points: matplotlib leaves out what is moved aside, and would cut it."""
+    axes.update_datalim(np.column_stack([x, y]))
+    axes.autoscale_view()

@@ -278,12 +278,22 @@ def _curve_means(
 
 
 def as_curves(
-    context: Context, name: str, rows: list[dict[str, object]], caption: str, *, x: str, y: str
+    context: Context,
+    name: str,
+    rows: list[dict[str, object]],
+    caption: str,
+    *,
+    x: str,
+    y: str,
+    titles: dict[str, str] | None = None,
 ) -> list[FigureData] | str:
-    """Return `curve_rows` of several targets as one figure that `figures.draw_curves` draws, or why there is none."""
+    """Return `curve_rows` of several targets as one figure that `figures.draw_curves` draws, or why there is none.
+
+    `titles` names panels that are called otherwise than in the points: `title/<panel>` -> name.
+    """
     if not rows:
         return "no trial has a known score"
-    kind, labels = name, {"x": x, "y": y}
+    kind, labels = name, {"x": x, "y": y} | (titles or {})
     points = pd.DataFrame(rows)
     points = context.shown(points).assign(kind=points["kind"])  # of a mark, not of an effect
     is_wide = points["panel"].nunique() > 1

@@ -239,6 +239,9 @@ def claims(
             print(found.pasted(form))
         else:
             _print(found.as_json() if as_json else found, as_json=as_json)
+        if found.damaged:
+            print("\n".join(found.damaged), file=sys.stderr)
+        raise typer.Exit(found.exit_code)
 
 
 @app.command(name="claims-run")

@@ -19,6 +19,7 @@ from analysis.context import Context
 from analysis.figures import (
     BASE,
     Scale,
+    aside_points,
     cue,
     draw_series,
     handle,
@@ -116,9 +117,9 @@ def draw(data: FigureData, width: float) -> Figure:
     for axes, measure in zip(panels, measures, strict=False):
         points = data.points[data.points["measure"] == measure]
         for place, name in enumerate(series):
-            shift = (place - (len(series) - 1) / 2) * (0.12 if scale.kind == "categories" else 0.0)
             line = "" if data.is_sampled or scale.kind == "categories" else "-"
-            draw_series(axes, points[points["series"] == name], scale, shift, place, line)
+            own = points[points["series"] == name]
+            draw_series(axes, own, scale, place, line, aside=aside_points(place, len(series)))
         axes.axhline(points["before"].mean(), color=BASE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         panel_title(axes, title(data, measure))
         scale.apply(axes)

@@ -178,14 +178,14 @@ def _half_widths(means: pd.DataFrame, measure: str) -> np.ndarray:
 
 
 def _label_points(axes: Axes, means: pd.DataFrame, series: list[str]) -> None:
-    """Write each condition's place beside its mark, on the first of four sides where no other text is.
+    """Write each condition's place beside its mark, on the first of four sides where no other text or mark is.
 
     The sides towards the middle come first, so that a long text stays on the page.
     """
     axes.margins(0.14)
     points = axes.transData.transform(means[["learned", "retained"]].to_numpy(dtype=float)) * 72 / axes.figure.dpi
     (start, _), (end, _) = axes.transAxes.transform([(0, 0), (1, 1)]) * 72 / axes.figure.dpi
-    taken: list[tuple[float, float, float, float]] = []
+    taken = [(x - 3, y - 3, 6.0, 6.0) for x, y in points]
     for (_, row), (x, y) in zip(means.iterrows(), points, strict=True):
         text = fitted(shown(row["place"], 24), 90, LABEL_SIZE)
         width, height = max(1, len(text)) * 0.62 * LABEL_SIZE, LABEL_SIZE * 1.1
@@ -206,6 +206,7 @@ def _label_points(axes: Axes, means: pd.DataFrame, series: list[str]) -> None:
             fontsize=LABEL_SIZE,
             color=cue(series.index(row["series"]))[0],
             zorder=6,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
         )
 
 

@@ -18,7 +18,7 @@ from analysis.context import Context
 from analysis.figures import draw_curves
 from analysis.items import metric_key, trial_keys
 from analysis.opened import OpenedTrial
-from analysis.points import FigureData, as_curves, intervals_sentence, is_share, line_labels, population
+from analysis.points import FigureData, as_curves, intervals_sentence, is_share, line_labels, measure_titles, population
 from analysis.probed import INTERPOLATION_COLUMNS, INTERPOLATION_FILE, trial_table
 from analysis.replicates import over_replicates, replicate_of
 
@@ -40,7 +40,15 @@ def points(context: Context) -> list[FigureData] | str:
         "Scores on test items at weights base + w (tuned - base); marks are means over seeds, dots are seeds. "
         f"{intervals} {population(context.frame, context.effects)}"
     )
-    return as_curves(context, "interpolation", rows, caption, x="w: 0 is the base, 1 is tuned", y="score")
+    return as_curves(
+        context,
+        "interpolation",
+        rows,
+        caption,
+        x="w: 0 is the base, 1 is tuned",
+        y="score",
+        titles=measure_titles(context.effects),
+    )
 
 
 INTERVALS = (

@@ -107,7 +107,7 @@ def draw(data: FigureData, width: float) -> Figure:
         ends = np.array([rows["x"].min(), rows["x"].max()])
         axes.plot(ends, rows["intercept"].iloc[0] + rows["slope"].iloc[0] * ends, color=BASE, linewidth=0.9, zorder=2)
         panel_title(axes, _r2(rows.iloc[0]))
-        axes.set_xlabel(fitted(shown(data.labels[name]), 150, STYLE["axes.labelsize"]))
+        axes.set_xlabel(fitted(shown(f"{data.labels[name]}, nats"), 150, STYLE["axes.labelsize"]))
     for axes in found[::columns]:
         axes.set_ylabel(f"retained: base {MINUS} tuned")
     handles = [handle(name, *cue(place)) for place, name in enumerate(series)]

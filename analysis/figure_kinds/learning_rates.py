@@ -39,7 +39,15 @@ def points(context: Context) -> list[FigureData] | str:
         "over seeds, dots are seeds; scores have no interval: val is for choosing. "
         f"{OPTIMA if optima else ''}{val_population(context)}"
     )
-    return as_curves(context, "learning_rates", [*rows, *optima] if rows else [], caption, x="learning_rate", y="")
+    titles = {"title/val_loss": "val_loss, nats ↓"}
+    titles |= {
+        f"title/{name} (val)": f"{name} (val) ↓"
+        for name in context.record.measures
+        if is_lower_measure(context.primary_keys, name)
+    }
+    return as_curves(
+        context, "learning_rates", [*rows, *optima] if rows else [], caption, x="learning_rate", y="", titles=titles
+    )
 
 
 OPTIMA = (

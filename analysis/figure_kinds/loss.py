@@ -78,7 +78,7 @@ def draw(data: FigureData, width: float) -> Figure:
     for axes in panels[len(arms) :]:
         axes.set_axis_off()
     shared_label(figure, "step")
-    shared_label(figure, "loss per loss token", upright=True)
+    shared_label(figure, "loss, nats per loss token", upright=True)
     legend_of_levels(figure, labels, width, data.labels["rows"])
     return figure
 

@@ -64,7 +64,7 @@ def draw(data: FigureData, width: float) -> Figure:
         handles.append(handle(label, colour, marker))
     for axes, name in zip(panels, PANELS.values(), strict=True):
         axes.set_xlabel(name)
-    panels[0].set_ylabel("loss per loss token")
+    panels[0].set_ylabel("loss, nats per loss token")
     legend_above(figure, handles, width, shown(data.labels["rows"]))
     return figure
 

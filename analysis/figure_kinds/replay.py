@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.context import Context
-from analysis.figures import draw_curves
+from analysis.figures import aside_points, draw_curves, moved_aside
 from analysis.points import FigureData, around_score_sentence, as_curves, curve_rows, is_number, population, series_of
 
 SHARE = "data.replay_share"
@@ -50,10 +50,12 @@ def points(context: Context) -> list[FigureData] | str:
 def draw(data: FigureData, width: float) -> Figure:
     """Draw one panel an arm, with rings around the knees."""
     figure = draw_curves(data, width)
-    panels = list(dict.fromkeys(data.points["panel"]))
+    panels, series = (list(dict.fromkeys(data.points[name])) for name in ("panel", "series"))
     for axes, panel in zip(figure.axes, panels, strict=False):
-        knees = data.points[(data.points["panel"] == panel) & data.points["is_knee"]]
-        axes.scatter(knees["x"], knees["y"], s=70, facecolors="none", edgecolors="#111827", linewidths=0.9, zorder=6)
+        for _, mark in data.points[(data.points["panel"] == panel) & data.points["is_knee"]].iterrows():
+            around = moved_aside(axes, aside_points(series.index(mark["series"]), len(series)))
+            ring = {"facecolors": "none", "edgecolors": "#111827", "linewidths": 0.9}
+            axes.scatter([mark["x"]], [mark["y"]], s=70, zorder=6, transform=around, **ring)
     return figure
 
 

@@ -1,14 +1,14 @@
 """All verdicts of an output folder in one table.
 
 Invariant: a row is what the records of its sweep say now, and carries the command that makes it; nothing is written. A
-claim that was not run, or whose sweep goes on, says so and shows no number. What does not live here: deciding a claim
-(analysis/claims.py).
+claim that was not run, or whose sweep goes on or has a damaged record, says so and shows no number; a damaged record
+hides no other sweep's claims. What does not live here: deciding a claim (analysis/claims.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from analysis.opened import sweep_folders
 from analysis.verdicts import Verdict
 from harness.engine import claims_run, plan
 from harness.engine.resolve import Request
-from harness.errors import BadInputError, unknown_name
+from harness.errors import EXIT_DONE, EXIT_SOME_FAILED, BadInputError, StoreError, unknown_name
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
 from harness.spec import Claim
@@ -40,13 +40,14 @@ class ClaimRow:
     """The sweep's folder, or its name where it was not run."""
     command: str
     verdict: Verdict | None
-    """None where the sweep was not run."""
+    """None where the sweep was not run, or its record is damaged."""
+    is_damaged: bool = False
 
     @property
     def label(self) -> str:
         """The verdict in words; `open` while trials have no result."""
         if self.verdict is None:
-            return "not run"
+            return "damaged record" if self.is_damaged else "not run"
         if self.verdict.num_open:
             done = self.verdict.num_trials - self.verdict.num_open
             return f"open, {done} of {self.verdict.num_trials} trials"
@@ -117,10 +118,18 @@ class ClaimsView:
     rows: tuple[ClaimRow, ...]
     running: str | None
     """Where a claims-run is; None when none runs."""
+    damaged: tuple[str, ...] = ()
+    """A sentence for each sweep whose record is damaged."""
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        return EXIT_SOME_FAILED if self.damaged else EXIT_DONE
 
     def as_json(self) -> dict[str, Any]:
         """Return what a machine wants to know."""
-        return {"running": self.running, "claims": [row.as_json() for row in self.rows]}
+        rows = [row.as_json() for row in self.rows]
+        return {"running": self.running, "damaged": list(self.damaged), "claims": rows}
 
     def pasted(self, form: str) -> str:
         """Return the table as text to paste, `markdown` or `latex`.
@@ -160,40 +169,54 @@ def _distinct(texts: Iterable[str]) -> str:
 def collect(out: Path) -> ClaimsView:
     """Return every claim of every launched sweep, and those that ship and were not run, by id.
 
-    A sweep with overrides is left out where the same sweep ran on the same base without any.
-
-    Raises:
-        StoreError: a plan is damaged.
+    A sweep with overrides is left out where the same sweep ran on the same base without any. A sweep whose record is
+    damaged is one sentence of `damaged`; the claims that ship with it are shown without a verdict.
     """
-    launched = list(_launched(Store(out)))
+    launched, damaged = _launched(Store(out))
     plain = {(record.name, record.base) for _, record in launched if record.set_hash is None}
     shown = [pair for pair in launched if pair[1].set_hash is None or (pair[1].name, pair[1].base) not in plain]
-    rows = [row for folder, record in shown for row in _rows(out, folder, record)]
-    rows += _not_run({record.name for _, record in launched}, out)
+    rows: list[ClaimRow] = []
+    for folder, record in shown:
+        try:
+            rows += _rows(folder, record, report.read_verdicts(out, folder))
+        except StoreError as error:
+            damaged[folder] = str(error)
+            rows += [ClaimRow(claim, folder, record.command, None, is_damaged=True) for claim in record.claims]
+    rows += _without_verdict({record.name for _, record in launched}, damaged, out)
     where = claims_run.running(out)
     text = None if where is None else f"sweep {where.phase} ({where.step} of {where.num_steps}), process {where.pid}"
-    return ClaimsView(tuple(sorted(rows, key=lambda row: (_natural(row.claim.id), row.sweep))), text)
+    ordered = sorted(rows, key=lambda row: (_natural(row.claim.id), row.sweep))
+    return ClaimsView(tuple(ordered), text, tuple(damaged.values()))
 
 
-def _launched(store: Store) -> Iterator[tuple[str, SweepRecord]]:
+def _launched(store: Store) -> tuple[list[tuple[str, SweepRecord]], dict[str, str]]:
+    """Return the sweeps with claims, and folder -> what is wrong for those whose plan cannot be read."""
+    launched: list[tuple[str, SweepRecord]] = []
+    damaged: dict[str, str] = {}
     for folder in sweep_folders(store):
-        record = store.read(store.sweep(folder) / "sweep.json", SweepRecord)
+        try:
+            record = store.read(store.sweep(folder) / "sweep.json", SweepRecord)
+        except StoreError as error:
+            damaged[folder] = f"{error}; run this sweep again, which writes it anew"
+            continue
         if record is not None and record.claims:
-            yield folder, record
+            launched.append((folder, record))
+    return launched, damaged
 
 
-def _rows(out: Path, folder: str, record: SweepRecord) -> Iterator[ClaimRow]:
-    decided = report.read_verdicts(out, folder)
-    for claim, verdict in zip(record.claims, decided, strict=True):
-        yield ClaimRow(claim, folder, record.command, verdict)
+def _rows(folder: str, record: SweepRecord, decided: Sequence[Verdict]) -> list[ClaimRow]:
+    pairs = zip(record.claims, decided, strict=True)
+    return [ClaimRow(claim, folder, record.command, verdict) for claim, verdict in pairs]
 
 
-def _not_run(names: Iterable[str], out: Path) -> Iterator[ClaimRow]:
-    known = set(names)
+def _without_verdict(launched: set[str], damaged: Iterable[str], out: Path) -> Iterator[ClaimRow]:
+    """Yield the claims that ship of sweeps that were not run, or of which no record can be read."""
+    broken = {folder.partition("@")[0] for folder in damaged}
     for sweep in claims_run.claim_sweeps():
-        if sweep.name not in known:
+        if sweep.name not in launched:
             command = plan.command_of(Request(name=sweep.name, base=BASE, out=out), "sweep")
-            yield from (ClaimRow(claim, sweep.name, command, None) for claim in sweep.claims)
+            is_damaged = sweep.name in broken
+            yield from (ClaimRow(claim, sweep.name, command, None, is_damaged) for claim in sweep.claims)
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

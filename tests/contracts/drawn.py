@@ -23,6 +23,7 @@ from analysis.figures import OKABE_ITO
 
 TOLERANCE_PIXELS = 1.0
 """Of a canvas of 100 pixels per inch: glyphs are hinted, boxes are not."""
+SMALLEST_POINTS = 5.5
 
 
 def laid_out(figure: Figure) -> Figure:
@@ -54,6 +55,27 @@ def outside(figure: Figure) -> list[str]:
         low, high = corners.min(axis=0), corners.max(axis=0)
         if (low < -TOLERANCE_PIXELS).any() or (high > np.array([width, height]) + TOLERANCE_PIXELS).any():
             found.append(text.get_text())
+    return found
+
+
+def small(figure: Figure) -> list[str]:
+    """Return texts that are smaller than a reader can be asked to read in print."""
+    return [text.get_text() for text in _texts(figure) if float(text.get_fontsize()) < SMALLEST_POINTS]
+
+
+def cut(figure: Figure) -> list[tuple[float, float]]:
+    """Return, in data units, dots and marks of which the centre lies outside its panel, where it is not drawn."""
+    found: list[tuple[float, float]] = []
+    for axes in _shown(figure):
+        dots = [(np.asarray(one.get_offsets()), one.get_offset_transform()) for one in axes.collections
+                if isinstance(one, PathCollection)]  # fmt: skip
+        marks = [(np.column_stack([one.get_xdata(), one.get_ydata()]), one.get_transform()) for one in axes.lines
+                 if one.get_marker() not in ("None", "", None)]  # fmt: skip
+        box = axes.bbox.padded(TOLERANCE_PIXELS)
+        for points, transform in dots + marks:
+            places = transform.transform(points)
+            found += [tuple(one) for one, (x, y) in zip(points, places, strict=True)
+                      if np.isfinite([x, y]).all() and not box.contains(x, y)]  # fmt: skip
     return found
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.context import Context
 from analysis.figure_kinds import KINDS
-from analysis.opened import open_sweep
+from analysis.opened import open_sweep, sweep_folders
 from analysis.points import FigureData
 from harness.records.schema import SweepRecord
 from harness.records.store import Store, write_atomic
@@ -114,7 +114,7 @@ MODULES = {module.__name__.rsplit(".", 1)[-1]: module for module in KINDS}
 
 
 def all_of(root: Path) -> dict[str, list[FigureData]]:
-    """Return kind -> its figures, of the sweep that has them."""
+    """Return kind -> its figures, of the sweep below a folder that has them."""
     found: dict[str, list[FigureData]] = {}
     for place, maker in enumerate(MAKERS):
         context = context_of(root / str(place), maker)
@@ -126,10 +126,13 @@ def all_of(root: Path) -> dict[str, list[FigureData]]:
 
 
 def context_of(root: Path, maker: Maker) -> Context:
-    """Build a maker's sweep and open it."""
-    store, folder = build(root, Plan(**(SMALL | maker.plan)))
-    if maker.change is not None:
-        maker.change(store, folder)
+    """Open a maker's sweep; build it where it is not there yet."""
+    store = Store(root)
+    if not sweep_folders(store):
+        store, folder = build(root, Plan(**(SMALL | maker.plan)))
+        if maker.change is not None:
+            maker.change(store, folder)
+    (folder,) = sweep_folders(store)
     context = Context(open_sweep(store, folder))
     if "known_unknown" in maker.kinds:  # no synthetic slice asks facts that the base does not know
         for side in ("before", "after", "delta"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,17 @@ from matplotlib.figure import Figure
 
 from analysis.context import Context
 from analysis.figure_kinds import KINDS, all_figures, write
-from analysis.figures import ACROSS, COLUMN_WIDTH_INCHES, STYLE, TEXT_WIDTH_INCHES, Venue, new_figure, width_inches
+from analysis.figures import (
+    ACROSS,
+    COLUMN_WIDTH_INCHES,
+    STYLE,
+    TEXT_WIDTH_INCHES,
+    Venue,
+    moved_aside,
+    new_figure,
+    width_inches,
+    write_figure,
+)
 from analysis.opened import open_sweep
 from analysis.points import FigureData
 from tests.analysis.conftest import ARM
@@ -37,22 +48,42 @@ Drawings = dict[str, list[tuple[FigureData, Figure]]]
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
-    return all_of(tmp_path_factory.mktemp("figures"))
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweeps")
 
 
 @pytest.fixture(scope="module")
-def folder(figures: Figures, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every figure, written at the smallest width."""
+def figures(sweeps: Path) -> Figures:
+    return all_of(sweeps)
+
+
+@pytest.fixture(scope="module")
+def written(figures: Figures, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Drawings]:
+    """Every figure at the smallest width, drawn once: its files, and what they show."""
     path = tmp_path_factory.mktemp("written")
-    write([one for made in figures.values() for one in made], path, "acl")
-    return path
+    kept: Drawings = {kind: [] for kind in figures}
+
+    for kind, data in ((kind, data) for kind, made in figures.items() for data in made):
+
+        def draw_and_keep(data: FigureData, width: float, kind: str = kind) -> Figure:
+            kept[kind].append((data, MODULES[data.kind].draw(data, width)))
+            return kept[kind][-1][1]
+
+        write_figure(data, draw_and_keep, path, "acl")
+    with mpl.rc_context(STYLE):
+        for _, figure in (one for own in kept.values() for one in own):
+            drawn.laid_out(figure)
+    return path, kept
 
 
 @pytest.fixture(scope="module")
-def drawings(figures: Figures) -> Drawings:
-    """Every figure, drawn at the smallest width."""
-    return {kind: [(data, draw(data, "acl")) for data in made] for kind, made in figures.items()}
+def folder(written: tuple[Path, Drawings]) -> Path:
+    return written[0]
+
+
+@pytest.fixture(scope="module")
+def drawings(written: tuple[Path, Drawings]) -> Drawings:
+    return written[1]
 
 
 def draw(data: FigureData, venue: Venue) -> Figure:
@@ -118,10 +149,11 @@ def test_colours_are_safe_and_never_the_only_cue(kind: str, drawings: Drawings) 
 
 
 @every_kind
-def test_no_tick_labels_touch_and_nothing_leaves_the_canvas(kind: str, drawings: Drawings) -> None:
+def test_no_tick_labels_touch_and_nothing_is_cut_or_too_small(kind: str, drawings: Drawings) -> None:
     for data, narrow in drawings[kind]:
         for figure in (narrow, draw(data, "neurips")):
             assert (drawn.touching_tick_labels(figure), drawn.outside(figure)) == ([], [])
+            assert (drawn.small(figure), drawn.cut(figure)) == ([], [])
 
 
 @every_kind
@@ -146,8 +178,11 @@ def hostile(data: FigureData) -> FigureData:
     return replace(data, points=data.points.assign(**columns), labels=labels)
 
 
-def test_files_are_the_same_in_another_process_with_another_hash_seed(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.contracts.figure_sweeps", str(tmp_path / "out"), str(tmp_path / "again")]
+def test_files_are_the_same_in_another_process_with_another_hash_seed(
+    sweeps: Path, folder: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(sweeps, tmp_path / "moved")
+    command = [sys.executable, "-m", "tests.contracts.figure_sweeps", str(moved), str(tmp_path / "again")]
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
     again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
@@ -192,6 +227,21 @@ def test_long_labels_that_lie_flat_are_caught() -> None:
 def test_text_beyond_the_canvas_is_caught() -> None:
     assert drawn.outside(broken(lambda figure: None)) == []
     assert drawn.outside(broken(lambda figure: figure.axes[0].set_title("W" * 60))) == ["W" * 60]
+
+
+def test_text_below_the_smallest_size_is_caught() -> None:
+    assert drawn.small(broken(lambda figure: figure.axes[0].text(2, 0.2, "tiny", fontsize=5.4))) == ["tiny"]
+    assert drawn.small(broken(lambda figure: figure.axes[0].text(2, 0.2, "fine", fontsize=5.5))) == []
+
+
+def test_dot_beyond_the_limits_of_its_panel_is_caught() -> None:
+    assert drawn.cut(broken(lambda figure: None)) == []
+
+    def beside(figure: Figure) -> None:
+        axes = figure.axes[0]
+        axes.scatter([2], [0.9], transform=moved_aside(axes, 5))
+
+    assert drawn.cut(broken(beside)) == [(2.0, 0.9)]
 
 
 def test_mark_that_is_not_in_the_table_is_caught() -> None:

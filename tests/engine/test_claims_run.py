@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli import app
 from harness.engine import catalog, claims_run, commands, executor, plan
 from harness.engine.resolve import Request
 from harness.errors import BusyError, SpecError
@@ -224,6 +226,33 @@ def test_claims_of_a_sweep_that_goes_on_are_open(tmp_path: Path) -> None:
     plan.write_record(planned("aa", tmp_path))
     row = next(row for row in commands.claims(tmp_path).rows if row.claim.id == "AA")
     assert (row.label, row.estimates, row.note) == ("open, 0 of 12 trials", [], "")
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("words", [[], ["--json"], ["--format", "markdown"]])
+def test_claims_of_a_damaged_sweep_hide_no_others_and_write_nothing(tmp_path: Path, words: list[str]) -> None:
+    for name in ("aa", "planted"):
+        plan.write_record(planned(name, tmp_path))
+    broken = tmp_path / "sweeps" / "planted@tiny" / "sweep.json"
+    broken.write_text("{")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = CliRunner().invoke(app, ["claims", "--out", str(tmp_path), *words])
+    assert done.exit_code == 1
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith(f"{broken} is damaged: ")
+    assert "open, 0 of 12 trials" in done.stdout
+    assert "damaged record" in done.stdout
+    assert "not run" not in done.stdout
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    if words == ["--json"]:
+        assert json.loads(done.stdout)["damaged"] == [sentence]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_claims_of_sound_records_exit_with_0(tmp_path: Path) -> None:
+    plan.write_record(planned("aa", tmp_path))
+    done = CliRunner().invoke(app, ["claims", "--out", str(tmp_path)])
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 @pytest.mark.usefixtures("tiny")
