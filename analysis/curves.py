@@ -43,14 +43,15 @@ def optimum(x: Sequence[float], y: Sequence[float]) -> Optimum | None:
     """Return where y is largest along log x, by the parabola through the best grid point and its neighbours.
 
     Equal best values: the middle one is taken. Next to a trial that diverged (y is nan) the best grid point itself is
-    taken: what lies between is not known to be better. None where no y is known.
+    taken: what lies between is not known to be better. None where no y is known, or none is better than another: a
+    method that learns nothing at any rate has no best one.
 
     Args:
         x: positive and ascending.
         y: more is better; nan where the trial diverged.
     """
     logs, values = np.log(np.asarray(x, dtype=float)), np.asarray(y, dtype=float)
-    if np.isnan(values).all():
+    if np.isnan(values).all() or is_flat(values):
         return None
     ties = np.flatnonzero(values == np.nanmax(values))
     best = int(ties[(len(ties) - 1) // 2])
@@ -58,6 +59,12 @@ def optimum(x: Sequence[float], y: Sequence[float]) -> Optimum | None:
         return Optimum(float(logs[best]), -1 if best == 0 else 1)
     around = slice(best - 1, best + 2)
     return Optimum(_vertex(logs[around], values[around]), 0)
+
+
+def is_flat(y: Floats) -> bool:
+    """Return whether at least two values are known and all known ones are the same."""
+    known = y[~np.isnan(y)]
+    return len(known) > 1 and bool((known == known[0]).all())
 
 
 def _vertex(x: Floats, y: Floats) -> float:
@@ -70,7 +77,7 @@ def _vertex(x: Floats, y: Floats) -> float:
 
 
 def optima_of_replicates(trials: pd.DataFrame, x: str, y: str, sign: int) -> dict[Replicate, Optimum | None]:
-    """Return the optimum of each planned replicate; None where a grid point has no result.
+    """Return the optimum of each planned replicate; None where a grid point has no result or none is better.
 
     Args:
         trials: one row per trial.
@@ -99,7 +106,7 @@ def optimum_ratio(part: OptimumRatio, frame: pd.DataFrame, metrics: dict[str, tu
     known = {key: (top, bottom) for key in planned if (top := tops.get(key)) and (bottom := bottoms.get(key))}
     kept, num_left_out = split_by_world(list(known), len(planned))
     if not kept:
-        note = f"fewer than {MIN_SEEDS} replicates with every grid point known: {num_left_out} left out"
+        note = f"fewer than {MIN_SEEDS} replicates with a best grid point: {num_left_out} left out"
         return replace(undecided, note=note, num_left_out=num_left_out)
     pairs = {world: [known[(world, seed)] for seed in seeds] for world, seeds in kept.items()}
     effects = {w: seeds_effect([top.log_x - bottom.log_x for top, bottom in own]) for w, own in pairs.items()}

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from analysis.curves import Optimum, optima_of_replicates
+from analysis.curves import Optimum, is_flat, optima_of_replicates
 from analysis.frames import metrics_of, sweep_frame
 from analysis.opened import OpenedSweep, open_sweep, sweep_folders
 from analysis.replicates import over_replicates
@@ -60,7 +60,8 @@ def optimum_of(trials: pd.DataFrame, measure: str, *, lower_is_better: bool) -> 
     """Return the best rate of conditions that differ in it alone, by `val_after/<measure>`.
 
     In each replicate the vertex of the parabola in log rate through the best grid point and its neighbours; then the
-    geometric mean over replicates. A replicate with a trial that neither scored nor DIVERGED is left out.
+    geometric mean over replicates. A replicate with a trial that neither scored nor DIVERGED is left out, and so is one
+    that scores the same at every rate.
 
     Args:
         trials: one row per trial, with `learning_rate`.
@@ -73,7 +74,11 @@ def optimum_of(trials: pd.DataFrame, measure: str, *, lower_is_better: bool) -> 
     rates = tuple(sorted({float(rate) for rate in trials["learning_rate"]}))
     found = optima_of_replicates(trials, "learning_rate", column, -1 if lower_is_better else 1)
     logs = {name: NAN if best is None else best.log_x for name, best in found.items()}
-    return _summary(over_replicates(logs), [best for best in found.values() if best is not None], rates)
+    best = _summary(over_replicates(logs), [best for best in found.values() if best is not None], rates)
+    grids = [grid[column].to_numpy(dtype=float) for _, grid in trials.groupby(["world", "seed"], dropna=False)]
+    num_flat = sum(map(is_flat, grids))
+    flat = f"{num_flat} of {len(grids)} replicates score the same at every rate: none is best" if num_flat else ""
+    return replace(best, note="; ".join(filter(None, (flat, best.note))))
 
 
 def _summary(effect: Effect, bests: Sequence[Optimum], rates: tuple[float, ...]) -> RateOptimum:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from analysis.curves import line, optimum, optimum_ratio
+from analysis.curves import Optimum, line, optimum, optimum_ratio
 from analysis.fits import Points, straight_line
 from harness.spec import Line, OptimumRatio, Quantity
 
@@ -47,6 +47,11 @@ def test_optimum_at_an_edge_is_a_bound_and_beside_a_diverged_trial_is_the_grid_p
     found = optimum(GRID, y)
     assert found is not None
     assert (math.exp(found.log_x), found.bound) == (pytest.approx(x, rel=0.02), bound)
+
+
+def test_optimum_of_equal_values_is_none_and_of_one_value_its_point() -> None:
+    assert optimum([1.0, 2.0, 4.0], [0.0, math.nan, 0.0]) is None
+    assert optimum([1.0, 2.0, 4.0], [math.nan, 0.3, math.nan]) == Optimum(math.log(2.0), 0)
 
 
 def test_optimum_without_any_value_is_none() -> None:

@@ -130,6 +130,24 @@ def test_optimum_takes_diverged_trials_as_no_better() -> None:
     assert optimum_of(frame, "learned", lower_is_better=False).num_replicates == 3
 
 
+def test_method_that_scores_the_same_at_every_rate_has_no_best_one() -> None:
+    frame = sweep(lambda m, rate, s: 0.0, lambda m, rate, s: 0.0)
+    frame.loc[frame["learning_rate"] == RATES[-1], ["val_after/learned", "state"]] = [math.nan, "DIVERGED"]
+    best = optimum_of(frame, "learned", lower_is_better=False)
+    assert math.isnan(best.rate)
+    assert "3 of 3 replicates score the same at every rate: none is best" in best.note
+    assert {compared_at(rate, best) for rate in RATES} == {"unknown"}
+
+
+def test_optimum_leaves_out_a_replicate_that_scores_the_same_at_every_rate() -> None:
+    frame = PLANTED.copy()
+    frame.loc[frame["seed"] == 2, "val_after/learned"] = 0.25
+    best = optimum_of(frame, "learned", lower_is_better=False)
+    assert best.num_replicates == 2
+    assert "1 of 3 replicates score the same" in best.note
+    assert best.rate == pytest.approx(6e-4 * math.exp(np.mean(SHIFTS[:2])), rel=1e-9)
+
+
 def test_optimum_of_nothing_is_unknown() -> None:
     assert math.isnan(optimum_of(PLANTED.iloc[:0], "learned", lower_is_better=False).rate)
     assert math.isnan(optimum_of(PLANTED, "retained", lower_is_better=False).rate)
