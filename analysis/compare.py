@@ -19,7 +19,7 @@ import pandas as pd
 
 from analysis import escape, numbers
 from analysis.frames import metrics_of, sweep_frame
-from analysis.items import items_frame
+from analysis.items import items_frame, metric_key
 from analysis.opened import OpenedSweep
 from analysis.replicates import with_note
 from analysis.stats import (
@@ -244,7 +244,7 @@ def _item_part(items: pd.DataFrame, keys: Sequence[str]) -> tuple[float, float]:
     The variance is nan without items.
     """
     test = items[items["split"] == "test"]
-    names = test["suite"].astype(str) + "/" + test["task"].astype(str) + "/" + test["metric"].astype(str)
+    names = metric_key(test)
     own = test.assign(key=names)[names.isin(keys) & test["after"].notna()]
     if own["key"].nunique() < len(keys):
         return NAN, NAN

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.items import metric_key
 from analysis.opened import OpenedSweep
 from analysis.stats import Effect, Floats, chance_corrected_retention, crossed_effect, flips
 from analysis.tax import scale_of
@@ -106,7 +107,7 @@ def retention_table(items: pd.DataFrame, keys: Sequence[str], chance: Mapping[st
         chance: metric key -> what guessing scores.
     """
     test = items[items["split"] == "test"]
-    names = test["suite"].astype(str) + "/" + test["task"].astype(str) + "/" + test["metric"].astype(str)
+    names = metric_key(test)
     test = test.assign(key=names)[names.isin(keys)]
     rows = [
         {"condition": condition, "arm": arm, "key": key} | _retained(group, chance.get(str(key), NAN))

@@ -212,20 +212,20 @@ def power_lines(rows: Iterable[PowerRow]) -> list[str]:
 # -- from an earlier report -------------------------------------------------------------------------------------------
 
 
-def variances_of(effects: pd.DataFrame, items: pd.DataFrame, source: str = "an earlier report") -> dict[str, Any]:
+def variances_of(
+    effects: pd.DataFrame, churn: Mapping[str, float], source: str = "an earlier report"
+) -> dict[str, Any]:
     """Return the content of `variances.json`: target -> variances, medians over conditions.
 
     Only effects over seeds and items count; a target without any is left out. In a change from the base one model has
     seeds, in a difference of two conditions both have: of changes the seeds' variance counts twice, as for conditions
-    whose seeds have nothing in common. Churn is the share of test items whose
-    value differs, of metric keys with values 0 and 1, over all trials; null elsewhere.
+    whose seeds have nothing in common. Churn is null where it is not known.
 
     Args:
         effects: rows of the effects table, changes from the base; with a column `difference`, of the contrasts table.
-        items: per-item values.
+        churn: of metric keys, as `churn_of` returns it.
         source: what a forecast says of them.
     """
-    churn = _churn(items)
     content: dict[str, Any] = {}
     num_trained = 2 if "difference" in effects.columns else 1
     for target, rows in effects[effects["kind"] == "seeds and items"].groupby("target", sort=False):
@@ -237,7 +237,8 @@ def variances_of(effects: pd.DataFrame, items: pd.DataFrame, source: str = "an e
     return content
 
 
-def _churn(items: pd.DataFrame) -> dict[str, float]:
+def churn_of(items: pd.DataFrame) -> dict[str, float]:
+    """Return metric key -> share of test items whose value differs, over all trials; of keys with values 0 and 1."""
     test = items[(items["split"] == "test") & items["before"].notna() & items["after"].notna()]
     found: dict[str, float] = {}
     for names, rows in test.groupby(["suite", "task", "metric"], observed=True):

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.frames import metrics_of
-from analysis.items import items_frame
+from analysis.items import items_frame, metric_key
 from analysis.matrices import World, by_world
 from analysis.numbers import MINUS
 from analysis.opened import OpenedSweep
@@ -104,8 +104,7 @@ def _untouched(sweep: OpenedSweep) -> pd.DataFrame:
     }
     (half,) = trained
     is_wanted = (items["split"] == "test") & items["cluster"].map(lambda cluster: half_of(cluster) == OTHER[half])
-    key = items["suite"] + "/" + items["task"] + "/" + items["metric"]
-    return items[is_wanted & key.isin(keys)]
+    return items[is_wanted & metric_key(items).isin(keys)]
 
 
 def _recovery(condition: str, followed: pd.DataFrame, control: pd.DataFrame) -> Recovery:

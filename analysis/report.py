@@ -275,5 +275,6 @@ def _variances(context: Context) -> bytes:
 
     source = f"the report of {context.sweep.folder}"
     tables = [] if context.is_sampled else [context.effects, context.contrasts]
-    found = [power.variances_of(table, context.items, source) for table in tables if len(table)]
+    churn = power.churn_of(context.items) if tables else {}
+    found = [power.variances_of(table, churn, source) for table in tables if len(table)]
     return json.dumps({target: row for rows in found for target, row in rows.items()}, indent=1).encode()

@@ -16,6 +16,7 @@ from analysis.power import (
     NOT_POWERED,
     Size,
     Variances,
+    churn_of,
     forecast,
     power_lines,
     read_variances,
@@ -100,12 +101,12 @@ def test_variances_of_a_simulated_sweep_are_those_it_was_made_with() -> None:
     changes = pd.DataFrame([{**vars(effect), "target": "learned"}])
     effects = changes.assign(difference=effect.estimate)
     frame, items = tables({(1.0, None, 0): [1.0, 0.0, 1.0, 1.0]}, before={None: [0.0, 0.0, 1.0, 0.0]})
-    found = variances_of(effects, items)["learned"]
+    found = variances_of(effects, churn_of(items))["learned"]
     assert len(frame) == 1
     assert found["item_variance"] == pytest.approx(0.25 + 0.09 / 40, rel=0.1)
     assert found["seed_sd"] == pytest.approx(float(seeds.std(ddof=1)), rel=0.05)  # of 40 seeds, less noise
     assert found["churn"] is None
-    of_changes = variances_of(changes, items)["learned"]
+    of_changes = variances_of(changes, churn_of(items))["learned"]
     assert of_changes["item_variance"] == found["item_variance"]
     assert of_changes["seed_sd"] == pytest.approx(math.sqrt(2) * found["seed_sd"])
 
@@ -115,7 +116,9 @@ def test_variances_of_changes_from_the_base_forecast_a_difference_of_two_conditi
     noise = np.random.default_rng(1)
     models = [noise.normal(0, 0.1, (1, 400)) + noise.normal(0, 0.3, (500, 1)) for _ in range(2)]
     changes = pd.DataFrame([{**vars(crossed_effect(models[0])), "target": "learned"}])
-    variances = {"learned": Variances(0.0, variances_of(changes, NO_ITEMS)["learned"]["seed_sd"], math.nan, "earlier")}
+    variances = {
+        "learned": Variances(0.0, variances_of(changes, churn_of(NO_ITEMS))["learned"]["seed_sd"], math.nan, "earlier")
+    }
     between = forecast(record(tmp_path / "two", claim(), seeds=3), variances)[0].se
     assert between == pytest.approx(crossed_effect(models[1] - models[0]).seed_sd / math.sqrt(3), rel=0.1)
     terms = (Term(metric="learned", value="delta", at=((AXIS, 400),)),)
@@ -132,7 +135,7 @@ def test_variances_go_through_a_report_and_back(tmp_path: Path) -> None:
     effects = pd.read_csv(report.folder / "effects.csv")
     items = pd.read_parquet(report.folder / "items.parquet")
     path = tmp_path / "variances.json"
-    path.write_text(json.dumps(variances_of(effects, items, "lima_size@pocket")))
+    path.write_text(json.dumps(variances_of(effects, churn_of(items), "lima_size@pocket")))
     found = read_variances(path)
     assert found["learned"].source == "lima_size@pocket"
     assert found["learned"].item_variance > 0
