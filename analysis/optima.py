@@ -75,8 +75,9 @@ def optimum_of(trials: pd.DataFrame, measure: str, *, lower_is_better: bool) -> 
     found = optima_of_replicates(trials, "learning_rate", column, -1 if lower_is_better else 1)
     logs = {name: NAN if best is None else best.log_x for name, best in found.items()}
     best = _summary(over_replicates(logs), [best for best in found.values() if best is not None], rates)
-    grids = [grid[column].to_numpy(dtype=float) for _, grid in trials.groupby(["world", "seed"], dropna=False)]
-    num_flat = sum(map(is_flat, grids))
+    grids = [grid for _, grid in trials.groupby(["world", "seed"], dropna=False)]
+    closed = [grid for grid in grids if (grid[column].notna() | (grid["state"] == "DIVERGED")).all()]
+    num_flat = sum(is_flat(grid[column].to_numpy(dtype=float)) for grid in closed)
     flat = f"{num_flat} of {len(grids)} replicates score the same at every rate: none is best" if num_flat else ""
     return replace(best, note="; ".join(filter(None, (flat, best.note))))
 

@@ -1,13 +1,13 @@
 """Running a program that a model wrote: in a container without a network, or not at all. Free of torch.
 
 Invariant: nothing runs here unless the user said so (`HARNESS_RUN_CODE=1`) and bubblewrap is there to hold it; a
-program passes only by reaching its last line, which it cannot fake by leaving early. What does not live here: which
-program (kinds/program.py).
+program passes only by reaching its end: leaving early is a failure. A program that reads its own process to cheat can;
+a model's answer to a question does not. What does not live here: which program (kinds/program.py).
 
 A container sees the Python that runs the harness and the system's libraries, read-only, and an empty folder of its own;
 no network, no other process, no environment, no file of the user's. Limits are a program's own: processor time, memory
-of one process, size of a file; what it prints is thrown away. Processes it starts end with it, `SECONDS` of wall clock
-later at the latest.
+of one process, size of a file, and for all users but root the number of processes; what it prints is thrown away.
+Processes it starts end with it, `SECONDS` of wall clock later at the latest.
 
 Source: the warning beside HumanEval's executor (github.com/openai/human-eval), which asks for a sandbox and has none.
 """
@@ -15,7 +15,6 @@ Source: the warning beside HumanEval's executor (github.com/openai/human-eval), 
 from __future__ import annotations
 
 import os
-import resource
 import secrets
 import shutil
 import subprocess
@@ -34,8 +33,20 @@ SECONDS = 60
 """Of wall clock: what sleeps is ended here, so that a slow machine fails no program that computes."""
 MEMORY_BYTES = 1 << 30
 FILE_BYTES = 16 << 20
+NUM_PROCESSES = 64
 _READ_ONLY = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache")
-_LAST_LINE = "\n\nimport os as _os\n_os.write({descriptor}, {word!r}.encode())\n_os._exit(0)\n"
+_RUNNER = """
+import os, resource, sys, types
+for name, most in {limits!r}.items():
+    kind, (_, hard) = getattr(resource, name), resource.getrlimit(getattr(resource, name))
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+module = sys.modules["answer"] = types.ModuleType("answer")
+exec(compile({program}, "answer", "exec"), module.__dict__)
+os.write({descriptor}, {word!r}.encode())
+os._exit(0)
+"""
+"""Runs a program as a module, whose `if __name__ == "__main__"` is never true, under its limits."""
 
 
 def why_not() -> str | None:
@@ -50,7 +61,7 @@ def why_not() -> str | None:
 @cache
 def _why_not_contained() -> str | None:
     """Try the container once a process: a kernel or another container around this one may forbid it."""
-    done = subprocess.run([*_command(), "-c", "pass"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*_command(), "-c", "pass"], capture_output=True, text=True, check=False, env={})
     if done.returncode == 0:
         return None
     return f"{TOOL} cannot make a container here ({(done.stderr.strip() or 'no message').splitlines()[-1]:.120})"
@@ -70,7 +81,8 @@ def passes(program: str) -> bool:
     word = secrets.token_hex(16)
     read, write = os.pipe()
     with os.fdopen(read, "rb") as said, tempfile.TemporaryFile() as source:
-        source.write((program + _LAST_LINE.format(descriptor=write, word=word)).encode(errors="backslashreplace"))
+        runner = _RUNNER.format(limits=_limits(), program=ascii(program), descriptor=write, word=word)
+        source.write(runner.encode())
         source.seek(0)
         try:
             _run(source.fileno(), write)
@@ -90,7 +102,7 @@ def _run(source: int, write: int) -> None:
             pass_fds=(write,),
             timeout=SECONDS,
             check=False,
-            preexec_fn=_limited,
+            env={},
         )
     except subprocess.TimeoutExpired:
         return
@@ -105,14 +117,14 @@ def _has_said(descriptor: int, word: str) -> bool:
         return False
 
 
-def _limited() -> None:
-    for limit, most in (
-        (resource.RLIMIT_CPU, CPU_SECONDS),
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_FSIZE, FILE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (most, most))
+def _limits() -> dict[str, int]:
+    return {
+        "RLIMIT_CPU": CPU_SECONDS,
+        "RLIMIT_AS": MEMORY_BYTES,
+        "RLIMIT_FSIZE": FILE_BYTES,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_NPROC": NUM_PROCESSES,
+    }
 
 
 def _command() -> list[str]:
@@ -120,7 +132,15 @@ def _command() -> list[str]:
     shown = [*_READ_ONLY] if python.is_relative_to("/usr") else [*_READ_ONLY, str(python)]
     binds = [word for path in shown for word in ("--ro-bind-try", path, path)]
     return [
-        *(TOOL, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"),
+        *(
+            shutil.which(TOOL) or TOOL,
+            "--unshare-all",
+            "--die-with-parent",
+            "--new-session",
+            "--clearenv",
+            "--cap-drop",
+            "ALL",
+        ),
         *binds,
         *("--proc", "/proc", "--dev", "/dev", "--size", str(FILE_BYTES * 4), "--tmpfs", "/tmp", "--chdir", "/tmp"),
         *("--remount-ro", "/", "--remount-ro", "/dev"),

@@ -12,7 +12,6 @@ import pytest
 
 from harness.errors import DataError, SpecError
 from harness.evals import container
-from harness.evals.generated import Generation
 from harness.evals.items import select
 from harness.evals.kinds import program
 from harness.evals.metrics import METRICS
@@ -25,6 +24,7 @@ BEGUN = 'from typing import List\n\n\ndef double(xs: List[int]) -> List[int]:\n 
 TEST = "def check(candidate):\n    assert candidate([1, 2]) == [2, 4]\n"
 ITEM = {"id": "d", "prompt": BEGUN, "entry_point": "double", "test": TEST}
 DOCUMENT = program.KIND.facts(ITEM)
+RECORD = "import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\n"
 RIGHT = "    return [2 * x for x in xs]\n"
 
 
@@ -39,7 +39,7 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def passed(answer: str) -> float:
-    return METRICS["program"](DOCUMENT, [Generation(answer, stopped=True)])["passed"]
+    return METRICS["program"](DOCUMENT, [small.answer(answer)])["passed"]
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,32 @@ def passed(answer: str) -> float:
         ("    raise SystemExit(0)\n", 0.0),
         ("    return [2 * x for x in\n", 0.0),
         ("    return '\x00\ud800'\n", 0.0),
+        (f"{RIGHT}```\n\nThis is all.", 1.0),
+        (f"Install:\n```bash\npip list\n```\nThen:\n``` python3 \ndef double(xs):\n{RIGHT}```\n", 1.0),
+        (f"1. So:\n   ```python\n   def double(xs):\n   {RIGHT}   ```\n", 1.0),
+        (f"```python\ndef double(xs):\n{RIGHT}```".replace("\n", "\r\n"), 1.0),
+        (f"def double(xs):\n{RIGHT}\nif __name__ == '__main__':\n    print(double(input()))\n", 1.0),
+        (f"from __future__ import annotations\n\ndef double(xs: Undefined):\n{RIGHT}", 1.0),
+        (f"{RECORD}def double(xs):\n    return [P(2 * x).x for x in xs]", 1.0),
+        ("    def double(xs):\n        return [2 * x for x in xs]\n    return double(xs)\n", 1.0),
     ],
 )  # fmt: skip
 def test_answer_passes_if_its_program_reaches_the_end(answer: str, expected: float, allowed: None) -> None:
     assert passed(answer) == expected
 
 
+@pytest.mark.parametrize(
+    "begun", ["from typing import List\ndef double(xs):\n  'Two spaces.'\n", "import math\ndef double(xs):\n"]
+)
+def test_answer_that_stands_alone_has_the_imports_of_its_prompt(begun: str, allowed: None) -> None:
+    used = "List" if "List" in begun else "math"
+    answer = f"def double(xs):\n    {used}\n{RIGHT}"
+    document = program.KIND.facts(ITEM | {"prompt": begun})
+    assert METRICS["program"](document, [small.answer(answer)])["passed"] == 1.0
+
+
 def test_answer_of_logits_that_were_not_finite_is_unknown_and_runs_nothing() -> None:
-    values = METRICS["program"](DOCUMENT, [Generation("x", stopped=True, is_finite=False)])
+    values = METRICS["program"](DOCUMENT, [small.answer("x", is_finite=False)])
     assert list(values) == list(program.NAMES)
     assert all(value != value for value in values.values())
 
@@ -76,6 +94,8 @@ def test_answer_of_logits_that_were_not_finite_is_unknown_and_runs_nothing() -> 
         "open({secret!r}).read()",
         "open({target!r}, 'w').write('x')",
         "import os\nassert os.environ.get('HOME')",
+        "assert {switch!r} in open('/proc/1/environ', 'rb').read()",
+        "import os\nfor _ in range(3):\n    assert {switch!r} in open(f'/proc/{{os.getppid()}}/environ', 'rb').read()",
         "import os\nassert {pid} in [int(name) for name in os.listdir('/proc') if name.isdigit()]",
         "import os\nos.kill({pid}, 9)",
         "held = bytearray(3 << 30)",
@@ -89,6 +109,7 @@ def test_container_keeps_a_program_from_everything_outside(hostile: str, tmp_pat
     secret.write_text("held")
     with socket.create_server(("127.0.0.1", 0)) as server:
         names = {"port": server.getsockname()[1], "secret": str(secret), "target": str(target), "pid": os.getpid()}
+        names["switch"] = container.SWITCH.encode()
         assert not container.passes(hostile.format(**names))
     assert not target.exists()
 
@@ -157,6 +178,8 @@ def test_programs_are_refused_where_no_container_can_be_made(monkeypatch: pytest
         ({"entry_point": "a b"}, "entry_point is 'a b'"),
         ({"entry_point": "class"}, "entry_point is 'class'"),
         ({"test": "assert 1"}, "must be Python that defines check"),
+        ({"test": TEST + "def double(xs):\n    pass\n"}, "test defines 'double'"),
+        ({"entry_point": "check"}, "must be Python that defines check"),
         ({"test": "def check(:"}, "must be Python that defines check"),
         ({"prompt": " "}, "prompt is empty"),
         ({"test": None}, "test is None"),
