@@ -144,8 +144,8 @@ check: $(VENV)/.ready-dev ## Format, lint, types, import directions
 test: $(VENV)/.ready-dev ## Run the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
 
-fetch: $(VENV)/.ready ## Fetch and pin the weights of BASE; the only target that uses the network after installation
-	@$(harness) fetch $${BASE:+--base "$$BASE"} $${OUT:+--out "$$OUT"}
+fetch: $(VENV)/.ready ## Fetch and pin the weights of BASE, or a dataset of items, EVALS=hub:owner/name; the only target that uses the network after installation
+	@$(harness) fetch $${BASE:+--base "$$BASE"} $${EVALS:+--evals "$$EVALS"} $${OUT:+--out "$$OUT"}
 
 plan: $(VENV)/.ready ## Print the trials of NAME, what is done and what the rest costs
 	$(need_name)

@@ -267,10 +267,10 @@ def claims_run(
 
 
 @app.command()
-def fetch(base: Base, out: Out = Path("out"), as_json: Json = False) -> None:
-    """Fetch and pin the weights of a base: the one command that uses the network."""
+def fetch(base: Base = "pocket", evals: Evals = None, out: Out = Path("out"), as_json: Json = False) -> None:
+    """Fetch and pin the weights of a base, or a hub dataset of items: the one command that uses the network."""
     with _reported(out):
-        _print(commands.fetch(base, out), as_json=as_json)
+        _print(commands.fetch(base, out, evals), as_json=as_json)
 
 
 @app.command()

@@ -16,7 +16,10 @@ Base = Annotated[str, typer.Option(help="An experiment, a path to a model folder
 Data = Annotated[
     str | None, typer.Option(help="A JSON-lines or Parquet file of conversations, in place of the base's.")
 ]
-Evals = Annotated[str | None, typer.Option(help="A folder of evaluation items, in place of the base's.")]
+Evals = Annotated[
+    str | None,
+    typer.Option(help="A folder of evaluation items, or hub:owner/name of a fetched dataset, in place of the base's."),
+]
 Suites = Annotated[
     str | None,
     typer.Option(help="Suites with commas between, e.g. general,safety; their files lie in --evals."),

@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.engine import catalog
 from harness.errors import DataError, SpecError, unknown_name
 from harness.evals import suites as catalogue
 from harness.evals.folder import describe_folder
 from harness.evals.suites import TWIN
+from harness.models.locate import hub_key
 from harness.pocket.world import SLICES
-from harness.spec import EvalTask, Experiment, FileItems, Study, Sweep, TrialSpec
+from harness.records.store import Store
+from harness.spec import EvalTask, Experiment, FileItems, HubItem, Study, Sweep, TrialSpec, read_lock
 from harness.spec.claim import metric_keys
 from harness.spec.metrics import metrics_of
 
@@ -26,20 +29,31 @@ logger = logging.getLogger(__name__)
 ITEMS = "evals.num_items"
 """In SET: the most items that each task asks; null is all."""
 VAL_SHARE = "evals.val_share"
+HUB = "hub:"
+"""Begins EVALS where its files are a dataset of the hub: `hub:owner/name`."""
 NUM_ITEMS = 100
 """Items asked of each file of an evaluation folder, where SET evals.num_items says nothing else."""
 
 
-def with_evals(experiment: Experiment, evals: str | None, suites: str | None, changes: Mapping[str, Any]) -> Experiment:
+def with_evals(
+    experiment: Experiment, evals: str | None, suites: str | None, changes: Mapping[str, Any], store: Store
+) -> Experiment:
     """Return an experiment that asks the files of a folder, or suites out of it, in place of its own slices.
 
+    Args:
+        experiment: whose slices are replaced.
+        evals: a folder, or `hub:owner/name`, a dataset that `make fetch` has pinned and fetched.
+        suites: names of the catalogue with commas between.
+        changes: SET.
+        store: where fetched datasets lie.
+
     Raises:
-        SpecError: an unknown suite.
-        DataError: the folder or its files are not usable, or hold nothing that is asked for.
+        SpecError: an unknown suite, or no name of a dataset after `hub:`.
+        DataError: the folder or its files are not usable, not fetched, or hold nothing that is asked for.
     """
     spec = experiment.spec
     tasks = spec.evals.tasks
-    folder = None if evals is None else Path(evals).expanduser()
+    folder = None if evals is None else _folder(evals, store)
     num_items = changes.get(ITEMS, NUM_ITEMS)
     if suites is not None:
         tasks = _suite_tasks(suites, folder, num_items)
@@ -49,6 +63,32 @@ def with_evals(experiment: Experiment, evals: str | None, suites: str | None, ch
     elif ITEMS in changes:
         tasks = tuple(task.replace({"num_items": changes[ITEMS]}) for task in tasks)
     return experiment.model_copy(update={"spec": _with_tasks(spec, tasks)})
+
+
+def hub_item(evals: str) -> HubItem:
+    """Return the dataset that `hub:owner/name` names.
+
+    Raises:
+        SpecError: that is no name of a dataset.
+    """
+    try:
+        return HubItem(repo_id=evals.removeprefix(HUB), repo_type="dataset")
+    except ValueError as error:
+        raise SpecError(f"EVALS is {evals!r}, but must be {HUB}owner/name of a dataset, or a folder") from error
+
+
+def _folder(evals: str, store: Store) -> Path:
+    if not evals.startswith(HUB):
+        return Path(evals).expanduser()
+    item = hub_item(evals)
+    pin = read_lock(catalog.HUB_LOCK).get(item.lock_key)
+    key = hub_key(item.repo_type, item.repo_id, pin["revision"]) if pin else ""
+    if pin is None or not store.has_artefact("fetched", key):
+        raise DataError(
+            f"EVALS is {evals!r}, but must be pinned and fetched first; run make fetch EVALS={evals} where there is a "
+            "network"
+        )
+    return store.artefact("fetched", key)
 
 
 def _suite_tasks(suites: str, folder: Path | None, num_items: int | None) -> tuple[EvalTask, ...]:

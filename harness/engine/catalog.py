@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 import experiments
 import sweeps
 from harness.errors import SpecError, unknown_name
 from harness.spec import Experiment, Study, Sweep
+
+HUB_LOCK = Path(experiments.__file__).with_name("hub.lock.json")
+"""The pins of everything that comes from the hub."""
 
 
 def sweep_names() -> list[str]:

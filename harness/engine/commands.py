@@ -344,12 +344,13 @@ def run_claims(out: Path, *, fast: bool, workers: int | None, base: str = claims
                 return
 
 
-def fetch(base: str, out: Path) -> list[str]:
-    """Fetch and pin what a base needs."""
+def fetch(base: str, out: Path, evals: str | None = None) -> list[str]:
+    """Fetch and pin what a base needs, or the dataset of items that `evals` names."""
+    from harness.engine import asked
     from harness.engine import fetch as fetching
 
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731 - one line, one use
-    items = fetching.items_of(base)
+    items = fetching.items_of(base) if evals is None else (asked.hub_item(evals),)
     folders = fetching.fetch(items, Store(out), say)
     return [str(folder) for folder in folders] or [f"base {base!r} needs nothing fetched"]
 

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import experiments
 from harness import models
 from harness.engine import catalog
 from harness.errors import ModelError, SpecError, unknown_name
@@ -31,7 +30,7 @@ from harness.models.locate import ORIGIN, hub_key
 from harness.records.store import Store, file_sha256, read_manifest, write_atomic
 from harness.spec import FetchItem, HubItem, Package, PackageArtefact, read_lock
 
-LOCK = Path(experiments.__file__).with_name("hub.lock.json")
+LOCK = catalog.HUB_LOCK
 SAFE_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.jsonl", "*.parquet", "LICENSE*", "NOTICE*")
 """Of a hub item; pickled weights and code stay behind."""
 DATASET_FILES = (*SAFE_FILES, "README.md")

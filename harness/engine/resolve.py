@@ -84,7 +84,7 @@ def resolve(request: Request) -> Setting:
     conflicts.check(sweep, changes, _given(request, changes))
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
-    experiment = asked.with_evals(experiment, request.evals, request.suites, changes)
+    experiment = asked.with_evals(experiment, request.evals, request.suites, changes, Store(request.out))
     if (own := asked.own_field(changes)) is not None:
         if (tasks := asked.own_tasks(own, changes)) is not None:
             experiment = _replaced(experiment, spec=experiment.spec.replace({"evals.tasks": tasks}))
@@ -120,7 +120,8 @@ def resolve_spec(request: Request) -> tuple[str, TrialSpec]:
     changes = parse_set(request.set)
     asked.check_num_items(changes)
     experiment = load_base(request.base, Store(request.out))
-    experiment = asked.with_evals(_with_data(experiment, request.data), request.evals, request.suites, changes)
+    experiment = _with_data(experiment, request.data)
+    experiment = asked.with_evals(experiment, request.evals, request.suites, changes, Store(request.out))
     fields = {name: value for name, value in changes.items() if not name.startswith("runtime.") and name != asked.ITEMS}
     of_world = {name: value for name, value in fields.items() if name.startswith(worlds.PREFIX)}
     others = {name: value for name, value in fields.items() if name not in of_world}

@@ -12,11 +12,22 @@ from pathlib import Path
 import pytest
 
 from harness.data import read_rows
+from harness.engine import asked, catalog
 from harness.engine.fetch import fetch, items_of
-from harness.errors import ModelError, SpecError
+from harness.errors import DataError, ModelError, SpecError
 from harness.models import load_model, load_tokenizer, locate
 from harness.records.store import Store, file_sha256
-from harness.spec import ArtefactBase, HubBase, HubData, HubItem, Package, PackageArtefact, pinned_revision, read_lock
+from harness.spec import (
+    ArtefactBase,
+    FileItems,
+    HubBase,
+    HubData,
+    HubItem,
+    Package,
+    PackageArtefact,
+    pinned_revision,
+    read_lock,
+)
 from tests.engine.hub_server import REPO_ID, serve
 from tests.models.tiny import IDS, llama, tokenizer, write_folder
 from tests.models.tiny_gguf import write_gguf
@@ -200,6 +211,35 @@ def test_hub_dataset_keeps_the_configurations_that_its_readme_declares(tmp_path:
     source = HubData(repo_id=REPO_ID, revision=REVISION, split="train", config="two", format="messages")
     (row,) = read_rows(source, Store(tmp_path / "out")).conversations
     assert row.messages[-1]["content"] == "two"
+
+
+def test_items_of_the_hub_are_asked_at_their_pinned_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, lock, out = tmp_path / "served", tmp_path / "hub.lock.json", Store(tmp_path / "out")
+    served.mkdir()
+    rows = [{"query": f"q{n}", "choices": ["a", "b"], "gold": 0} for n in range(4)]
+    (served / "piqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(catalog, "HUB_LOCK", lock)
+    experiment = catalog.load_experiment("pocket")
+    name = f"hub:{REPO_ID}"
+    with pytest.raises(DataError, match=f"run make fetch EVALS={name}"):
+        asked.with_evals(experiment, name, "general", {}, out)
+    with serve(served, REVISION) as endpoint:
+        fetch_from(endpoint, out.root, lock, "dataset")
+    tasks = asked.with_evals(experiment, name, "general", {}, out).spec.evals.tasks
+    assert [task.key for task in tasks] == ["general/piqa", "general/piqa_chat"]
+    source = tasks[0].source
+    assert isinstance(source, FileItems)
+    assert source.sha256 == file_sha256(served / "piqa.jsonl")
+    assert REVISION in source.path
+    lock.unlink()  # fetched, but no longer pinned: which revision is meant cannot be told
+    with pytest.raises(DataError, match="must be pinned and fetched"):
+        asked.with_evals(experiment, name, "general", {}, out)
+
+
+@pytest.mark.parametrize("name", ["hub:", "hub:one", "hub:a/b/c", "hub:../x"])
+def test_items_of_no_hub_dataset_are_refused(name: str) -> None:
+    with pytest.raises(SpecError, match="must be hub:owner/name of a dataset"):
+        asked.hub_item(name)
 
 
 def test_hub_offline_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
     {"prompt": text, "entry_point": text, "test": text}
 
-`prompt` is Python up to where the answer begins, `test` defines `check(candidate)`. Of an answer with fences of code the
-first block counts that defines the entry point, else - unless the answer begins indented, as what goes on from the
+`prompt` is Python up to where the answer begins, `test` defines `check(candidate)`. Of an answer with fences of code
+the first block counts that defines the entry point, else - unless the answer begins indented, as what goes on from the
 prompt does - the first. What defines the entry point stands below the prompt, whose imports it may need; anything else
 goes on from the prompt and ends before the first line that begins something new.
 
