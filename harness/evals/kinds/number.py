@@ -43,15 +43,16 @@ def metrics(document: Document, results: Results) -> dict[str, float]:
     (answer,) = results
     if not answer.is_finite:
         return unknown(NAMES)
-    keep_case = document.get("keep_case", False)
-    said = normalise(answer, keep_case=keep_case)
-    references = document["references"]
-    strict = bool(said) and said in {normalise(reference, keep_case=keep_case) for reference in references}
-    lenient = strict or any(
-        _is_read_out(str(answer), reference, document["options"], keep_case=keep_case) for reference in references
+    whole = generate.metrics(document, results)
+    strict, keep_case = whole["exact_match"], document.get("keep_case", False)
+    lenient = float(
+        bool(strict)
+        or any(
+            _is_read_out(str(answer), reference, document["options"], keep_case=keep_case)
+            for reference in document["references"]
+        )
     )
-    matches = {"lenient_match": float(lenient), "exact_match": float(strict)}
-    return matches | {"format_failure": float(lenient) - float(strict)} | ending(answer)
+    return {"lenient_match": lenient, "exact_match": strict, "format_failure": lenient - strict} | ending(answer)
 
 
 def _is_read_out(answer: str, reference: str, options: list[str], *, keep_case: bool) -> bool:
