@@ -72,7 +72,8 @@ def hub_item(evals: str) -> HubItem:
         SpecError: that is no name of a dataset.
     """
     try:
-        return HubItem(repo_id=evals.removeprefix(HUB), repo_type="dataset")
+        # A path, which no `hub:` begins, is no name either: it has nothing to fetch.
+        return HubItem(repo_id=evals.removeprefix(HUB) if evals.startswith(HUB) else "", repo_type="dataset")
     except ValueError as error:
         raise SpecError(f"EVALS is {evals!r}, but must be {HUB}owner/name of a dataset, or a folder") from error
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from analysis.opened import open_sweep
 from analysis.report import Report
 from harness.engine import (
+    asked,
     claims_run,
     claims_view,
     executor,
@@ -346,7 +347,6 @@ def run_claims(out: Path, *, fast: bool, workers: int | None, base: str = claims
 
 def fetch(base: str, out: Path, evals: str | None = None) -> list[str]:
     """Fetch and pin what a base needs, or the dataset of items that `evals` names."""
-    from harness.engine import asked
     from harness.engine import fetch as fetching
 
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731 - one line, one use

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.data import read_rows
-from harness.engine import asked, catalog
+from harness.engine import asked, catalog, commands
 from harness.engine.fetch import fetch, items_of
 from harness.errors import DataError, ModelError, SpecError
 from harness.models import load_model, load_tokenizer, locate
@@ -236,10 +236,10 @@ def test_items_of_the_hub_are_asked_at_their_pinned_revision(tmp_path: Path, mon
         asked.with_evals(experiment, name, "general", {}, out)
 
 
-@pytest.mark.parametrize("name", ["hub:", "hub:one", "hub:a/b/c", "hub:../x"])
-def test_items_of_no_hub_dataset_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["hub:", "hub:one", "hub:a/b/c", "hub:../x", "some/folder"])
+def test_items_of_no_hub_dataset_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="must be hub:owner/name of a dataset"):
-        asked.hub_item(name)
+        commands.fetch("pocket", tmp_path, name)
 
 
 def test_hub_offline_is_refused_in_one_sentence(tmp_path: Path) -> None:
