@@ -244,6 +244,15 @@ def test_a_store_without_the_file_says_so_and_keeps_its_report(tmp_path: Path) -
     assert (table["num_items"] == 0).all()
     assert load_choices("lima_size", out=store.root).empty
     assert knowledge.compute(context) == "the records do not say how many values a fact can have"
+    for path in store.root.rglob("items.parquet"):
+        items = pd.read_parquet(path)
+        items.assign(chance=[1 / 4 if metric == "acc" else math.nan for metric in items["metric"]]).to_parquet(path)
+    section = knowledge.compute(Context(open_sweep(store, folder)))
+    assert not isinstance(section, str)
+    assert [text for _, text in section.content["bits"]] == ["of all texts"]
+    assert (section.content["closed"], section.content["why_no_closed"]) == ([], NOT_KEPT)
+    assert {row["closed_note"] for row in section.content["rows"]} == {NOT_KEPT}
+    assert set(knowledge.files(section)) == {"knowledge_bits.csv"}
     add_choices(store)
     for path in store.root.glob("artefacts/before/*/choices.parquet"):
         path.unlink()

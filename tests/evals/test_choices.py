@@ -11,6 +11,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from analysis.choices import choices_beside
+from analysis.closed_set import measures_of
 from harness import models
 from harness.evals import score_after, score_before
 from harness.evals.choices import CHOICES_FILE, SCHEMA, write_choices
@@ -84,6 +86,18 @@ def test_choices_reproduce_every_metric_of_every_item_exactly(spec: EvalSpec, co
     broken = pd.read_parquet(folder / CHOICES_FILE)
     broken.assign(is_gold=broken["choice"] == 0).to_parquet(folder / CHOICES_FILE)
     assert not again(folder).equals(recorded(folder))
+
+
+def test_rank_one_of_a_real_model_is_acc_and_its_share_of_the_set_is_above_its_probability(
+    spec: EvalSpec, context: small.Context
+) -> None:
+    folder, _ = _scored(small.llama(), spec, context)
+    choices = choices_beside(folder / "items.parquet")
+    assert isinstance(choices, pd.DataFrame)
+    found, items = measures_of(choices).set_index(ITEM), recorded(folder).unstack()
+    assert (found["gold_rank"] == 1).astype(float).tolist() == items.loc[found.index]["acc"].tolist()
+    assert set(found["gold_rank"]) >= {1.0, 2.0, 3.0}
+    assert (found["gold_log_share"] > items.loc[found.index]["gold_logprob"]).all()
 
 
 def test_choices_hold_only_multiple_choice_items_in_order(spec: EvalSpec, context: small.Context) -> None:
