@@ -230,11 +230,9 @@ def _score_into(
     context: Context,
     targets: Targets | None = None,
 ) -> EvalScores:
-    scorer, slices = scorer_of(model, chat, spec, context.runtime.eval_batch_size), _slices(spec)
-    asked = samples(scorer, spec, slices, targets)
-    rows = _rows(scorer, spec, slices, asked)
+    scorer = scorer_of(model, chat, spec, context.runtime.eval_batch_size)
+    rows = _ask_and_write_choices(folder, scorer, spec, targets)
     write_rows(folder / ITEMS_FILE, rows)
-    write_choices(folder / CHOICES_FILE, spec.tasks, asked)
     return EvalScores(
         key=key,
         test=_remarked(aggregate(rows, "test"), spec),
@@ -242,6 +240,14 @@ def _score_into(
         items_file=str((final / ITEMS_FILE).relative_to(context.store.root)),
         asked_with_sha256=None if (asked := chat.asking(spec)) is chat else asked.sha256,
     )
+
+
+def _ask_and_write_choices(folder: Path, scorer: Scorer, spec: EvalSpec, targets: Targets | None) -> list[ItemRow]:
+    # Apart, so that what was asked, prompts and all, is gone when the items are written.
+    slices = _slices(spec)
+    asked = samples(scorer, spec, slices, targets)
+    write_choices(folder / CHOICES_FILE, spec.tasks, asked)
+    return _rows(scorer, spec, slices, asked)
 
 
 def _remarked(scores: Scores, spec: EvalSpec) -> Scores:

@@ -370,7 +370,7 @@ def test_damaged_tables_of_choices_are_named_and_read_as_none(tmp_path: Path) ->
 
 
 def test_report_shows_and_writes_the_closed_set_and_both_kinds_of_bits(tmp_path: Path) -> None:
-    context = opened(tmp_path)
+    context = opened(tmp_path, seeds=(0,), scale=0.1)
     folder = write_undrawn(tmp_path, context.sweep.folder).folder
     page, text = ((folder / f"report.{kind}").read_text() for kind in ("html", "md"))
     page, text = page.split('<section id="knowledge">')[1].split("</section>")[0], text.split("## Knowledge")[1]
