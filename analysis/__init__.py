@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.choices import load_choices
     from analysis.drift import load_drift
     from analysis.frames import (
         load_items,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from analysis.report import last_report, write_figures, write_report
 
 _HOMES = {
+    "load_choices": "analysis.choices",
     "load_drift": "analysis.drift",
     "load_during": "analysis.probed",
     "load_interpolation": "analysis.probed",
@@ -40,6 +42,7 @@ _HOMES = {
 }
 __all__ = [
     "last_report",
+    "load_choices",
     "load_drift",
     "load_during",
     "load_interpolation",

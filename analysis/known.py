@@ -1,8 +1,9 @@
 """Facts that a base knows: right under at least two phrasings; and what training leaves of them.
 
 Invariant: a fact is a person and the right value, a phrasing that several slices ask counts once, and where the records
-do not say which fact an item asks nothing is known of it. Greedy answers alone are here, no samples. What does not live
-here: knowledge in bits (knowledge.py), retention of single items (forgetting.py).
+do not say which fact an item asks nothing is known of it. No answer is sampled: what samples would give follows from
+the right value's probability. What does not live here: knowledge in bits (knowledge.py), retention of single items
+(forgetting.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from statistics import fmean
 from typing import Any
@@ -29,16 +30,19 @@ from harness.spec import EvalTask, PocketItems
 
 NAN = math.nan
 METRIC = "acc"
+LOGPROB = "gold_logprob"
 MIN_KNOWN = 2
 """Phrasings under which a base must be right to know a fact; with fewer asked it cannot be told."""
 MIN_GRADED = 3
 """Phrasings from which a fact is graded: with two, Highly known and known are the same."""
+NUM_SAMPLES = 16
+"""Samples of which one at least has to be right, on average, for a fact to be weakly known."""
 FACT_SLICES = (
     "cloze_unasked", "cloze_known", "cloze_high", "cloze_mid", "cloze_low", "cloze_unknown", "cloze_paraphrase",
     "plain_asked", "plain_unasked", "few_shot",
 )  # fmt: skip
 """Slices of a pocket world that ask for a person's value as raw text; no two attributes have a value in common."""
-GRADES = ("highly", "maybe", "unknown")
+GRADES = ("highly", "maybe", "weakly", "unknown")
 COLUMNS = [
     "condition", "arm", "slice", "num_seeds", "num_asked", "num_facts", "num_people", "phrasings", "before_known",
     "before_low", "before_high", "after_known", "num_known", "retained", "retained_low", "retained_high", "acquired",
@@ -70,7 +74,8 @@ def facts_frame(sweep: OpenedSweep, items: pd.DataFrame) -> pd.DataFrame | str:
     if not slices:
         return "unknown: no raw slice says which fact an item asks, as those of a pocket world do"
     names = items["suite"].astype(str) + "/" + items["task"].astype(str)
-    own = items.assign(slice=names)[names.isin(slices) & (items["metric"] == METRIC) & (items["split"] == "test")]
+    asked = items.assign(slice=names)[names.isin(slices) & (items["split"] == "test")]
+    own = with_logprobs(asked[asked["metric"] == METRIC], asked[asked["metric"] == LOGPROB])
     read = cache(questions_beside)
     questions = {
         trial.planned.trial_id: read(sweep.store.root / result.before.items_file) for trial, result in sweep.finished
@@ -81,6 +86,13 @@ def facts_frame(sweep: OpenedSweep, items: pd.DataFrame) -> pd.DataFrame | str:
         if (asked := questions.get(str(trial_id))) is not None
     ]
     return with_facts(pd.concat(parts, ignore_index=True)) if parts else "unknown: the base's questions were not kept"
+
+
+def with_logprobs(items: pd.DataFrame, logprobs: pd.DataFrame) -> pd.DataFrame:
+    """Return items with `logprob_before` and `logprob_after` of the right value; nan where that is not recorded."""
+    keys = ["trial_id", "condition", "arm", "suite", "task", "item_id"]
+    sides = logprobs.drop_duplicates(keys).rename(columns={"before": "logprob_before", "after": "logprob_after"})
+    return items.merge(sides[[*keys, "logprob_before", "logprob_after"]], on=keys, how="left")
 
 
 def with_facts(items: pd.DataFrame) -> pd.DataFrame:
@@ -107,10 +119,14 @@ class Facts:
     """(n, k) of them right."""
     after: Floats
     """(n, k)"""
+    drawn_before: Floats
+    """(n, k) means over phrasings of the probability that a sample at temperature 1 is the right value."""
+    drawn_after: Floats
+    """(n, k)"""
 
     def cut(self, rows: NDArray[Any]) -> Facts:
         """Return the facts of these rows."""
-        return Facts(self.names[rows], self.people[rows], self.phrasings[rows], self.before[rows], self.after[rows])
+        return Facts(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def counted(items: pd.DataFrame) -> Facts:
@@ -127,34 +143,46 @@ def counted(items: pd.DataFrame) -> Facts:
     whole = both[both.groupby(["fact", "phrasing"])["seed"].transform("size") == num_seeds]
     if whole.empty:
         nobody, none = np.array([], dtype=object), np.zeros((0, num_seeds))
-        return Facts(nobody, nobody, np.zeros(0), none, none)
+        return Facts(nobody, nobody, np.zeros(0), none, none, none, none)
     of_fact = whole.groupby("fact")
     right = whole.groupby(["fact", "seed"])[["before", "after"]].sum().unstack("seed")
+    drawn = {side: np.exp(whole[f"logprob_{side}"].astype(float)) for side in ("before", "after")}
+    drawn = whole.assign(**drawn).groupby(["fact", "seed"])[list(drawn)].mean(skipna=False).unstack("seed")
     return Facts(
         names=of_fact["cluster"].first().index.to_numpy(),
         people=of_fact["cluster"].first().to_numpy(),
         phrasings=of_fact["phrasing"].nunique().to_numpy(dtype=float),
         before=right["before"].to_numpy(dtype=float),
         after=right["after"].to_numpy(dtype=float),
+        drawn_before=drawn["before"].to_numpy(dtype=float),
+        drawn_after=drawn["after"].to_numpy(dtype=float),
     )
 
 
-def grades(right: Floats, phrasings: Floats) -> dict[str, float]:
-    """Return the shares of facts that are right under all phrasings, under some and under none; nan without facts.
+def grades(right: Floats, phrasings: Floats, drawn: Floats) -> dict[str, float]:
+    """Return the shares of facts of each of SliCK's grades, which add up to 1; nan without facts.
 
-    `highly`, `maybe`, `unknown` in SliCK's words. Greedy answers alone: what only samples get right (Weakly known
-    there) cannot be told from Unknown and is in it.
+    `highly`: right under all phrasings; `maybe`: under some; `weakly`: under none, but 16 samples at temperature 1,
+    spread evenly over the phrasings, would give the right value at least once on average: drawn >= 1/16; `unknown`: the
+    rest. weakly and unknown are nan where a fact that is right under none has an unknown `drawn`.
 
     Args:
-        right: (n, k) phrasings answered right.
+        right: (n, k) phrasings answered right: the right value is the likeliest of its set.
         phrasings: (n,) phrasings asked.
+        drawn: (n, k) mean over phrasings of the right value's probability.
 
-    Source: Gekhman et al., arXiv:2405.05904, section 3, without samples.
+    Source: Gekhman et al., arXiv:2405.05904, section 3. There 10 prompts each give a greedy answer and 16 samples at
+    temperature 0.5, and one right sample makes a fact weakly known; here the expectation is exact, so that a fact does
+    not change its grade by the luck of a draw, the temperature is 1, and no text but the values of the set can be the
+    greedy answer.
     """
     if not len(right):
         return dict.fromkeys(GRADES, NAN)
     every, none = right == phrasings[:, None], right == 0
-    return {"highly": float(every.mean()), "maybe": float((~every & ~none).mean()), "unknown": float(none.mean())}
+    weakly = none & (drawn >= 1 / NUM_SAMPLES)
+    shares = {"highly": every, "maybe": ~every & ~none, "weakly": weakly, "unknown": none & ~weakly}
+    told = {grade: float(is_of.mean()) for grade, is_of in shares.items()}
+    return told | (dict.fromkeys(("weakly", "unknown"), NAN) if np.isnan(drawn[none]).any() else {})
 
 
 # -- table ------------------------------------------------------------------------------------------------------------
@@ -166,8 +194,8 @@ def known_table(facts: pd.DataFrame) -> pd.DataFrame:
     A fact is known where at least 2 of its phrasings, in whatever slices, are answered right; of facts with at least 2.
     `before_known`, `after_known`: share of facts; `retained`: of those that the base knows under every seed
     (`num_known`), the share still known, paired, clusters are people; `acquired`: of those that it knows under none,
-    the share known after. Grades: of facts with at least 3 phrasings (`num_graded`). Means over worlds, counts add up.
-    More is better; nan without such facts.
+    the share known after. Grades (`grades`): of facts with at least 3 phrasings (`num_graded`). Means over worlds,
+    counts add up. More is better; nan without such facts.
 
     Args:
         facts: rows of `facts_frame`.
@@ -239,12 +267,18 @@ def _ends(name: str, effect: Effect, shift: float) -> dict[str, float]:
 
 
 def _graded(worlds: Mapping[World, Facts]) -> dict[str, object]:
-    graded = [own.cut(np.flatnonzero(own.phrasings >= MIN_GRADED)) for own in worlds.values()]
+    every = [own.cut(np.flatnonzero(own.phrasings >= MIN_GRADED)) for own in worlds.values()]
+    graded = [own for own in every if len(own.names)]
     sides = {
-        "before": [grades(own.before, own.phrasings) for own in graded],
-        "after": [grades(own.after, own.phrasings) for own in graded],
+        "before": [grades(own.before, own.phrasings, own.drawn_before) for own in graded],
+        "after": [grades(own.after, own.phrasings, own.drawn_after) for own in graded],
     }
-    shares = {f"{side}_{g}": _mean(one[g] for one in found) for side, found in sides.items() for g in GRADES}
+    # Not the mean of what is known: a grade that one world cannot tell leaves shares that do not add up.
+    shares = {
+        f"{side}_{grade}": fmean(one[grade] for one in found) if found else NAN
+        for side, found in sides.items()
+        for grade in GRADES
+    }
     return {"num_graded": sum(len(own.names) for own in graded)} | shares
 
 

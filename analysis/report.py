@@ -20,6 +20,7 @@ from analysis import verdicts
 from analysis.opened import OpenedSweep, open_sweep
 from analysis.verdicts import Verdict
 from harness.errors import BadInputError, unknown_name
+from harness.records.schema import SCORE_FILES
 from harness.records.store import Store, disk_errors, write_atomic
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ def _sources(package: Path) -> list[Path]:
 
 
 def _item_files(sweep: OpenedSweep, result: Any) -> list[Path]:
-    return [sweep.store.root / scores.items_file for scores in (result.before, result.after) if scores is not None]
+    """Return the items of a trial and of its base, and the choices beside them: both may go without the result."""
+    found = [sweep.store.root / scores.items_file for scores in (result.before, result.after) if scores is not None]
+    return [path.with_name(name) for path in found for name in SCORE_FILES]
 
 
 def _stat(path: Path) -> tuple[int, int] | None:

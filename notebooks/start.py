@@ -141,6 +141,7 @@ def _(analysis, mo, sweep):
         "metrics": analysis.load_metrics(**sweep),
         "questions": analysis.load_questions(**sweep),
         "rows": analysis.load_rows(**sweep),
+        "choices": analysis.load_choices(**sweep),
         "during": analysis.load_during(**sweep),
         "interpolation": analysis.load_interpolation(**sweep),
         "drift": analysis.load_drift(**sweep),

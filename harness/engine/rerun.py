@@ -16,11 +16,13 @@ from harness.engine.launch import Options
 from harness.errors import SpecError
 from harness.identity import condition_id
 from harness.records import result
-from harness.records.schema import EvalScores, PlannedTrial, Scores, TrialResult
+from harness.records.schema import CHOICES_FILE, EvalScores, PlannedTrial, Scores, TrialResult
 from harness.records.store import MANIFEST, Store
 from harness.spec import Runtime, TrialSpec
 
 SIDES = ("before", "before_full_precision", "after")
+Rows = dict[tuple[str, str], tuple[Any, ...]]
+"""(Slice or metric key, item) -> what was recorded of it."""
 
 
 @dataclass(frozen=True)
@@ -134,28 +136,62 @@ def _item_differences(
             states = ("missing" if old is None else "there", "missing" if new is None else "there")
             found |= {f"{side} items": states} if states[0] != states[1] else {}
             continue
-        for key in (key for key in old | new if old.get(key) != new.get(key)):
-            found.setdefault(f"{side}/{key[0]} by item", (f"{key[1]}: {old.get(key)}", f"{key[1]}: {new.get(key)}"))
+        found |= _first_differences(side, "by item", old, new)
+        old, new = _choices(getattr(recorded, side), store), _choices(getattr(again, side), target)
+        if old is not None and new is not None:  # a record from before choices were kept has none to compare
+            found |= _first_differences(side, "by choice", old, new)
     return found
 
 
-def _items(scores: EvalScores | None, store: Store) -> dict[tuple[str, str], tuple[Any, ...]] | None:
+def _first_differences(side: str, unit: str, old: Rows, new: Rows) -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in (key for key in old | new if old.get(key) != new.get(key)):
+        found.setdefault(f"{side}/{key[0]} {unit}", (f"{key[1]}: {old.get(key)}", f"{key[1]}: {new.get(key)}"))
+    return found
+
+
+def _items(scores: EvalScores | None, store: Store) -> Rows | None:
     """Return (metric key, item id) -> value, output and reason, or None where the rows are missing or damaged."""
+    rows = _read_rows(None if scores is None else store.root / scores.items_file)
+    try:
+        return (
+            None
+            if rows is None
+            else {
+                (f"{row['suite']}/{row['task']}/{row['metric']}", row["item_id"]): (
+                    row["value"],
+                    row["output"],
+                    row["reason"],
+                )
+                for row in rows
+            }
+        )
+    except KeyError:
+        return None
+
+
+def _choices(scores: EvalScores | None, store: Store) -> Rows | None:
+    """Return (slice, item id and choice) -> log-probability, or None where the choices are missing or damaged."""
+    rows = _read_rows(None if scores is None else (store.root / scores.items_file).with_name(CHOICES_FILE))
+    try:
+        return (
+            None
+            if rows is None
+            else {
+                (f"{row['suite']}/{row['task']}", f"{row['item_id']} choice {row['choice']}"): (row["logprob"],)
+                for row in rows
+            }
+        )
+    except KeyError:
+        return None
+
+
+def _read_rows(path: Path | None) -> list[dict[str, Any]] | None:
     from pyarrow import ArrowException, parquet
 
-    if scores is None:
-        return None
     try:
-        rows = parquet.read_table(store.root / scores.items_file).to_pylist()
-        return {
-            (f"{row['suite']}/{row['task']}/{row['metric']}", row["item_id"]): (
-                row["value"],
-                row["output"],
-                row["reason"],
-            )
-            for row in rows
-        }
-    except (OSError, ArrowException, KeyError):
+        return None if path is None else parquet.read_table(path).to_pylist()
+    except (OSError, ArrowException):
         return None
 
 

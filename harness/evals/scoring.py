@@ -7,30 +7,27 @@ passes, metrics.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
-import io
 import json
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from lm_eval.evaluator import evaluate
 from torch import nn
 
 from harness import models, versions
 from harness.data import bounds
 from harness.errors import StoreError
+from harness.evals.asking import Sample, samples
+from harness.evals.choices import CHOICES_FILE, write_choices
 from harness.evals.documents import documents
 from harness.evals.forward import evaluating
 from harness.evals.items import Slice, items_sha256, reference_of, select
-from harness.evals.lm_tasks import build_task
 from harness.evals.metrics import output
-from harness.evals.panel import panel, why_unknown
+from harness.evals.panel import why_unknown
 from harness.evals.scorer import Scorer
 from harness.evals.table import (
     CUT,
@@ -82,7 +79,7 @@ def score_after(
     summary: TrainSummary,
     targets: Targets | None = None,
 ) -> EvalScores | None:
-    """Score a trained model and write its `items.parquet`; None where training diverged.
+    """Score a trained model and write its `items.parquet` and `choices.parquet`; None where training diverged.
 
     Args:
         model: as training left it; it is not changed.
@@ -177,25 +174,8 @@ def ask(
     Raises:
         DataError: items that are missing or cannot be asked.
     """
-    slices = {task.key: select(task, spec) for task in spec.tasks} if slices is None else slices
-    if not slices:
-        return []
-    with evaluating(scorer.model, spec.dtype), _quiet_lm_eval():
-        tasks: Any = {
-            task.key: build_task(
-                task,
-                documents(slices[task.key].items, task, scorer.chat, spec.items_seed),
-                panel(task, slices[task.key].items, scorer.chat, spec.items_seed, targets),
-            )
-            for task in spec.tasks
-        }
-        results: Any = evaluate(scorer, {"tasks": tasks}, bootstrap_iters=0, log_samples=True)
-    return [
-        row
-        for task in spec.tasks
-        for sample in sorted(results["samples"][task.key], key=lambda sample: sample["doc_id"])
-        for row in _rows_of(task, slices[task.key], sample, scorer)
-    ]
+    slices = _slices(spec) if slices is None else slices
+    return _rows(scorer, spec, slices, samples(scorer, spec, slices, targets))
 
 
 @bounds.watching()
@@ -250,7 +230,8 @@ def _score_into(
     context: Context,
     targets: Targets | None = None,
 ) -> EvalScores:
-    rows = item_rows(model, chat, spec, batch_size=context.runtime.eval_batch_size, targets=targets)
+    scorer = scorer_of(model, chat, spec, context.runtime.eval_batch_size)
+    rows = _ask_and_write_choices(folder, scorer, spec, targets)
     write_rows(folder / ITEMS_FILE, rows)
     return EvalScores(
         key=key,
@@ -259,6 +240,14 @@ def _score_into(
         items_file=str((final / ITEMS_FILE).relative_to(context.store.root)),
         asked_with_sha256=None if (asked := chat.asking(spec)) is chat else asked.sha256,
     )
+
+
+def _ask_and_write_choices(folder: Path, scorer: Scorer, spec: EvalSpec, targets: Targets | None) -> list[ItemRow]:
+    # Apart, so that what was asked, prompts and all, is gone when the items are written.
+    slices = _slices(spec)
+    asked = samples(scorer, spec, slices, targets)
+    write_choices(folder / CHOICES_FILE, spec.tasks, asked)
+    return _rows(scorer, spec, slices, asked)
 
 
 def _remarked(scores: Scores, spec: EvalSpec) -> Scores:
@@ -312,7 +301,22 @@ def _score_base(
     return scores
 
 
-def _rows_of(task: EvalTask, chosen: Slice, sample: dict[str, Any], scorer: Scorer) -> Iterator[ItemRow]:
+def _slices(spec: EvalSpec) -> dict[str, Slice]:
+    return {task.key: select(task, spec) for task in spec.tasks}
+
+
+def _rows(
+    scorer: Scorer, spec: EvalSpec, slices: Mapping[str, Slice], asked: Mapping[str, Sequence[Sample]]
+) -> list[ItemRow]:
+    return [
+        row
+        for task in spec.tasks
+        for sample in asked.get(task.key, ())
+        for row in _rows_of(task, slices[task.key], sample, scorer)
+    ]
+
+
+def _rows_of(task: EvalTask, chosen: Slice, sample: Sample, scorer: Scorer) -> Iterator[ItemRow]:
     number = sample["doc_id"]
     item, split = chosen.items[number], chosen.splits[number]
     said = output(task.kind, sample["doc"], sample["filtered_resps"])
@@ -378,16 +382,3 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextlib.contextmanager
-def _quiet_lm_eval() -> Iterator[None]:
-    """Keep lm-eval's progress bars and remarks out of the worker's log; errors are exceptions and pass."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

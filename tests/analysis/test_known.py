@@ -14,7 +14,7 @@ import statsmodels.api as sm
 
 from analysis import numbers
 from analysis.context import Context
-from analysis.known import FACT_SLICES, counted, facts_frame, grades, known_table, with_facts
+from analysis.known import FACT_SLICES, GRADES, counted, facts_frame, grades, known_table, with_facts
 from analysis.opened import open_sweep
 from analysis.sections import knowledge
 from analysis.studies import without_intervals
@@ -29,11 +29,15 @@ from tests.analysis.undrawn import write_undrawn
 
 
 def asked(facts: dict[str, tuple[str, str]], seed: int = 0, **columns: Any) -> pd.DataFrame:
-    """Return the rows of one trial: 'person value' -> right or wrong ('1', '0', '?') by phrasing, before and after."""
+    """Return the rows of one trial: 'person value' -> right or wrong ('1', '0', '?') by phrasing, before and after.
+
+    A wrong answer's value has a probability of 1e-9: no sample gives it.
+    """
     value = {"1": 1.0, "0": 0.0, "?": math.nan}
+    logprob = {"1": math.log(0.5), "0": math.log(1e-9), "?": math.nan}
     rows = [
         {"cluster": name.split()[0], "reference": name.split()[1], "prompt": f"{name.split()[0]} in words {place}"}
-        | {"before": value[b], "after": value[a]}
+        | {"before": value[b], "after": value[a], "logprob_before": logprob[b], "logprob_after": logprob[a]}
         for name, sides in facts.items()
         for place, (b, a) in enumerate(zip(*sides, strict=True))
     ]
@@ -153,7 +157,84 @@ def test_facts_asked_in_one_phrasing_alone_are_unknown_and_never_0() -> None:
 def test_facts_of_two_phrasings_are_known_or_not_but_not_graded() -> None:
     row = row_of(asked({"ann Arden": ("11", "11"), "bob Brill": ("111", "000")}))
     assert (row["num_facts"], row["num_graded"], row["before_highly"], row["after_unknown"]) == (2, 1, 1.0, 1.0)
-    assert all(math.isnan(share) for share in grades(np.zeros((0, 1)), np.zeros(0)).values())
+    assert all(math.isnan(share) for share in grades(np.zeros((0, 1)), np.zeros(0), np.zeros((0, 1))).values())
+
+
+# -- weakly known -----------------------------------------------------------------------------------------------------
+
+
+def graded(drawn: dict[str, list[float]], **columns: Any) -> pd.DataFrame:
+    """Return one trial of facts that are never right, with their values' probabilities by phrasing, after halved."""
+    rows = asked({name: ("0" * len(own), "0" * len(own)) for name, own in drawn.items()}, **columns)
+    logprobs = np.log([share for own in drawn.values() for share in own])
+    return rows.assign(logprob_before=logprobs, logprob_after=logprobs - math.log(2))
+
+
+def test_weakly_known_is_what_16_samples_would_give_once_on_average_by_hand() -> None:
+    row = row_of(
+        graded(
+            {
+                "ann v": [1 / 16, 1 / 16, 1 / 16],  # exactly once
+                "bob v": [0.19, 0.0001, 0.0001],  # .0634: one phrasing is enough
+                "cy v": [0.06, 0.06, 0.06],  # less than 1/16
+                "dee v": [0.5, 0.01, 0.01],  # after .0867, still
+                "eve v": [0.9, 0.9],  # two phrasings: not graded
+            }
+        )
+    )
+    assert row["num_graded"] == 4
+    assert (row["before_weakly"], row["before_unknown"], row["after_weakly"], row["after_unknown"]) == (
+        0.75, 0.25, 0.25, 0.75,
+    )  # fmt: skip
+    assert (row["before_highly"], row["before_maybe"]) == (0.0, 0.0)
+
+
+def test_weakly_known_is_the_expectation_of_drawn_samples() -> None:
+    noise = np.random.default_rng(5)
+    shares = noise.beta(0.4, 4.0, size=(200, 4))
+    row = row_of(graded({f"p{place} v": own.tolist() for place, own in enumerate(shares)}))
+    draws = noise.binomial(4, shares[None], size=(4000, 200, 4)).sum(axis=2)  # 16 samples, 4 a phrasing
+    clear = np.abs(draws.mean(axis=0) - 1) > 0.1
+    assert clear.mean() > 0.8
+    told = shares.mean(axis=1) >= 1 / 16
+    assert (told == (draws.mean(axis=0) >= 1))[clear].all()
+    assert row["before_weakly"] == pytest.approx(told.mean())
+
+
+def test_four_grades_add_up_to_one_whatever_is_right() -> None:
+    noise = np.random.default_rng(6)
+    shapes = [("".join(noise.choice(["0", "1"], 3, p=[0.7, 0.3])), "000") for _ in range(80)]
+    rows = asked({f"p{place} v": shape for place, shape in enumerate(shapes)})
+    row = row_of(rows.assign(logprob_before=np.log(noise.beta(0.3, 3.0, size=len(rows)) + 1e-12)))
+    shares = [row[f"before_{grade}"] for grade in GRADES]
+    assert min(shares) > 0
+    assert sum(shares) == pytest.approx(1.0)
+    assert row["before_maybe"] == np.mean([0 < shape.count("1") < 3 for shape, _ in shapes])
+
+
+def test_a_value_of_unknown_probability_leaves_weakly_and_unknown_open_and_the_others_told() -> None:
+    rows = asked({"ann v": ("111", "111"), "bob v": ("000", "000"), "cy v": ("100", "100")})
+    rows.loc[rows["cluster"] == "bob", "logprob_before"] = [-1.0, math.nan, -1.0]
+    row = row_of(rows)
+    assert (row["before_highly"], row["before_maybe"]) == pytest.approx((1 / 3, 1 / 3))
+    assert math.isnan(row["before_weakly"])
+    assert math.isnan(row["before_unknown"])
+    assert (row["after_weakly"], row["after_unknown"]) == pytest.approx((0.0, 1 / 3))
+    rows.loc[rows["cluster"] == "cy", "logprob_after"] = math.nan  # right under one phrasing: no sample is needed
+    assert row_of(rows)["after_unknown"] == pytest.approx(1 / 3)
+
+
+def test_grades_are_means_over_seeds_and_worlds_and_open_where_one_world_is() -> None:
+    two = [graded({"ann v": [share] * 3}, seed=seed) for seed, share in enumerate((0.5, 0.01))]
+    assert row_of(*two)["before_weakly"] == 0.5
+    worlds = [graded({"ann v": [share] * 3}, world=world) for world, share in enumerate((0.5, 0.01))]
+    both = pd.concat(worlds, ignore_index=True).assign(world=lambda rows: rows["world"].astype("Int64"))
+    row = known_table(both).iloc[0]
+    assert (row["before_weakly"], row["before_unknown"]) == (0.5, 0.5)
+    both.loc[both["world"] == 1, "logprob_before"] = math.nan
+    row = known_table(both).iloc[0]
+    assert row[["before_weakly", "before_unknown"]].isna().all()
+    assert row["before_highly"] == 0.0
 
 
 def test_worlds_are_means_and_their_facts_are_apart() -> None:
@@ -237,6 +318,9 @@ def test_facts_are_read_from_what_each_trials_base_was_asked(tmp_path: Path, mon
     assert table["before_known"].iloc[0] == pytest.approx(np.mean(np.array(pairs) == 2))
     section = knowledge.compute(context)
     assert not isinstance(section, str)
+    logprobs = context.items.query("task == 'cloze' and metric == 'gold_logprob'").set_index(["trial_id", "item_id"])
+    joined = logprobs.loc[list(facts[["trial_id", "item_id"]].itertuples(index=False, name=None))]
+    assert facts["logprob_after"].tolist() == joined["after"].tolist()
     assert set(knowledge.files(section)) == {"known_facts.csv"}  # these records do not say the number of values
     page, text = written(store, folder)
     for shown in (page, text):

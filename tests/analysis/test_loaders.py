@@ -9,6 +9,7 @@ import pytest
 
 import analysis
 from analysis import load_during, load_interpolation, load_questions
+from analysis.choices import CHOICE_COLUMNS
 from analysis.drift import COLUMNS as DRIFT_COLUMNS
 from analysis.items import ITEM_VALUES, QUESTION_COLUMNS, TRIAL_KEYS
 from analysis.opened import open_sweep
@@ -27,6 +28,7 @@ LOADERS = {
     "load_metrics": ("step",),
     "load_rows": ROW_COLUMNS,
     "load_questions": QUESTION_COLUMNS,
+    "load_choices": tuple(CHOICE_COLUMNS),
     "load_during": tuple(DURING_COLUMNS),
     "load_interpolation": tuple(INTERPOLATION_COLUMNS),
     "load_drift": DRIFT_COLUMNS,

@@ -15,7 +15,7 @@ from harness.engine.launch import Options
 from harness.engine.plan import Plan, Request
 from harness.errors import ModelError
 from harness.records import result
-from harness.records.store import MANIFEST, Store
+from harness.records.store import MANIFEST, Store, file_sha256
 from tests.engine.inline import inline
 from tests.engine.test_plan import with_qlora
 from tests.pocket.tiny import tiny_experiment
@@ -101,6 +101,12 @@ def changed(store: Store, trial_id: str, part: str) -> str:
         rows[0]["value"] = 0.123
         parquet.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / "items.parquet")
         return f"after/{rows[0]['suite']}/{rows[0]['task']}/{rows[0]['metric']} by item"
+    if part == "choices":
+        table = parquet.read_table(folder / "choices.parquet")
+        rows = table.to_pylist()
+        rows[1]["logprob"] -= 0.001
+        parquet.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / "choices.parquet")
+        return f"after/{rows[1]['suite']}/{rows[1]['task']} by choice"
     if part == "no_items":
         (folder / "items.parquet").unlink()
         return "after items"
@@ -110,15 +116,27 @@ def changed(store: Store, trial_id: str, part: str) -> str:
     return f"after/val/{key}"
 
 
-@pytest.mark.parametrize("part", ["val", "items", "no_items"])
+@pytest.mark.parametrize("part", ["val", "items", "choices", "no_items"])
 def test_rerun_that_differs_beside_the_test_means_is_not_reproduced(root: Path, part: str) -> None:
     store = Store(root)
-    trial_id = finished(planned(root, "tiny", rate={"val": 0.004, "items": 0.005, "no_items": 0.006}[part]))
+    trial_id = finished(
+        planned(root, "tiny", rate={"val": 0.004, "items": 0.005, "no_items": 0.006, "choices": 0.007}[part])
+    )
     name = changed(store, trial_id, part)
     done = rerun.rerun(trial_id, store, "all")
     assert list(done.differences) == [name]
     assert done.exit_code == 1
     assert not (store.trial(trial_id) / "weights" / MANIFEST).exists()
+
+
+def test_rerun_of_a_record_from_before_choices_were_kept_is_reproduced(root: Path) -> None:
+    store = Store(root)
+    trial_id = finished(planned(root, "tiny", rate=0.008))
+    recorded = result.read(store.trial(trial_id))
+    assert recorded is not None
+    assert recorded.files["choices.parquet"] == file_sha256(store.trial(trial_id) / "choices.parquet")
+    (store.trial(trial_id) / "choices.parquet").unlink()
+    assert rerun.rerun(trial_id, store, None).as_json()["reproduced"]
 
 
 def test_probe_that_is_refused_leaves_nothing_and_harms_no_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from harness.evals.drift import TEXT_SETS
 from harness.identity import base_key
 from harness.pocket import pretrain
-from harness.records.schema import TrialResult
+from harness.records.schema import SCORE_FILES, TrialResult
 from harness.records.store import Store
 from harness.spec import LoraConfig, PocketBase, QLoraConfig, TrialSpec
 from harness.trial import TrialContext, run_trial
@@ -54,7 +54,7 @@ def test_trial_with_drift_records_means_and_rows_and_nothing_else_moves(method: 
         update={"key": probed.after.key, "items_file": probed.after.items_file}  # type: ignore[union-attr]
     )
     assert probed.train == plain.train
-    assert probed.files["items.parquet"] == plain.files["items.parquet"]
+    assert all(probed.files[name] == plain.files[name] for name in SCORE_FILES)
     assert probed.drift is not None
     assert probed.drift.reasons == {}
     for text_set in TEXT_SETS:

@@ -263,7 +263,7 @@ def test_base_is_scored_once_and_shared(
     assert len(loaded) == 1
     assert first == second
     folder = context.store.artefact("before", first.key)
-    assert set(verify_manifest(folder)) == {"items.parquet", "questions.parquet", "scores.json"}
+    assert set(verify_manifest(folder)) == {"choices.parquet", "items.parquet", "questions.parquet", "scores.json"}
     assert context.store.root / first.items_file == folder / "items.parquet"
 
 
