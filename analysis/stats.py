@@ -289,18 +289,6 @@ def wilson(num_correct: float, num_items: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def probability_better(gains: Sequence[float]) -> tuple[float, float, float]:
-    """Return P(A > B), the share of paired runs whose gain A - B is above 0, ties half, and its Wilson 95 % interval.
-
-    More is better for A. Population: known gains; nan without one. Meaningful where low is above .5 and high above .75.
-
-    Source: Bouthillier et al., arXiv:2103.03098, section 5; there with a bootstrap, for which seeds are few here.
-    """
-    known = [gain for gain in gains if not math.isnan(gain)]
-    wins = sum((gain > 0) + (gain == 0) / 2 for gain in known)
-    return (wins / len(known) if known else NAN, *wilson(wins, len(known)))
-
-
 # -- flips ------------------------------------------------------------------------------------------------------------
 
 
