@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 MAX_ITEMS, MAX_SEEDS = 10_000_000, 100_000
 """Where more would be needed, no number is said to be enough."""
+GROWTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Design:
 
     def mde(self) -> float:
         """Return the minimum detectable effect, with 80 % power at alpha = .05."""
-        from analysis.stats import minimum_detectable_effect  # scipy takes a second, and some plans need none
+        from analysis.detectable import minimum_detectable_effect  # scipy is slow to import, and some plans need none
 
         return minimum_detectable_effect(*self.precision())
 
@@ -105,34 +106,71 @@ def seeds_needed(design: Design, margin: float) -> int | None:
     return _fewest(lambda num: design.with_seeds(num).mde(), margin, 2, MAX_SEEDS)
 
 
+def both_needed(design: Design, margin: float) -> tuple[int, int] | None:
+    """Return seeds of each world and test items a slice that see the margin together, with the fewest answers in all.
+
+    For seeds K and the fewest items n at them, K n is as small as it gets: in the limit of many, where half of the
+    variance is the seeds'. None where no such pair is found.
+    """
+    fewest = seeds_needed(design.with_items(MAX_ITEMS), margin)
+    if fewest is None:
+        return None
+
+    def answers(num_seeds: int) -> float:
+        return num_seeds * (items_needed(design.with_seeds(num_seeds), margin) or math.inf)
+
+    num_seeds = _lowest(answers, fewest, 4 * fewest)
+    num_items = items_needed(design.with_seeds(num_seeds), margin)
+    return None if num_items is None else (num_seeds, num_items)
+
+
 def _fewest(mde_at: Callable[[int], float], margin: float, low: int, high: int) -> int | None:
     """Return the smallest size from `low` to `high` whose detectable effect is at most the margin; None without one.
 
     The effect falls with the size as long as the standard error does, and may rise again towards the end, where few
-    degrees of freedom are left: its minimum is found first, the size where it passes the margin below that.
+    degrees of freedom are left: sizes a factor of 1.5 apart are tried, and between them the one that is best.
     """
-    from scipy.optimize import minimize_scalar
-
-    if mde_at(low) <= margin:
+    sizes = list(dict.fromkeys(round(low * GROWTH**power) for power in range(_num_steps(low, high))))
+    effects = [mde_at(size) for size in sizes]
+    place = next((at for at, effect in enumerate(effects) if effect <= margin), None)
+    if place is None:
+        best = effects.index(min(effects))
+        enough = _lowest(mde_at, sizes[max(best - 1, 0)], sizes[min(best + 1, len(sizes) - 1)])
+        if mde_at(enough) > margin:
+            return None
+        below = sizes[max(best - 1, 0)]
+    elif place == 0:
         return low
-    ends = math.log(low), math.log(high)
-    found = minimize_scalar(lambda log: mde_at(round(math.exp(log))), bounds=ends, method="bounded")
-    enough = min((round(math.exp(float(found.x))), high), key=mde_at)
-    if mde_at(enough) > margin:
-        return None
-    while enough - low > 1:
-        middle = (low + enough) // 2
-        low, enough = (low, middle) if mde_at(middle) <= margin else (middle, enough)
+    else:
+        below, enough = sizes[place - 1], sizes[place]
+    while enough - below > 1:
+        middle = (below + enough) // 2
+        below, enough = (below, middle) if mde_at(middle) <= margin else (middle, enough)
     return enough
 
 
-def needed_text(num_items: int | None, num_seeds: int | None, num_worlds: int) -> str:
-    """Return in words what would be enough: more of either alone."""
-    seeds = f"{num_seeds} seeds" + (" a world" if num_worlds > 1 else "")
+def _num_steps(low: int, high: int) -> int:
+    return math.floor(math.log(high / low, GROWTH)) + 1
+
+
+def _lowest(value_at: Callable[[int], float], low: int, high: int) -> int:
+    """Return the size between two others where a number that falls and then rises is smallest."""
+    while high - low > 2:
+        third = (high - low) // 3
+        first, second = low + third, high - third
+        low, high = (low, second) if value_at(first) <= value_at(second) else (first, high)
+    return min(range(low, high + 1), key=value_at)
+
+
+def needed_text(num_items: int | None, num_seeds: int | None, both: tuple[int, int] | None, num_worlds: int) -> str:
+    """Return in words what would be enough: more of either alone, else of both."""
+    each = " a world" if num_worlds > 1 else ""
     if num_items is None and num_seeds is None:
-        return "no number of items alone, and none of seeds, is enough"
+        if both is None:
+            return "no number of seeds and items is enough"
+        return f"enough: {both[0]} seeds{each} and {both[1]} test items a slice together, neither alone"
     if num_items is None:
-        return f"enough: {seeds}; no number of items is"
+        return f"enough: {num_seeds} seeds{each}; no number of items is"
     if num_seeds is None:
         return f"enough: {num_items} test items a slice; no number of seeds is"
-    return f"enough: {num_items} test items a slice, or {seeds}"
+    return f"enough: {num_items} test items a slice, or {num_seeds} seeds{each}"

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.design import Design, Size, SliceVariance, items_needed, needed_text, seeds_needed
+from analysis.design import Design, Size, SliceVariance, both_needed, items_needed, needed_text, seeds_needed
 from analysis.verdicts import part_text
 from harness.records.schema import PlannedTrial, SweepRecord
 from harness.spec import Contrast, EvalTask, Term
@@ -67,6 +67,8 @@ class PowerRow:
     enough, or there is no MDE or no margin above 0."""
     seeds_needed: int | None = None
     """Seeds of every world, likewise, at the planned items."""
+    both_needed: tuple[int, int] | None = None
+    """Where neither is enough alone: seeds of every world and test items of every slice that are, together."""
     source: str = ""
     note: str = ""
 
@@ -130,15 +132,18 @@ def _row(
 
 
 def _with_design(row: PowerRow, design: Design) -> PowerRow:
-    return replace(
+    row = replace(
         row,
         se=design.precision()[0],
         mde=design.mde(),
         num_items=design.num_items,
         num_clusters=design.num_clusters,
-        items_needed=items_needed(design, row.margin) if row.margin > 0 else None,
-        seeds_needed=seeds_needed(design, row.margin) if row.margin > 0 else None,
     )
+    if not row.mde > 0 < row.margin:
+        return row
+    items, seeds = items_needed(design, row.margin), seeds_needed(design, row.margin)
+    both = both_needed(design, row.margin) if items is None and seeds is None else None
+    return replace(row, items_needed=items, seeds_needed=seeds, both_needed=both)
 
 
 def _seeds(trials: Sequence[PlannedTrial], terms: Sequence[Term]) -> tuple[int, ...]:
@@ -197,7 +202,8 @@ def power_lines(rows: Iterable[PowerRow]) -> list[str]:
         seeds = f"{' + '.join(map(str, row.seeds))} seeds" if row.seeds else ""
         size = f"{row.num_items} items in {row.num_clusters} clusters, {seeds}" if row.num_items else seeds
         effect = "" if math.isnan(row.mde) else f"detectable {row.mde:.3f}, margin {row.margin:.3f}"
-        enough = needed_text(row.items_needed, row.seeds_needed, len(row.seeds)) if row.mde > 0 < row.margin else ""
+        needs = row.items_needed, row.seeds_needed, row.both_needed
+        enough = needed_text(*needs, len(row.seeds)) if row.mde > 0 < row.margin else ""
         about = "; ".join(filter(None, (", ".join(filter(None, (effect, size, row.note))), enough)))
         lines.append(f"{row.claim}: {row.part}: {row.label} ({about})")
         sources |= dict.fromkeys([row.source] if row.source else [])

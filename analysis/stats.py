@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +22,10 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from analysis.detectable import ALPHA, minimum_detectable_effect
 from analysis.variance import CrossedVariance, Floats, Labels, codes_of, crossed_variance, num_independent
 
 NAN = math.nan
-ALPHA = 0.05
-POWER = 0.8
 Z = float(scipy.stats.norm.ppf(1 - ALPHA / 2))
 FEW_DISCORDANT = 10
 """Below this many changed items a t interval for a binary metric is called approximate."""
@@ -259,24 +257,6 @@ def unpaired_effect(first: Sequence[float], second: Sequence[float], items: Sequ
     parts += [] if math.isnan(of_items) else items
     effect = replace(unknown_effect("", estimate, min(len(a), len(b))), se_items=math.sqrt(of_items))
     return replace(_t_interval(effect, parts), kind="seeds only" if math.isnan(of_items) else "seeds and items")
-
-
-def minimum_detectable_effect(se: float, df: float = math.inf) -> float:
-    """Return the true difference found with 80 % power by a two-sided t test at alpha = 0.05; 2.8 SE for many df."""
-    # Nearby degrees of freedom share a solution, which is remembered: off by less than 0.5 %.
-    rounded = round(df, 1) if df < 10 else float(round(df)) if df < 100 else float(f"{df:.2g}")
-    return detectable_in_se(math.inf if df > 1000 else rounded) * se
-
-
-@cache
-def detectable_in_se(df: float) -> float:
-    """Return the detectable difference in standard errors: the noncentrality at which t passes its limit in 80 %.
-
-    Within 5 in a million: the other tail, which holds next to nothing, is left out.
-    """
-    if math.isinf(df):
-        return float(scipy.stats.norm.ppf(1 - ALPHA / 2) + scipy.stats.norm.ppf(POWER))
-    return float(scipy.special.nctdtrinc(df, 1 - POWER, scipy.special.stdtrit(df, 1 - ALPHA / 2)))
 
 
 # -- one score --------------------------------------------------------------------------------------------------------

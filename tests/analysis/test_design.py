@@ -14,8 +14,8 @@ import scipy.special
 import scipy.stats
 from statsmodels.stats.power import TTestPower
 
-from analysis.design import Design, Size, SliceVariance, items_needed, needed_text, seeds_needed
-from analysis.stats import detectable_in_se, minimum_detectable_effect
+from analysis.design import Design, Size, SliceVariance, both_needed, items_needed, needed_text, seeds_needed
+from analysis.detectable import detectable_in_se, minimum_detectable_effect
 
 
 def design(
@@ -84,10 +84,34 @@ def test_where_one_part_alone_exceeds_the_margin_no_number_of_the_other_is_enoug
     items_alone = design(seed_sd=0.0)
     assert items_alone.with_seeds(10**5).mde() > 0.04
     assert seeds_needed(items_alone, 0.04) is None
-    assert "no number of items alone" in needed_text(None, None, 1)
-    assert needed_text(None, 9, 2) == "enough: 9 seeds a world; no number of items is"
-    assert needed_text(640, None, 1) == "enough: 640 test items a slice; no number of seeds is"
-    assert needed_text(640, 9, 1) == "enough: 640 test items a slice, or 9 seeds"
+
+
+def test_needs_in_words_name_what_alone_is_enough_or_both() -> None:
+    assert needed_text(640, 9, None, 1) == "enough: 640 test items a slice, or 9 seeds"
+    assert needed_text(None, 9, None, 2) == "enough: 9 seeds a world; no number of items is"
+    assert needed_text(640, None, None, 1) == "enough: 640 test items a slice; no number of seeds is"
+    assert (
+        needed_text(None, None, (5, 1200), 1) == "enough: 5 seeds and 1200 test items a slice together, neither alone"
+    )
+    assert needed_text(None, None, None, 1) == "no number of seeds and items is enough"
+
+
+def test_where_neither_is_enough_alone_both_are_with_the_fewest_answers_to_score() -> None:
+    planned, margin = design(0.2, 0.02, (3,), items=400), 0.05
+    assert items_needed(planned, margin) is None
+    assert seeds_needed(planned, margin) is None
+    found = both_needed(planned, margin)
+    assert found is not None
+    num_seeds, num_items = found
+    assert planned.with_seeds(num_seeds).with_items(num_items).mde() <= margin
+    costs = {k: k * (items_needed(planned.with_seeds(k), margin) or math.inf) for k in range(2, 60)}
+    assert num_seeds * num_items <= 1.01 * min(costs.values())
+    # Many seeds, z^2 (v / n + s^2 / K) = margin^2: K n is least at K = 2 z^2 s^2 / margin^2.
+    z = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)
+    many = both_needed(design(0.2, 0.3, (3,), items=50), 0.1)
+    assert many is not None
+    assert many[0] == pytest.approx(2 * (z * 0.3 / 0.1) ** 2, rel=0.1)
+    assert both_needed(design(0.2, 50.0), 1e-4) is None
 
 
 def test_two_seeds_of_one_world_are_the_fewest_that_have_an_interval() -> None:

@@ -104,8 +104,11 @@ def test_forecast_at_what_it_says_is_enough_is_powered_and_at_one_less_is_not(tm
 def test_forecast_says_where_no_number_is_enough_and_nothing_without_a_margin(tmp_path: Path) -> None:
     noisy = {"learned": Variances(0.2, 0.3, math.nan, "earlier")}
     (row,) = forecast(record(tmp_path / "noisy", claim(0.05)), noisy)
-    assert row.items_needed is None
-    assert "no number of items" in power_lines([row])[0]
+    assert (row.items_needed, row.seeds_needed) == (None, None)
+    assert row.both_needed is not None
+    assert f"enough: {row.both_needed[0]} seeds and {row.both_needed[1]} test items" in power_lines([row])[0]
+    few = {"learned": Variances(0.001, 0.1, math.nan, "earlier")}
+    assert "no number of items is" in power_lines(forecast(record(tmp_path / "few", claim(0.05)), few))[0]
     (none,) = forecast(record(tmp_path / "none", claim(0.0)))
     assert (none.items_needed, none.seeds_needed) == (None, None)
     assert "enough" not in power_lines([none])[0]

@@ -13,6 +13,7 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.anova import anova_lm
 
 from analysis import stats
+from analysis.detectable import detectable_in_se
 from analysis.variance import codes_of
 
 
@@ -187,7 +188,7 @@ def test_unpaired_effect_of_other_items_has_their_degrees_of_freedom() -> None:
 # Effects in standard deviations of the paired difference that k seeds find with 80 % power: t test power tables.
 @pytest.mark.parametrize(("num_seeds", "detectable"), [(3, 3.3), (5, 1.7), (8, 1.2), (10, 1.0)])
 def test_detectable_effect_matches_power_tables(num_seeds: int, detectable: float) -> None:
-    assert stats.detectable_in_se(num_seeds - 1) / math.sqrt(num_seeds) == pytest.approx(detectable, abs=0.05)
+    assert detectable_in_se(num_seeds - 1) / math.sqrt(num_seeds) == pytest.approx(detectable, abs=0.05)
 
 
 # One paired comparison of a benchmark: items, share of answers that flip, detectable points.
