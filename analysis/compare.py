@@ -31,7 +31,9 @@ from analysis.stats import (
     unknown_effect,
     unpaired_effect,
 )
-from analysis.tables import PROB_BETTER, contrasts_table
+from analysis.tables import contrasts_table
+from analysis.wins import COLUMNS as WINS
+from analysis.wins import Wins, wins_text
 
 NAN = math.nan
 Replicate = tuple[object, object]
@@ -40,7 +42,7 @@ SIDES = ("first", "second")
 VALUES = ("after", "delta")
 DIFFERENCE_COLUMNS = [
     "pair", "arm", "axes", "value", "target", "lower_is_better", "first", "second", "difference", "low", "high",
-    "p_value", "p_holm", "family_size", "mde", *PROB_BETTER, "pairing", "num_items", "num_seeds", "kind", "note",
+    "p_value", "p_holm", "family_size", "mde", *WINS, "pairing", "num_items", "num_seeds", "kind", "note",
 ]  # fmt: skip
 UNMATCHED_COLUMNS = ["side", "arm", "axes", "condition", "num_planned", "num_scored", "reason"]
 
@@ -261,7 +263,7 @@ def _columns(effect: Effect) -> dict[str, object]:
     return {name: columns[name] for name in DIFFERENCE_COLUMNS if name in columns} | {
         "difference": estimate,
         "note": note,
-        **dict.fromkeys(PROB_BETTER, NAN),
+        **asdict(Wins()),
     }
 
 
@@ -304,13 +306,14 @@ def markdown(comparison: Comparison) -> str:
     marks = "; ".join(f"{mark} {kind}" for kind, mark in numbers.INTERVAL_MARKS.items())
     about = (
         "Difference is second - first, with its 95 % interval; p after Holm over all rows. Where seeds are in common, "
-        f"first, second and difference are of these alone. {marks}."
+        f"first, second and difference are of these alone. Wins: runs in common in which second is better. {marks}."
     )
     lines = [head, "", about, *(f"- {escape.markdown(note)}" for note in comparison.notes), ""]
     lines += [
-        "| condition | score | first | second | difference | 95 % interval | p (Holm) | paired by | seeds | note |"
+        "| condition | score | first | second | difference | 95 % interval | p (Holm) | wins | paired by | seeds "
+        "| note |"
     ]
-    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|---|---|---|---|"]
     lines += [_markdown_row(row) for row in comparison.differences.to_dict("records")]
     if len(comparison.unmatched):
         lines += ["", "## Not compared", "", "| sweep | condition | trials scored | why |", "|---|---|---|---|"]
@@ -332,6 +335,7 @@ def _markdown_row(row: Mapping[str, object]) -> str:
         numbers.score(float(row["difference"]), signed=True) + numbers.INTERVAL_MARKS.get(str(row["kind"]), ""),
         escape.markdown(numbers.interval(float(row["low"]), float(row["high"]))),
         escape.markdown(numbers.p_value(float(row["p_holm"]))),
+        wins_text(row),
         str(row["pairing"]),
         str(row["num_seeds"]),
         escape.markdown(row["note"]),

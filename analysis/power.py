@@ -1,7 +1,8 @@
 """What a planned sweep could see: the minimum detectable effect of each declared claim, before anything is trained.
 
 Invariant: pure, and light to import; a forecast says where its variances come from, and what is not known stays
-unknown. What does not live here: the formula of the detectable effect (stats.py), the plan (harness/engine/plan.py).
+unknown. What does not live here: the detectable effect at a size and the size that it needs (design.py), the plan
+(harness/engine/plan.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.design import Design, Size, SliceVariance, both_needed, items_needed, needed_text, seeds_needed
 from analysis.verdicts import part_text
 from harness.records.schema import PlannedTrial, SweepRecord
 from harness.spec import Contrast, EvalTask, Term
@@ -45,14 +47,6 @@ ASSUMED = Variances(NAN, 0.02, 0.2, "assumed: 20 % of answers differ, seeds move
 
 
 @dataclass(frozen=True)
-class Size:
-    """Test items of one slice."""
-
-    num_items: int
-    num_clusters: int
-
-
-@dataclass(frozen=True)
 class PowerRow:
     """What one part of a claim could see."""
 
@@ -68,6 +62,13 @@ class PowerRow:
     num_clusters: int = 0
     seeds: tuple[int, ...] = ()
     """Of each world."""
+    items_needed: int | None = None
+    """Test items of every slice at which the MDE is at most the margin, at the planned seeds. None: no number is
+    enough, or there is no MDE or no margin above 0."""
+    seeds_needed: int | None = None
+    """Seeds of every world, likewise, at the planned items."""
+    both_needed: tuple[int, int] | None = None
+    """Where neither is enough alone: seeds of every world and test items of every slice that are, together."""
     source: str = ""
     note: str = ""
 
@@ -114,30 +115,35 @@ def _row(
     seeds = _seeds(record.trials, part.terms)
     if not seeds or min(seeds) < 2:
         return replace(row, seeds=seeds, note="fewer than 2 seeds in a world: no interval over seeds")
-    items_part, seeds_part, counts, sources = 0.0, 0.0, Size(0, 0), []
+    slices: list[SliceVariance] = []
+    seed_variance, sources = 0.0, []
     for metric in dict.fromkeys(term.metric for term in part.terms):
-        slices = _slices(record, metric, sizes)
-        if isinstance(slices, str):
-            return replace(row, seeds=seeds, note=slices)
+        found = _slices(record, metric, sizes)
+        if isinstance(found, str):
+            return replace(row, seeds=seeds, note=found)
         own = variances.get(metric, ASSUMED)
         of_models, of_base = _factors([term for term in part.terms if term.metric == metric])
-        of_items = _item_variance(own)
-        items_part += (of_models + of_base) * sum(of_items / size.num_clusters for size in slices) / len(slices) ** 2
-        seeds_part += of_models * own.seed_sd**2
-        counts = Size(*(getattr(counts, name) + sum(getattr(s, name) for s in slices) for name in asdict(counts)))
+        weighted = (of_models + of_base) * _item_variance(own) / len(found) ** 2
+        slices += [SliceVariance(size, weighted) for size in found]
+        seed_variance += of_models * own.seed_sd**2
         sources.append(own.source)
-    se, df = _pooled(items_part, seeds_part, max(counts.num_clusters - 1, 1), seeds)
-    from analysis.stats import minimum_detectable_effect  # scipy takes a second, and most plans need none
+    source = "; ".join(dict.fromkeys(sources))
+    return _with_design(replace(row, seeds=seeds, source=source), Design(tuple(slices), seed_variance, seeds))
 
-    return replace(
+
+def _with_design(row: PowerRow, design: Design) -> PowerRow:
+    row = replace(
         row,
-        se=se,
-        mde=minimum_detectable_effect(se, df),
-        num_items=counts.num_items * len(seeds),
-        num_clusters=counts.num_clusters * len(seeds),
-        seeds=seeds,
-        source="; ".join(dict.fromkeys(sources)),
+        se=design.precision()[0],
+        mde=design.mde(),
+        num_items=design.num_items,
+        num_clusters=design.num_clusters,
     )
+    if not row.mde > 0 < row.margin:
+        return row
+    items, seeds = items_needed(design, row.margin), seeds_needed(design, row.margin)
+    both = both_needed(design, row.margin) if items is None and seeds is None else None
+    return replace(row, items_needed=items, seeds_needed=seeds, both_needed=both)
 
 
 def _seeds(trials: Sequence[PlannedTrial], terms: Sequence[Term]) -> tuple[int, ...]:
@@ -188,14 +194,6 @@ def _item_variance(variances: Variances) -> float:
     return ASSUMED.churn if math.isnan(variances.churn) else variances.churn
 
 
-def _pooled(items_part: float, seeds_part: float, item_df: int, seeds: tuple[int, ...]) -> tuple[float, float]:
-    """Return the standard error of the mean over worlds and its degrees of freedom, by Welch and Satterthwaite."""
-    parts = [(items_part, item_df) for _ in seeds] + [(seeds_part / num_seeds, num_seeds - 1) for num_seeds in seeds]
-    variance = sum(part for part, _ in parts)
-    squares = sum(part**2 / df for part, df in parts)
-    return math.sqrt(variance) / len(seeds), variance**2 / squares if squares else math.inf
-
-
 def power_lines(rows: Iterable[PowerRow]) -> list[str]:
     """Return the forecast in words, one line a part and one for each source of variances; none without rows."""
     lines: list[str] = []
@@ -204,7 +202,10 @@ def power_lines(rows: Iterable[PowerRow]) -> list[str]:
         seeds = f"{' + '.join(map(str, row.seeds))} seeds" if row.seeds else ""
         size = f"{row.num_items} items in {row.num_clusters} clusters, {seeds}" if row.num_items else seeds
         effect = "" if math.isnan(row.mde) else f"detectable {row.mde:.3f}, margin {row.margin:.3f}"
-        lines.append(f"{row.claim}: {row.part}: {row.label} ({', '.join(filter(None, (effect, size, row.note)))})")
+        needs = row.items_needed, row.seeds_needed, row.both_needed
+        enough = needed_text(*needs, len(row.seeds)) if row.mde > 0 < row.margin else ""
+        about = "; ".join(filter(None, (", ".join(filter(None, (effect, size, row.note))), enough)))
+        lines.append(f"{row.claim}: {row.part}: {row.label} ({about})")
         sources |= dict.fromkeys([row.source] if row.source else [])
     return [*lines, *(f"variances: {source}" for source in sources)]
 

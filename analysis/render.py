@@ -24,6 +24,7 @@ from analysis import escape, numbers, verdicts
 from analysis.points import FigureData
 from analysis.verdicts import Verdict
 from analysis.view import Cell, View
+from analysis.wins import wins_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 GLYPH_WIDTH, GLYPH_HEIGHT = 96, 14
@@ -93,6 +94,7 @@ def _environment(kind: str) -> jinja2.Environment:
         "known": _is_known,
         "interval": verdicts.interval,
         "by_world": verdicts.by_world,
+        "wins": wins_text,
     }
     environment.filters.update(filters)  # pyright: ignore[reportUnknownMemberType]
     environment.globals.update(interval=numbers.interval, glyph=_glyph, marks=_marks)  # pyright: ignore[reportUnknownMemberType]

@@ -1,7 +1,8 @@
 """Which axis mattered: importance in a study, analysis of variance in a grid, and what a budget of trials buys.
 
 Invariant: points that a sampler proposed are no random sample: they get a bootstrap of the importance and no interval
-of a score. What does not live here: proposing (harness/engine/study.py), contrasts of conditions (tables.py).
+of a score. What does not live here: proposing (harness/engine/study.py), contrasts of conditions (tables.py), seeds and
+worlds as sources of variance (mixed.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -232,12 +233,12 @@ def factorial_anova(frame: pd.DataFrame, fields: Sequence[str], column: str) -> 
     """
     columns = ["term", "sum_sq", "df", "f", "p_value", "partial_eta2", "num_trials", "num_left_out", "note"]
     trials = frame if frame.empty else frame.drop_duplicates("trial_id")
-    data, factors, reason = _design(trials, fields, column)
+    data, factors, reason = grid_design(trials, fields, column)
     if reason:
         return pd.DataFrame([{"term": field, "note": reason} for field in fields], columns=columns)
-    pairs = _pairs(data, list(factors))
+    pairs = filled_pairs(data, list(factors))
     terms = [*factors, *(f"{a}:{b}" for a, b in pairs), *(["block"] if data["block"].nunique() > 1 else [])]
-    table = anova_lm(ols("value ~ " + " + ".join(_term(term) for term in terms), data).fit(), typ=2)
+    table = anova_lm(ols("value ~ " + " + ".join(formula_term(term) for term in terms), data).fit(), typ=2)
     residual = float(table.loc["Residual", "sum_sq"])
     notes = [
         "" if pairs or len(factors) < 2 else "main effects only: not every cell is filled more than once",
@@ -262,7 +263,7 @@ def factorial_anova(frame: pd.DataFrame, fields: Sequence[str], column: str) -> 
     return pd.DataFrame(rows, columns=columns)
 
 
-def _design(frame: pd.DataFrame, fields: Sequence[str], column: str) -> tuple[pd.DataFrame, dict[str, str], str]:
+def grid_design(frame: pd.DataFrame, fields: Sequence[str], column: str) -> tuple[pd.DataFrame, dict[str, str], str]:
     """Return the observations, factor -> what it stands for, and why there is no analysis."""
     if frame.empty or column not in frame.columns:
         return frame, {}, f"{column} is not here"
@@ -283,7 +284,7 @@ def _design(frame: pd.DataFrame, fields: Sequence[str], column: str) -> tuple[pd
     return data, factors, ""
 
 
-def _pairs(data: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, str]]:
+def filled_pairs(data: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of factors, where every cell of the grid is filled and degrees of freedom are left."""
     pairs = list(combinations(factors, 2))
     num_cells = math.prod(data[name].nunique() for name in factors)
@@ -293,7 +294,8 @@ def _pairs(data: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, str]]:
     return pairs if num_filled == num_cells and len(data) > main + more else []
 
 
-def _term(term: str) -> str:
+def formula_term(term: str) -> str:
+    """Return a term as a formula writes it, its factors as categories."""
     return ":".join(f"C({name})" for name in term.split(":"))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -21,14 +20,12 @@ import scipy.special
 import scipy.stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
+from analysis.detectable import ALPHA, minimum_detectable_effect
 from analysis.variance import CrossedVariance, Floats, Labels, codes_of, crossed_variance, num_independent
 
 NAN = math.nan
-ALPHA = 0.05
-POWER = 0.8
 Z = float(scipy.stats.norm.ppf(1 - ALPHA / 2))
 FEW_DISCORDANT = 10
 """Below this many changed items a t interval for a binary metric is called approximate."""
@@ -262,22 +259,6 @@ def unpaired_effect(first: Sequence[float], second: Sequence[float], items: Sequ
     return replace(_t_interval(effect, parts), kind="seeds only" if math.isnan(of_items) else "seeds and items")
 
 
-def minimum_detectable_effect(se: float, df: float = math.inf) -> float:
-    """Return the true difference found with 80 % power by a two-sided t test at alpha = 0.05; 2.8 SE for many df."""
-    # Solving costs milliseconds, so nearby degrees of freedom share a solution: off by less than 0.5 %.
-    rounded = round(df, 1) if df < 10 else float(round(df)) if df < 100 else float(f"{df:.2g}")
-    return detectable_in_se(math.inf if df > 1000 else rounded) * se
-
-
-@cache
-def detectable_in_se(df: float) -> float:
-    """Return the detectable difference in standard errors, by the noncentral t distribution."""
-    if math.isinf(df):
-        return float(scipy.stats.norm.ppf(1 - ALPHA / 2) + scipy.stats.norm.ppf(POWER))
-    effect_size = TTestPower().solve_power(nobs=df + 1, alpha=ALPHA, power=POWER)
-    return float(np.squeeze(effect_size)) * math.sqrt(df + 1)
-
-
 # -- one score --------------------------------------------------------------------------------------------------------
 
 
@@ -287,18 +268,6 @@ def wilson(num_correct: float, num_items: int) -> tuple[float, float]:
         return NAN, NAN
     low, high = proportion_confint(num_correct, num_items, alpha=ALPHA, method="wilson")
     return float(low), float(high)
-
-
-def probability_better(gains: Sequence[float]) -> tuple[float, float, float]:
-    """Return P(A > B), the share of paired runs whose gain A - B is above 0, ties half, and its Wilson 95 % interval.
-
-    More is better for A. Population: known gains; nan without one. Meaningful where low is above .5 and high above .75.
-
-    Source: Bouthillier et al., arXiv:2103.03098, section 5; there with a bootstrap, for which seeds are few here.
-    """
-    known = [gain for gain in gains if not math.isnan(gain)]
-    wins = sum((gain > 0) + (gain == 0) / 2 for gain in known)
-    return (wins / len(known) if known else NAN, *wilson(wins, len(known)))
 
 
 # -- flips ------------------------------------------------------------------------------------------------------------

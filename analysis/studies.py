@@ -16,7 +16,7 @@ import pandas as pd
 SAMPLED = "sampled"
 """`kind` of an effect whose interval is withheld."""
 REASON = "no interval: a sampler chose the conditions by the scores of earlier ones, so that they are not independent"
-WITHHELD = ("se", "se_items", "df", "low", "high", "p_value", "p_holm", "mde")
+WITHHELD = ("se", "se_items", "df", "low", "high", "p_value", "p_holm", "p_randomised", "sign_p", "mde")
 """Columns that a study's tables do not fill; and those that end in `_low` or `_high`."""
 
 
@@ -35,5 +35,5 @@ def without_intervals(table: pd.DataFrame) -> pd.DataFrame:
     changes: dict[str, object] = {str(name): math.nan for name in table.columns if is_withheld(str(name))}
     if "note" in table.columns:
         changes["note"] = [f"{note}; {REASON}" if note else REASON for note in table["note"].fillna("")]
-    said = {"kind": SAMPLED, "family_size": 0}
+    said = {"kind": SAMPLED, "family_size": 0, "better": "unknown"}
     return table.assign(**changes, **{name: value for name, value in said.items() if name in table.columns})

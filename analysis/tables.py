@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis.items import metric_key
 from analysis.matrices import Before, ItemMatrices, Matrix, World, by_world, matrices_of, on_common_items
+from analysis.randomisation import cluster_sums, randomised_p
 from analysis.stats import (
     Effect,
     Floats,
@@ -26,11 +27,11 @@ from analysis.stats import (
     holm,
     item_part,
     pooled_over_worlds,
-    probability_better,
     seeds_effect,
     unknown_effect,
     unpaired_effect,
 )
+from analysis.wins import Wins, wins
 from harness.records.measures import is_lower_better
 
 NAN = math.nan
@@ -124,7 +125,7 @@ def _effect_row(
 ) -> dict[str, object]:
     known = trials[trials[DELTA_OF[against] + target.name].notna()]
     found = {w: _effect_in_world(part, matrices, condition, target, against, w) for w, part in by_world(known)}
-    effect = pooled_over_worlds({world: one.effect for world, one in found.items()})
+    effect = pooled_over_worlds({world: one.difference.effect for world, one in found.items()})
     return (
         {
             "target": target.name,
@@ -135,8 +136,25 @@ def _effect_row(
             "delta": effect.estimate,
         }
         | _effect_columns(effect, [effect.note, *_world_notes(trials, known, found.values())])
+        | {"p_randomised": _randomised(one.difference for one in found.values())}
         | {"num_planned": len(trials), "trial_ids": joined_ids(trials)}
     )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """A difference in one world."""
+
+    effect: Effect
+    sums: Floats | None = None
+    """(clusters,) what each adds to the estimate; None where the items are 0 or 1, unknown or not paired by seed."""
+
+
+def _randomised(differences: Iterable[_Difference]) -> float:
+    """Return approximate randomisation's p over the worlds of a pooled effect; nan where one of them has no sums."""
+    pooled = [one.sums for one in differences if not math.isnan(one.effect.estimate)]
+    known = [sums for sums in pooled if sums is not None]
+    return randomised_p(known) if len(known) == len(pooled) else NAN
 
 
 @dataclass(frozen=True)
@@ -145,7 +163,7 @@ class _InWorld:
 
     before: float
     after: float
-    effect: Effect
+    difference: _Difference
     notes: tuple[str, ...]
 
 
@@ -156,15 +174,15 @@ def _effect_in_world(
     # A slice whose aggregate is unknown stays unknown: the items that could still be scored would flatter the model.
     slices, left_out = matrices.find(condition, target.keys, known["seed"].to_numpy(), world)
     if slices:
-        effect = _paired([part.before for part in slices], [part.after for part in slices], slices)
+        found = _paired([part.before for part in slices], [part.after for part in slices], slices)
         means = _mean_of_means([part.before for part in slices]), _mean_of_means([part.after for part in slices])
     else:
-        effect = seeds_effect(known[delta].tolist())
+        found = _Difference(seeds_effect(known[delta].tolist()))
         means = _mean(known[f"{against}/{target.name}"]), _mean(known[f"after/{target.name}"])
-    notes = [_weighting_note(effect, known[delta])]
+    notes = [_weighting_note(found.effect, known[delta])]
     if slices and left_out:
         notes.append(f"{left_out} items not known on both sides for every seed are left out")
-    return _InWorld(*means, effect, tuple(notes))
+    return _InWorld(*means, found, tuple(notes))
 
 
 def _world_notes(trials: pd.DataFrame, known: pd.DataFrame, found: Iterable[_InWorld]) -> list[str]:
@@ -179,15 +197,16 @@ def _effect_columns(effect: Effect, notes: list[str]) -> dict[str, object]:
     return columns | {"note": "; ".join(note for note in notes if note)}
 
 
-def _paired(first: list[Floats], second: list[Floats], slices: list[Matrix]) -> Effect:
-    """Return the effect of second minus first, slice by slice over the same items and seeds."""
+def _paired(first: list[Floats], second: list[Floats], slices: list[Matrix]) -> _Difference:
+    """Return second minus first, slice by slice over the same items and seeds."""
     if len({values.shape[1] for values in first}) > 1:
-        return unknown_effect("the slices were not scored under the same seeds")
+        return _Difference(unknown_effect("the slices were not scored under the same seeds"))
     differences = np.concatenate([b - a for a, b in zip(first, second, strict=True)])
     clusters = np.concatenate([part.clusters for part in slices])
     strata = np.repeat(np.arange(len(slices)), [len(values) for values in first])
     binary = all(np.isin(values, (0.0, 1.0)).all() for values in [*first, *second])
-    return crossed_effect(differences, clusters, strata, binary=binary)
+    effect = crossed_effect(differences, clusters, strata, binary=binary)
+    return _Difference(effect, None if binary else cluster_sums(differences, clusters, strata))
 
 
 def _mean_of_means(values: list[Floats]) -> float:
@@ -229,22 +248,17 @@ def contrasts_table(
 ) -> pd.DataFrame:
     """Return each condition's after minus that of its arm's first condition, paired by item and seed.
 
-    Conditions without a common seed are compared unpaired by seed. Holm over all rows. `prob_better`: share of common
-    worlds and seeds in which the condition beats the first one, with its interval; nan without one.
+    Conditions without a common seed are compared unpaired by seed. Holm over all rows. The columns of `Wins` say in how
+    many of the common worlds and seeds the condition beats the first one.
     """
     matrices = matrices_of(items)
-    rows: list[dict[str, object]] = []
-    for arm, reference, condition in _pairs(frame):
-        for target in targets(metrics, frame):
-            if target.level == "measure":
-                effect = _contrast(frame, matrices, (reference, condition), target)
-                rows.append(
-                    {"arm": arm, "reference": reference, "condition": condition, "target": target.name}
-                    | {"lower_is_better": target.lower_is_better, "difference": effect.estimate}
-                    | _effect_columns(effect, [effect.note])
-                    | _how_often_better(frame, (reference, condition), target)
-                    | {"trial_ids": joined_ids(frame[frame["condition"].isin((reference, condition))])}
-                )
+    measures = [target for target in targets(metrics, frame) if target.level == "measure"]
+    rows = [
+        {"arm": arm, "reference": pair[0], "condition": pair[1], "target": target.name}
+        | _contrast_row(frame[frame["condition"].isin(pair)], matrices, pair, target)
+        for arm, pair in _pairs(frame)
+        for target in measures
+    ]
     table = pd.DataFrame(rows)
     if rows:
         table["p_holm"] = holm(table["p_value"].tolist())
@@ -252,50 +266,54 @@ def contrasts_table(
     return table
 
 
-def _pairs(frame: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+def _pairs(frame: pd.DataFrame) -> Iterator[tuple[str, tuple[str, str]]]:
     for arm, trials in frame.groupby("arm", sort=False):
         reference, *others = dict.fromkeys(trials["condition"])
         for condition in others:
-            yield str(arm), reference, condition
+            yield str(arm), (reference, condition)
 
 
-PROB_BETTER = ("prob_better", "prob_better_low", "prob_better_high")
+def _contrast_row(
+    trials: pd.DataFrame, matrices: ItemMatrices, pair: tuple[str, str], target: Target
+) -> dict[str, object]:
+    found = {world: _contrast_in_world(part, matrices, pair, target, world) for world, part in by_world(trials)}
+    effect = pooled_over_worlds({world: one.effect for world, one in found.items()})
+    return (
+        {"lower_is_better": target.lower_is_better, "difference": effect.estimate}
+        | _effect_columns(effect, [effect.note])
+        | {"p_randomised": _randomised(found.values())}
+        | asdict(_how_often_better(trials, pair, target))
+        | {"trial_ids": joined_ids(trials)}
+    )
 
 
-def _how_often_better(frame: pd.DataFrame, pair: tuple[str, str], target: Target) -> dict[str, float]:
+def _how_often_better(frame: pd.DataFrame, pair: tuple[str, str], target: Target) -> Wins:
     column = f"after/{target.name}"
     first, second = (frame.loc[frame["condition"] == name, ["world", "seed", column]] for name in pair)
     both = first.merge(second, on=["world", "seed"], suffixes=("_first", "_second"))
     gains = (both[f"{column}_second"] - both[f"{column}_first"]).to_numpy(dtype=float)
-    found = probability_better((-gains if target.lower_is_better else gains).tolist())
-    return dict(zip(PROB_BETTER, found, strict=True))
-
-
-def _contrast(frame: pd.DataFrame, matrices: ItemMatrices, pair: tuple[str, str], target: Target) -> Effect:
-    own = frame[frame["condition"].isin(pair)]
-    return pooled_over_worlds(
-        {world: _contrast_in_world(part, matrices, pair, target, world) for world, part in by_world(own)}
-    )
+    return wins((-gains if target.lower_is_better else gains).tolist())
 
 
 def _contrast_in_world(
     frame: pd.DataFrame, matrices: ItemMatrices, pair: tuple[str, str], target: Target, world: World
-) -> Effect:
+) -> _Difference:
     column = f"after/{target.name}"
     scores = [frame[frame["condition"] == name].set_index("seed")[column].dropna() for name in pair]
     common = scores[0].index.intersection(scores[1].index).to_numpy()
     own = [common, common] if len(common) else [side.index.to_numpy() for side in scores]
     first, second = (matrices.find(name, target.keys, seeds, world)[0] for name, seeds in zip(pair, own, strict=True))
     if not first or not second:
-        return seeds_effect((scores[1].loc[common] - scores[0].loc[common]).tolist())
+        return _Difference(seeds_effect((scores[1].loc[common] - scores[0].loc[common]).tolist()))
     shared = [on_common_items([a, b]) for a, b in zip(first, second, strict=True)]
     if any(not len(a.items) for a, _ in shared):
-        return unknown_effect("no common items")
+        return _Difference(unknown_effect("no common items"))
     parts, afters = [a for a, _ in shared], [[side.after for side in sides] for sides in zip(*shared, strict=True)]
     if len(common):
         return _paired(afters[0], afters[1], parts)
     means = [[values.mean(axis=1, keepdims=True) for values in side] for side in afters]
-    return unpaired_effect(scores[0].tolist(), scores[1].tolist(), [item_part(_paired(means[0], means[1], parts))])
+    of_items = item_part(_paired(means[0], means[1], parts).effect)
+    return _Difference(unpaired_effect(scores[0].tolist(), scores[1].tolist(), [of_items]))
 
 
 # -- flips ------------------------------------------------------------------------------------------------------------

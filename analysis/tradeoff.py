@@ -218,26 +218,42 @@ def series_of(frame: pd.DataFrame, axis_fields: Sequence[str], chance: float | N
     """
     if frame.empty or not {f"after/{side}" for side in SIDES} <= set(frame.columns):
         return []
-    names = series_names(frame, axis_fields)
+    names, by = series_names(frame, axis_fields), choosing_columns(frame)
+    return [_series(str(name), trials, by, chance) for name, trials in frame.groupby(names, sort=False)]
+
+
+def choosing_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the scores that points are chosen by: those on val items, on test items where there are none."""
     on_val = [f"val_after/{side}" for side in SIDES]
     has_val = set(on_val) <= set(frame.columns) and bool(frame[on_val].notna().all(axis=1).any())
-    by = on_val if has_val else [f"after/{side}" for side in SIDES]
-    return [_series(str(name), trials, by, chance) for name, trials in frame.groupby(names, sort=False)]
+    return on_val if has_val else [f"after/{side}" for side in SIDES]
+
+
+def chosen_points(trials: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> dict[Replicate, Floats]:
+    """Return of each replicate whose every trial ended the points, (m, 2), that no other of it beats by other scores.
+
+    Args:
+        trials: of one series.
+        by: the two columns that are chosen by, from `choosing_columns`.
+        columns: the two that are returned, on test items.
+    """
+    points: dict[Replicate, Floats] = {}
+    for (world, seed), own in trials.groupby(["world", "seed"], dropna=False):
+        values, chosen_by = (own[list(names)].to_numpy(dtype=float) for names in (columns, by))
+        is_known = np.isfinite(np.concatenate([values, chosen_by], axis=1)).all(axis=1)
+        if (is_known | (own["state"] == "DIVERGED").to_numpy()).all():
+            points[replicate_of(world, seed)] = values[is_known][pareto(chosen_by[is_known])]
+    return points
 
 
 def _series(name: str, trials: pd.DataFrame, by: list[str], chance: float | None) -> Series:
     """Return one series; the columns `by` say which points are chosen."""
-    points: dict[Replicate, Floats] = {}
+    points = chosen_points(trials, by, [f"after/{side}" for side in SIDES])
     references: dict[Replicate, tuple[float, float]] = {}
     groups = list(trials.groupby(["world", "seed"], dropna=False))
     for (world, seed), own in groups:
-        values = own[[f"after/{side}" for side in SIDES]].to_numpy(dtype=float)
-        chosen_by = own[by].to_numpy(dtype=float)
-        is_known = np.isfinite(np.concatenate([values, chosen_by], axis=1)).all(axis=1)
-        if (is_known | (own["state"] == "DIVERGED").to_numpy()).all():
-            points[replicate_of(world, seed)] = values[is_known][pareto(chosen_by[is_known])]
-            base = own["before/learned"].dropna()
-            references[replicate_of(world, seed)] = (float(base.iloc[0]) if len(base) else NAN, chance or 0.0)
+        base = own["before/learned"].dropna()
+        references[replicate_of(world, seed)] = (float(base.iloc[0]) if len(base) else NAN, chance or 0.0)
     num_left_out = len(groups) - len(points)
     notes = ["chance retention is not known: 0 is taken"] if chance is None else []
     notes += [] if by[0].startswith("val_") else ["no val scores: the points are chosen on test items, too"]

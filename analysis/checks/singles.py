@@ -17,6 +17,7 @@ from analysis import fits, stats
 from analysis.aggregate import iqm, iqm_interval
 from analysis.checks.scenario import AT_LEAST, AT_MOST_FAMILY, COVERS, Scenario
 from analysis.curves import optimum
+from analysis.randomisation import cluster_sums, randomised_p
 from analysis.variance import Floats
 
 Adjust = Callable[[Sequence[float]], list[float]]
@@ -34,6 +35,7 @@ def scenarios(adjust: Adjust = stats.holm, of_seeds: OfSeeds = stats.seeds_effec
     """
     yield from (_wilson(*case) for case in ((30, 0.1, 0.9), (100, 0.1, 0.9), (100, 0.94, 0.99)))
     yield from (_mcnemar(*case) for case in ((150, 0.1), (400, 0.25)))
+    yield from (_randomised(*case) for case in ((12, 1.0), (60, 0.25)))
     yield _family(adjust, "independent")
     yield _family(adjust, "correlated", shared_sd=1.0)
     yield _family(adjust, "independent, seeds vary as items do", seed_sd=1.0)
@@ -64,6 +66,20 @@ def _mcnemar(num_items: int, churn: float) -> Scenario:
 
     name = f"no change, {churn:.0%} of answers differ"
     return Scenario("McNemar", name, num_items, 0, 0.05, AT_MOST, draw, "size")
+
+
+def _randomised(num_clusters: int, share: float) -> Scenario:
+    """Return whether clusters of 4 items with heavy tails and no difference, 3 seeds, are called different."""
+    clusters = np.arange(4 * num_clusters) // 4
+    strata = np.zeros(len(clusters), dtype=np.int64)
+
+    def draw(noise: np.random.Generator) -> bool:
+        shared = noise.standard_t(3, num_clusters)[clusters][:, None]
+        differences = shared + noise.normal(0, 0.5, (len(clusters), 3))
+        return randomised_p([cluster_sums(differences, clusters, strata)]) < 0.05
+
+    name = f"no difference, {num_clusters} clusters of 4, heavy tails"
+    return Scenario("randomisation", name, len(clusters), 3, 0.05, AT_MOST, draw, "size", share)
 
 
 def _family(adjust: Adjust, name: str, *, shared_sd: float = 0.0, seed_sd: float = 0.0) -> Scenario:

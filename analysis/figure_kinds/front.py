@@ -18,8 +18,10 @@ from analysis.context import Context
 from analysis.figures import BASE, cue, fitted, handle, legend_above, new_figure, shown
 from analysis.numbers import MINUS
 from analysis.points import FigureData, dot_rows, intervals_sentence, population
+from analysis.replicates import replicate_of
 from analysis.tables import joined_ids
-from analysis.tradeoff import attainment
+from analysis.tradeoff import SIDES as MEASURES
+from analysis.tradeoff import attainment, choosing_columns, chosen_points
 from harness.records.schema import SweepRecord
 
 
@@ -58,7 +60,8 @@ def points(context: Context) -> list[FigureData] | str:
 
 RATE = "axis.train.learning_rate"
 ATTAINED = (
-    "Thin steps: what half of the replicates of a series attain, learning at least this with at least that kept. "
+    "Thin steps: what half of the replicates of a series attain, learning at least this with at least that kept, by "
+    "points chosen on val items. "
 )
 ISO = "Grey dashes join the series at equal learning rate. "
 FEWEST_TO_ATTAIN = 3
@@ -72,20 +75,19 @@ def _iso_field(means: pd.DataFrame, record: SweepRecord) -> str:
 
 
 def _attained(context: Context) -> pd.DataFrame:
-    """Return the corners of what half of each series' replicates attain; of series with three that ended throughout."""
-    frame = context.frame
-    table = dot_rows(frame, context.record).assign(
-        learned=frame["delta/learned"], retained=frame["delta/retained"], state=frame["state"]
-    )
-    table["is_open"] = table[["learned", "retained"]].isna().any(axis=1) & (table["state"] != "DIVERGED")
-    parts: list[pd.DataFrame] = []
-    for series, trials in table.groupby("series", sort=False):
-        replicates = [own for _, own in trials.groupby(["world", "seed"], dropna=False) if not own["is_open"].any()]
-        runs = [own[["learned", "retained"]].dropna().to_numpy(dtype=float) for own in replicates]
-        if len(runs) >= FEWEST_TO_ATTAIN:
-            corners = pd.DataFrame(attainment(runs), columns=["learned", "retained"])
-            ids = joined_ids(pd.concat(replicates))
-            parts.append(corners.assign(kind="attained", series=series, num_replicates=len(runs), trial_ids=ids))
+    """Return the corners of what half of each series' replicates attain; of series with three that ended throughout.
+
+    Points are chosen as `tradeoff_attained.csv` has them, on val items, and drawn as changes on test items.
+    """
+    frame, parts = context.frame, list[pd.DataFrame]()
+    by = choosing_columns(frame)
+    for series, trials in frame.groupby(dot_rows(frame, context.record)["series"], sort=False):
+        points = chosen_points(trials, by, [f"delta/{side}" for side in MEASURES])
+        if len(points) >= FEWEST_TO_ATTAIN:
+            corners = pd.DataFrame(attainment(list(points.values())), columns=list(MEASURES))
+            used = [replicate_of(world, seed) in points for world, seed in trials[["world", "seed"]].to_numpy()]
+            ids = joined_ids(trials[used])
+            parts.append(corners.assign(kind="attained", series=series, num_replicates=len(points), trial_ids=ids))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -1,7 +1,7 @@
 """Which axis mattered, and what a budget of conditions buys.
 
 Invariant: a study has importances and no test; a grid has an analysis of variance on test and its budget curve on val.
-What does not live here: the numbers (analysis/search.py).
+What does not live here: the numbers (analysis/search.py, analysis/mixed.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -9,10 +9,13 @@ What does not live here: the numbers (analysis/search.py).
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pandas as pd
 
 from analysis import files as formats
 from analysis.context import Context
+from analysis.mixed import variance_components
 from analysis.optima import is_lower_measure
 from analysis.search import budget_curve, conditions_table, factorial_anova, importance
 from analysis.section import Section, rows_of
@@ -21,17 +24,23 @@ from analysis.section import Section, rows_of
 def compute(context: Context) -> Section | str:
     """Return importances and budget curves of a study's objectives, or analyses of variance of a grid's measures."""
     importances = _importances(context) if context.is_sampled else pd.DataFrame()
-    variances = pd.DataFrame() if context.is_sampled else _variances(context)
+    variances = pd.DataFrame() if context.is_sampled else _of_measures(context, factorial_anova)
+    components = pd.DataFrame() if context.is_sampled else _of_measures(context, variance_components)
     budgets = _budgets(context)
     if importances.empty and variances.empty and budgets.empty:
         return "no measure has a value in two conditions"
-    tables = {"importances": importances, "variances": variances, "budgets": budgets}
+    tables = {"importances": importances, "variances": variances, "components": components, "budgets": budgets}
     return Section("search", "Axes", {name: rows_of(table) for name, table in tables.items()})
 
 
 def files(section: Section) -> dict[str, bytes]:
     """Return each table that has rows as CSV."""
-    names = {"importances": "importance.csv", "variances": "anova.csv", "budgets": "budget.csv"}
+    names = {
+        "importances": "importance.csv",
+        "variances": "anova.csv",
+        "components": "mixed.csv",
+        "budgets": "budget.csv",
+    }
     return {
         file: formats.csv(pd.DataFrame(section.content[name])) for name, file in names.items() if section.content[name]
     }
@@ -64,9 +73,12 @@ def _budgets(context: Context) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def _variances(context: Context) -> pd.DataFrame:
+def _of_measures(
+    context: Context, table_of: Callable[[pd.DataFrame, Sequence[str], str], pd.DataFrame]
+) -> pd.DataFrame:
+    """Return a table of every measure's scores after training."""
     found = [
-        factorial_anova(context.frame, context.record.axis_fields, f"after/{measure}").assign(of=measure)
+        table_of(context.frame, context.record.axis_fields, f"after/{measure}").assign(of=measure)
         for measure in context.primary_keys
     ]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

@@ -1,7 +1,7 @@
-"""How much a score varies from seed to seed alone: the spread over fine-tuning seeds of every primary slice.
+"""How much a score varies from seed to seed alone, and how much that is beside what the conditions do to it.
 
-Invariant: pooled over conditions within which only the seed differs, never across them. What does not live here: the
-seeds' part in an interval of a change (stats.py).
+Invariant: the spread is pooled over conditions within which only the seed differs, never across them. What does not
+live here: the signal (signal.py), the seeds' part in an interval of a change (stats.py).
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -10,6 +10,7 @@ seeds' part in an interval of a change (stats.py).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,17 +19,29 @@ import scipy.stats
 from analysis import files as formats
 from analysis.context import Context
 from analysis.section import Section, rows_of
-from analysis.tables import targets
+from analysis.signal import signal_columns, telling_most
+from analysis.tables import Target, targets
 
 
 def compute(context: Context) -> Section | str:
-    """Return the standard deviation over seeds of the score after training, per measure and primary slice."""
-    wanted = [target for target in targets(context.primary_keys, context.frame) if target.level != "other"]
-    rows = [row for target in wanted if (row := spread(context.frame, target.name)) is not None]
+    """Return spread over seeds, signal and their ratio of the score after training, of every measure and metric."""
+    wanted = targets(context.primary_keys, context.frame)
+    rows = [row for target in wanted if (row := _row(context, target)) is not None]
     if not rows:
         return "no condition has two seeds with a known score"
-    named = [{"target": row["target"], "level": _level(row["target"], context)} | row for row in rows]
-    return Section("seed_spread", "Seed spread", {"rows": rows_of(pd.DataFrame(named))})
+    primaries = [target.name for target in wanted if target.level == "primary"]
+    content = {"rows": rows_of(pd.DataFrame(rows)), "telling": telling_most(rows, primaries)}
+    return Section("seed_spread", "Seed spread", content)
+
+
+def _row(context: Context, target: Target) -> dict[str, object] | None:
+    found = spread(context.frame, target.name)
+    if found is None:
+        return None
+    trials = context.frame.drop_duplicates("trial_id")
+    signal = signal_columns(trials, target.name, float(found["seed_sd"]), is_sampled=context.is_sampled)
+    ids = {"trial_ids": found.pop("trial_ids")}
+    return {"target": target.name, "level": target.level} | found | signal | ids
 
 
 def files(section: Section) -> dict[str, bytes]:
@@ -36,7 +49,7 @@ def files(section: Section) -> dict[str, bytes]:
     return {"seed_spread.csv": formats.csv(pd.DataFrame(section.content["rows"]))}
 
 
-def spread(frame: pd.DataFrame, target: str) -> dict[str, object] | None:
+def spread(frame: pd.DataFrame, target: str) -> dict[str, Any] | None:
     """Return the pooled standard deviation over seeds of `after/<target>`, with a 95 % interval; None if unknown.
 
     s^2 = sum over groups of (k - 1) s_g^2 / sum of (k - 1), where a group is the seeds of one condition (and world).
@@ -65,7 +78,3 @@ def spread(frame: pd.DataFrame, target: str) -> dict[str, object] | None:
         "df": df,
         "trial_ids": " ".join(used["trial_id"]),
     }
-
-
-def _level(target: object, context: Context) -> str:
-    return "measure" if target in context.primary_keys else "primary"

@@ -93,6 +93,7 @@ def test_other_items_are_not_paired_and_the_interval_is_wider(
     assert "other items" in apart["note"]
     assert paired["prob_better"] * 3 in (0, 1, 2, 3)
     assert math.isnan(apart["prob_better"])  # nothing pairs their runs
+    assert (paired["num_runs"], apart["num_runs"], apart["better"]) == (3, 0, "unknown")
     assert row_of(compare(weak, edited), "num_examples=400", "retained")["pairing"] == "items and seeds"
 
 

@@ -85,6 +85,35 @@ def test_forecast_says_what_it_cannot(tmp_path: Path) -> None:
     assert forecast(record(tmp_path / "none")) == []
 
 
+def test_forecast_at_what_it_says_is_enough_is_powered_and_at_one_less_is_not(tmp_path: Path) -> None:
+    """Through sizes and seeds of real plans, not through the design that the number was computed from."""
+    planned, key = record(tmp_path / "three", claim(0.096)), "people/question"
+    (row,) = forecast(planned)
+    assert row.items_needed is not None
+    assert row.seeds_needed is not None
+    sized = [forecast(planned, None, {key: Size(n, n)})[0] for n in (row.items_needed, row.items_needed - 1)]
+    assert [one.label for one in sized] == ["powered", NOT_POWERED]
+    seeded = [
+        forecast(record(tmp_path / str(k), claim(0.096), seeds=k))[0] for k in (row.seeds_needed, row.seeds_needed - 1)
+    ]
+    assert [one.label for one in seeded] == ["powered", NOT_POWERED]
+    (line,) = power_lines([row])[:1]
+    assert f"enough: {row.items_needed} test items a slice, or {row.seeds_needed} seeds)" in line
+
+
+def test_forecast_says_where_no_number_is_enough_and_nothing_without_a_margin(tmp_path: Path) -> None:
+    noisy = {"learned": Variances(0.2, 0.3, math.nan, "earlier")}
+    (row,) = forecast(record(tmp_path / "noisy", claim(0.05)), noisy)
+    assert (row.items_needed, row.seeds_needed) == (None, None)
+    assert row.both_needed is not None
+    assert f"enough: {row.both_needed[0]} seeds and {row.both_needed[1]} test items" in power_lines([row])[0]
+    few = {"learned": Variances(0.001, 0.1, math.nan, "earlier")}
+    assert "no number of items is" in power_lines(forecast(record(tmp_path / "few", claim(0.05)), few))[0]
+    (none,) = forecast(record(tmp_path / "none", claim(0.0)))
+    assert (none.items_needed, none.seeds_needed) == (None, None)
+    assert "enough" not in power_lines([none])[0]
+
+
 def test_power_lines_name_the_assumption_once(tmp_path: Path) -> None:
     lines = power_lines(forecast(record(tmp_path, claim(), claim(0.3))))
     assert "not powered as planned" in lines[0]

@@ -13,6 +13,7 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.anova import anova_lm
 
 from analysis import stats
+from analysis.detectable import detectable_in_se
 from analysis.variance import codes_of
 
 
@@ -187,7 +188,7 @@ def test_unpaired_effect_of_other_items_has_their_degrees_of_freedom() -> None:
 # Effects in standard deviations of the paired difference that k seeds find with 80 % power: t test power tables.
 @pytest.mark.parametrize(("num_seeds", "detectable"), [(3, 3.3), (5, 1.7), (8, 1.2), (10, 1.0)])
 def test_detectable_effect_matches_power_tables(num_seeds: int, detectable: float) -> None:
-    assert stats.detectable_in_se(num_seeds - 1) / math.sqrt(num_seeds) == pytest.approx(detectable, abs=0.05)
+    assert detectable_in_se(num_seeds - 1) / math.sqrt(num_seeds) == pytest.approx(detectable, abs=0.05)
 
 
 # One paired comparison of a benchmark: items, share of answers that flip, detectable points.
@@ -237,33 +238,6 @@ def test_chance_corrected_retention_of_a_base_at_chance_or_below_is_undefined(ch
     assert math.isnan(stats.chance_corrected_retention(0.5, 0.0, chance, 0.0))
     assert math.isnan(stats.chance_corrected_retention(0.0, 0.0, chance, 0.0))
     assert stats.chance_corrected_retention(0.5, 1.0, 0.0, 0.0) == 0.5
-
-
-def test_probability_better_is_the_share_of_paired_runs_with_the_interval_of_scipy() -> None:
-    reference = scipy.stats.binomtest(4, 5).proportion_ci(0.95, method="wilson")
-    found = stats.probability_better([0.1, 0.2, -0.1, 0.3, 0.01])
-    assert found == pytest.approx((0.8, reference.low, reference.high))
-
-
-def test_probability_better_is_paired_by_run_where_the_share_of_all_pairs_of_runs_sees_noise() -> None:
-    second = np.array([0.10, 0.50, 0.90])  # runs differ far more than the conditions do
-    first = second + 0.01
-    assert stats.probability_better((first - second).tolist())[0] == 1.0
-    assert scipy.stats.mannwhitneyu(first, second).statistic / 9 == pytest.approx(2 / 3)
-
-
-def test_probability_better_counts_ties_half_and_unknown_gains_nowhere() -> None:
-    assert stats.probability_better([0.0, 0.0, math.nan])[0] == 0.5
-    assert stats.probability_better([1.0, 0.0])[0] == 0.75
-    assert all(math.isnan(number) for number in stats.probability_better([math.nan]))
-    assert all(math.isnan(number) for number in stats.probability_better([]))
-
-
-def test_probability_better_of_three_wins_in_three_is_not_above_a_half() -> None:
-    # By hand, z = 1.96: the lower end is k / (k + z^2), .438 of 3 and .510 of 4.
-    low = [stats.probability_better([0.1] * k)[1] for k in (3, 4)]
-    assert low == pytest.approx([k / (k + 1.959964**2) for k in (3, 4)], abs=1e-6)
-    assert low[0] < 0.5 < low[1]
 
 
 def test_wilson_matches_scipy() -> None:

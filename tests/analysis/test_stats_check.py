@@ -136,6 +136,13 @@ def test_items_that_count_as_endless_fail_their_claims(monkeypatch: pytest.Monke
     assert len(failures(chosen(singles.scenarios(), "unpaired: different seeds and items, 4 clusters"), 800, 2.0)) == 1
 
 
+def test_randomisation_of_single_items_of_clusters_fails_its_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_clusters = singles.cluster_sums
+    monkeypatch.setattr(singles, "cluster_sums", lambda d, clusters, strata: of_clusters(d, np.arange(len(d)), strata))
+    broken = chosen(singles.scenarios(), "randomisation: no difference, 12 clusters")
+    assert len(failures(broken, 400, 2.0)) == len(broken) == 1
+
+
 def test_unadjusted_family_fails_its_claims() -> None:
     (broken,) = chosen(singles.scenarios(list), "Holm: family of 20, independent")
     assert simulate(broken, 200).rate > 0.5  # 1 - .95^20 = .64

@@ -99,3 +99,8 @@ def test_table_of_a_study_keeps_estimates_and_the_base_and_says_why_nothing_else
     assert math.isnan(row["r2_low"])
     assert row["note"].startswith("no interval: a sampler chose")
     assert "kind" not in without_intervals(table.drop(columns=["kind", "note"])).columns
+    tested = table.assign(sign_p=0.01, p_randomised=0.01, prob_better=0.9, better="significant and meaningful")
+    row = without_intervals(tested).iloc[0]
+    assert (row["prob_better"], row["better"]) == (0.9, "unknown")
+    assert math.isnan(row["sign_p"])
+    assert math.isnan(row["p_randomised"])

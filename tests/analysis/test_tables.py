@@ -128,6 +128,9 @@ def test_contrasts_say_how_often_the_condition_beats_the_first_one_whichever_way
         if not (gains == 0).any():
             ends = scipy.stats.binomtest(int((gains > 0).sum()), 3).proportion_ci(method="wilson")
             assert (row["prob_better_low"], row["prob_better_high"]) == pytest.approx((ends.low, ends.high))
+            assert row["sign_p"] == pytest.approx(scipy.stats.binomtest(int((gains > 0).sum()), 3).pvalue)
+        assert (row["num_wins"], row["num_ties"], row["num_runs"]) == ((gains > 0).sum(), (gains == 0).sum(), 3)
+        assert row["better"] == "not significant"  # three runs never tell
     # More training unlearns prose: without turning its sign it would seem to get better.
     assert table.loc[table["target"] == "fluency", "prob_better"].max() == 0
 
@@ -142,6 +145,8 @@ def test_contrasts_of_conditions_without_a_common_seed_are_unpaired(tmp_path: Pa
     assert row["difference"] == pytest.approx(second.mean() - first.mean())
     assert row["se"] ** 2 == pytest.approx(row["se_items"] ** 2 + first.var() / 2 + second.var() / 2)
     assert np.isnan(row["prob_better"])
+    assert np.isnan(row["sign_p"])
+    assert (row["num_runs"], row["better"]) == (0, "unknown")
 
 
 def test_flips_table_counts_one_trial_by_hand(whole: tuple[Store, str]) -> None:

@@ -7,14 +7,17 @@ import math
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import numbers
 from analysis.context import Context
+from analysis.figure_kinds import front
 from analysis.opened import open_sweep
 from analysis.section import Section
 from analysis.sections import edl, forgetting, knowledge, optima, search, tax, tradeoff
+from analysis.tradeoff import attainment
 from harness.records.store import Store
 from tests.analysis.conftest import ARM
 from tests.analysis.synthetic import Plan, build
@@ -155,3 +158,22 @@ def test_tradeoff_writes_what_half_of_the_replicates_attain(small: tuple[Store, 
         reached = context.frame.loc[(points[:, 0] >= learned) & (points[:, 1] >= retained), "seed"].nunique()
         assert reached >= 1  # half of two seeds
     assert "tradeoff_attained.csv" in tradeoff.files(section)
+
+
+def test_front_draws_what_the_tradeoff_attains_as_changes_from_the_base(whole: tuple[Store, str]) -> None:
+    context = context_of(whole)
+    figures = front.points(context)
+    assert not isinstance(figures, str)
+    drawn = figures[0].points[figures[0].points["kind"] == "attained"]
+    table = pd.DataFrame(section_of(tradeoff, context).content["attained"])
+    base = context.frame[["before/learned", "before/retained"]].drop_duplicates().to_numpy()
+    assert len(base) == 1
+    assert set(drawn["series"]) == set(table["series"]) == {"equal_epochs", "equal_steps"}
+    on_test: list[bool] = []
+    for series, corners in table.groupby("series"):
+        own = drawn.loc[drawn["series"] == series, ["learned", "retained"]].to_numpy(dtype=float)
+        assert own == pytest.approx(corners[["learned", "retained"]].to_numpy() - base)
+        trials = context.frame[context.frame["arm"] == series].groupby("seed")
+        every = attainment([one[["delta/learned", "delta/retained"]].to_numpy() for _, one in trials])
+        on_test.append(every.shape == own.shape and bool(np.allclose(every, own)))
+    assert not all(on_test)  # points chosen by the scores that are drawn reach further
