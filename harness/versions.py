@@ -39,4 +39,5 @@ PROBES: dict[str, int] = {
     "drift": 1,
     "during": 1,
     "interpolation": 1,
+    "layouts": 1,  # EvalTask.layout
 }
