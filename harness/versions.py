@@ -30,6 +30,7 @@ SUITES: dict[str, int] = {
     "safety": 1,
     "code": 1,
     "code_execution": 1,
+    "formats": 1,
     "prose": 1,
 }
 
