@@ -113,6 +113,7 @@ def test_lengths_equal_scipy_and_numpy(context: Context) -> None:
 
 def test_sections_of_a_sweep_without_panels_or_formats_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(synthetic.METRICS, "generate", ("exact_match", "end_of_turn"))
+    monkeypatch.setattr(skills, "POCKET", ())
     monkeypatch.setattr(skills.format_table, "__defaults__", ((),))
     monkeypatch.setattr(skills.rates_table, "__defaults__", ((),))
     plain = Context(open_sweep(*synthetic.build(tmp_path, SMALL)))
