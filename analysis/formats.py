@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,13 @@ import pandas as pd
 from analysis.matrices import ItemMatrices, Matrix, World, by_world
 from analysis.stats import Effect, crossed_effect, pooled_over_worlds, unknown_effect
 from analysis.tables import joined_ids
+from harness.identity import canonical_json
+from harness.spec.metrics import primary_metric
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from harness.spec import EvalTask
 
 NAN = math.nan
 SPREAD_FORMATS = 5
@@ -39,25 +46,33 @@ class Formats:
     """One skill, asked in the format of the training rows and in others, each by a metric key `suite/task/metric`."""
 
     skill: str
-    taught: str
-    """As training rows ask it."""
+    taught: str | None
+    """As training rows ask it; None where nothing says that they ask it in one of these formats."""
     paraphrases: tuple[str, ...] = ()
     """In words that no training row has, otherwise as taught."""
     structures: tuple[str, ...] = ()
     """In another structure: a cloze, a choice, solved examples, without a template."""
     typos: tuple[str, ...] = ()
     """As taught, with typing errors: no format of its own, so in neither held-out mean nor spread."""
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    """Key -> layout, of the very items in another layout (harness/evals/layouts.py) than the taught one."""
 
     @property
     def held_out(self) -> tuple[str, ...]:
         """Return the formats that no training row has."""
-        return self.paraphrases + self.structures
+        return self.paraphrases + self.structures + tuple(self.layouts)
 
     def asked(self, keys: Iterable[str]) -> Formats:
         """Return the formats among these keys."""
         there = set(keys)
         names = ("paraphrases", "structures", "typos")
-        return replace(self, **{name: tuple(k for k in getattr(self, name) if k in there) for name in names})
+        left = {name: tuple(k for k in getattr(self, name) if k in there) for name in names}
+        return replace(self, **left, layouts={k: layout for k, layout in self.layouts.items() if k in there})
+
+    @property
+    def is_comparable(self) -> bool:
+        """Return whether these formats say something together: a taught one does, or two."""
+        return self.taught is not None or len(self.held_out) > 1
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,29 @@ POCKET_RATES = (
 """Per byte, because a sentence of prose is twice as long as an answer: summed, the base itself prefers the shorter."""
 
 
+def layout_groups(tasks: Iterable[EvalTask], represented: Collection[str] = ()) -> tuple[Formats, ...]:
+    """Return the groups of tasks that differ in layout alone, each of at least two layouts, by their primary metric.
+
+    Args:
+        tasks: of a sweep; whether a task is primary, and its name, is no difference.
+        represented: keys of the slices that the training data are declared to represent. The one of a group is its
+            taught layout; with none, or several, no layout is known to be the one of training.
+    """
+    found: dict[str, dict[str, EvalTask]] = {}
+    for task in tasks:
+        same = canonical_json(task.model_copy(update={"name": "-", "layout": "as_is", "primary": False}))
+        found.setdefault(same, {}).setdefault(task.layout, task)
+    return tuple(_layout_group(group, represented) for group in found.values() if len(group) > 1)
+
+
+def _layout_group(group: Mapping[str, EvalTask], represented: Collection[str]) -> Formats:
+    plain = group.get("as_is") or next(iter(group.values()))
+    taught = [task for task in group.values() if task.key in represented]
+    own = taught[0] if len(taught) == 1 else None
+    others = {f"{task.key}/{primary_metric(task)}": layout for layout, task in group.items() if task is not own}
+    return Formats(plain.key, None if own is None else f"{own.key}/{primary_metric(own)}", layouts=others)
+
+
 def format_table(frame: pd.DataFrame, items: pd.DataFrame, groups: Sequence[Formats] = POCKET) -> pd.DataFrame:
     """Return one row per condition, skill and quantity: before, after, delta with its 95 % interval, seeds, items.
 
@@ -110,8 +148,12 @@ def format_table(frame: pd.DataFrame, items: pd.DataFrame, groups: Sequence[Form
     gap: s(t) - mean of s(f) over H: what is tied to the format. Less is better, from 0 on.
     paraphrase gap, structure gap, typo gap: s(t) - mean of s(f) over those alone.
     format spread: max - min of s(f) over {t} and H; the extremes are picked before and after separately.
+    layout <name>: s(f) of that layout. More is better.
 
-    A skill whose taught format was not asked has no rows, and a quantity without its formats none.
+    Of a skill without a known taught format there are: mean over layouts, each layout, format spread. A skill whose
+    taught format was not asked has no rows, and a quantity without its formats none.
+
+    Source of the spread: Sclar et al., arXiv:2310.11324, section 3.
 
     Args:
         frame: one row per planned trial.
@@ -125,7 +167,8 @@ def format_table(frame: pd.DataFrame, items: pd.DataFrame, groups: Sequence[Form
         | {"quantity": quantity, "num_formats": len(formats)}
         | _row(trials, matrices, str(condition), formats, weigh)
         for condition, trials in frame.groupby("condition", sort=False)
-        for asked in (group.asked(keys) for group in groups if group.taught in keys)
+        for asked in (group.asked(keys) for group in groups if group.taught is None or group.taught in keys)
+        if asked.is_comparable
         for quantity, formats, weigh in _quantities(asked)
     ]
     return pd.DataFrame(rows)
@@ -164,10 +207,15 @@ Weigh = Callable[[Weights], Weights]
 
 def _quantities(asked: Formats) -> list[tuple[str, tuple[str, ...], Weigh]]:
     """Return (name, formats, how they are weighed) of every quantity whose formats were asked."""
-    taught, held_out = (asked.taught,), asked.held_out
-    found: list[tuple[str, tuple[str, ...], Weigh]] = [("train format", taught, lambda _: {asked.taught: 1.0})]
+    held_out = asked.held_out
+    layouts = [(f"layout {layout}", (key,), _evenly) for key, layout in asked.layouts.items()]
+    if asked.taught is None:
+        return [("mean over layouts", held_out, _evenly), *layouts, ("format spread", held_out, _extremes)]
+    taught = (asked.taught,)
+    found: list[tuple[str, tuple[str, ...], Weigh]] = [("train format", taught, _evenly)]
     if held_out:
-        found.append(("held-out mean", held_out, lambda _: _evenly(held_out)))
+        found.append(("held-out mean", held_out, _evenly))
+    found += layouts
     kinds = (("gap", held_out), ("paraphrase gap", asked.paraphrases), ("structure gap", asked.structures),
              ("typo gap", asked.typos))  # fmt: skip
     for name, others in kinds:
@@ -176,7 +224,7 @@ def _quantities(asked: Formats) -> list[tuple[str, tuple[str, ...], Weigh]]:
     return [*found, ("format spread", taught + held_out, _extremes)] if held_out else found
 
 
-def _evenly(keys: Sequence[str], sign: float = 1.0) -> dict[str, float]:
+def _evenly(keys: Collection[str], sign: float = 1.0) -> dict[str, float]:
     return dict.fromkeys(keys, sign / len(keys))
 
 

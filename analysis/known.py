@@ -54,9 +54,9 @@ COLUMNS = [
 
 
 def asks_facts(task: EvalTask) -> bool:
-    """Return whether a task's items each ask one fact as raw text with choices, spelled as it is."""
+    """Return whether a task's items each ask one fact as raw text with choices, spelled and laid out as it is."""
     source = task.source
-    is_raw = not task.chat and task.typo_rate == 0
+    is_raw = not task.chat and task.typo_rate == 0 and task.layout == "as_is"
     return isinstance(source, PocketItems) and source.slice in FACT_SLICES and is_raw
 
 

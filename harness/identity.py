@@ -111,15 +111,18 @@ def behaviours_of(spec: TrialSpec) -> dict[str, int]:
 
 
 def evaluation_behaviours(evals: EvalSpec) -> dict[str, int]:
-    """Return the versions of catalogue suites and panels that an evaluation uses; none where it uses none.
+    """Return the versions of catalogue suites, panels and layouts that an evaluation uses; none where it uses none.
 
     A task of a suite that this code no longer knows keeps the version that it was written with.
     """
     suites = {task.suite: versions.SUITES.get(task.suite, task.version) for task in evals.tasks if task.version}
     panels = {task.panel: versions.PROBES[task.panel] for task in evals.tasks if task.panel != "none"}
-    return {f"suite.{name}": version for name, version in suites.items()} | {
-        f"panel.{name}": version for name, version in panels.items()
-    }
+    layouts = {"layouts": versions.PROBES["layouts"]} if any(task.layout != "as_is" for task in evals.tasks) else {}
+    return (
+        {f"suite.{name}": version for name, version in suites.items()}
+        | {f"panel.{name}": version for name, version in panels.items()}
+        | layouts
+    )
 
 
 def _probe_behaviours(spec: TrialSpec) -> dict[str, int]:

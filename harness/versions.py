@@ -30,6 +30,7 @@ SUITES: dict[str, int] = {
     "safety": 1,
     "code": 1,
     "code_execution": 1,
+    "formats": 1,
     "prose": 1,
 }
 
@@ -39,4 +40,5 @@ PROBES: dict[str, int] = {
     "drift": 1,
     "during": 1,
     "interpolation": 1,
+    "layouts": 1,  # EvalTask.layout
 }

@@ -1,6 +1,7 @@
-"""What the trials really trained on, as each wrote it down before its first step.
+"""What the trials really trained on, and what val and test items share, as each wrote it down before its first step.
 
-Invariant: one row per distinct data set, with the trials that trained on it; what no audit counted is unknown, never 0.
+Invariant: one row per distinct data set, with the trials that trained on it, and one per distinct slice of items; what
+no audit counted is unknown, never 0.
 What does not live here: the counts (harness/data/audit.py writes them).
 """
 
@@ -10,6 +11,8 @@ What does not live here: the counts (harness/data/audit.py writes them).
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -25,6 +28,11 @@ NOT_OF_THE_DATA = ("base_loss",)
 COUNTS = (
     "num_examples", "num_rows", "end_of_turn_share", "truncated_share", "ends_lost_share", "pack_fill",
     "num_without_loss", "num_exact_duplicates", "num_near_duplicates", "loss_tokens_per_step",
+)  # fmt: skip
+
+SPLIT_COLUMNS = (
+    "num_val", "num_test", "num_checked", "num_overlapping", "share", "num_repeated", "num_across", "across_share",
+    "is_large",
 )  # fmt: skip
 
 
@@ -43,6 +51,7 @@ def compute(context: Context) -> Section | str:
     rows = [_row(number, users) for number, users in enumerate(sets.values(), start=1)]
     parts = list(dict.fromkeys(part for row in rows for part in row["tokens"]))
     content = {"rows": rows, "parts": parts, "num_without": num_without, "num_trials": len(context.sweep.trials)}
+    content |= {"splits": _splits(user for users in sets.values() for user in users)}
     return Section("audit", "Audit", content)
 
 
@@ -55,7 +64,10 @@ def files(section: Section) -> dict[str, bytes]:
         plain |= {f"tokens/{part}": row["tokens"].get(part) for part in section.content["parts"]}
         plain |= {f"loss_tokens/{part}": row["loss_tokens"].get(part) for part in section.content["parts"]}
         rows.append(plain)
-    return {"audit.csv": formats.csv(pd.DataFrame(rows))}
+    splits = section.content["splits"]
+    return {"audit.csv": formats.csv(pd.DataFrame(rows))} | (
+        {"val_overlap.csv": formats.csv(pd.DataFrame(splits))} if splits else {}
+    )
 
 
 def _read(trial: OpenedTrial) -> dict[str, Any] | None:
@@ -91,6 +103,26 @@ def _row(number: int, users: list[tuple[OpenedTrial, dict[str, Any]]]) -> dict[s
         "problems": [str(text) for text in audit.get("problems") or ()],
         "trial_ids": " ".join(dict.fromkeys(trial.planned.trial_id for trial in trials)),
     }
+
+
+def _splits(users: Iterable[tuple[OpenedTrial, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return one row per slice and distinct counts of its val and test items, the largest overlap first."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    trials: defaultdict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for trial, audit in users:
+        found = audit.get("split_overlaps")
+        for name, one in found.items() if isinstance(found, dict) else ():
+            read = one.get if isinstance(one, dict) else {}.get
+            row = {"slice": str(name)} | {column: _number(read(column)) for column in SPLIT_COLUMNS}
+            key = tuple(row.values())
+            rows.setdefault(key, row)
+            trials[key].append(trial.planned.trial_id)
+    made = [row | {"trial_ids": " ".join(dict.fromkeys(trials[key]))} for key, row in rows.items()]
+    return sorted(made, key=lambda row: (not row["is_large"], -(row["share"] or 0.0)))
+
+
+def _number(value: Any) -> float | int | None:
+    return value if isinstance(value, int | float) else None
 
 
 def _contaminated(overlaps: dict[str, dict[str, Any]]) -> list[str]:

@@ -23,17 +23,19 @@ COLUMNS = [
 
 
 def compute(context: Context) -> Section | str:
-    """Return every skill that was asked in its taught format and in another one, and the two rates of format."""
-    skills = formats.format_table(context.frame, context.items)
+    """Return every skill that was asked in its taught format and another one, or in several layouts, and two rates."""
+    tasks = {task.key: task for trial in context.sweep.trials for task in trial.planned.spec.evals.tasks}
+    groups = formats.layout_groups(tasks.values(), context.record.represented)
+    skills = formats.format_table(context.frame, context.items, (*formats.POCKET, *groups))
     rates = formats.rates_table(context.frame, context.items)
     if len(skills):
-        several = skills[skills["quantity"] == "gap"]["skill"]
+        several = skills[skills["quantity"].isin(("gap", "format spread"))]["skill"]
         skills = skills[skills["skill"].isin(several)].rename(columns={"skill": "name"})
     if len(rates):
         rates = rates.rename(columns={"rate": "name"}).assign(quantity="rate", num_formats=1)
     tables = [table for table in (skills, rates) if len(table)]
     if not tables:
-        return "no skill is asked in its taught format and in another one"
+        return "no skill is asked in its taught format and in another one, or in several layouts"
     table = context.shown(pd.concat(tables))
     groups = {str(name): rows_of(rows[COLUMNS]) for name, rows in table.groupby("name", sort=False)}
     return Section("formats", "Formats", {"groups": groups, "rates": [rate.name for rate in formats.POCKET_RATES]})

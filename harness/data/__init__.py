@@ -14,6 +14,7 @@ from harness.data.ledger import write_ledger
 from harness.data.page import audit_page
 from harness.data.prepare import PreparedData, prepare
 from harness.data.sources import Rows, describe_file, read_rows
+from harness.data.splits import SplitOverlap
 from harness.data.templates import TEMPLATES
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Message",
     "PreparedData",
     "Rows",
+    "SplitOverlap",
     "audit_of",
     "audit_page",
     "chat_format",

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from harness.data.example import Example
 from harness.data.ledger import Part
 from harness.data.masks import PARTS
 from harness.data.prepare import PreparedData
+from harness.data.splits import SplitOverlap
 from harness.records.schema import DataSummary
 from harness.spec import DataSpec
 
@@ -85,6 +87,8 @@ class Audit:
     of more than `MOST_COMPARED` rows."""
     overlaps: Mapping[str, OverlapCounts]
     """Evaluation task -> how many of its items stand in the rows; rows of tokens cannot be searched."""
+    split_overlaps: Mapping[str, SplitOverlap]
+    """Evaluation task -> how many of its test items stand in val items; of a task that is not here it is unknown."""
     languages: Mapping[str, int] | None
     """ISO 639 code, or `unknown` -> training rows; None of more than `MOST_COMPARED` rows."""
     domains: Mapping[str, int]
@@ -153,11 +157,21 @@ class Audit:
         """Return every count and share by name."""
         shares = {name: getattr(self, name) for name in ("end_of_turn_share", "truncated_share", "ends_lost_share")}
         overlaps = {key: asdict(one) | {"contaminated": one.contaminated} for key, one in self.overlaps.items()}
+        splits = {
+            key: asdict(one) | {name: getattr(one, name) for name in ("share", "across_share", "is_large")}
+            for key, one in self.split_overlaps.items()
+        }
         plain = {key: dict(v) if isinstance(v, Mapping) else v for key, v in asdict(self).items()}
-        return plain | shares | {"overlaps": overlaps}
+        return plain | shares | {"overlaps": overlaps, "split_overlaps": splits}
 
 
-def audit_of(rows: PreparedData, chat: ChatFormat, batch_size: int, asked: Mapping[str, Mapping[str, str]]) -> Audit:
+def audit_of(
+    rows: PreparedData,
+    chat: ChatFormat,
+    batch_size: int,
+    asked: Mapping[str, Mapping[str, str]],
+    splits: Mapping[str, SplitOverlap] = MappingProxyType({}),
+) -> Audit:
     """Return what rows train on.
 
     Args:
@@ -165,6 +179,7 @@ def audit_of(rows: PreparedData, chat: ChatFormat, batch_size: int, asked: Mappi
         chat: tokenizer and template.
         batch_size: rows of a step.
         asked: task key -> item id -> what the item asks.
+        splits: task key -> what its val and test items have in common.
     """
     tokens, loss_tokens, loss_weight = _by_part(rows.train)
     num_loss_tokens = sum(loss_tokens.values())
@@ -187,6 +202,7 @@ def audit_of(rows: PreparedData, chat: ChatFormat, batch_size: int, asked: Mappi
         num_exact_duplicates=_num_repeated(rows.train),
         num_near_duplicates=_num_near(rows.parts),
         overlaps=_overlaps(rows.parts, asked),
+        split_overlaps=dict(splits),
         languages=_languages(rows),
         domains=dict(hygiene.domains(row for part in rows.parts for row in part.chosen).most_common()),
         num_part_rows=_others(summary),

@@ -50,6 +50,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def plain(text: str) -> str:
+    """Return a text as it is compared for being the same: without case, all white space one space."""
+    return " ".join(text.casefold().split())
+
+
 def whole(row: Conversation) -> str:
     """Return everything that a row says, turn by turn, its functions and calls included; of tokens, the tokens."""
     if row.tokens is not None:
@@ -127,9 +132,9 @@ def exact_duplicates(texts: Sequence[str]) -> dict[int, int]:
     """Hash of a text, so that a million long ones are not held twice -> its place."""
     repeated: dict[int, int] = {}
     for place, text in enumerate(texts):
-        plain = " ".join(text.casefold().split())
-        key = hashlib.sha256(plain.encode(errors="surrogatepass")).digest()
-        if plain and (seen := first.setdefault(key, place)) != place:
+        said = plain(text)
+        key = hashlib.sha256(said.encode(errors="surrogatepass")).digest()
+        if said and (seen := first.setdefault(key, place)) != place:
             repeated[place] = seen
     return repeated
 

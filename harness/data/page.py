@@ -9,10 +9,9 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from harness.data import picture
+from harness.data import picture, splits
 from harness.data.audit import Audit
 from harness.data.example import Example
 from harness.data.ledger import named
@@ -39,6 +38,9 @@ def facts(found: Audit, template: str) -> list[tuple[str, str]]:
     overlapping = [f"{key} {_percent(one.share)}" for key, one in found.overlaps.items() if one.num_overlapping]
     num_items = sum(one.num_items for one in found.overlaps.values())
     num_checked = sum(one.num_checked for one in found.overlaps.values())
+    overlapping_val = [
+        f"{key} {_percent(one.share)}" for key, one in found.split_overlaps.items() if one.num_overlapping
+    ]
     near = "unknown" if found.num_near_duplicates is None else f"{found.num_near_duplicates}"
     return [
         ("rows read", f"{found.num_rows_read}"),
@@ -63,6 +65,7 @@ def facts(found: Audit, template: str) -> list[tuple[str, str]]:
         ("near duplicates", f"{near} of the rows trained on, beside all of their source"),
         ("evaluation items in the rows", ", ".join(overlapping) or ("none" if num_checked else "unknown")),
         ("evaluation items looked for", f"{num_checked} of {num_items}; the others have too few words"),
+        ("test items in val items", _first(overlapping_val) or ("none" if found.split_overlaps else "unknown")),
         ("template", f"{template}, sha256 {found.template_sha256[:12]}"),
         ("mask engine", found.mask_engine.replace("_", " ")),
     ]
@@ -82,11 +85,20 @@ def parts(found: Audit) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def warnings(found: Audit) -> list[str]:
+    """Return a sentence for each thing to look at: of the rows, and of what they are evaluated on."""
+    of_splits = splits.warning(found.split_overlaps)
+    return [*found.warnings, *([of_splits] if of_splits else [])]
+
+
 def _counts(found: Mapping[str, int]) -> str:
     """Return counts by name, the first ones of many."""
-    named = [f"{name.replace('_', ' ')}: {count}" for name, count in islice(found.items(), MOST_NAMED)]
-    more = [f"and {len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
-    return ", ".join(named + more) or "none"
+    return _first([f"{name.replace('_', ' ')}: {count}" for name, count in found.items()]) or "none"
+
+
+def _first(texts: Sequence[str]) -> str:
+    more = [f"and {len(texts) - MOST_NAMED} more"] if len(texts) > MOST_NAMED else []
+    return ", ".join([*texts[:MOST_NAMED], *more])
 
 
 def _percent(share: float | None) -> str:
@@ -114,7 +126,7 @@ def audit_page(found: Audit, spec: DataSpec, rows: Sequence[Example], tokenizer:
         tokenizer: decodes them.
     """
     problems = "".join(f'<p class="problem">{html.escape(problem)}</p>' for problem in found.problems(spec))
-    problems += "".join(f'<p class="warning">{html.escape(warning)}</p>' for warning in found.warnings)
+    problems += "".join(f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings(found))
     about = "".join(_table_row((name, value), "th") for name, value in facts(found, spec.template))
     heads = _table_row(("part", "tokens", "loss tokens", "of the loss weight"), "th", "th")
     counted = "".join(_table_row(row, "th") for row in parts(found))

@@ -16,11 +16,24 @@ from harness.engine import catalog
 from harness.errors import DataError, SpecError, unknown_name
 from harness.evals import suites as catalogue
 from harness.evals.folder import describe_folder
+from harness.evals.items import load
+from harness.evals.layouts import FORMS
 from harness.evals.suites import TWIN
 from harness.models.locate import hub_key
 from harness.pocket.world import SLICES
 from harness.records.store import Store
-from harness.spec import EvalTask, Experiment, FileItems, HubItem, Study, Sweep, TrialSpec, read_lock
+from harness.spec import (
+    LAID_OUT,
+    EvalTask,
+    Experiment,
+    FileItems,
+    HubItem,
+    Layout,
+    Study,
+    Sweep,
+    TrialSpec,
+    read_lock,
+)
 from harness.spec.claim import metric_keys
 from harness.spec.metrics import metrics_of
 
@@ -28,6 +41,10 @@ logger = logging.getLogger(__name__)
 
 ITEMS = "evals.num_items"
 """In SET: the most items that each task asks; null is all."""
+LAYOUTS = "evals.layouts"
+"""In SET: layouts in which every primary slice with a question is asked once more, as `<name>_<layout>`."""
+OF_TASKS = (ITEMS, LAYOUTS)
+"""Of these none is a field of the spec: they change the tasks."""
 VAL_SHARE = "evals.val_share"
 HUB = "hub:"
 """Begins EVALS where its files are a dataset of the hub: `hub:owner/name`."""
@@ -62,6 +79,8 @@ def with_evals(
         _check_names(evals, tasks)
     elif ITEMS in changes:
         tasks = tuple(task.replace({"num_items": changes[ITEMS]}) for task in tasks)
+    if LAYOUTS in changes:
+        tasks = _in_layouts(tasks, changes[LAYOUTS])
     return experiment.model_copy(update={"spec": _with_tasks(spec, tasks)})
 
 
@@ -100,6 +119,26 @@ def _suite_tasks(suites: str, folder: Path | None, num_items: int | None) -> tup
     return tasks
 
 
+def _in_layouts(tasks: Iterable[EvalTask], layouts: Iterable[Layout]) -> tuple[EvalTask, ...]:
+    """Return tasks, each primary one followed by itself in every layout that its items have; the others are named."""
+    made: list[EvalTask] = []
+    for task in tasks:
+        made.append(task)
+        if not task.primary or task.kind not in LAID_OUT or task.layout != "as_is":
+            continue
+        for layout in layouts:
+            if layout.startswith("choices_") and task.kind != "multiple_choice":
+                continue
+            again = task.replace({"name": f"{task.name}_{layout}", "layout": layout, "primary": False})
+            try:
+                load(again)
+            except DataError as error:
+                logger.warning("%s is not asked: %s", again.key, error)
+            else:
+                made.append(again)
+    return tuple(made)
+
+
 def _check_names(evals: str, tasks: Iterable[EvalTask]) -> None:
     files: dict[str, str] = {}
     for task in tasks:
@@ -133,6 +172,21 @@ def check_num_items(changes: Mapping[str, Any]) -> None:
     value = changes.get(ITEMS)
     if value is not None and (type(value) is not int or value < 1):
         raise SpecError(f"SET {ITEMS} is {value!r}, but must be an integer from 1 on, or null for all items.")
+
+
+def check_layouts(changes: Mapping[str, Any]) -> None:
+    """Refuse layouts that cannot be.
+
+    Raises:
+        SpecError: not a list of different layouts other than `as_is`.
+    """
+    value = changes.get(LAYOUTS)
+    if LAYOUTS not in changes:
+        return
+    if not isinstance(value, list) or not value or len(set(map(repr, value))) != len(value):
+        raise SpecError(f"SET {LAYOUTS} is {value!r}, but must be a list of different layouts: {', '.join(FORMS)}.")
+    if problems := [unknown_name(f"SET {LAYOUTS}", str(name), FORMS) for name in value if str(name) not in FORMS]:
+        raise SpecError(problems)
 
 
 def check_val(sweep: Sweep | Study, spec: TrialSpec, fields: Mapping[str, Any]) -> None:
@@ -187,6 +241,8 @@ def with_panel(
     tasks = experiment.spec.evals.tasks
     primary = tuple(t for t in tasks if t.primary and t.measure in sweep.measures)
     named = _named_slices(tasks, sweep) if isinstance(sweep, Sweep) else set[str]()
+    laid_out = {task.key for task in tasks if task.layout != "as_is" and task.measure in sweep.measures}
+    named |= {key for key in laid_out if not key.endswith(TWIN)}
     named |= {task.key for task in tasks if by_suite and not task.name.endswith(TWIN)}
     chosen = tasks if panel == "full" else tuple(t for t in tasks if t in primary or t.key in named)
     if not (chosen if panel == "full" else primary):

@@ -78,7 +78,8 @@ def audit(request: Request) -> AuditView:
         model = models.load_model(files, "float32", "auto")
         models.add_rows(model, chat.tokenizer, chat.added)
         folder.mkdir(parents=True, exist_ok=True)
-        found = train.audited(model, rows, chat, spec, asked=evals.asked_texts(spec.evals), folder=folder)
+        asked, splits = evals.asked_texts(spec.evals), evals.overlaps_of(spec.evals)
+        found = train.audited(model, rows, chat, spec, asked=asked, folder=folder, splits=splits)
     return AuditView(
         base=name,
         spec=spec,

@@ -48,9 +48,10 @@ class Request:
     suites: str | None = None
     """Names of the catalogue (harness/evals/suites.py) with commas between, whose files are in `evals`."""
     set: str | None = None
-    """JSON object: dotted field of the spec or of `runtime`, `evals.num_items` for every task, or `world.<field>` for
-    the pocket world of base, rows and items -> value. A list on an axis, or on `seed`, replaces its values by these
-    absolute ones; a list on `world.seed` repeats a sweep over these worlds, [] over the base's own alone."""
+    """JSON object: dotted field of the spec or of `runtime`, `evals.num_items` for every task, `evals.layouts` to
+    ask primary slices in, or `world.<field>` for the pocket world of base, rows and items -> value. A list on an axis,
+    or on `seed`, replaces its values by these absolute ones; a list on `world.seed` repeats a sweep over these worlds,
+    [] over the base's own alone."""
     panel: Literal["primary", "full"] = "primary"
     out: Path = Path("out")
 
@@ -81,6 +82,7 @@ def resolve(request: Request) -> Setting:
     sweep = catalog.load_sweep(request.name)
     changes = parse_set(request.set)
     asked.check_num_items(changes)
+    asked.check_layouts(changes)
     conflicts.check(sweep, changes, _given(request, changes))
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
@@ -96,7 +98,7 @@ def resolve(request: Request) -> Setting:
     axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in varied}
     fixed = {name: value for name, value in changes.items() if name not in axis_values}
     runtime = {name.removeprefix("runtime."): v for name, v in fixed.items() if name.startswith("runtime.")}
-    special = ("runtime.", asked.ITEMS)
+    special = ("runtime.", *asked.OF_TASKS)
     fields = {name: value for name, value in fixed.items() if not name.startswith(special)}
     experiment = _replaced(experiment, runtime=_with_runtime(experiment.runtime, runtime))
     asked.check_val(sweep, experiment.spec, dict(sweep.set) | fields)
@@ -119,10 +121,11 @@ def resolve_spec(request: Request) -> tuple[str, TrialSpec]:
     """
     changes = parse_set(request.set)
     asked.check_num_items(changes)
+    asked.check_layouts(changes)
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
     experiment = asked.with_evals(experiment, request.evals, request.suites, changes, Store(request.out))
-    fields = {name: value for name, value in changes.items() if not name.startswith("runtime.") and name != asked.ITEMS}
+    fields = {name: value for name, value in changes.items() if not name.startswith(("runtime.", *asked.OF_TASKS))}
     of_world = {name: value for name, value in fields.items() if name.startswith(worlds.PREFIX)}
     others = {name: value for name, value in fields.items() if name not in of_world}
     return experiment.name, worlds.applied(experiment.spec, of_world).replace(others)
@@ -135,7 +138,8 @@ def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
         return given | {"evals.tasks": "EVALS" if request.suites is None else "SUITES"}
     if request.panel != "primary":
         return given | {"evals.tasks": "PANEL"}
-    return given | ({"evals.tasks": asked.ITEMS} if asked.ITEMS in changes else {})
+    of_tasks = next((name for name in asked.OF_TASKS if name in changes), None)
+    return given | ({"evals.tasks": of_tasks} if of_tasks is not None else {})
 
 
 def _with_runtime(runtime: Runtime, changes: Mapping[str, Any]) -> Runtime:

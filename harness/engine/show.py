@@ -91,7 +91,7 @@ def _(value: AuditView, console: Console) -> None:
         console.rule()
         console.print(row)
     console.rule()
-    for warning in value.audit.warnings:
+    for warning in page.warnings(value.audit):
         _line(console, f"WARNING: {warning}")
     for problem in value.problems:
         _line(console, f"PROBLEM: {problem}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.evals.folder import describe_folder
 from harness.evals.items import asked_texts, items_sha256, kept_out, select
 from harness.evals.leaks import leaked
+from harness.evals.splits import overlaps_of
 
 if TYPE_CHECKING:
     from harness.evals.adapters import item_rows_of_adapters
@@ -28,6 +29,7 @@ __all__ = [
     "items_sha256",
     "kept_out",
     "leaked",
+    "overlaps_of",
     "probe",
     "sampler",
     "score_after",

@@ -10,7 +10,8 @@ Raw (`chat=False`):
 In chat (`chat=True`) the query or context is the user's turn, rendered with the generation prompt, and a choice or
 continuation follows it exactly as the template writes an assistant's turn, without what closes the turn.
 An item's own `delimiter` replaces the space. An item with `messages` shows that conversation in place of one turn.
-A task with a `typo_rate` misspells its questions here (typos.py); what decontaminates, leaks or audits sees none.
+A task with a `typo_rate` misspells its questions here (typos.py), one with a `layout` lays them out (layouts.py); what
+decontaminates, leaks or audits sees neither.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from harness.data import bounds
 from harness.errors import DataError
 from harness.evals.items import Item
 from harness.evals.kinds import KINDS
-from harness.evals.typos import misspelled
+from harness.evals.layouts import as_asked
 from harness.spec import EvalTask
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def documents(items: Sequence[Item], task: EvalTask, chat: ChatFormat, seed: int
         if task.chat:
             raise DataError(f"evals.tasks {task.key}: chat is True, but must be False for kind 'perplexity'")
         return [{"id": item["id"], "text": item["text"]} for item in items]
-    items = [misspelled(item, task, seed) for item in items]
+    items = [as_asked(item, task, seed) for item in items]
     ask, answer = _in_chat(chat) if task.chat else (_as_is, _after)
     if task.kind in KINDS:
         return [_answered(item, task.kind, ask, chat) for item in items]

@@ -27,10 +27,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.errors import DataError
-from harness.evals import return_values
+from harness.evals import layouts, return_values
 from harness.evals.kinds import KINDS
 from harness.evals.passages import passages
-from harness.evals.typos import misspelled
 from harness.pocket.world import build
 from harness.spec import EvalSpec, EvalTask, FileItems, GeneratedItems, ItemSource, PocketItems, TrialSpec, same_value
 
@@ -57,11 +56,11 @@ class Slice:
     """The items that one task asks, in the order of their source."""
 
     items: tuple[Item, ...]
-    """As their source has them; typing errors come in where prompts are made (documents.py)."""
+    """As their source has them; typing errors and layout come in where prompts are made (documents.py)."""
     splits: tuple[str, ...]
     """`val` or `test` for each item."""
     sha256: str
-    """Of the items as they are asked, typing errors included, and their splits."""
+    """Of the items as they are asked, typing errors and layout included, and their splits."""
     num_repeated: int
     """Items left out because another one with the same text is in the slice already."""
     left_out: dict[str, int] = field(default_factory=dict)
@@ -86,7 +85,7 @@ def _select(task: EvalTask, seed: int, val_share: float) -> Slice:
     available, left_out = _without_unasked(available, task)
     items = _sample(available, task.num_items, seed)
     splits = tuple(_split(item, seed, val_share) for item in items)
-    asked = (misspelled(item, task, seed) for item in items)
+    asked = (layouts.as_asked(item, task, seed) for item in items)
     lines = (json.dumps([item, split], sort_keys=True) for item, split in zip(asked, splits, strict=True))
     return Slice(tuple(items), splits, hashlib.sha256("\n".join(lines).encode()).hexdigest(), num_repeated, left_out)
 
@@ -252,6 +251,8 @@ def _checked(row: Item, number: int, task: EvalTask) -> Item:
         raise DataError(f"{where}: {problem}")
     if has_messages:
         _require_messages(row, task, where)
+    if (said := layouts.problem(row, task)) is not None:
+        raise DataError(f"{where}: {said}")
     item_id = str(row["id"]) if "id" in row else hashlib.sha256(_text(row).encode()).hexdigest()[:16]
     return row | {"id": item_id, "cluster": str(row.get("cluster", item_id))}
 

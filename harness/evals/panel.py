@@ -15,7 +15,7 @@ from harness.evals.documents import Document
 from harness.evals.generated import Results, unknown
 from harness.evals.items import Item, reference_of
 from harness.evals.kinds import KINDS
-from harness.evals.typos import misspelled
+from harness.evals.layouts import as_asked
 from harness.spec import EvalTask
 from harness.spec.metrics import PANEL_METRICS
 
@@ -41,7 +41,7 @@ def panel(
     """
     if task.panel == "none":
         return None
-    by_id = {item["id"]: misspelled(item, task, seed) for item in items}
+    by_id = {item["id"]: as_asked(item, task, seed) for item in items}
     markers, index = behaviour.markers_of(chat), None if targets is None else targets()
 
     def measure(document: Document, results: Results) -> dict[str, float]:

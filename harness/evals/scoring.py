@@ -26,6 +26,7 @@ from harness.evals.choices import CHOICES_FILE, write_choices
 from harness.evals.documents import documents
 from harness.evals.forward import evaluating
 from harness.evals.items import Slice, items_sha256, reference_of, select
+from harness.evals.layouts import as_asked
 from harness.evals.metrics import output
 from harness.evals.panel import why_unknown
 from harness.evals.scorer import Scorer
@@ -265,10 +266,11 @@ def questions(chat: ChatFormat, spec: EvalSpec) -> list[QuestionRow]:
     """Return what every item of every task asks, in order: the prompt as a model reads it, and the right answer."""
     chat = chat.asking(spec)
     return [
-        QuestionRow(task.suite, task.name, item["id"], chat.readable(_shown(document)), reference_of(item, task.kind))
+        QuestionRow(task.suite, task.name, item["id"], chat.readable(_shown(document)), reference_of(shown, task.kind))
         for task in spec.tasks
         for items in [select(task, spec).items]
         for item, document in zip(items, documents(items, task, chat, spec.items_seed), strict=True)
+        for shown in [as_asked(item, task, spec.items_seed)]
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from harness import versions
 from harness.errors import DataError, SpecError, unknown_name
 from harness.evals import container
-from harness.spec import EvalTask, FileItems, GeneratedItems, Measure, TaskKind
+from harness.spec import EvalTask, FileItems, GeneratedItems, Layout, Measure, TaskKind
 
 DEPTH = 2
 """How many folders below `EVALS=` a file may lie."""
@@ -43,6 +43,7 @@ class SuiteTask:
     """Items that need no file."""
     asked: Literal["raw", "chat", "both"] = "both"
     """As raw text, inside the chat template, or one slice each way, of which the second is the twin."""
+    layout: Layout = "as_is"
     where: tuple[tuple[str, bool], ...] = ()
     """Fields that tell the items of this task from others in the file."""
     strata: str = ""
@@ -71,6 +72,13 @@ def _small(score: float, what: str) -> Levels:
     return {"smollm2_135m": f"{what}: {score} of 100 on the base's model card"}
 
 
+def _in_layouts(task: SuiteTask, layouts: Sequence[Layout]) -> tuple[SuiteTask, ...]:
+    """Return a task as its file has it, then once more in each layout; none is primary, as the items are the same."""
+    plain = replace(task, primary=False, stems=task.stems or (task.name,))
+    return (plain, *(replace(plain, name=f"{task.name}_{layout}", layout=layout) for layout in layouts))
+
+
+_PLAIN: tuple[Layout, ...] = ("bare", "question_answer", "q_a", "upper", "double_colon", "spaced", "one_line")
 _LETTERED = "asked by letter: below about 1 B parameters a model answers with one letter whatever is asked"
 
 SUITES: Mapping[str, Suite] = MappingProxyType(
@@ -189,6 +197,18 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
                 ),
             ),
         ),
+        "formats": Suite(
+            "the same questions in several layouts: how much a score hangs on how it is asked for",
+            (
+                *_in_layouts(_choice("arc_easy", 0.25), (*_PLAIN, "choices_listed", "choices_lettered")),
+                *_in_layouts(
+                    SuiteTask(
+                        *("triviaqa", "generate", "retained", 0.0), max_new_tokens=24, levels=_small(4.1, "at floor")
+                    ),
+                    _PLAIN,
+                ),
+            ),
+        ),
         "prose": Suite(
             "raw text, in bits per byte",
             tuple(
@@ -304,6 +324,7 @@ def _asked(
             num_items=num_items,
             max_new_tokens=task.max_new_tokens,
             version=versions.SUITES[suite],
+            layout=task.layout,
             where=task.where,
         )
 

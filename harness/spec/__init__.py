@@ -29,11 +29,13 @@ from harness.spec.data import (
 )
 from harness.spec.evals import (
     GENERATED,
+    LAID_OUT,
     EvalSpec,
     EvalTask,
     FileItems,
     GeneratedItems,
     ItemSource,
+    Layout,
     PocketItems,
     TaskKind,
 )
@@ -74,6 +76,7 @@ from harness.spec.world import PocketModelSpec, WorldSpec
 
 __all__ = [
     "GENERATED",
+    "LAID_OUT",
     "WORLD_SEED",
     "Arm",
     "ArtefactBase",
@@ -101,6 +104,7 @@ __all__ = [
     "HubItem",
     "Hump",
     "ItemSource",
+    "Layout",
     "Line",
     "LoraConfig",
     "Measure",

@@ -56,6 +56,13 @@ should or should not be refused; a generated answer out of which the result is r
 is no reference; a function to write, which is run against tests."""
 GENERATED: tuple[TaskKind, ...] = ("generate", "instruct", "refusal", "number", "open", "program")
 """Kinds whose items are answered with text."""
+LAID_OUT: tuple[TaskKind, ...] = ("multiple_choice", "generate", "number")
+"""Kinds whose items ask a question that can be laid out."""
+Layout = Literal[
+    "as_is", "bare", "question_answer", "q_a", "upper", "double_colon", "spaced", "one_line",
+    "choices_listed", "choices_lettered",
+]  # fmt: skip
+"""What stands around a question: as its file has it, nothing, or one of those in harness/evals/layouts.py."""
 
 
 class EvalTask(Model):
@@ -80,6 +87,8 @@ class EvalTask(Model):
     """behaviour also measures what generated answers look like: repetition, leaks, length, copying."""
     typo_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the words of every question that are misspelled, the same ones before and after."""
+    layout: Layout = "as_is"
+    """What stands around every question, and whether its choices are listed; what is asked stays the same."""
 
     @property
     def key(self) -> str:
@@ -108,6 +117,17 @@ class EvalTask(Model):
             raise ValueError(
                 f"typo_rate is {self.typo_rate!r}, but must be 0.0 for kind {self.kind!r}: it asks no question"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _layout_has_a_question(self) -> EvalTask:
+        if self.layout != "as_is" and self.kind not in LAID_OUT:
+            raise ValueError(
+                f"layout is {self.layout!r}, but must be 'as_is' for kind {self.kind!r}: only a question of kind "
+                f"{', '.join(LAID_OUT)} can be laid out"
+            )
+        if self.layout.startswith("choices_") and self.kind != "multiple_choice":
+            raise ValueError(f"layout is {self.layout!r}, but must list no choices for kind {self.kind!r}: it has none")
         return self
 
 

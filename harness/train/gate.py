@@ -11,12 +11,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from harness.data import Audit, ChatFormat, Example, PreparedData, audit_of, audit_page, write_ledger
+from harness.data import Audit, ChatFormat, Example, PreparedData, SplitOverlap, audit_of, audit_page, write_ledger
 from harness.errors import DataError
 from harness.records.schema import AUDIT_FILES
 from harness.records.store import write_atomic
@@ -34,10 +35,18 @@ TOKENS_READ_BY_BASE = 8192
 MICRO_BATCH = 4
 
 Asked = Mapping[str, Mapping[str, str]]
+Splits = Mapping[str, SplitOverlap]
 
 
 def require_sound(
-    model: nn.Module, rows: PreparedData, chat: ChatFormat, spec: TrialSpec, *, asked: Asked, folder: Path
+    model: nn.Module,
+    rows: PreparedData,
+    chat: ChatFormat,
+    spec: TrialSpec,
+    *,
+    asked: Asked,
+    folder: Path,
+    splits: Splits = MappingProxyType({}),
 ) -> None:
     """Write the audit of a trial's rows, and go on only if they can be trained on.
 
@@ -48,25 +57,33 @@ def require_sound(
         spec: the recipe.
         asked: task key -> item id -> what the item asks.
         folder: the trial's.
+        splits: task key -> what its val and test items have in common.
 
     Raises:
         DataError: no token carries loss, or the end of a turn is to be learned and never trained on.
         DiskError: the disk is full or read-only.
     """
-    found = audited(model, rows, chat, spec, asked=asked, folder=folder)
+    found = audited(model, rows, chat, spec, asked=asked, folder=folder, splits=splits)
     if problems := found.problems(spec.data):
         raise DataError("; ".join(problems))
 
 
 def audited(
-    model: nn.Module, rows: PreparedData, chat: ChatFormat, spec: TrialSpec, *, asked: Asked, folder: Path
+    model: nn.Module,
+    rows: PreparedData,
+    chat: ChatFormat,
+    spec: TrialSpec,
+    *,
+    asked: Asked,
+    folder: Path,
+    splits: Splits = MappingProxyType({}),
 ) -> Audit:
     """Count what rows train on, write it into a folder as JSON, page and table of rows, and return it.
 
     Raises:
         DiskError: the disk is full or read-only.
     """
-    counted = audit_of(rows, chat, spec.train.batch_size, asked)
+    counted = audit_of(rows, chat, spec.train.batch_size, asked, splits)
     found = replace(counted, base_loss=base_loss(model, rows))
     as_json, as_page, ledger = (folder / name for name in AUDIT_FILES)
     problems = {"problems": found.problems(spec.data)}

@@ -20,6 +20,7 @@ from analysis.opened import open_sweep
 from analysis.sections import behaviour, formats
 from harness.records.schema import PANEL_METRICS
 from harness.records.store import Store
+from harness.spec import EvalTask
 from tests.analysis import synthetic
 from tests.analysis.conftest import ARM
 from tests.analysis.test_report import HOSTILE
@@ -112,11 +113,12 @@ def test_lengths_equal_scipy_and_numpy(context: Context) -> None:
 
 def test_sections_of_a_sweep_without_panels_or_formats_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(synthetic.METRICS, "generate", ("exact_match", "end_of_turn"))
+    monkeypatch.setattr(skills, "POCKET", ())
     monkeypatch.setattr(skills.format_table, "__defaults__", ((),))
     monkeypatch.setattr(skills.rates_table, "__defaults__", ((),))
     plain = Context(open_sweep(*synthetic.build(tmp_path, SMALL)))
     assert behaviour.compute(plain) == "no task measures behaviour (evals.tasks.panel)"
-    assert formats.compute(plain) == "no skill is asked in its taught format and in another one"
+    assert formats.compute(plain) == "no skill is asked in its taught format and in another one, or in several layouts"
 
 
 def test_formats_show_skills_and_rates_and_the_same_numbers_in_every_file(made: tuple[Store, str]) -> None:
@@ -167,3 +169,31 @@ def test_sections_of_hostile_conditions_execute_nothing(tmp_path: Path) -> None:
 
 def _named(made: tuple[Store, str]) -> tuple[Path, str]:
     return made[0].root, made[1]
+
+
+def test_formats_show_the_layouts_that_a_sweep_asked_and_their_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("q_a", "upper", "spaced", "double_colon", "bare")
+    more = tuple(("people", f"cloze_{layout}", "multiple_choice", "retained", 320) for layout in asked)
+    monkeypatch.setattr(synthetic, "SLICES", (*synthetic.SLICES, *more))
+    plain = synthetic._tasks  # pyright: ignore[reportPrivateUsage]
+
+    def tasks(plan: synthetic.Plan) -> tuple[EvalTask, ...]:
+        layouts = {f"cloze_{layout}": layout for layout in asked}
+        return tuple(task.replace({"layout": layouts.get(task.name, "as_is")}) for task in plain(plan))
+
+    monkeypatch.setattr(synthetic, "_tasks", tasks)
+    folder = write_undrawn(*_named(synthetic.build(tmp_path, SMALL))).folder
+    table = pd.read_csv(folder / "formats.csv")
+    own = table[(table["name"] == "people/cloze") & (table["condition"] == "num_examples=400")].set_index("quantity")
+    layouts = [f"layout {layout}" for layout in ("as_is", *asked)]
+    assert list(own.index) == ["mean over layouts", *layouts, "format spread"]
+    spread = own.loc["format spread"]
+    assert spread["after"] == pytest.approx(own.loc[layouts, "after"].max() - own.loc[layouts, "after"].min())
+    assert spread["delta"] == pytest.approx(spread["after"] - spread["before"])
+    assert (spread["num_formats"], spread["note"][:3]) == (6, "the")  # of six nobody says that they are few
+    for name in ("report.html", "report.md"):
+        text = (folder / name).read_text()
+        assert f"{spread['delta']:+.3f}" in text
+        assert "layout double_colon" in text.replace("\\_", "_")

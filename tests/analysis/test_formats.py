@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.formats import POCKET, POCKET_RATES, Formats, Rate, format_table, rates_table
+from analysis.formats import POCKET, POCKET_RATES, Formats, Rate, format_table, layout_groups, rates_table
 from analysis.frames import load_items, load_sweep
 from harness.records.schema import METRICS_OF
+from harness.spec import EvalTask, FileItems
 from tests.analysis import synthetic
 
 KEYS = {"taught": "s/chat/acc", "words": "s/words/acc", "cloze": "s/cloze/acc", "raw": "s/raw/acc"}
@@ -168,3 +169,79 @@ def test_pocket_formats_name_metrics_of_slices_that_there_are() -> None:
             assert metric == METRICS_OF[tasks[name].kind][0], key
         assert tasks[group.taught.rpartition("/")[0]].measure == "learned"
     assert len({rate.key for rate in POCKET_RATES}) == 2
+
+
+# -- layouts ----------------------------------------------------------------------------------------------------------
+
+LAYOUTS = {"chat": "as_is", "words": "q_a", "cloze": "upper", "raw": "spaced"}
+
+
+def task_in(layout: str, **changes: Any) -> EvalTask:
+    """Return a task in a layout."""
+    plain = {
+        "suite": "s", "name": {v: k for k, v in LAYOUTS.items()}.get(layout, layout), "kind": "multiple_choice",
+        "source": FileItems(sha256="0" * 64, path="/items"), "measure": "retained", "primary": layout == "as_is",
+        "chat": False, "num_items": 40, "layout": layout,
+    }  # fmt: skip
+    return EvalTask(**(plain | changes))
+
+
+TASKS = [task_in(layout) for layout in LAYOUTS.values()]
+
+
+def test_layout_groups_are_tasks_that_differ_in_layout_alone() -> None:
+    other = FileItems(sha256="1" * 64, path="/items")
+    apart = [
+        task_in("bare", name="other_items", source=other),
+        task_in("as_is", name="alone", measure="learned"),
+        task_in("bare", name="in_chat", chat=True),
+        task_in("one_line", name="typos", typo_rate=0.5),
+    ]
+    (group,) = layout_groups([*TASKS, *apart])
+    assert (group.skill, group.taught) == ("s/chat", None)
+    assert group.layouts == {f"s/{name}/acc": layout for name, layout in LAYOUTS.items()}
+    pair = [task_in("bare", name="a", chat=True), task_in("q_a", name="b", chat=True)]
+    assert [found.skill for found in layout_groups([*TASKS, *pair])] == ["s/chat", "s/a"]
+    assert layout_groups(apart) == layout_groups([]) == ()
+
+
+def test_layout_of_training_is_the_one_that_is_declared_and_of_several_none() -> None:
+    (group,) = layout_groups(TASKS, ("s/words", "other/suite"))
+    assert group.taught == "s/words/acc"
+    assert set(group.layouts.values()) == {"as_is", "upper", "spaced"}
+    assert layout_groups(TASKS, ("s/words", "s/raw"))[0].taught is None
+    assert layout_groups(TASKS, ("s",))[0].taught is None  # the suite as a whole names no layout
+
+
+def test_layouts_without_a_known_layout_of_training_by_hand() -> None:
+    exact = {"chat": 0.9, "words": 0.5, "cloze": 0.3, "raw": 0.1}
+    frame, items = frames(lambda task, item, seed, side: exact[task] if side == "after" else 0.2)
+    table = format_table(frame, items, layout_groups(TASKS))
+    assert {row.quantity: (row.before, row.after, row.num_formats) for row in table.itertuples()} == {
+        "mean over layouts": (pytest.approx(0.2), pytest.approx(0.45), 4),
+        "layout as_is": (pytest.approx(0.2), pytest.approx(0.9), 1),
+        "layout q_a": (pytest.approx(0.2), pytest.approx(0.5), 1),
+        "layout upper": (pytest.approx(0.2), pytest.approx(0.3), 1),
+        "layout spaced": (pytest.approx(0.2), pytest.approx(0.1), 1),
+        "format spread": (pytest.approx(0.0), pytest.approx(0.8), 4),
+    }
+    taught = format_table(frame, items, layout_groups(TASKS, ("s/chat",)))
+    assert row_of(taught, "gap").after == pytest.approx(0.9 - (0.5 + 0.3 + 0.1) / 3)
+    assert row_of(taught, "format spread").after == pytest.approx(0.8)
+
+
+def test_spread_of_layouts_is_seen_where_it_is_planted_and_not_where_they_are_equal() -> None:
+    def alike(task: str, item: int, seed: int, side: str) -> float:
+        """Return the same answer in every layout: the same items, so that the spread has no noise at all."""
+        return float(np.random.default_rng([item, seed if side == "after" else 9]).random() < 0.6)
+
+    planted = row_of(format_table(*frames(_learned, num_items=80), layout_groups(TASKS)), "format spread")
+    equal = row_of(format_table(*frames(alike, num_items=80), layout_groups(TASKS)), "format spread")
+    assert planted.low > 0.2
+    assert (equal.before, equal.after, equal.delta) == (0.0, 0.0, 0.0)
+
+
+def test_layouts_of_which_one_was_asked_have_no_rows() -> None:
+    frame, items = frames(_learned)
+    pair = layout_groups([TASKS[0], task_in("bare", name="never_scored")])
+    assert format_table(frame, items, pair).empty

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -125,6 +126,37 @@ def test_audit_of_trials_without_a_result_is_told_apart_by_its_counts(tmp_path: 
     assert not isinstance(section, str)
     assert [len(row["trial_ids"].split()) for row in section.content["rows"]] == [3, 2]
     assert section.content["num_without"] == 1
+
+
+def test_audit_shows_test_items_that_stand_in_val_items_once_a_slice_the_worst_first(tmp_path: Path) -> None:
+    store, folder = build(tmp_path, Plan(**SMALL, audited=True))
+    section = audit.compute(Context(open_sweep(store, folder)))
+    assert not isinstance(section, str)
+    worst, other = section.content["splits"]
+    assert (worst["slice"], worst["num_overlapping"], worst["share"], worst["is_large"]) == (
+        *("people/question", 9, 0.06, True),
+    )
+    assert (other["slice"], other["share"]) == ("skills/addition", None)  # none was checked: unknown, not 0
+    assert len(worst["trial_ids"].split()) == 6
+    table = pd.read_csv(io.BytesIO(audit.files(section)["val_overlap.csv"]))
+    assert table["num_overlapping"].tolist() == [9, 0]
+    assert table["share"].isna().tolist() == [False, True]
+    written = write_undrawn(store.root, folder).folder
+    page, text = (written / "report.html").read_text(), (written / "report.md").read_text()
+    assert "<b>Above 2 %: people/question.</b>" in page
+    assert "| **people/question** | 60 | 180 | 9 / 150 | 6.0%" in text.replace(" %", "%")
+
+
+def test_audit_of_other_versions_or_with_torn_counts_has_no_false_overlap(tmp_path: Path) -> None:
+    store, folder = build(tmp_path, Plan(**SMALL, audited=True))
+    for number, trial in enumerate(open_sweep(store, folder).trials):
+        found = json.loads((trial.folder / "audit.json").read_text())
+        found["split_overlaps"] = [None, 3, {"a/b": None}, {"a/b": {"share": "x", "num_val": [1]}}, {}, {}][number]
+        (trial.folder / "audit.json").write_text(json.dumps(found))
+    section = audit.compute(Context(open_sweep(store, folder)))
+    assert not isinstance(section, str)
+    assert all(row["share"] is None and row["is_large"] is None for row in section.content["splits"])
+    write_undrawn(store.root, folder)
 
 
 def test_audit_absent_is_a_reason(small: tuple[Store, str]) -> None:

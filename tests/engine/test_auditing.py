@@ -97,10 +97,26 @@ def test_audit_of_a_file_finds_duplicates_contamination_and_what_is_not_used(out
     assert found["num_near_duplicates"] == 1
     (overlap,) = found["overlaps"].values()
     assert overlap == {"num_items": 2, "num_checked": 1, "num_overlapping": 1, "contaminated": True}
+    assert [one["num_val"] + one["num_test"] for one in found["split_overlaps"].values()] == [2]
     printed = run("audit", *words)
     assert re.search(r"evaluation items in the rows:\s+\S*towns 100.0%", printed)
     assert "empty assistant turn: 1" in printed
     assert "Arden." in printed
+
+
+def test_audit_names_slices_whose_test_items_stand_in_val_items(out: Path, tmp_path: Path) -> None:
+    items = tmp_path / "items"
+    items.mkdir()
+    stem = "In which of the towns by the sea was the old potter called {} born?"
+    asked = [{"id": f"{n}", "query": stem.format(n), "choices": ["Arden", "Brill"], "gold": 0} for n in range(8)]
+    (items / "towns.jsonl").write_text("".join(json.dumps(item) + "\n" for item in asked))
+    settings = json.dumps(json.loads(SMALL) | {"evals.val_share": 0.5})
+    rows = written(tmp_path, [row(f"Hi {n}?", "Yes.") for n in range(3)])
+    words = ["--data", rows, "--evals", str(items), "--set", settings, "--out", str(out)]
+    (overlap,) = parsed(run("audit", *words, "--json"))["split_overlaps"].values()
+    assert (overlap["share"], overlap["is_large"]) == (1.0, True)
+    printed = " ".join(run("audit", *words).split())
+    assert "WARNING: test items stand in val items, on which choices are made: items/towns 100.0% (above 2%)" in printed
 
 
 def test_audit_of_rows_that_never_end_is_bad_input_and_says_why(out: Path, tmp_path: Path) -> None:

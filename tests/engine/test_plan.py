@@ -513,6 +513,48 @@ def test_plan_items_of_null_are_all_items(planner: Planner, tmp_path: Path) -> N
         planner("epochs", set={"evals.num_items": None, "evals.tasks": []})
 
 
+def test_plan_layouts_ask_primary_slices_once_more_and_name_those_that_cannot(
+    planner: Planner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, layouts = tmp_path / "items", ["q_a", "choices_listed"]
+    mine.mkdir()
+    (mine / "asked.jsonl").write_text('{"query": "Who was it?", "choices": ["a b", "c d"], "gold": 0}\n')
+    (mine / "pairs.jsonl").write_text('{"query": "", "choices": ["a b", "c d"], "gold": 0}\n')
+    (mine / "written.jsonl").write_text('{"context": "Who was it?", "answer": "Ann"}\n')
+    plain = planner("method", evals=str(mine))
+    planned = planner("method", evals=str(mine), set={"evals.layouts": layouts})
+    tasks = {task.key: task for task in planned.record.trials[0].spec.evals.tasks}
+    laid_out = {key: task.layout for key, task in tasks.items() if task.layout != "as_is"}
+    assert laid_out == {
+        "items/asked_q_a": "q_a",
+        "items/asked_choices_listed": "choices_listed",
+        "items/written_q_a": "q_a",
+    }
+    assert not any(tasks[key].primary for key in laid_out)
+    assert "items/pairs_q_a is not asked: evals.tasks items/pairs_q_a item" in caplog.text
+    assert planned.record.measures == plain.record.measures
+    assert planned.folder != plain.folder
+
+
+@pytest.mark.parametrize(
+    ("layouts", "sentence"),
+    [
+        (["q_b"], r"SET evals\.layouts is 'q_b', but must be one of .* Did you mean 'q_a'"),
+        (["as_is"], r"SET evals\.layouts is 'as_is', but must be one of bare"),
+        ("q_a", r"SET evals\.layouts is 'q_a', but must be a list of different layouts"),
+        ([], "must be a list of different layouts"),
+        (["q_a", "q_a"], "must be a list of different layouts"),
+        ([{"q": 1}], r"SET evals\.layouts is .*, but must be one of"),
+        (None, "must be a list of different layouts"),
+    ],
+)
+def test_plan_layouts_that_cannot_be_are_refused(planner: Planner, layouts: Any, sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        planner("epochs", set={"evals.layouts": layouts})
+    with pytest.raises(SpecError, match=r"evals\.layouts gives evals\.tasks"):
+        planner("epochs", set={"evals.layouts": ["q_a"], "evals.tasks": []})
+
+
 def test_plan_slices_of_set_are_those_that_the_report_asks_for(planner: Planner) -> None:
     known = {task.name: task.model_dump(mode="json") for task in tiny_experiment().spec.evals.tasks}
     planned = planner("epochs", set={"evals.tasks": [known["prose"], known["question_unasked"]]})

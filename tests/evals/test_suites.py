@@ -137,7 +137,7 @@ def test_suite_tasks_without_a_folder_are_those_that_are_generated() -> None:
     [
         (["genral"], SpecError, "Did you mean 'general'"),
         (["general", "general"], SpecError, "name 'general' once"),
-        ([], SpecError, "must be one of code, code_execution, general"),
+        ([], SpecError, "must be one of code, code_execution, formats, general"),
         (["general"], DataError, "arc_easy is not asked"),
     ],
 )
