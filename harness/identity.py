@@ -111,15 +111,18 @@ def behaviours_of(spec: TrialSpec) -> dict[str, int]:
 
 
 def evaluation_behaviours(evals: EvalSpec) -> dict[str, int]:
-    """Return the versions of catalogue suites and panels that an evaluation uses; none where it uses none.
+    """Return the versions of catalogue suites, panels and samples that an evaluation uses; none where it uses none.
 
     A task of a suite that this code no longer knows keeps the version that it was written with.
     """
     suites = {task.suite: versions.SUITES.get(task.suite, task.version) for task in evals.tasks if task.version}
     panels = {task.panel: versions.PROBES[task.panel] for task in evals.tasks if task.panel != "none"}
-    return {f"suite.{name}": version for name, version in suites.items()} | {
-        f"panel.{name}": version for name, version in panels.items()
-    }
+    is_sampled = any(task.num_samples for task in evals.tasks)
+    return (
+        {f"suite.{name}": version for name, version in suites.items()}
+        | {f"panel.{name}": version for name, version in panels.items()}
+        | ({"sampled": versions.PROBES["sampled"]} if is_sampled else {})
+    )
 
 
 def _probe_behaviours(spec: TrialSpec) -> dict[str, int]:

@@ -39,4 +39,5 @@ PROBES: dict[str, int] = {
     "drift": 1,
     "during": 1,
     "interpolation": 1,
+    "sampled": 1,  # EvalTask.num_samples
 }

@@ -20,7 +20,7 @@ from harness.evals.suites import TWIN
 from harness.models.locate import hub_key
 from harness.pocket.world import SLICES
 from harness.records.store import Store
-from harness.spec import EvalTask, Experiment, FileItems, HubItem, Study, Sweep, TrialSpec, read_lock
+from harness.spec import SAMPLED, EvalTask, Experiment, FileItems, HubItem, Study, Sweep, TrialSpec, read_lock
 from harness.spec.claim import metric_keys
 from harness.spec.metrics import metrics_of
 
@@ -31,6 +31,12 @@ ITEMS = "evals.num_items"
 VAL_SHARE = "evals.val_share"
 HUB = "hub:"
 """Begins EVALS where its files are a dataset of the hub: `hub:owner/name`."""
+SAMPLES = "evals.num_samples"
+"""In SET: the answers sampled to each item of every task that can have them."""
+TEMPERATURE = "evals.temperature"
+"""In SET: of the sampled answers."""
+OF_TASKS = (ITEMS, SAMPLES, TEMPERATURE)
+"""Fields of SET that are for every task, and fields of none of them."""
 NUM_ITEMS = 100
 """Items asked of each file of an evaluation folder, where SET evals.num_items says nothing else."""
 
@@ -122,6 +128,32 @@ def own_tasks(own: str, changes: Mapping[str, Any]) -> Any:
     if own == "evals.tasks":
         return changes[own]
     return changes[own].get("tasks") if isinstance(changes[own], dict) else None
+
+
+def with_samples(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """Return an experiment that samples answers to the slices that can have them, where SET asks for it.
+
+    Args:
+        experiment: its slices are those that will be asked.
+        changes: SET.
+
+    Raises:
+        SpecError: no slice can have them, or a number or temperature that cannot be.
+    """
+    given = {name.removeprefix("evals."): changes[name] for name in (SAMPLES, TEMPERATURE) if name in changes}
+    if not given:
+        return experiment
+    tasks = experiment.spec.evals.tasks
+    if not any(task.kind in SAMPLED for task in tasks):
+        raise SpecError(
+            f"SET names {' and '.join(name for name in (SAMPLES, TEMPERATURE) if name in changes)}, but must leave it "
+            f"out where no slice is of kind {', '.join(SAMPLED)}; ask one with EVALS, SUITES or PANEL=full."
+        )
+    try:
+        made = tuple(task.replace(given) if task.kind in SAMPLED else task for task in tasks)
+    except SpecError as error:
+        raise SpecError(f"SET evals.{problem}" for problem in dict.fromkeys(error.problems)) from None
+    return experiment.model_copy(update={"spec": _with_tasks(experiment.spec, made)})
 
 
 def check_num_items(changes: Mapping[str, Any]) -> None:

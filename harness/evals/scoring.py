@@ -7,16 +7,13 @@ passes, metrics.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
-import io
 import json
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from lm_eval.evaluator import evaluate
@@ -25,12 +22,14 @@ from torch import nn
 from harness import models, versions
 from harness.data import bounds
 from harness.errors import StoreError
+from harness.evals import pass_at_k
 from harness.evals.documents import documents
 from harness.evals.forward import evaluating
 from harness.evals.items import Slice, items_sha256, reference_of, select
-from harness.evals.lm_tasks import build_task
+from harness.evals.lm_tasks import build_task, quiet_lm_eval
 from harness.evals.metrics import output
 from harness.evals.panel import panel, why_unknown
+from harness.evals.pass_at_k import SampledRow
 from harness.evals.scorer import Scorer
 from harness.evals.table import (
     CUT,
@@ -89,7 +88,7 @@ def score_after(
         chat: the trial's tokenizer and template.
         spec: what to ask.
         context: the store and how to run.
-        folder: the trial's folder, named by its id.
+        folder: the trial's folder, named by its id; gets sampled.parquet, too, where the spec asks for samples.
         summary: what training did.
         targets: gives the index of training targets, for the behaviour panel.
 
@@ -177,25 +176,37 @@ def ask(
     Raises:
         DataError: items that are missing or cannot be asked.
     """
+    return _asked(scorer, spec, slices, targets)[0]
+
+
+def _asked(
+    scorer: Scorer, spec: EvalSpec, slices: Mapping[str, Slice] | None, targets: Targets | None
+) -> tuple[list[ItemRow], list[SampledRow]]:
+    """Return the rows of `ask`, and those of the answers sampled besides."""
     slices = {task.key: select(task, spec) for task in spec.tasks} if slices is None else slices
     if not slices:
-        return []
-    with evaluating(scorer.model, spec.dtype), _quiet_lm_eval():
-        tasks: Any = {
-            task.key: build_task(
+        return [], []
+    tasks: dict[str, Any] = {}
+    sampled: list[SampledRow] = []
+    with evaluating(scorer.model, spec.dtype), quiet_lm_eval():
+        for task in spec.tasks:
+            asked = documents(slices[task.key].items, task, scorer.chat, spec.items_seed)
+            samples = pass_at_k.sampled(scorer, task, asked, spec.items_seed) if task.num_samples else None
+            sampled += [] if samples is None else pass_at_k.rows_of(task, samples)
+            tasks[task.key] = build_task(
                 task,
-                documents(slices[task.key].items, task, scorer.chat, spec.items_seed),
+                asked,
                 panel(task, slices[task.key].items, scorer.chat, spec.items_seed, targets),
+                None if samples is None else pass_at_k.measure_of(task, samples),
             )
-            for task in spec.tasks
-        }
-        results: Any = evaluate(scorer, {"tasks": tasks}, bootstrap_iters=0, log_samples=True)
-    return [
+        results: Any = evaluate(scorer, {"tasks": cast("Any", tasks)}, bootstrap_iters=0, log_samples=True)
+    rows = [
         row
         for task in spec.tasks
         for sample in sorted(results["samples"][task.key], key=lambda sample: sample["doc_id"])
         for row in _rows_of(task, slices[task.key], sample, scorer)
     ]
+    return rows, sampled
 
 
 @bounds.watching()
@@ -250,8 +261,10 @@ def _score_into(
     context: Context,
     targets: Targets | None = None,
 ) -> EvalScores:
-    rows = item_rows(model, chat, spec, batch_size=context.runtime.eval_batch_size, targets=targets)
+    rows, sampled = _asked(scorer_of(model, chat, spec, context.runtime.eval_batch_size), spec, None, targets)
     write_rows(folder / ITEMS_FILE, rows)
+    if any(task.num_samples for task in spec.tasks):
+        pass_at_k.write_rows(folder / pass_at_k.SAMPLED_FILE, sampled)
     return EvalScores(
         key=key,
         test=_remarked(aggregate(rows, "test"), spec),
@@ -378,16 +391,3 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextlib.contextmanager
-def _quiet_lm_eval() -> Iterator[None]:
-    """Keep lm-eval's progress bars and remarks out of the worker's log; errors are exceptions and pass."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -4,6 +4,7 @@
     trials/<id>/metrics.jsonl        one row per logged step, appended and flushed: the record of training
     trials/<id>/samples.jsonl        fixed prompts and the model's answers, before, during and after
     trials/<id>/items.parquet        one row per evaluated item after training
+    trials/<id>/sampled.parquet      answers sampled to items besides, where the spec asks for them
     trials/<id>/during.parquet       scores of val items while training, where the spec asks for them
     trials/<id>/drift.parquet        distance from the base by text, position and layer, likewise
     trials/<id>/interpolation.parquet    one row per item at each weight between base and tuned, likewise
@@ -15,6 +16,7 @@
     trials/<id>/attempts.jsonl       one row per start and end of an attempt
     trials/<id>/progress.json        where a running attempt is; never a result
     artefacts/<kind>/<key>/          bases, before-scores, fetched weights; complete when manifest.json is there
+    artefacts/before/<key>/          scores.json, items.parquet and perhaps sampled.parquet of a base
     artefacts/before/<key>/questions.parquet    what each item asks and its reference, once for all trials on it
     sweeps/<name>@<base>[-<set>]/    sweep.json (the resolved plan), report files
 
@@ -40,7 +42,9 @@ from harness.spec.metrics import primary_metric as primary_metric
 
 AUDIT_FILES = ("audit.json", "audit.html", "rows.parquet")
 PROBE_FILES = ("during.parquet", "drift.parquet", "interpolation.parquet")
-RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet", *AUDIT_FILES, *PROBE_FILES)
+RESULT_FILES = (
+    "spec.json", "metrics.jsonl", "samples.jsonl", "items.parquet", "sampled.parquet", *AUDIT_FILES, *PROBE_FILES
+)  # fmt: skip
 """Files of a trial's folder that `result.json` names by sha256, besides everything under weights/."""
 
 ROW_COLUMNS = (

@@ -29,6 +29,7 @@ from harness.spec.data import (
 )
 from harness.spec.evals import (
     GENERATED,
+    SAMPLED,
     EvalSpec,
     EvalTask,
     FileItems,
@@ -74,6 +75,7 @@ from harness.spec.world import PocketModelSpec, WorldSpec
 
 __all__ = [
     "GENERATED",
+    "SAMPLED",
     "WORLD_SEED",
     "Arm",
     "ArtefactBase",
