@@ -33,8 +33,6 @@ from tests.presence import program as program_path
 
 NUM = 6
 WORDS = ("a dog", "Ann", "the park", "Rome", "once upon", "she was late")
-WHOLE = {"temperature": 1e-9}
-"""So cold that a sample is the greedy answer."""
 
 
 def items(count: int = len(WORDS)) -> list[dict[str, Any]]:
