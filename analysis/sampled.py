@@ -82,8 +82,8 @@ def _read(path: Path) -> pd.DataFrame | None:
 def right_counts(sampled: pd.DataFrame) -> pd.DataFrame:
     """Return one row per trial, phase and item: `num_samples` of its answers, and `num_right` of them.
 
-    `num_right` is <NA> where any answer is not judged. Beside the greedy answers it tells what is weakly known, right in
-    samples alone, from what is unknown.
+    `num_right` is <NA> where any answer is not judged. Beside the greedy answers it tells what is weakly known, right
+    in samples alone, from what is unknown.
 
     Args:
         sampled: rows of `sampled_frame`.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,11 +24,11 @@ NAMES = sampled_metrics(4)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, str]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str]:
     """Return a sweep of which the generated answers were sampled, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(synthetic.METRICS, "generate", (*synthetic.METRICS["generate"], *NAMES))
-        yield synthetic.build(tmp_path_factory.mktemp("sampled"), SMALL)
+        return synthetic.build(tmp_path_factory.mktemp("sampled"), SMALL)
 
 
 def rows(item_id: str, *right: bool | None, task: str = "question") -> list[SampledRow]:
