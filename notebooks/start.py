@@ -129,7 +129,8 @@ def _(metric, plt, trials):
 def _(mo):
     mo.md(
         "## What else there is\n\nAnswers to fixed prompts, sampled answers to items, the training log, scores while "
-        "training, between base and tuned, and drift. A sweep that did not ask for one of them has an empty table with the same columns."
+        "training, between base and tuned, and drift. A sweep that did not ask for one of them has an empty table with "
+        "the same columns."
     )
     return
 

@@ -27,6 +27,7 @@ from harness.records.store import Store, verify_manifest
 from harness.spec import EvalSpec, EvalTask
 from harness.spec.metrics import UNIQUE_SHARE, sampled_metrics
 from tests.evals import small
+from tests.evals.test_probes import ASKED, ran, trial
 from tests.evals.test_scoring import _summary, _trial
 from tests.models import tiny
 from tests.presence import program as program_path
@@ -333,3 +334,37 @@ def test_long_samples_are_cut_in_the_file(tmp_path: Path) -> None:
     (read,) = pq.read_table(tmp_path / "s.parquet").to_pylist()
     assert len(read.pop("answer")) == LONGEST_PROMPT
     assert read == {name: value for name, value in row._asdict().items() if name != "answer"}
+
+
+def test_trial_with_samples_names_their_file_and_scores_and_trains_as_one_without(tmp_path: Path) -> None:
+    store, key = Store(tmp_path), f"pocket/{ASKED}"
+    plain = trial()
+    tasks = [
+        task.replace({"num_samples": 4} if task.key == key else {}).model_dump(mode="json")
+        for task in plain.evals.tasks
+    ]
+    probes = {"probes.during": [key], "probes.interpolation": [0.0, 1.0]}
+    spec = plain.replace({"evals.tasks": tasks} | probes)
+    without, done = ran(plain, store), ran(spec, store)
+    assert without.after is not None
+    assert done.after is not None
+    assert "sampled.parquet" in done.files
+    assert "sampled.parquet" not in without.files
+    assert done.train == without.train
+    assert done.resolved == without.resolved
+    assert without.after.test.items() <= done.after.test.items()
+    more = [name for name in done.after.test if name not in without.after.test]
+    assert more == [f"{key}/{name}" for name in sampled_metrics(4)]
+    folder = store.trial(done.trial_id)
+    items = pd.read_parquet(folder / "items.parquet")
+    ends = dict(tuple(pd.read_parquet(folder / "interpolation.parquet").groupby("weight")))
+    for weight, side in ((0.0, store.root / done.before.items_file), (1.0, folder / "items.parquet")):
+        mine, between = (
+            table[table["metric"].isin(sampled_metrics(4))] for table in (pd.read_parquet(side), ends[weight])
+        )
+        assert between["value"].tolist() == mine["value"].tolist()
+    samples = pd.read_parquet(folder / "sampled.parquet")
+    shares = samples.groupby("item_id", sort=False)["is_right"].mean()
+    assert shares.tolist() == items[items["metric"] == "pass_1"]["value"].tolist()
+    watched = pd.read_parquet(folder / "during.parquet")
+    assert set(sampled_metrics(4)) <= set(watched["metric"])
