@@ -133,27 +133,48 @@ def own_tasks(own: str, changes: Mapping[str, Any]) -> Any:
 def with_samples(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
     """Return an experiment that samples answers to the slices that can have them, where SET asks for it.
 
-    Args:
-        experiment: its slices are those that will be asked.
-        changes: SET.
-
     Raises:
-        SpecError: no slice can have them, or a number or temperature that cannot be.
+        SpecError: a number or temperature that cannot be.
     """
     given = {name.removeprefix("evals."): changes[name] for name in (SAMPLES, TEMPERATURE) if name in changes}
     if not given:
         return experiment
-    tasks = experiment.spec.evals.tasks
-    if not any(task.kind in SAMPLED for task in tasks):
-        raise SpecError(
-            f"SET names {' and '.join(name for name in (SAMPLES, TEMPERATURE) if name in changes)}, but must leave it "
-            f"out where no slice is of kind {', '.join(SAMPLED)}; ask one with EVALS, SUITES or PANEL=full."
-        )
     try:
-        made = tuple(task.replace(given) if task.kind in SAMPLED else task for task in tasks)
+        made = tuple(task.replace(given) if task.kind in SAMPLED else task for task in experiment.spec.evals.tasks)
     except SpecError as error:
         raise SpecError(f"SET evals.{problem}" for problem in dict.fromkeys(error.problems)) from None
     return experiment.model_copy(update={"spec": _with_tasks(experiment.spec, made)})
+
+
+def check_samples(experiment: Experiment, changes: Mapping[str, Any]) -> None:
+    """Refuse to sample answers where nothing that is asked can have them.
+
+    Args:
+        experiment: its slices are those that will be asked, a panel applied.
+        changes: SET.
+
+    Raises:
+        SpecError: no slice can have them.
+    """
+    named = [name for name in (SAMPLES, TEMPERATURE) if name in changes]
+    if named and not any(task.kind in SAMPLED for task in experiment.spec.evals.tasks):
+        raise SpecError(
+            f"SET names {' and '.join(named)}, but must leave it out where no slice is of kind {', '.join(SAMPLED)}; "
+            "ask one with EVALS, SUITES or PANEL=full."
+        )
+
+
+def samples_of(experiment: Experiment) -> list[str]:
+    """Return one sentence for each way in which answers are sampled, and to which slices; none where none are."""
+    slices: dict[tuple[int, float], list[str]] = {}
+    for task in experiment.spec.evals.tasks:
+        if task.num_samples:
+            slices.setdefault((task.num_samples, task.temperature), []).append(task.key)
+    return [
+        f"{num_samples} answers at temperature {temperature:g} are sampled to every item of {', '.join(keys)}, before "
+        "and after"
+        for (num_samples, temperature), keys in slices.items()
+    ]
 
 
 def check_num_items(changes: Mapping[str, Any]) -> None:

@@ -86,6 +86,7 @@ def resolve(request: Request) -> Setting:
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
     experiment = asked.with_evals(experiment, request.evals, request.suites, changes, Store(request.out))
+    experiment = asked.with_samples(experiment, changes)
     if (own := asked.own_field(changes)) is not None:
         if (tasks := asked.own_tasks(own, changes)) is not None:
             experiment = _replaced(experiment, spec=experiment.spec.replace({"evals.tasks": tasks}))
@@ -93,7 +94,7 @@ def resolve(request: Request) -> Setting:
         asked.with_panel(experiment, sweep, "primary", remedy=f"give one in SET {own}")
     else:
         experiment = asked.with_panel(experiment, sweep, request.panel, by_suite=request.suites is not None)
-    experiment = asked.with_samples(experiment, changes)
+    asked.check_samples(experiment, changes)
     varied = _varied_fields(sweep, changes)
     axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in varied}
     fixed = {name: value for name, value in changes.items() if name not in axis_values}

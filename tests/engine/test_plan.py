@@ -520,13 +520,34 @@ def test_plan_samples_answers_to_every_slice_that_can_have_them_and_to_no_other(
         (True, 16, 0.8, 4),
         (False, 0, 1.0, 4),
     }
-    assert planned.record.set_hash != planner("epochs", set={"evals.num_items": 4}).record.set_hash
+    plain = planner("epochs", set={"evals.num_items": 4})
+    assert planned.record.set_hash != plain.record.set_hash
+    said = [note for note in plan.outlook(planned, 1).notes if "are sampled" in note]
+    keys = ", ".join(task.key for task in tasks if task.num_samples)
+    assert said == [f"16 answers at temperature 0.8 are sampled to every item of {keys}, before and after"]
+    assert not any("are sampled" in note for note in plan.outlook(plain, 1).notes)
     (tmp_path / "items").mkdir()
     (tmp_path / "items/gsm8k.jsonl").write_text('{"context": "1 + 1?", "answer": "2"}\n')
     suite = {"evals": str(tmp_path / "items"), "suites": "skills"}
     (task,) = planner("epochs", set={"evals.num_samples": 10}, **suite).record.trials[0].spec.evals.tasks
     assert (task.key, task.num_samples) == ("skills/gsm8k", 10)
     assert metrics_of(task)[-5:] == ("pass_1", "pass_2", "pass_4", "pass_8", "unique_share")
+
+
+def test_plan_claim_about_sampled_answers_needs_samples_of_its_slice(
+    planner: Planner, offering: Callable[[Sweep | Study], None]
+) -> None:
+    key = next(task.key for task in planner("epochs").record.trials[0].spec.evals.tasks if task.kind == "generate")
+    terms = difference(f"{key}/pass_4", {"train.num_steps": 2}, {"train.num_steps": 1})
+    claim = Claim(
+        id="P1", statement="s", source="t", published="p",
+        parts=(Contrast(terms=terms, expect="greater", margin=0.0),),
+    )  # fmt: skip
+    offering(sweep_of(Axis(field="train.num_steps", values=(1, 2)), claims=(claim,)))
+    assert len(planner(set={"evals.num_samples": 4}).record.trials) == 2
+    for changes in ({}, {"evals.num_samples": 2}):
+        with pytest.raises(SpecError, match="pass_4"):
+            planner(set=changes)
 
 
 def test_plan_samples_where_no_slice_can_have_them_are_refused(planner: Planner, tmp_path: Path) -> None:
