@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from analysis.probed import load_during, load_interpolation
     from analysis.report import last_report, write_figures, write_report
+    from analysis.sampled import load_sampled
 
 _HOMES = {
     "load_choices": "analysis.choices",
@@ -33,6 +34,7 @@ _HOMES = {
     "load_metrics": "analysis.frames",
     "load_questions": "analysis.frames",
     "load_rows": "analysis.frames",
+    "load_sampled": "analysis.sampled",
     "load_samples": "analysis.frames",
     "load_sweep": "analysis.frames",
     "why_missing": "analysis.frames",
@@ -50,6 +52,7 @@ __all__ = [
     "load_metrics",
     "load_questions",
     "load_rows",
+    "load_sampled",
     "load_samples",
     "load_sweep",
     "why_missing",

@@ -111,17 +111,19 @@ def behaviours_of(spec: TrialSpec) -> dict[str, int]:
 
 
 def evaluation_behaviours(evals: EvalSpec) -> dict[str, int]:
-    """Return the versions of catalogue suites, panels and layouts that an evaluation uses; none where it uses none.
+    """Return the versions of catalogue suites, panels, layouts and samples that an evaluation uses, if any.
 
     A task of a suite that this code no longer knows keeps the version that it was written with.
     """
     suites = {task.suite: versions.SUITES.get(task.suite, task.version) for task in evals.tasks if task.version}
     panels = {task.panel: versions.PROBES[task.panel] for task in evals.tasks if task.panel != "none"}
+    is_sampled = any(task.num_samples for task in evals.tasks)
     layouts = {"layouts": versions.PROBES["layouts"]} if any(task.layout != "as_is" for task in evals.tasks) else {}
     return (
         {f"suite.{name}": version for name, version in suites.items()}
         | {f"panel.{name}": version for name, version in panels.items()}
         | layouts
+        | ({"sampled": versions.PROBES["sampled"]} if is_sampled else {})
     )
 
 

@@ -41,4 +41,5 @@ PROBES: dict[str, int] = {
     "during": 1,
     "interpolation": 1,
     "layouts": 1,  # EvalTask.layout
+    "sampled": 1,  # EvalTask.num_samples
 }

@@ -128,8 +128,9 @@ def _(metric, plt, trials):
 @app.cell
 def _(mo):
     mo.md(
-        "## What else there is\n\nAnswers to fixed prompts, the training log, scores while training, between base and "
-        "tuned, and drift. A sweep that did not ask for one of them has an empty table with the same columns."
+        "## What else there is\n\nAnswers to fixed prompts, sampled answers to items, the training log, scores while "
+        "training, between base and tuned, and drift. A sweep that did not ask for one of them has an empty table with "
+        "the same columns."
     )
     return
 
@@ -138,6 +139,7 @@ def _(mo):
 def _(analysis, mo, sweep):
     others = {
         "samples": analysis.load_samples(**sweep),
+        "sampled": analysis.load_sampled(**sweep),
         "metrics": analysis.load_metrics(**sweep),
         "questions": analysis.load_questions(**sweep),
         "rows": analysis.load_rows(**sweep),

@@ -10,8 +10,16 @@ import pytest
 from harness import versions
 from harness.errors import SpecError
 from harness.identity import behaviours_of, canonical, trial_id
-from harness.spec import EvalTask, QLoraConfig
-from harness.spec.metrics import BINARY_METRICS, LOWER_IS_BETTER, METRICS_OF, PANEL_METRICS, metrics_of
+from harness.spec import SAMPLED, EvalTask, QLoraConfig, TrialSpec
+from harness.spec.metrics import (
+    BINARY_METRICS,
+    LOWER_IS_BETTER,
+    METRICS_OF,
+    PANEL_METRICS,
+    UNDIRECTED,
+    metrics_of,
+    sampled_metrics,
+)
 from tests.specs import pinned_spec
 
 KEY = "mc/arc"
@@ -98,6 +106,20 @@ def _task(kind: str, **changes: Any) -> EvalTask:
         ("refusal", {"where": (("unsafe", 1),)}, "must say whether unsafe is true or false"),
         ("open", {"where": (("a", 1), ("a", 2))}, "must name a field once"),
         ("perplexity", {"max_new_tokens": 0, "typo_rate": 0.5}, "it asks no question"),
+        (
+            "open",
+            {"num_samples": 4},
+            "num_samples is 4, but must be 0 for kind 'open': only answers of kinds generate,",
+        ),
+        ("instruct", {"num_samples": 2}, "must be 0 for kind 'instruct'"),
+        ("refusal", {"where": (("unsafe", True),), "num_samples": 2}, "must be 0 for kind 'refusal'"),
+        ("multiple_choice", {"max_new_tokens": 0, "num_samples": 2}, "must be 0 for kind 'multiple_choice'"),
+        ("number", {"num_samples": 1}, "num_samples is 1, but must be 0 or from 2 to 64"),
+        ("number", {"num_samples": 65}, "must be 0 or from 2 to 64"),
+        ("number", {"num_samples": -2}, "must be 0 or from 2 to 64"),
+        ("number", {"temperature": 0.5}, "must be 1.0 where num_samples is 0: nothing is sampled"),
+        ("number", {"num_samples": 2, "temperature": 0.0}, "greater than 0"),
+        ("number", {"num_samples": 2, "temperature": float("inf")}, "finite number"),
     ],
 )
 def test_task_that_means_nothing_is_refused(kind: str, changes: dict[str, Any], sentence: str) -> None:
@@ -111,6 +133,35 @@ def test_metrics_of_a_task_follow_its_kind_its_items_and_its_panel() -> None:
     assert "over_refused" in LOWER_IS_BETTER
     assert "refused" not in LOWER_IS_BETTER
     assert metrics_of(_task("open", panel="behaviour")) == METRICS_OF["open"] + PANEL_METRICS
+
+
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_samples_of_an_answer_that_is_right_or_wrong_add_metrics_behind_the_others(kind: str) -> None:
+    plain = METRICS_OF[kind] + PANEL_METRICS
+    assert metrics_of(_task(kind, panel="behaviour")) == plain
+    more = {2: ("pass_1", "pass_2"), 7: ("pass_1", "pass_2", "pass_4"), 8: ("pass_1", "pass_2", "pass_4", "pass_8")}
+    for num_samples, passes in more.items():
+        found = metrics_of(_task(kind, panel="behaviour", num_samples=num_samples))
+        assert found == (*plain, *passes, "unique_share")
+    assert sampled_metrics(64)[-2:] == ("pass_64", "unique_share")
+    assert not set(sampled_metrics(64)) & (LOWER_IS_BETTER | BINARY_METRICS)
+    assert UNDIRECTED & set(sampled_metrics(64)) == {"unique_share"}
+
+
+def test_samples_enter_the_fingerprint_with_their_version_where_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_task(**changes: Any) -> TrialSpec:
+        return pinned_spec().replace({"evals.tasks": [_task("number", **changes).model_dump(mode="json")]})
+
+    plain, sampled = with_task(), with_task(num_samples=4)
+    (task,) = canonical(plain.evals)["tasks"]
+    assert not {"num_samples", "temperature"} & set(task)
+    assert set(behaviours_of(sampled)) - set(behaviours_of(plain)) == {"sampled"}
+    assert "temperature" not in canonical(sampled.evals)["tasks"][0]
+    specs = [plain, sampled, with_task(num_samples=8), with_task(num_samples=4, temperature=0.7)]
+    ids = [trial_id(spec) for spec in specs]
+    assert len(set(ids)) == len(ids)
+    monkeypatch.setitem(versions.PROBES, "sampled", 99)
+    assert [one == other for one, other in zip(ids, map(trial_id, specs), strict=True)] == [True, False, False, False]
 
 
 def test_every_directed_or_binary_metric_is_one_of_some_task() -> None:

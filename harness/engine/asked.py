@@ -24,6 +24,7 @@ from harness.pocket.world import SLICES
 from harness.records.store import Store
 from harness.spec import (
     LAID_OUT,
+    SAMPLED,
     EvalTask,
     Experiment,
     FileItems,
@@ -43,11 +44,15 @@ ITEMS = "evals.num_items"
 """In SET: the most items that each task asks; null is all."""
 LAYOUTS = "evals.layouts"
 """In SET: layouts in which every primary slice with a question is asked once more, as `<name>_<layout>`."""
-OF_TASKS = (ITEMS, LAYOUTS)
-"""Of these none is a field of the spec: they change the tasks."""
 VAL_SHARE = "evals.val_share"
 HUB = "hub:"
 """Begins EVALS where its files are a dataset of the hub: `hub:owner/name`."""
+SAMPLES = "evals.num_samples"
+"""In SET: the answers sampled to each item of every task that can have them."""
+TEMPERATURE = "evals.temperature"
+"""In SET: of the sampled answers."""
+OF_TASKS = (ITEMS, LAYOUTS, SAMPLES, TEMPERATURE)
+"""Of these none is a field of the spec: they change the tasks."""
 NUM_ITEMS = 100
 """Items asked of each file of an evaluation folder, where SET evals.num_items says nothing else."""
 
@@ -161,6 +166,53 @@ def own_tasks(own: str, changes: Mapping[str, Any]) -> Any:
     if own == "evals.tasks":
         return changes[own]
     return changes[own].get("tasks") if isinstance(changes[own], dict) else None
+
+
+def with_samples(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """Return an experiment that samples answers to the slices that can have them, where SET asks for it.
+
+    Raises:
+        SpecError: a number or temperature that cannot be.
+    """
+    given = {name.removeprefix("evals."): changes[name] for name in (SAMPLES, TEMPERATURE) if name in changes}
+    if not given:
+        return experiment
+    try:
+        made = tuple(task.replace(given) if task.kind in SAMPLED else task for task in experiment.spec.evals.tasks)
+    except SpecError as error:
+        raise SpecError(f"SET evals.{problem}" for problem in dict.fromkeys(error.problems)) from None
+    return experiment.model_copy(update={"spec": _with_tasks(experiment.spec, made)})
+
+
+def check_samples(experiment: Experiment, changes: Mapping[str, Any]) -> None:
+    """Refuse to sample answers where nothing that is asked can have them.
+
+    Args:
+        experiment: its slices are those that will be asked, a panel applied.
+        changes: SET.
+
+    Raises:
+        SpecError: no slice can have them.
+    """
+    named = [name for name in (SAMPLES, TEMPERATURE) if name in changes]
+    if named and not any(task.kind in SAMPLED for task in experiment.spec.evals.tasks):
+        raise SpecError(
+            f"SET names {' and '.join(named)}, but must leave it out where no slice is of kind {', '.join(SAMPLED)}; "
+            "ask one with EVALS, SUITES or PANEL=full."
+        )
+
+
+def samples_of(experiment: Experiment) -> list[str]:
+    """Return one sentence for each way in which answers are sampled, and to which slices; none where none are."""
+    slices: dict[tuple[int, float], list[str]] = {}
+    for task in experiment.spec.evals.tasks:
+        if task.num_samples:
+            slices.setdefault((task.num_samples, task.temperature), []).append(task.key)
+    return [
+        f"{num_samples} answers at temperature {temperature:g} are sampled to every item of {', '.join(keys)}, before "
+        "and after"
+        for (num_samples, temperature), keys in slices.items()
+    ]
 
 
 def check_num_items(changes: Mapping[str, Any]) -> None:

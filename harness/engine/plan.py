@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import methods, models
-from harness.engine import axes, claimed, extremes, space, worlds
+from harness.engine import asked, axes, claimed, extremes, space, worlds
 from harness.engine.forecast import Cost, Forecast, num_within, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
 from harness.engine.states import FINAL, TrialState, of_trials
@@ -212,6 +212,7 @@ def _notes(plan: Plan) -> tuple[str, ...]:
     base = plan.setting.experiment.spec.base
     notes = [note] if (note := kept_less(plan)) else []
     notes += _flags(plan)
+    notes += asked.samples_of(plan.setting.experiment)
     notes += extremes.of_plan(plan.setting.experiment, plan.record.trials, plan.store)
     try:
         check_base(base, plan.store, plan.record.base)

@@ -48,10 +48,11 @@ class Request:
     suites: str | None = None
     """Names of the catalogue (harness/evals/suites.py) with commas between, whose files are in `evals`."""
     set: str | None = None
-    """JSON object: dotted field of the spec or of `runtime`, `evals.num_items` for every task, `evals.layouts` to
-    ask primary slices in, or `world.<field>` for the pocket world of base, rows and items -> value. A list on an axis,
-    or on `seed`, replaces its values by these absolute ones; a list on `world.seed` repeats a sweep over these worlds,
-    [] over the base's own alone."""
+    """JSON object: dotted field of the spec or of `runtime`, `evals.num_items` for every task, `evals.layouts` to ask
+    primary slices in, `evals.num_samples` and `evals.temperature` for every task that can have samples, or
+    `world.<field>` for the pocket world of base, rows and items -> value. A list on an axis, or on `seed`, replaces its
+    values by these absolute ones; a list on `world.seed` repeats a sweep over these worlds, [] over the base's own
+    alone."""
     panel: Literal["primary", "full"] = "primary"
     out: Path = Path("out")
 
@@ -87,6 +88,7 @@ def resolve(request: Request) -> Setting:
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
     experiment = asked.with_evals(experiment, request.evals, request.suites, changes, Store(request.out))
+    experiment = asked.with_samples(experiment, changes)
     if (own := asked.own_field(changes)) is not None:
         if (tasks := asked.own_tasks(own, changes)) is not None:
             experiment = _replaced(experiment, spec=experiment.spec.replace({"evals.tasks": tasks}))
@@ -94,12 +96,12 @@ def resolve(request: Request) -> Setting:
         asked.with_panel(experiment, sweep, "primary", remedy=f"give one in SET {own}")
     else:
         experiment = asked.with_panel(experiment, sweep, request.panel, by_suite=request.suites is not None)
+    asked.check_samples(experiment, changes)
     varied = _varied_fields(sweep, changes)
     axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in varied}
     fixed = {name: value for name, value in changes.items() if name not in axis_values}
     runtime = {name.removeprefix("runtime."): v for name, v in fixed.items() if name.startswith("runtime.")}
-    special = ("runtime.", *asked.OF_TASKS)
-    fields = {name: value for name, value in fixed.items() if not name.startswith(special)}
+    fields = {name: value for name, value in fixed.items() if not _is_special(name)}
     experiment = _replaced(experiment, runtime=_with_runtime(experiment.runtime, runtime))
     asked.check_val(sweep, experiment.spec, dict(sweep.set) | fields)
     return Setting(
@@ -125,10 +127,16 @@ def resolve_spec(request: Request) -> tuple[str, TrialSpec]:
     experiment = load_base(request.base, Store(request.out))
     experiment = _with_data(experiment, request.data)
     experiment = asked.with_evals(experiment, request.evals, request.suites, changes, Store(request.out))
-    fields = {name: value for name, value in changes.items() if not name.startswith(("runtime.", *asked.OF_TASKS))}
+    experiment = asked.with_samples(experiment, changes)
+    fields = {name: value for name, value in changes.items() if not _is_special(name)}
     of_world = {name: value for name, value in fields.items() if name.startswith(worlds.PREFIX)}
     others = {name: value for name, value in fields.items() if name not in of_world}
     return experiment.name, worlds.applied(experiment.spec, of_world).replace(others)
+
+
+def _is_special(name: str) -> bool:
+    """Return whether a field of SET is no field of a trial's spec, having been applied elsewhere."""
+    return name.startswith("runtime.") or name in asked.OF_TASKS
 
 
 def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
@@ -138,8 +146,8 @@ def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
         return given | {"evals.tasks": "EVALS" if request.suites is None else "SUITES"}
     if request.panel != "primary":
         return given | {"evals.tasks": "PANEL"}
-    of_tasks = next((name for name in asked.OF_TASKS if name in changes), None)
-    return given | ({"evals.tasks": of_tasks} if of_tasks is not None else {})
+    named = [name for name in asked.OF_TASKS if name in changes]
+    return given | ({"evals.tasks": named[0]} if named else {})
 
 
 def _with_runtime(runtime: Runtime, changes: Mapping[str, Any]) -> Runtime:

@@ -60,12 +60,17 @@ def greedy_decode(
     return decode(
         model,
         prompts,
-        lambda logits_BV, _prompts, _step: logits_BV.max(-1).indices,
+        likeliest,
         stop_ids=stop_ids,
         has_ended=has_ended,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )
+
+
+def likeliest(logits_BV: torch.Tensor, _prompts: list[int], _step: int) -> torch.Tensor:
+    """Return the likeliest tokens, of equal ones the first: what `greedy_decode` chooses."""
+    return logits_BV.max(-1).indices
 
 
 def decode(

@@ -6,9 +6,12 @@ memory: nothing is looked up, downloaded or cached. What does not live here: the
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-from collections.abc import Sequence
+import io
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import yaml
 from lm_eval.api.task import ConfigurableTask
 
 from harness.evals.documents import Document
+from harness.evals.generated import Results
 from harness.evals.kinds import KINDS
 from harness.evals.metrics import METRICS
 from harness.evals.panel import Measure
@@ -38,33 +42,56 @@ def _task_file(kind: str) -> dict[str, Any]:
     return yaml.safe_load((TASK_FILES / f"{kind}.yaml").read_text())
 
 
-def build_task(task: EvalTask, documents: Sequence[Document], panel: Measure | None = None) -> ConfigurableTask:
+def build_task(task: EvalTask, documents: Sequence[Document], *besides: Measure | None) -> ConfigurableTask:
     """Return the lm-eval task that asks these documents, named by the task's key.
 
     Args:
         task: what to measure.
         documents: what to ask.
-        panel: measures the behaviour of each answer besides, where the task has a panel.
+        besides: measure each answer besides, in this order: a panel, sampled answers; None measures nothing.
     """
     config = copy.deepcopy(_task_file("answered" if task.kind in KINDS else task.kind)) | {
         "task": task.key,
         "custom_dataset": lambda **_: {"test": Documents(documents)},
-        "process_results": METRICS[task.kind] if panel is None else _both(METRICS[task.kind], panel),
+        "process_results": _together([METRICS[task.kind], *(measure for measure in besides if measure is not None)]),
         "metric_list": [
             {"metric": name, "aggregation": "mean", "higher_is_better": name not in LOWER_IS_BETTER}
             for name in metrics_of(task)
         ],
     }
     if task.kind in GENERATED:
-        # A raw answer is one line where nothing else says where it ends and one line is all that is asked for.
-        is_line = not task.chat and KINDS[task.kind].ends_at_line
         config["generation_kwargs"] = {
-            "until": ["\n"] if is_line else [],
+            "until": ends_of(task),
             "max_gen_toks": task.max_new_tokens,
             "do_sample": False,
         }
     return ConfigurableTask(config=config)
 
 
-def _both(metrics: Measure, panel: Measure) -> Measure:
-    return lambda document, results: metrics(document, results) | panel(document, results)
+def ends_of(task: EvalTask) -> list[str]:
+    """Return the strings that end an answer, besides what ends a turn in chat.
+
+    A raw answer is one line where nothing else says where it ends and one line is all that is asked for.
+    """
+    is_line = not task.chat and KINDS[task.kind].ends_at_line
+    return ["\n"] if is_line else []
+
+
+def _together(measures: Sequence[Measure]) -> Measure:
+    def measure(document: Document, results: Results) -> dict[str, float]:
+        return {name: value for one in measures for name, value in one(document, results).items()}
+
+    return measure
+
+
+@contextlib.contextmanager
+def quiet_lm_eval() -> Iterator[None]:
+    """Keep lm-eval's progress bars and remarks out of the worker's log; errors are exceptions and pass."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

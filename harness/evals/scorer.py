@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -24,8 +25,9 @@ from torch import nn
 
 from harness.errors import DataError
 from harness.evals.generated import Generation
-from harness.evals.generation import HasEnded, greedy_decode
+from harness.evals.generation import Choose, HasEnded, decode, likeliest
 from harness.evals.likelihood import Likelihood, Request, log_likelihoods
+from harness.evals.sampling import by_draws
 from harness.spec import EvalSpec
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ class Scorer(TemplateLM):
             groups.setdefault((is_chat, with_raw, until, settings["max_gen_toks"]), []).append(number)
         for (is_chat, with_raw, until, max_new_tokens), numbers in groups.items():
             texts = [requests[number].args[0] for number in numbers]
-            prompts = self._encode_chat(texts) if is_chat else self._encode_raw(texts)
+            prompts = self._encode_prompts(texts, is_chat=is_chat)
             for number, prompt in zip(numbers, prompts, strict=True):
                 self._note_length(requests[number], len(prompt) - 1, max_new_tokens)
             decoded = self.answer(prompts, until, max_new_tokens, is_chat=is_chat, with_raw=with_raw)
@@ -157,8 +159,9 @@ class Scorer(TemplateLM):
         *,
         is_chat: bool,
         with_raw: bool = False,
+        choose: Choose = likeliest,
     ) -> list[Generation]:
-        """Return the greedy answer to each prompt, cut before the first of the strings `until`.
+        """Return the answer to each prompt, greedy unless `choose` is given, cut before the first of `until`.
 
         with_raw also keeps each answer uncut with its special tokens, but for the one that ended it.
 
@@ -175,9 +178,10 @@ class Scorer(TemplateLM):
                 f"which is {self.max_length} tokens here"
             )
 
-        decoded = greedy_decode(
+        decoded = decode(
             self.model,
             [prompt[-room:] for prompt in prompts],
+            choose,
             stop_ids=self.chat.stop_token_ids,
             has_ended=self.has_ended(until),
             max_new_tokens=max_new_tokens,
@@ -197,6 +201,35 @@ class Scorer(TemplateLM):
             )
             for text, raw, answer in zip(texts, raws, decoded, strict=True)
         ]
+
+    def sampled_answers(
+        self,
+        texts: Sequence[str],
+        draws: np.ndarray,
+        until: Sequence[str],
+        *,
+        temperature: float,
+        is_chat: bool,
+    ) -> list[Generation]:
+        """Return a sampled answer to each text, asked and ended as `generate_until` does.
+
+        Args:
+            texts: prompts as documents hold them.
+            draws: a number in [0, 1) for each text and token of its longest answer, float64 [texts, tokens].
+            until: strings that end an answer, besides what ends a turn in chat.
+            temperature: above 0.
+            is_chat: whether the template rendered the texts.
+
+        Raises:
+            DataError: see `answer`.
+        """
+        return self.answer(
+            self._encode_prompts(texts, is_chat=is_chat),
+            (*until, *(self.turn_ends if is_chat else ())),
+            draws.shape[1],
+            is_chat=is_chat,
+            choose=by_draws(draws, device=next(self.model.parameters()).device, temperature=temperature),
+        )
 
     def has_ended(self, until: Sequence[str]) -> HasEnded | None:
         """Return what finds any of these strings at the end of an answer so far; None where there is none to find."""
@@ -225,6 +258,9 @@ class Scorer(TemplateLM):
         if new:
             self._tokens.update(zip(((kind, text) for text in new), encode(new), strict=True))
         return [self._tokens[kind, text] for text in texts]
+
+    def _encode_prompts(self, texts: Sequence[str], *, is_chat: bool) -> list[Tokens]:
+        return self._encode_chat(texts) if is_chat else self._encode_raw(texts)
 
     def _encode_chat(self, texts: Sequence[str]) -> list[Tokens]:
         return self._once("chat", texts, lambda new: [tuple(encoded.ids) for encoded in self.chat.encode_batch(new)])

@@ -21,7 +21,8 @@ from torch import nn
 from harness import models, versions
 from harness.data import bounds
 from harness.errors import StoreError
-from harness.evals.asking import Sample, samples
+from harness.evals import pass_at_k
+from harness.evals.asking import Sample, asked
 from harness.evals.choices import CHOICES_FILE, write_choices
 from harness.evals.documents import documents
 from harness.evals.forward import evaluating
@@ -87,7 +88,7 @@ def score_after(
         chat: the trial's tokenizer and template.
         spec: what to ask.
         context: the store and how to run.
-        folder: the trial's folder, named by its id.
+        folder: the trial's folder, named by its id; gets sampled.parquet, too, where the spec asks for samples.
         summary: what training did.
         targets: gives the index of training targets, for the behaviour panel.
 
@@ -176,7 +177,7 @@ def ask(
         DataError: items that are missing or cannot be asked.
     """
     slices = _slices(spec) if slices is None else slices
-    return _rows(scorer, spec, slices, samples(scorer, spec, slices, targets))
+    return _rows(scorer, spec, slices, asked(scorer, spec, slices, targets).by_task)
 
 
 @bounds.watching()
@@ -232,7 +233,7 @@ def _score_into(
     targets: Targets | None = None,
 ) -> EvalScores:
     scorer = scorer_of(model, chat, spec, context.runtime.eval_batch_size)
-    rows = _ask_and_write_choices(folder, scorer, spec, targets)
+    rows = _ask_and_write_the_rest(folder, scorer, spec, targets)
     write_rows(folder / ITEMS_FILE, rows)
     return EvalScores(
         key=key,
@@ -243,12 +244,15 @@ def _score_into(
     )
 
 
-def _ask_and_write_choices(folder: Path, scorer: Scorer, spec: EvalSpec, targets: Targets | None) -> list[ItemRow]:
+def _ask_and_write_the_rest(folder: Path, scorer: Scorer, spec: EvalSpec, targets: Targets | None) -> list[ItemRow]:
+    """Return the items' rows; choices and sampled answers are written."""
     # Apart, so that what was asked, prompts and all, is gone when the items are written.
     slices = _slices(spec)
-    asked = samples(scorer, spec, slices, targets)
-    write_choices(folder / CHOICES_FILE, spec.tasks, asked)
-    return _rows(scorer, spec, slices, asked)
+    answers = asked(scorer, spec, slices, targets)
+    write_choices(folder / CHOICES_FILE, spec.tasks, answers.by_task)
+    if any(task.num_samples for task in spec.tasks):
+        pass_at_k.write_rows(folder / pass_at_k.SAMPLED_FILE, answers.sampled)
+    return _rows(scorer, spec, slices, answers.by_task)
 
 
 def _remarked(scores: Scores, spec: EvalSpec) -> Scores:

@@ -193,7 +193,8 @@ SUITES: Mapping[str, Suite] = MappingProxyType(
                     *("humaneval", "program", "retained", 0.0),
                     stems=("humaneval", "human_eval", "openai_humaneval"),
                     max_new_tokens=256,
-                    note="pass@1 of greedy answers; HARNESS_RUN_CODE=1 and bubblewrap are needed",
+                    note="pass@1 of greedy answers, with SET evals.num_samples also pass@k of sampled ones; "
+                    "HARNESS_RUN_CODE=1 and bubblewrap are needed",
                 ),
             ),
         ),

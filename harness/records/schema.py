@@ -5,6 +5,7 @@
     trials/<id>/samples.jsonl        fixed prompts and the model's answers, before, during and after
     trials/<id>/items.parquet        one row per evaluated item after training
     trials/<id>/choices.parquet      one row per choice of each multiple-choice item after training: its log-probability
+    trials/<id>/sampled.parquet      answers sampled to items besides, where the spec asks for them
     trials/<id>/during.parquet       scores of val items while training, where the spec asks for them
     trials/<id>/drift.parquet        distance from the base by text, position and layer, likewise
     trials/<id>/interpolation.parquet    one row per item at each weight between base and tuned, likewise
@@ -16,6 +17,7 @@
     trials/<id>/attempts.jsonl       one row per start and end of an attempt
     trials/<id>/progress.json        where a running attempt is; never a result
     artefacts/<kind>/<key>/          bases, before-scores, fetched weights; complete when manifest.json is there
+    artefacts/before/<key>/          scores.json, items.parquet and perhaps sampled.parquet of a base
     artefacts/before/<key>/questions.parquet    what each item asks and its reference, once for all trials on it
     artefacts/before/<key>/items.parquet, choices.parquet    as those of a trial, of its base
     sweeps/<name>@<base>[-<set>]/    sweep.json (the resolved plan), report files
@@ -45,7 +47,9 @@ PROBE_FILES = ("during.parquet", "drift.parquet", "interpolation.parquet")
 CHOICES_FILE = "choices.parquet"
 SCORE_FILES = ("items.parquet", CHOICES_FILE)
 """What a scored model leaves, in a trial's folder and in that of a base's scores."""
-RESULT_FILES = ("spec.json", "metrics.jsonl", "samples.jsonl", *SCORE_FILES, *AUDIT_FILES, *PROBE_FILES)
+RESULT_FILES = (
+    "spec.json", "metrics.jsonl", "samples.jsonl", *SCORE_FILES, "sampled.parquet", *AUDIT_FILES, *PROBE_FILES
+)  # fmt: skip
 """Files of a trial's folder that `result.json` names by sha256, besides everything under weights/."""
 
 ROW_COLUMNS = (

@@ -30,6 +30,7 @@ from harness.spec.data import (
 from harness.spec.evals import (
     GENERATED,
     LAID_OUT,
+    SAMPLED,
     EvalSpec,
     EvalTask,
     FileItems,
@@ -77,6 +78,7 @@ from harness.spec.world import PocketModelSpec, WorldSpec
 __all__ = [
     "GENERATED",
     "LAID_OUT",
+    "SAMPLED",
     "WORLD_SEED",
     "Arm",
     "ArtefactBase",

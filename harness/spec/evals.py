@@ -63,6 +63,9 @@ Layout = Literal[
     "choices_listed", "choices_lettered",
 ]  # fmt: skip
 """What stands around a question: as its file has it, nothing, or one of those in harness/evals/layouts.py."""
+SAMPLED: tuple[TaskKind, ...] = ("generate", "number", "program")
+"""Kinds whose answer is right or wrong, so that of several sampled ones it can be said how many are."""
+MAX_SAMPLES = 64
 
 
 class EvalTask(Model):
@@ -89,6 +92,10 @@ class EvalTask(Model):
     """Share of the words of every question that are misspelled, the same ones before and after."""
     layout: Layout = "as_is"
     """What stands around every question, and whether its choices are listed; what is asked stays the same."""
+    num_samples: int = 0
+    """Answers sampled to every item beside the greedy one, for pass@k; 0 is none."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Of the sampled answers; the greedy one has none."""
 
     @property
     def key(self) -> str:
@@ -101,6 +108,22 @@ class EvalTask(Model):
             raise ValueError(f"max_new_tokens must be positive for kinds {', '.join(GENERATED)} and 0 for every other")
         if self.panel == "behaviour" and self.kind not in GENERATED:
             raise ValueError(f"panel is 'behaviour', but must be 'none' for kind {self.kind!r}: it writes no answer")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_can_be_judged(self) -> EvalTask:
+        if self.num_samples and self.kind not in SAMPLED:
+            raise ValueError(
+                f"num_samples is {self.num_samples!r}, but must be 0 for kind {self.kind!r}: only answers of kinds "
+                f"{', '.join(SAMPLED)} are right or wrong"
+            )
+        if self.num_samples != 0 and not 2 <= self.num_samples <= MAX_SAMPLES:
+            raise ValueError(f"num_samples is {self.num_samples!r}, but must be 0 or from 2 to {MAX_SAMPLES}")
+        if not self.num_samples and self.temperature != 1.0:
+            raise ValueError(
+                f"temperature is {self.temperature!r}, but must be 1.0 where num_samples is 0: nothing is sampled; "
+                "set num_samples"
+            )
         return self
 
     @model_validator(mode="after")

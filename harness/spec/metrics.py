@@ -1,7 +1,7 @@
 """Which metrics there are, of what kind of task, and in which direction they are better.
 
 Invariant: a metric's name says its formula and its direction wherever it stands; a task kind never gains a metric: what
-is new comes with a new kind or the panel. What does not live here: formulas (harness/evals).
+is new comes with a new kind, the panel or sampled answers. What does not live here: formulas (harness/evals).
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ PANEL_METRICS = (
 )  # fmt: skip
 """Metrics that `panel="behaviour"` adds to a task."""
 
+UNIQUE_SHARE = "unique_share"
+"""How different the answers sampled to one item are."""
+
 LOWER_IS_BETTER = frozenset(
     {
         *("bits_per_byte", "empty", "format_failure", OVER_REFUSED),
@@ -38,7 +41,7 @@ LOWER_IS_BETTER = frozenset(
     }
 )
 """Metrics of which less is better; of every other one more is."""
-UNDIRECTED = frozenset({"num_tokens", "length_ratio"})
+UNDIRECTED = frozenset({"num_tokens", "length_ratio", UNIQUE_SHARE})
 """Metrics of which neither more nor less is better by itself."""
 BINARY_METRICS = frozenset(
     {
@@ -55,12 +58,19 @@ CHANCE_METRICS = frozenset({"acc", "acc_norm"})
 def metrics_of(task: EvalTask) -> tuple[str, ...]:
     """Return the names of a task's metrics in order, the primary one first.
 
-    The kind's own; `refused` is `over_refused` where the task asks for safe requests alone; then the panel's.
+    The kind's own; `refused` is `over_refused` where the task asks for safe requests alone; then the panel's, then
+    those of sampled answers.
     """
     names = METRICS_OF[task.kind]
     if task.kind == "refusal" and dict(task.where).get("unsafe") is False:
         names = (OVER_REFUSED, *names[1:])
-    return names + (PANEL_METRICS if task.panel == "behaviour" else ())
+    return names + (PANEL_METRICS if task.panel == "behaviour" else ()) + sampled_metrics(task.num_samples)
+
+
+def sampled_metrics(num_samples: int) -> tuple[str, ...]:
+    """Return the metrics of so many answers to each item: `pass_k` for every power of two k, and `unique_share`."""
+    passes = tuple(f"pass_{2**power}" for power in range(num_samples.bit_length()))
+    return (*passes, UNIQUE_SHARE) if passes else ()
 
 
 def primary_metric(task: EvalTask) -> str:

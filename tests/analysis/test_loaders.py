@@ -14,8 +14,10 @@ from analysis.drift import COLUMNS as DRIFT_COLUMNS
 from analysis.items import ITEM_VALUES, QUESTION_COLUMNS, TRIAL_KEYS
 from analysis.opened import open_sweep
 from analysis.probed import DURING_COLUMNS, INTERPOLATION_COLUMNS
+from analysis.sampled import SAMPLED_COLUMNS
 from harness.evals import interpolation
 from harness.evals.during import COLUMNS as WRITTEN_DURING
+from harness.evals.pass_at_k import SampledRow
 from harness.evals.table import SCHEMA, ItemRow
 from harness.records.schema import ROW_COLUMNS
 from harness.records.store import Store
@@ -32,6 +34,7 @@ LOADERS = {
     "load_during": tuple(DURING_COLUMNS),
     "load_interpolation": tuple(INTERPOLATION_COLUMNS),
     "load_drift": DRIFT_COLUMNS,
+    "load_sampled": tuple(SAMPLED_COLUMNS),
 }
 ROW = {"suite": "people", "task": "cloze", "item_id": "cloze-0001", "cluster": "person-0", "metric": "acc"}
 
@@ -49,6 +52,7 @@ def test_loaders_of_a_sweep_without_results_give_the_columns(name: str, tmp_path
 def test_loaders_name_the_columns_that_are_written() -> None:
     assert list(DURING_COLUMNS) == list(WRITTEN_DURING)
     assert set(INTERPOLATION_COLUMNS) == {"weight", *SCHEMA.names}
+    assert set(SAMPLED_COLUMNS) == {"phase", *SampledRow._fields}
 
 
 def test_load_during_has_the_rows_of_the_trials_that_left_some(small: tuple[Store, str]) -> None:

@@ -24,6 +24,7 @@ from harness.errors import BadInputError, DataError, DeviceError, HarnessError, 
 from harness.records.schema import Failure, PlannedTrial
 from harness.records.store import Store, write_manifest
 from harness.spec import (
+    SAMPLED,
     Arm,
     Axis,
     Claim,
@@ -40,6 +41,7 @@ from harness.spec import (
     TrialBase,
     difference,
 )
+from harness.spec.metrics import metrics_of
 from tests.engine.inline import inline
 from tests.engine.stub import run_stub
 from tests.engine.stub_launch import RUNTIME
@@ -321,6 +323,12 @@ def test_plan_set_hash_depends_on_content_not_on_order_or_runtime(planner: Plann
         ('{"train.btch_size": 8}', "Did you mean 'batch_size'"),
         ('{"runtime.kep": "all"}', "Did you mean 'keep'"),
         ('{"evals.num_items": 0}', "must be an integer from 1 on"),
+        ('{"evals.num_itemsx": 4}', "Did you mean 'items_seed'|evals.num_itemsx has no meaning"),
+        ('{"evals.num_samples": 1}', r"^SET evals\.num_samples is 1, but must be 0 or from 2 to 64"),
+        ('{"evals.num_samples": "4"}', r"^SET evals\.num_samples is '4', but must be"),
+        ('{"evals.num_samples": [4, 8]}', r"^SET evals\.num_samples is \[4, 8\], but must be"),
+        ('{"evals.temperature": 0.5}', r"^SET evals\.temperature is 0\.5, .* nothing is sampled; set num_samples"),
+        ('{"evals.num_samples": 4, "evals.temperature": 0}', r"^SET evals\.temperature is 0"),
         ('{"method": "lorra"}', "Did you mean 'lora'"),
         ('{"method": {"kind": "lorra"}}', "Did you mean 'lora'"),
         (
@@ -355,6 +363,7 @@ def test_plan_method_axis_with_a_value_that_is_no_method_is_refused(planner: Pla
         ("loss_mask", {"train.num_epochs": 2, "train.num_steps": 3}, "must name one of them"),
         ("loss_mask", {"train.warmup_ratio": 0.1, "train": {"warmup_ratio": 0.2}}, "must name one of them"),
         ("loss_mask", {"evals.tasks": [], "evals.num_items": 4}, r"evals.num_items gives evals.tasks"),
+        ("loss_mask", {"evals.tasks": [], "evals.num_samples": 4}, r"evals.num_samples gives evals.tasks"),
         ("tune", {"train.num_epochs": 2}, "a dimension of study 'tune' sets train.num_epochs"),
         ("tune", {"train.num_steps": 2}, "a dimension of study 'tune' sets train.num_epochs"),
         ("tune", {"method": "lora"}, "a dimension of study 'tune' sets method"),
@@ -500,6 +509,53 @@ def test_plan_panel_decides_the_slices(planner: Planner) -> None:
     assert planner(panel="full").record.measures == planner().record.measures
     with pytest.raises(SpecError, match="PANEL is 'ful', but must be one of full, primary"):
         planner(panel="ful")
+
+
+def test_plan_samples_answers_to_every_slice_that_can_have_them_and_to_no_other(
+    planner: Planner, tmp_path: Path
+) -> None:
+    planned = planner("epochs", set={"evals.num_samples": 16, "evals.temperature": 0.8, "evals.num_items": 4})
+    tasks = planned.record.trials[0].spec.evals.tasks
+    assert {(task.kind in SAMPLED, task.num_samples, task.temperature, task.num_items) for task in tasks} == {
+        (True, 16, 0.8, 4),
+        (False, 0, 1.0, 4),
+    }
+    plain = planner("epochs", set={"evals.num_items": 4})
+    assert planned.record.set_hash != plain.record.set_hash
+    said = [note for note in plan.outlook(planned, 1).notes if "are sampled" in note]
+    keys = ", ".join(task.key for task in tasks if task.num_samples)
+    assert said == [f"16 answers at temperature 0.8 are sampled to every item of {keys}, before and after"]
+    assert not any("are sampled" in note for note in plan.outlook(plain, 1).notes)
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items/gsm8k.jsonl").write_text('{"context": "1 + 1?", "answer": "2"}\n')
+    suite = {"evals": str(tmp_path / "items"), "suites": "skills"}
+    (task,) = planner("epochs", set={"evals.num_samples": 10}, **suite).record.trials[0].spec.evals.tasks
+    assert (task.key, task.num_samples) == ("skills/gsm8k", 10)
+    assert metrics_of(task)[-5:] == ("pass_1", "pass_2", "pass_4", "pass_8", "unique_share")
+
+
+def test_plan_claim_about_sampled_answers_needs_samples_of_its_slice(
+    planner: Planner, offering: Callable[[Sweep | Study], None]
+) -> None:
+    key = next(task.key for task in planner("epochs").record.trials[0].spec.evals.tasks if task.kind == "generate")
+    terms = difference(f"{key}/pass_4", {"train.num_steps": 2}, {"train.num_steps": 1})
+    claim = Claim(
+        id="P1", statement="s", source="t", published="p",
+        parts=(Contrast(terms=terms, expect="greater", margin=0.0),),
+    )  # fmt: skip
+    offering(sweep_of(Axis(field="train.num_steps", values=(1, 2)), claims=(claim,)))
+    assert len(planner(set={"evals.num_samples": 4}).record.trials) == 2
+    for changes in ({}, {"evals.num_samples": 2}):
+        with pytest.raises(SpecError, match="pass_4"):
+            planner(set=changes)
+
+
+def test_plan_samples_where_no_slice_can_have_them_are_refused(planner: Planner, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"query": "q", "choices": ["a", "b"], "gold": 0}\n')
+    with pytest.raises(
+        SpecError, match=r"SET names evals\.num_samples, but must leave it out where no slice is of kind"
+    ):
+        planner("epochs", set={"evals.num_samples": 4}, evals=str(tmp_path))
 
 
 def test_plan_items_of_null_are_all_items(planner: Planner, tmp_path: Path) -> None:
