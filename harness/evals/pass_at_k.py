@@ -74,6 +74,8 @@ SCHEMA = pa.schema(
 def sampled(scorer: Scorer, task: EvalTask, documents: Sequence[Document], seed: int) -> Samples:
     """Return `num_samples` judged answers to each document, in the prompts and lengths of the task.
 
+    What shares a batch moves an answer only where a number is within rounding of the edge between two tokens.
+
     Args:
         scorer: the model behind its tokenizer and template, evaluating.
         task: how documents are asked, how often and how hot.
