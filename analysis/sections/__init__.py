@@ -10,6 +10,7 @@ from analysis.context import Context
 from analysis.section import Section, SectionModule
 from analysis.sections import (
     aggregate,
+    answers,
     audit,
     behaviour,
     drift,
@@ -43,6 +44,7 @@ SECTIONS: tuple[SectionModule, ...] = (
     knowledge,
     flip_examples,
     behaviour,
+    answers,
     formats,
     drift,
     edl,
