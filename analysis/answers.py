@@ -220,6 +220,8 @@ def answers_table(told: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
         told: rows of `told_frame`.
         frame: one row per planned trial.
     """
+    if told.empty:
+        return pd.DataFrame(columns=COLUMNS)
     matrices, planned = ItemMatrices(told), frame.groupby("condition").size()
     shown = told[told["metric"] != WEIGHT]
     rows = [

@@ -102,6 +102,8 @@ def length_controlled_table(answered: pd.DataFrame, items: pd.DataFrame, frame: 
         items: per-item values.
         frame: one row per planned trial.
     """
+    if answered.empty:
+        return pd.DataFrame(columns=COLUMNS)
     scores = items[items["metric"].isin(CONTROLLED) & (items["split"] == "test")]
     keys = ["trial_id", "condition", "suite", "task", "item_id"]
     scores = scores.merge(answered[[*keys, "slice"]], on=keys)
