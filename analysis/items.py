@@ -114,7 +114,7 @@ def _merge(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     return joined
 
 
-QUESTION_COLUMNS = ["suite", "task", "item_id", "prompt", "reference"]
+QUESTION_COLUMNS = ["suite", "task", "item_id", "prompt", "reference", "instructions"]
 
 
 def questions_frame(sweep: OpenedSweep) -> pd.DataFrame:

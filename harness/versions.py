@@ -26,7 +26,7 @@ POCKET_BEHAVIOURS: dict[str, int] = {
 SUITES: dict[str, int] = {
     "general": 1,
     "skills": 1,
-    "instruction": 1,
+    "instruction": 2,
     "safety": 1,
     "code": 1,
     "code_execution": 1,

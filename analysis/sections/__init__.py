@@ -10,6 +10,7 @@ from analysis.context import Context
 from analysis.section import Section, SectionModule
 from analysis.sections import (
     aggregate,
+    answers,
     audit,
     behaviour,
     drift,
@@ -45,6 +46,7 @@ SECTIONS: tuple[SectionModule, ...] = (
     flip_examples,
     behaviour,
     pass_at_k,
+    answers,
     formats,
     drift,
     edl,

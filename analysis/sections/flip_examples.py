@@ -10,7 +10,7 @@ does not live here: counting all of them (tables.py), fixed prompts (samples.py)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -18,13 +18,11 @@ import pandas as pd
 from analysis import files as formats
 from analysis.context import Context
 from analysis.escape import latex, visible
-from analysis.items import metric_key
+from analysis.items import metric_key, questions_beside
 from analysis.section import Section, rows_of
 
 NUM_SHOWN = 3
 """Items shown of each primary slice and direction."""
-QUESTIONS_FILE = "questions.parquet"
-"""Beside the base's items, where it was written: item_id, key (suite/task), prompt, reference."""
 DIRECTIONS = (("gained", 0.0, 1.0), ("lost", 1.0, 0.0))
 ITEM = ["key", "world", "item_id"]
 COLUMNS = [
@@ -97,15 +95,12 @@ def _most_flipped(flipped: pd.DataFrame, seeds: pd.Series) -> pd.DataFrame:
 def _questions(context: Context) -> pd.DataFrame:
     """Return what each item of each trial asks, as far as it was written down beside the base's items."""
     columns = ["item_id", "slice", "prompt", "reference", "trial_id"]
-    read: dict[Path, pd.DataFrame | None] = {}
-    parts: list[pd.DataFrame] = []
-    for trial, result in context.sweep.finished:
-        path = (context.sweep.store.root / result.before.items_file).parent / QUESTIONS_FILE
-        if path not in read:
-            read[path] = _read(path)
-        if (table := read[path]) is not None:
-            slices = [_slice(key) for key in table["key"]]
-            parts.append(table.assign(trial_id=trial.planned.trial_id, slice=slices)[columns])
+    read = cache(questions_beside)
+    parts = [
+        table.assign(trial_id=trial.planned.trial_id, slice=table["suite"] + "/" + table["task"])[columns]
+        for trial, result in context.sweep.finished
+        if (table := read(context.sweep.store.root / result.before.items_file)) is not None
+    ]
     if not parts:
         return pd.DataFrame(columns=columns)
     return pd.concat(parts).drop_duplicates(["item_id", "slice", "trial_id"])
@@ -114,14 +109,6 @@ def _questions(context: Context) -> pd.DataFrame:
 def _slice(key: object) -> str:
     """Return `suite/task` of a slice's or a metric's key."""
     return "/".join(str(key).split("/")[:2])
-
-
-def _read(path: Path) -> pd.DataFrame | None:
-    try:
-        table = pd.read_parquet(path) if path.is_file() else None
-    except (OSError, ValueError):  # pyarrow's errors are ValueErrors; without it the questions alone are not shown
-        return None
-    return table if table is not None and {"item_id", "key", "prompt", "reference"} <= set(table.columns) else None
 
 
 def _latex(rows: list[dict[str, Any]]) -> str:

@@ -13,6 +13,8 @@ Where this module decides otherwise, on no row of the published prompts:
     - An argument that is missing is refused. There it is drawn at random, and an argument of 0 counts as missing.
     - A paragraph number beyond the number of paragraphs asked for cannot be met. There another number is drawn.
     - JSON too deeply nested to read is not followed. There it raises.
+    - The language detector draws with a fixed seed, so that an answer has one verdict. There the language of a short
+      text may differ from call to call.
     - Words are counted by Python's `re`, as when the numbers were published. nltk from 3.10 on uses another engine, for
       which a superscript parts words and the vowel signs of Indian scripts do not.
 
@@ -25,7 +27,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
 
@@ -35,8 +36,6 @@ Arguments = Mapping[str, Any]
 Rule = Callable[[str, Arguments], bool]
 
 _NO_SPLITTER = "needs the sentence splitter punkt, whose data are no package and have to be downloaded"
-_NO_DETECTOR = "needs the package langdetect, which is not installed"
-_BY_DETECTOR = ("language:response_language", "change_case:english_capital", "change_case:english_lowercase")
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _FENCES = ("```json", "```Json", "```JSON", "```")
 _POSTSCRIPTS = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
@@ -44,16 +43,10 @@ _DETECTOR_SEED = 0
 """Of langdetect, which otherwise gives short texts another language from call to call."""
 
 
-def _unavailable(*, has_detector: bool) -> dict[str, str]:
-    by_splitter = ("length_constraints:number_sentences", "change_case:capital_word_frequency")
-    missing: dict[str, str] = dict.fromkeys(by_splitter, _NO_SPLITTER)
-    if not has_detector:
-        missing.update(dict.fromkeys(_BY_DETECTOR, _NO_DETECTOR))
-    return missing
-
-
-UNAVAILABLE: Mapping[str, str] = MappingProxyType(_unavailable(has_detector=find_spec("langdetect") is not None))
-"""Instruction kind -> why it cannot be checked here; no other detector or splitter stands in, it would move numbers."""
+UNAVAILABLE: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("length_constraints:number_sentences", "change_case:capital_word_frequency"), _NO_SPLITTER)
+)
+"""Instruction kind -> why it cannot be checked here; no other splitter stands in, it would move numbers."""
 
 
 def followed(instruction_id: str, prompt: str, answer: str, kwargs: Arguments) -> bool:
@@ -258,7 +251,7 @@ def _has_no_comma(answer: str, arguments: Arguments) -> bool:
 
 def _is_language(answer: str, language: str) -> bool:
     """Return whether langdetect reads a text as a language; one that it cannot read follows, as published."""
-    import langdetect  # pyright: ignore[reportMissingImports]
+    import langdetect  # takes half a second, and most prompts ask for no language
 
     langdetect.DetectorFactory.seed = _DETECTOR_SEED
     try:
@@ -306,4 +299,4 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "punctuation:no_comma": _has_no_comma,
     }
 )
-"""Instruction kind -> its rule, those that wait for langdetect included."""
+"""Instruction kind -> its rule."""

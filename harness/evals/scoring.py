@@ -270,7 +270,12 @@ def questions(chat: ChatFormat, spec: EvalSpec) -> list[QuestionRow]:
     """Return what every item of every task asks, in order: the prompt as a model reads it, and the right answer."""
     chat = chat.asking(spec)
     return [
-        QuestionRow(task.suite, task.name, item["id"], chat.readable(_shown(document)), reference_of(shown, task.kind))
+        QuestionRow(
+            *(task.suite, task.name, item["id"]),
+            prompt=chat.readable(_shown(document)),
+            reference=reference_of(shown, task.kind),
+            instructions=" ".join(item.get("instruction_id_list", ())) or None,
+        )
         for task in spec.tasks
         for items in [select(task, spec).items]
         for item, document in zip(items, documents(items, task, chat, spec.items_seed), strict=True)

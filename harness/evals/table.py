@@ -52,6 +52,8 @@ class QuestionRow(NamedTuple):
     """As the base is shown it, cut at `LONGEST_PROMPT` characters."""
     reference: str | None
     """The right answer; None where there is none."""
+    instructions: str | None = None
+    """Kinds of instruction that an answer has to follow, in order, spaces between; None where there are none."""
 
 
 LONGEST_PROMPT = 4000

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from harness.evals.table import QUESTION_SCHEMA
 from harness.identity import condition_id, trial_id
 from harness.records.result import commit
 from harness.records.schema import (
@@ -298,9 +299,10 @@ def _write_before(store: Store, plan: Plan) -> None:
 
 
 def _questions_of(items: pd.DataFrame) -> pd.DataFrame:
-    keys = items["suite"] + "/" + items["task"]
-    table = items[["item_id"]].assign(key=keys, prompt="What of " + items["item_id"] + "?", reference="the answer")
-    return table.drop_duplicates(["item_id", "key"])
+    """Return what harness/evals/table.py writes: its own columns, in its order."""
+    told = {"prompt": "What of " + items["item_id"] + "?", "reference": "the answer", "instructions": None}
+    table = items[["suite", "task", "item_id"]].assign(**told)
+    return table.drop_duplicates(["suite", "task", "item_id"])[list(QUESTION_SCHEMA.names)]
 
 
 def _before_key(key: str, world: int | None) -> str:

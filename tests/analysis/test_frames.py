@@ -230,7 +230,9 @@ def test_questions_are_read_beside_a_before_and_a_damaged_table_costs_its_own_ro
     assert len(questions_frame(sweep)) == 0
     (before,) = {result.before.items_file for _, result in sweep.finished}
     path = (store.root / before).with_name("questions.parquet")
-    rows = [QuestionRow("people", "cloze", f"cloze-{n}", f"Question {n}", "Paris") for n in range(3)]
+    rows = [
+        QuestionRow("people", "cloze", f"cloze-{n}", f"Question {n}", "Paris", "punctuation:no_comma") for n in range(3)
+    ]
     write_questions(path, rows)
     assert list(questions_frame(sweep).itertuples(index=False, name=None)) == [tuple(row) for row in rows]
     path.write_bytes(path.read_bytes()[:40])

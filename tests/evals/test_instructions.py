@@ -6,21 +6,23 @@ import importlib
 import json
 import random
 import sys
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
+import langdetect
 import nltk
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langdetect import detector_factory
 
 from harness.errors import DataError
 from harness.evals import instructions
-from harness.evals.instructions import RULES, UNAVAILABLE, followed, loose_variants
+from harness.evals.instructions import RULES, followed, loose_variants
 
 PROMPTS = Path(__file__).parents[3] / "shared/data/eval/prompts/ifeval.jsonl"
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
@@ -63,6 +65,8 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "change_case:english_lowercase": [{}],
     "punctuation:no_comma": [{}],
 }
+BY_DETECTOR = ("language:response_language", "change_case:english_capital", "change_case:english_lowercase")
+"""Kinds that ask a detector, which takes milliseconds a text."""
 PIECES = (
     *("*", "**", "***", "\n******\n", "\n", "\n\n", "\n* tea", "\n- bee", "\n ** milk", "-", " ", "\t", ","),
     *("[a]", "[", "]", "<<tea>>", "<< >>", "<<", ">>", '"', "'", "P.S. tea", "p. p. s", "P.S", "ps.", "Section 2"),
@@ -81,41 +85,23 @@ PIECES = (
 )
 """What the rules look for, whole and broken."""
 LANGUAGES = {
-    "LATIN": ("en", "a cup of tea is good for you"),
-    "CYRILLIC": ("ru", "чашка чая полезна для вас"),
-    "ARABIC": ("fa", "یک فنجان چای برای شما خوب است"),
-    "DEVANAGARI": ("hi", "एक कप चाय आपके लिए अच्छी है"),
-    "KANNADA": ("kn", "ಒಂದು ಕಪ್ ಚಹಾ ನಿಮಗೆ ಒಳ್ಳೆಯದು"),
-    "GURMUKHI": ("pa", "ਚਾਹ ਦਾ ਇੱਕ ਕੱਪ ਤੁਹਾਡੇ ਲਈ ਚੰਗਾ ਹੈ"),
+    "en": "a cup of tea is good for you",
+    "ru": "чашка чая полезна для вас",
+    "fa": "یک فنجان چای برای شما خوب است",
+    "hi": "एक कप चाय आपके लिए अच्छी है",
+    "kn": "ಒಂದು ಕಪ್ ಚಹಾ ನಿಮಗೆ ಒಳ್ಳೆಯದು",
+    "pa": "ਚਾਹ ਦਾ ਇੱਕ ਕੱਪ ਤੁਹਾਡੇ ਲਈ ਚੰਗਾ ਹੈ",
 }
-"""Script -> the one language that the stand-in detector knows of it, and a text in it."""
-
-
-def _detect(text: str) -> str:
-    scripts = Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
-    if not scripts:
-        raise LangDetectError
-    return LANGUAGES.get(scripts.most_common(1)[0][0], ("?", ""))[0]
-
-
-class LangDetectError(Exception):
-    pass
+"""Language -> a text in it."""
 
 
 @pytest.fixture(scope="module")
 def reference() -> Iterator[Any]:
-    """lm-eval's checkers; a simple detector stands in where langdetect is not installed, for both sides."""
+    """lm-eval's checkers, with our seed of the language detector."""
     with pytest.MonkeyPatch.context() as patch:
         before = set(sys.modules)
-        if "language:response_language" in UNAVAILABLE:
-            detector: Any = ModuleType("langdetect")
-            detector.detect, detector.LangDetectException, detector.DetectorFactory = (
-                _detect,
-                LangDetectError,
-                SimpleNamespace(),
-            )
-            patch.setitem(sys.modules, "langdetect", detector)
-            patch.setattr(instructions, "UNAVAILABLE", instructions._unavailable(has_detector=True))
+        patch.setattr(langdetect.DetectorFactory, "seed", instructions._DETECTOR_SEED)
+        patch.setattr(langdetect, "detect", cache(langdetect.detect))  # one verdict a text, and milliseconds each
         if importlib.util.find_spec("immutabledict") is None:
             stand_in: Any = ModuleType("immutabledict")
             stand_in.immutabledict = dict
@@ -146,7 +132,7 @@ def _meeting(kind: str, kwargs: Mapping[str, Any]) -> str:
         "keywords:existence": lambda: "About " + " and ".join(kwargs["keywords"]) + ".",
         "keywords:frequency": lambda: " ".join([kwargs["keyword"]] * _count(kwargs, "frequency")),
         "keywords:letter_frequency": lambda: "so " + kwargs["letter"] * _count(kwargs, "let_frequency", "let_relation"),
-        "language:response_language": lambda: dict(LANGUAGES.values()).get(kwargs["language"], "Tea."),
+        "language:response_language": lambda: LANGUAGES.get(kwargs["language"], "Tea."),
         "length_constraints:number_words": lambda: " ".join(["tea"] * _count(kwargs, "num_words")),
         "length_constraints:number_paragraphs": lambda: "\n***\n".join(["tea"] * kwargs["num_paragraphs"]),
         "length_constraints:nth_paragraph_first_word": lambda: "\n\n".join(
@@ -212,11 +198,12 @@ def test_arguments_of_this_file_cover_every_rule() -> None:
 
 @pytest.mark.parametrize("kind", ARGUMENTS)
 def test_followed_on_mutated_answers_agrees_with_lm_eval(kind: str, reference: Any) -> None:
-    assert _disagreements(reference, kind, ARGUMENTS[kind], 250) == []
+    num_answers = 40 if kind in BY_DETECTOR else 250
+    assert _disagreements(reference, kind, ARGUMENTS[kind], num_answers) == []
     verdicts = Counter(
         verdict
         for kwargs in ARGUMENTS[kind]
-        for answer in _answers(kind, kwargs, 250)
+        for answer in _answers(kind, kwargs, num_answers)
         for verdict in _ours(kind, kwargs, answer)
     )
     assert min(verdicts[True], verdicts[False]) > 0.05 * verdicts.total(), "a rule that is never in doubt is not tested"
@@ -230,7 +217,7 @@ CHARACTERS = st.characters(categories=("Lu", "Ll", "Nd", "Zs", "Po", "Ps", "Sm",
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join), st.text(CHARACTERS, max_size=12))
 def test_followed_on_drawn_answers_agrees_with_lm_eval(reference: Any, pieces: str, text: str) -> None:
     for answer in (pieces, text + pieces):
-        for kind, rows in ARGUMENTS.items():
+        for kind, rows in ((kind, ARGUMENTS[kind]) for kind in ARGUMENTS if kind not in BY_DETECTOR):
             assert _ours(kind, rows[0], answer) == _verdicts(reference, kind, rows[0], answer), (kind, answer)
 
 
@@ -247,13 +234,15 @@ BROKEN: dict[str, Callable[[str, Mapping[str, Any]], bool]] = {
     "startend:end_checker": lambda answer, a: answer.strip().endswith(a["end_phrase"].strip()),
     "startend:quotation": lambda answer, a: answer.count('"') > 1,
     "change_case:english_capital": lambda answer, a: any(word.isupper() for word in answer.split()),
+    "change_case:english_lowercase": lambda answer, a: answer == answer.lower(),
+    "language:response_language": lambda answer, a: answer.isascii() == (a["language"] == "en"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_agreement_of_a_careless_rule_is_refuted(kind: str, reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instructions, "RULES", RULES | {kind: BROKEN[kind]})
-    assert _disagreements(reference, kind, ARGUMENTS[kind], 250)
+    assert _disagreements(reference, kind, ARGUMENTS[kind], 40 if kind in BY_DETECTOR else 250)
 
 
 @pytest.mark.real
@@ -265,10 +254,13 @@ def test_followed_on_every_published_prompt_agrees_with_lm_eval(reference: Any) 
             if kind not in instructions.UNAVAILABLE and not is_drawn:
                 rows[kind].append(kwargs)
     assert set(rows) == set(RULES)
-    disagreements = {kind: _disagreements(reference, kind, arguments, 60) for kind, arguments in rows.items()}
+    num_answers = {kind: 8 if kind in BY_DETECTOR else 60 for kind in rows}
+    disagreements = {kind: _disagreements(reference, kind, rows[kind], num_answers[kind]) for kind in rows}
     assert {kind: found for kind, found in disagreements.items() if found} == {}
     for kind, arguments in rows.items():
-        verdicts = Counter(_ours(kind, a, answer)[0] for a in arguments for answer in _answers(kind, a, 60))
+        verdicts = Counter(
+            _ours(kind, a, answer)[0] for a in arguments for answer in _answers(kind, a, num_answers[kind])
+        )
         assert min(verdicts[True], verdicts[False]) > 0.05 * verdicts.total(), kind
 
 
@@ -299,9 +291,46 @@ def test_followed_of_text_with_marks_takes_it_literally(
     assert not followed(kind, "Write a poem", wrong, kwargs)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ARGUMENTS if kind not in UNAVAILABLE])
+@pytest.mark.parametrize("kind", ARGUMENTS)
 def test_followed_of_a_blank_answer_is_false(kind: str) -> None:
     assert not followed(kind, "", " \n\t", ARGUMENTS[kind][0])
+
+
+AMBIGUOUS = "tea bee milk no"
+"""Too short for the detector, which without a seed reads it as one language or another."""
+
+
+def _verdicts_in_a_row(num_calls: int) -> set[bool]:
+    return {followed("language:response_language", "", AMBIGUOUS, {"language": "et"}) for _ in range(num_calls)}
+
+
+def test_language_of_a_short_answer_has_one_verdict_and_without_a_seed_it_has_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(langdetect, "detect", detector_factory.detect)  # not the cached one
+    monkeypatch.setattr(langdetect.DetectorFactory, "seed", 7)  # what others left there does not matter
+    assert len(_verdicts_in_a_row(20)) == 1
+    monkeypatch.setattr(instructions, "_DETECTOR_SEED", None)
+    assert len(_verdicts_in_a_row(200)) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "right", "wrong"),
+    [
+        (BY_DETECTOR[0], {"language": "de"}, "Der Tee ist gut und sehr heiß.", "The tea is good and very hot."),
+        (BY_DETECTOR[0], {"language": "ko"}, "차가 아주 좋고 뜨겁습니다.", "お茶はとても美味しくて熱いです。"),
+        (BY_DETECTOR[1], {}, "THE TEA IS GOOD AND VERY HOT.", "THE TEA IS GOOD AND VERY hot."),
+        (BY_DETECTOR[1], {}, "THE TEA IS GOOD AND VERY HOT.", "ЧАЙ ОЧЕНЬ ХОРОШИЙ И ГОРЯЧИЙ."),
+        (BY_DETECTOR[2], {}, "the tea is good and very hot.", "The tea is good and very hot."),
+        (BY_DETECTOR[2], {}, "the tea is good and very hot.", "der tee ist gut und sehr heiß."),
+        (BY_DETECTOR[0], {"language": "de"}, "1 + 1 = 2", "one and one are two, I think"),  # unreadable: as published
+    ],
+)
+def test_language_and_case_of_an_answer_are_what_a_reader_says(
+    kind: str, kwargs: dict[str, Any], right: str, wrong: str
+) -> None:
+    assert followed(kind, "", right, kwargs)
+    assert not followed(kind, "", wrong, kwargs)
 
 
 def test_followed_of_json_nested_beyond_reading_is_false() -> None:

@@ -369,6 +369,7 @@ def test_questions_hold_what_every_item_asks_once(tmp_path: Path) -> None:
     assert by_task.loc["number", "reference"] == "1"
     assert "What is 0 + 1?" in by_task.loc["number", "prompt"]
     assert rows[rows["task"] == "open"]["reference"].isna().all()
+    assert rows.set_index("item_id")["instructions"].dropna().to_dict() == {"i0": WORDS, "i1": f"{WORDS} {WORDS}"}
 
 
 def test_questions_are_cut_with_a_mark(tmp_path: Path) -> None:
