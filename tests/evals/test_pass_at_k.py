@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from harness import models
+from harness.evals import asking, score_after, score_before, scoring
 from harness.evals import pass_at_k as subject
-from harness.evals import score_after, score_before, scoring
 from harness.evals.container import SWITCH, why_not
+from harness.evals.items import select
 from harness.evals.pass_at_k import Judged, SampledRow, pass_at_k
 from harness.evals.sampling import drawn
 from harness.evals.scoring import ItemRow, before_key, item_rows, scorer_of
@@ -50,7 +51,13 @@ def asked(folder: Path, rows: list[dict[str, Any]] | None = None, kind: str = "g
 def sampled(evals: EvalSpec, model: Any = None, batch_size: int = 16) -> tuple[list[ItemRow], list[SampledRow]]:
     """Return item rows and samples of a model in its own evaluation."""
     scorer = scorer_of(small.llama() if model is None else model, small.chat(), evals, batch_size)
-    return scoring._asked(scorer, evals, None, None)
+    return both(scorer, evals)
+
+
+def both(scorer: scoring.Scorer, evals: EvalSpec) -> tuple[list[ItemRow], list[SampledRow]]:
+    slices = {task.key: select(task, evals) for task in evals.tasks}
+    answers = asking.asked(scorer, evals, slices, None)
+    return scoring._rows(scorer, evals, slices, answers.by_task), answers.sampled
 
 
 def values(rows: list[ItemRow]) -> dict[str, dict[str, float | None]]:
@@ -232,7 +239,7 @@ def test_numbers_are_judged_leniently_and_raw_answers_end_with_their_line(tmp_pa
         return list(samples)
 
     scorer.sampled_answers = answers  # type: ignore[method-assign]
-    rows, kept = scoring._asked(scorer, evals, None, None)
+    rows, kept = both(scorer, evals)
     assert [row.is_right for row in kept] == [True, True, False, False, False, False]
     assert values(rows)["n"]["pass_1"] == pytest.approx(1 / 3)
     assert asked_with == [(["1 plus 1 is"] * NUM, (NUM, 8), ["\n"], {"temperature": 1.0, "is_chat": False})]
@@ -262,7 +269,7 @@ def test_sampled_programs_run_in_the_container(tmp_path: Path, monkeypatch: pyte
     scorer = scorer_of(small.llama(), small.chat(), evals, 2)
     said = [small.answer("    return 2 * x\n"), small.answer("    return x\n")]
     scorer.sampled_answers = lambda *_args, **_settings: said  # type: ignore[method-assign]
-    found = values(scoring._asked(scorer, evals, None, None)[0])["p"]
+    found = values(scoring.ask(scorer, evals))["p"]
     assert {name: found[name] for name in sampled_metrics(2)} == {"pass_1": 0.5, "pass_2": 1.0, UNIQUE_SHARE: 1.0}
     by_model, _ = sampled(evals)
     assert values(by_model)["p"]["pass_1"] == 0.0
@@ -283,7 +290,9 @@ def test_samples_lie_beside_the_items_of_base_and_trial_where_they_are_asked_for
     context, evals = small.Context(Store(tmp_path / "out")), small.evals(asked(tmp_path))
     before, _ = score_before(files, small.chat(), _trial(evals), context, None)
     artefact = context.store.artefact("before", before.key)
-    assert set(verify_manifest(artefact)) == {"items.parquet", "questions.parquet", "sampled.parquet", "scores.json"}
+    assert set(verify_manifest(artefact)) == {
+        "choices.parquet", "items.parquet", "questions.parquet", "sampled.parquet", "scores.json"
+    }  # fmt: skip
     trial = context.store.trial("one")
     model = models.load_model(files, "float32", "cpu", None)
     after = score_after(model, small.chat(), evals, context, trial, _summary())
