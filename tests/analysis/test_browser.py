@@ -210,6 +210,29 @@ def test_page_fits_a_phone_and_wide_tables_scroll_inside(
     assert page.value(MEASURE)["width"] > PHONE
 
 
+HEADS = """
+(() => { const filled = (table) => table.tHead && table.tBodies[0]?.rows.length;
+return [...document.querySelectorAll("table")].filter(filled).flatMap((table) => {
+  const row = [...table.tBodies[0].rows].find((row) => row.cells.length === table.tHead.rows[0].cells.length);
+  const left = (cell) => Math.round(cell.getBoundingClientRect().left);
+  return row && [...row.cells].some((cell, place) => left(cell) !== left(table.tHead.rows[0].cells[place]))
+    ? [table.closest("section").id] : [];
+}); })()
+"""
+"""Sections with a table whose heads do not stand above their columns."""
+
+
+@pytest.mark.parametrize("name", ["page_file", "mixed_file", "hostile_file"])
+def test_heads_stand_above_their_columns(name: str, browser: Browser, request: pytest.FixtureRequest) -> None:
+    page = Page(browser, request.getfixturevalue(name).as_uri())
+    page.value(OPEN_ALL)
+    assert page.value(HEADS) == []
+    # The control: a table that is laid out as a grid, as one with a class of another part's is.
+    page.value("document.querySelector('#answers table, table').style.display = 'grid'")
+    page.value("document.styleSheets[0].insertRule('table { grid-template-columns: 1fr 1fr }', 0)")
+    assert len(page.value(HEADS)) == 1
+
+
 def test_paper_holds_what_closed_details_hold_and_they_close_again(
     browser: Browser, page_file: Path, tmp_path: Path
 ) -> None:
