@@ -52,6 +52,12 @@ class DeviceError(ModelError):
     cause_class = "killed"
 
 
+class TooLittleMemoryError(HarnessError):
+    """A trial that does not fit in this machine's memory, however small its forward passes are made."""
+
+    cause_class = "oom"
+
+
 class StoreError(HarnessError):
     """A record on disk is damaged or cannot be written."""
 
@@ -80,6 +86,14 @@ class DivergedError(HarnessError):
         super().__init__(message)
         self.step = step
         self.loss = loss
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or on the host; found without importing torch."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    said = str(error)
+    on_host = "can't allocate memory" in said or "DefaultCPUAllocator: not enough memory" in said
+    return isinstance(error, MemoryError) or "OutOfMemoryError" in names or on_host
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
