@@ -14,6 +14,8 @@ EXIT_SOME_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_TRY_AGAIN = 75
 EXIT_INTERRUPTED = 130
+LONGEST_QUOTE = 80
+"""Characters of a value that a message quotes."""
 
 
 class HarnessError(Exception):
@@ -52,6 +54,12 @@ class DeviceError(ModelError):
     cause_class = "killed"
 
 
+class TooLittleMemoryError(HarnessError):
+    """A trial that does not fit in this machine's memory, however small its forward passes are made."""
+
+    cause_class = "oom"
+
+
 class StoreError(HarnessError):
     """A record on disk is damaged or cannot be written."""
 
@@ -82,6 +90,20 @@ class DivergedError(HarnessError):
         self.loss = loss
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or on the host; found without importing torch."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    said = str(error)
+    on_host = "can't allocate memory" in said or "DefaultCPUAllocator: not enough memory" in said
+    return isinstance(error, MemoryError) or "OutOfMemoryError" in names or on_host
+
+
+def shown(value: object) -> str:
+    """Return a value as a message quotes it: its repr, a long one cut."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else text[: LONGEST_QUOTE - 3] + "..."
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ' Did you mean ...?' for the closest allowed name, or '' where none is close."""
     matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
@@ -91,4 +113,4 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 def unknown_name(what: str, name: str, allowed: Iterable[str]) -> str:
     """Return the one sentence for a name that is not in a closed list."""
     names = sorted(allowed)
-    return f"{what} is {name!r}, but must be one of {', '.join(names) or 'none'}.{nearest(name, names)}"
+    return f"{what} is {shown(name)}, but must be one of {', '.join(names) or 'none'}.{nearest(name, names)}"

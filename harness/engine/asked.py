@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engine import catalog
-from harness.errors import DataError, SpecError, unknown_name
+from harness.errors import DataError, SpecError, shown, unknown_name
 from harness.evals import suites as catalogue
 from harness.evals.folder import describe_folder
 from harness.evals.items import load
@@ -223,7 +223,7 @@ def check_num_items(changes: Mapping[str, Any]) -> None:
     """
     value = changes.get(ITEMS)
     if value is not None and (type(value) is not int or value < 1):
-        raise SpecError(f"SET {ITEMS} is {value!r}, but must be an integer from 1 on, or null for all items.")
+        raise SpecError(f"SET {ITEMS} is {shown(value)}, but must be an integer from 1 on, or null for all items.")
 
 
 def check_layouts(changes: Mapping[str, Any]) -> None:

@@ -11,10 +11,12 @@ import pkgutil
 from pathlib import Path
 from types import ModuleType
 
+import pydantic
+
 import experiments
 import sweeps
-from harness.errors import SpecError, unknown_name
-from harness.spec import Experiment, Study, Sweep
+from harness.errors import SpecError, shown, unknown_name
+from harness.spec import Experiment, Study, Sweep, explain
 
 HUB_LOCK = Path(experiments.__file__).with_name("hub.lock.json")
 """The pins of everything that comes from the hub."""
@@ -29,13 +31,18 @@ def load_sweep(name: str) -> Sweep | Study:
     """Return a sweep or study by name.
 
     Raises:
-        SpecError: there is none of that name.
+        SpecError: there is none of that name, or its file holds none.
     """
     names = sweep_names()
     if name not in names:
         raise SpecError(unknown_name("NAME", name, names))
-    module = importlib.import_module(f"sweeps.{name}")
-    return module.SWEEP if hasattr(module, "SWEEP") else module.STUDY
+    module = _imported(sweeps, name)
+    found = getattr(module, "SWEEP", None) or getattr(module, "STUDY", None)
+    if not isinstance(found, Sweep | Study):
+        raise SpecError(
+            f"sweeps/{name}.py holds {shown(found)}, but must hold SWEEP or STUDY, which must be a Sweep or a Study."
+        )
+    return found
 
 
 def experiment_names() -> list[str]:
@@ -67,4 +74,21 @@ def _module_names(package: ModuleType) -> list[str]:
 
 
 def _experiment_module(name: str) -> ModuleType:
-    return importlib.import_module(f"experiments.{name}")
+    return _imported(experiments, name)
+
+
+def _imported(package: ModuleType, name: str) -> ModuleType:
+    """Return a module that a researcher may have written: what is wrong with it is one sentence.
+
+    Raises:
+        SpecError: it is no Python, names what is not there, or holds a value that cannot be.
+    """
+    where = f"{package.__name__}/{name}.py"
+    try:
+        return importlib.import_module(f"{package.__name__}.{name}")
+    except pydantic.ValidationError as error:
+        raise SpecError(f"{where}: {problem}" for problem in explain(error)) from error
+    except SyntaxError as error:
+        raise SpecError(f"{where} cannot be read as Python: {error.msg} at line {error.lineno}.") from error
+    except (ImportError, NameError, AttributeError, TypeError) as error:
+        raise SpecError(f"{where} cannot be loaded: {error}.") from error

@@ -34,6 +34,11 @@ class WorkerDiedError(HarnessError):
 
     cause_class = "killed"
 
+    def __init__(self, message: str, *, for_memory: bool = False) -> None:
+        super().__init__(message)
+        self.for_memory = for_memory
+        """Whether the system killed it because memory ran out."""
+
 
 class Executor(Protocol):
     """What the engine needs; `concurrent.futures.Executor` with a count of slots and a hard stop."""
@@ -141,13 +146,19 @@ class _Slot:
                 initializer=start_worker,
                 initargs=(os.getpid(), self.environment),
             )
+        kills = memory_kills()
+        future = self.pool.submit(call, *args)
+        processes = list((self.pool._processes or {}).values())
         try:
-            return self.pool.submit(call, *args).result()
+            return future.result()
         except BrokenProcessPool as error:
+            for_memory = _killed_for_memory(processes, kills)
             if not self.stopped:
                 self.pool.shutdown(wait=True)
                 self.pool = None
-            raise WorkerDiedError("the worker process died; it was killed or crashed outside Python") from error
+            why = "the system killed it because memory ran out" if for_memory else "it was killed or crashed"
+            where = "" if for_memory else " outside Python"
+            raise WorkerDiedError(f"the worker process died; {why}{where}", for_memory=for_memory) from error
 
     def pids(self) -> list[int]:
         # The standard library has no public list of a pool's processes.
@@ -167,6 +178,25 @@ class _Slot:
             if process.is_alive():
                 process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def memory_kills() -> int | None:
+    """Return how many processes of this machine the kernel has killed for memory; None where it does not say."""
+    try:
+        counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+        return int(counts["oom_kill"])
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _killed_for_memory(processes: list[Any], kills_before: int | None) -> bool:
+    """Return whether a worker ended by SIGKILL while the kernel killed for memory: it does not say whom."""
+    kills = memory_kills()
+    if kills is None or kills_before is None or kills <= kills_before:
+        return False
+    for process in processes:
+        process.join(STOP_SECONDS)
+    return any(process.exitcode == -signal.SIGKILL for process in processes)
 
 
 def start_worker(parent: int, environment: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from harness.engine import rows
 from harness.identity import canonical
 from harness.records.schema import PlannedTrial, TrialResult
 from harness.records.store import Store, append_line, read_lines
-from harness.spec import TrialSpec
+from harness.spec import MAX_HALVINGS, Runtime, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,25 @@ def remember(store: Store, spec: TrialSpec, result: TrialResult, ran_in: Store) 
             "seconds_train": provenance.seconds_train,
             "seconds_total": provenance.seconds_total,
             "memory_bytes": provenance.peak_memory_bytes,
+            "host": os.uname().nodename,
+            "num_halvings": result.train.num_halvings,
+            "micro_batch_size": result.train.micro_batch_size,
             "disk_bytes": _disk_bytes(ran_in.trial(result.trial_id)),
         },
+    )
+
+
+def num_halvings(store: Store, spec: TrialSpec, runtime: Runtime) -> int:
+    """Return how often to halve the micro-batch so that it is no larger than what trials of the shape fitted in here.
+
+    Rows of other machines and of trials whose memory sufficed say nothing.
+    """
+    rows_measured = read_lines(_path(store, spec))
+    halved = [row for row in rows_measured if row.get("num_halvings") and row.get("host") == os.uname().nodename]
+    fitted = min((int(str(row["micro_batch_size"])) for row in halved), default=spec.train.batch_size)
+    return next(
+        (num for num in range(MAX_HALVINGS) if runtime.rows_per_pass(spec.train.batch_size, num) <= fitted),
+        MAX_HALVINGS,
     )
 
 

@@ -30,7 +30,7 @@ from harness.errors import BadInputError, DiskError
 from harness.identity import trial_id
 from harness.records.schema import PlannedTrial
 from harness.records.store import Store, disk_errors
-from harness.spec import Runtime, TrialBase
+from harness.spec import MAX_HALVINGS, Runtime, TrialBase
 
 MAX_ATTEMPTS = 3
 """Attempts at a trial whose worker was killed, within one launch."""
@@ -166,6 +166,7 @@ class _Launch:
         self.not_before: dict[str, float] = {}
         self.rerun_after: dict[str, int] = {}
         self.deaths: dict[str, int] = {}
+        self.halvings: dict[str, int] = {}
         self.running: dict[Future[Outcome], str] = {}
         self.others: set[Future[None]] = set()
         self.scouts: frozenset[str] | None = None
@@ -294,6 +295,7 @@ class _Launch:
                 self.options.run,
                 self.rerun_after[key],
                 self.options.measure_into,
+                self.halvings.get(key, 0),
             )
             self.running[executor.submit(worker.attempt, job)] = key
             self.view.started(trial)
@@ -332,13 +334,27 @@ class _Launch:
 
     def _died(self, key: str, error: WorkerDiedError) -> Outcome | None:
         """Return a FAILED row after the last attempt that one launch makes, or None to try again."""
+        if error.for_memory:
+            return self._killed_for_memory(key, error)
         self.deaths[key] = self.deaths.get(key, 0) + 1
         if self.deaths[key] < MAX_ATTEMPTS:
             return None
+        return self._lost(key, "killed", f"{error}, {MAX_ATTEMPTS} times in a row")
+
+    def _killed_for_memory(self, key: str, error: WorkerDiedError) -> Outcome | None:
+        """Try a trial again at half the micro-batch; FAILED where it is at its smallest, or after three halvings."""
+        spec, halvings = self.trials[key].spec, self.halvings.get(key, 0)
+        found = forecast.num_halvings(self.store, spec, self.runtime)
+        size = self.runtime.rows_per_pass(spec.train.batch_size, max(halvings, found))
+        if size > 1 and max(halvings, found) < MAX_HALVINGS:
+            self.halvings[key] = max(halvings, found) + 1
+            return None
+        return self._lost(key, "oom", f"{error}, at a micro-batch of {size}; it needs a machine with more memory")
+
+    def _lost(self, key: str, cause: str, message: str) -> Outcome:
         folder = self.store.trial(key)
-        message = f"{error}, {MAX_ATTEMPTS} times in a row"
         number, command = worker.num_attempts(folder), worker.rerun_command(key, self.store.root)
-        return worker.record_failure(folder, key, "killed", message, number, command)
+        return worker.record_failure(folder, key, cause, message, number, command)
 
     def _check_others(self) -> None:
         """Before-scores only run ahead: a trial that misses one computes it, so that only bad input matters here."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.engine import asked, catalog, conflicts, worlds
-from harness.errors import DataError, ModelError, SpecError, unknown_name
+from harness.errors import DataError, ModelError, SpecError, shown, unknown_name
 from harness.identity import canonical_json
 from harness.records import result
 from harness.records.store import MANIFEST, Store
@@ -34,6 +35,9 @@ from harness.spec import (
     TrialSpec,
 )
 
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes, on Linux."""
+LONGEST_FIELD = 200
 METHODS = {"full": FullConfig, "lora": LoraConfig, "qlora": QLoraConfig}
 
 
@@ -80,6 +84,7 @@ def resolve(request: Request) -> Setting:
     """
     if request.panel not in ("primary", "full"):
         raise SpecError(unknown_name("PANEL", request.panel, ("primary", "full")))
+    _check_paths(request)
     sweep = catalog.load_sweep(request.name)
     changes = parse_set(request.set)
     asked.check_num_items(changes)
@@ -121,6 +126,7 @@ def resolve_spec(request: Request) -> tuple[str, TrialSpec]:
         ModelError: the base is not usable.
         DataError: the data or evaluation files are not usable.
     """
+    _check_paths(request)
     changes = parse_set(request.set)
     asked.check_num_items(changes)
     asked.check_layouts(changes)
@@ -137,6 +143,18 @@ def resolve_spec(request: Request) -> tuple[str, TrialSpec]:
 def _is_special(name: str) -> bool:
     """Return whether a field of SET is no field of a trial's spec, having been applied elsewhere."""
     return name.startswith("runtime.") or name in asked.OF_TASKS
+
+
+def _check_paths(request: Request) -> None:
+    """Refuse what no file system takes as a path, which would end in an error of the system's at its first use."""
+    given = {"BASE": request.base, "DATA": request.data, "EVALS": request.evals, "OUT": str(request.out)}
+    for name, path in given.items():
+        if path is None:
+            continue
+        longest = max(len(part) for part in os.fsencode(path.replace("\0", "")).split(b"/"))
+        if "\0" in path or longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
+            rule = f"a path of at most {LONGEST_PATH} bytes, {LONGEST_NAME} a name, without NUL"
+            raise SpecError(f"{name} is {shown(path)}, but must be {rule}; shorten it.")
 
 
 def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
@@ -266,12 +284,16 @@ def parse_set(text: str | None) -> dict[str, Any]:
     try:
         tree = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except ValueError as error:
-        raise SpecError(f"SET is {text!r}, {rule} ({error}).") from None
+        raise SpecError(f"SET is {shown(text)}, {rule} ({error}).") from None
     if not isinstance(tree, dict):
-        raise SpecError(f"SET is {text!r}, {rule}.")
+        raise SpecError(f"SET is {shown(text)}, {rule}.")
     for name, value in tree.items():
+        if len(name) > LONGEST_FIELD:
+            raise SpecError(f"SET {shown(name)} is no field, but must be one, of at most {LONGEST_FIELD} characters.")
         if any("\ud800" <= letter <= "\udfff" for letter in json.dumps([name, value], ensure_ascii=False)):
-            raise SpecError(f"SET {name!a} is {value!a}, but must be text: half a surrogate pair is no character.")
+            raise SpecError(
+                f"SET {shown(name)} is {shown(value)}, but must be text: half a surrogate pair is no character."
+            )
     return tree
 
 
@@ -299,9 +321,9 @@ def _axis_values(name: str, value: Any) -> tuple[Any, ...]:
     if not values and name != WORLD_SEED:
         raise SpecError(f"SET {name} is [], but must hold at least one value.")
     if len(set(map(repr, values))) != len(values):
-        raise SpecError(f"SET {name} is {value!r}, but must not repeat a value.")
+        raise SpecError(f"SET {name} is {shown(value)}, but must not repeat a value.")
     if name in ("seed", WORLD_SEED) and not all(type(v) is int and v >= 0 for v in values):
-        raise SpecError(f"SET {name} is {value!r}, but must be integers from 0 on.")
+        raise SpecError(f"SET {name} is {shown(value)}, but must be integers from 0 on.")
     return values
 
 

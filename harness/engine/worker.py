@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from harness.engine import forecast
 from harness.engine.progress import Reporter
-from harness.errors import BusyError, DiskError, HarnessError, StoreError
+from harness.errors import BusyError, DiskError, HarnessError, StoreError, is_out_of_memory
 from harness.identity import trial_id
 from harness.records import provenance, result
 from harness.records.schema import Failure, TrialResult
@@ -51,6 +51,8 @@ class TrialJob:
     """Failures up to this attempt are tried again; a later one was another launcher's and stands."""
     measure_into: Path | None = None
     """The store whose forecasts learn from this trial, where it is not `root`."""
+    num_halvings: int = 0
+    """How often the micro-batch is halved from the start, because the system killed earlier attempts for memory."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
     try:
         with output_to(log):
             reporter(phase="start")
-            finished = job.run(job.spec, store, job.runtime, command, reporter)
+            finished = job.run(job.spec, store, _fitting(job), command, reporter)
     # The trial boundary: whatever a trial raises becomes its row.
     except Exception as error:
         outcome = _failed(error, folder, number, log, command, key)
@@ -127,6 +129,12 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
     end = {"event": "end", "attempt": number, "state": outcome.state, "cause": outcome.cause}
     append_line(folder / "attempts.jsonl", end | {"time_utc": provenance.utc_now()})
     return outcome
+
+
+def _fitting(job: TrialJob) -> Runtime:
+    """Return how the trial runs, with the micro-batch that trials of its shape were found to fit in here."""
+    found = forecast.num_halvings(Store(job.measure_into or job.root), job.spec, job.runtime)
+    return job.runtime.replace({"num_halvings": max(job.num_halvings, job.runtime.num_halvings, found)})
 
 
 def _standing(folder: Path) -> TrialResult | None:
@@ -200,10 +208,7 @@ def cause_of(error: BaseException) -> str:
     """Return the class of a failure: oom, nan, data, killed, disk or bug."""
     if isinstance(error, HarnessError):
         return error.cause_class
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or "can't allocate memory" in str(error):
-        return "oom"
-    return "bug"
+    return "oom" if is_out_of_memory(error) else "bug"
 
 
 def _failed(error: Exception, folder: Path, number: int, log: Path, command: str, key: str) -> Outcome:

@@ -119,6 +119,10 @@ class TrainSummary(Row):
     """Why the trial DIVERGED; None when it did not."""
     best_step: int | None = None
     """Under early stopping, the step whose weights are kept; else None."""
+    micro_batch_size: int | None = None
+    """Rows of a forward pass at the end of training; None of a record from before it was kept."""
+    num_halvings: int = 0
+    """How often the micro-batch was halved for want of memory, here or by an earlier trial of the shape."""
 
 
 class DataSummary(Row):

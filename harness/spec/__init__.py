@@ -45,6 +45,7 @@ from harness.spec.model import Elsewhere, Model, Scalar, explain, parse_json
 from harness.spec.names import DType, Measure, RowFormat
 from harness.spec.probes import ProbeSpec
 from harness.spec.sweep import (
+    MAX_HALVINGS,
     WORLD_SEED,
     Arm,
     Axis,
@@ -78,6 +79,7 @@ from harness.spec.world import PocketModelSpec, WorldSpec
 __all__ = [
     "GENERATED",
     "LAID_OUT",
+    "MAX_HALVINGS",
     "SAMPLED",
     "WORLD_SEED",
     "Arm",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, cast
 import pydantic
 from pydantic import ConfigDict
 
-from harness.errors import SpecError, nearest
+from harness.errors import LONGEST_QUOTE, SpecError, nearest, shown
 
 
 class NotIdentity:
@@ -74,7 +74,9 @@ def _set(tree: dict[str, Any], field: str, value: Any) -> str | None:
 def _no_such_field(field: str, node: Any, parent: str, name: str) -> str:
     names = sorted(cast("dict[str, Any]", node)) if isinstance(node, dict) else []
     where = f" in {parent!r}" if parent else ""
-    return f"{field} is not a field{where}, but must be one of {', '.join(names) or 'none'}.{nearest(name, names)}"
+    return (
+        f"{_cut(field)} is not a field{where}, but must be one of {', '.join(names) or 'none'}.{nearest(name, names)}"
+    )
 
 
 def parse_json(model: type[M], text: str) -> M:
@@ -93,15 +95,14 @@ def explain(error: pydantic.ValidationError) -> list[str]:
     """Return one sentence per violation: `<dotted field> is <value!r>, but must be <rule>`."""
     sentences: list[str] = []
     for problem in error.errors(include_url=False):
-        field = ".".join(str(part) for part in problem["loc"]) or error.title
+        field = _cut(".".join(str(part) for part in problem["loc"]) or error.title)
         rule = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         if not problem["loc"] and problem["type"] == "value_error":
             sentences.append(rule)  # a rule between fields, which names them itself
             continue
-        sentences.append(f"{field} is {_shorten(problem['input'])}, but must be: {rule}")
+        sentences.append(f"{field} is {shown(problem['input'])}, but must be: {rule}")
     return sentences
 
 
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _cut(field: str) -> str:
+    return field if len(field) <= LONGEST_QUOTE else field[: LONGEST_QUOTE - 3] + "..."

@@ -21,6 +21,10 @@ WORLD_SEED = "world.seed"
 """The field that stands for the seed of the pocket world in base, rows and items at once."""
 
 
+MAX_HALVINGS = 3
+"""How often a micro-batch is halved where memory runs out, before the trial fails."""
+
+
 class Runtime(Model):
     """How and where a trial runs; moves no number at a fixed thread count."""
 
@@ -35,6 +39,13 @@ class Runtime(Model):
     """Steps between training checkpoints; 0 is none: a killed trial then starts again."""
     loss_kernel: Literal["torch", "liger"] = "torch"
     """What computes the loss: torch, or on a GPU Liger's fused kernel, which moves last digits and is recorded."""
+    num_halvings: int = Field(default=0, ge=0, le=MAX_HALVINGS)
+    """How often the micro-batch is halved from the start: the engine sets it where trials of a shape ran out of memory
+    before."""
+
+    def rows_per_pass(self, batch_size: int, num_halvings: int) -> int:
+        """Return the rows of a forward pass after so many halvings: a step has as many passes more, the same tokens."""
+        return max(1, -(-min(self.micro_batch_size, batch_size) // 2**num_halvings))
 
 
 class MethodReference(Model):

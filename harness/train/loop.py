@@ -31,6 +31,7 @@ from harness.train.dropout import has_dropout
 from harness.train.early_stopping import VAL_LOSS, Best
 from harness.train.head import chosen
 from harness.train.log import Reporter, write_row
+from harness.train.out_of_memory import in_what_fits
 from harness.train.resume import identity, resume, save
 from harness.train.run import Context, Run, Sample, Watch
 from harness.train.validation import sample as write_samples
@@ -127,6 +128,7 @@ def _begin(
     model.train()
     seed_torch(seed, "train.other")
     if not (runtime.checkpoint_every and resume(run)):
+        run.state.num_halvings = runtime.num_halvings
         run.checkpoints.discard()
         for path in logs:
             path.unlink(missing_ok=True)
@@ -169,7 +171,7 @@ def _step(run: Run) -> None:
     state, spec = run.state, run.spec
     rows = [run.rows.train[index] for index in run.order.indices(state.step)]
     rate = schedules.learning_rate(spec, state.step, run.order.num_steps)
-    measured = _backward(run, rows)
+    measured = in_what_fits(run, rows, _backward)
     state.divergence = _divergence(spec, state.step + 1, measured)
     if state.divergence is None:
         schedules.clip_gradients(run.model, measured.grad_norm, spec.max_grad_norm)
@@ -279,4 +281,6 @@ def _end(run: Run) -> TrainSummary:
         stopped_early=state.stopped_early,
         divergence=state.divergence,
         best_step=None if run.best is None or state.divergence is not None else run.best.step,
+        micro_batch_size=run.forward_size,
+        num_halvings=state.num_halvings,
     )

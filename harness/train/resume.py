@@ -66,6 +66,7 @@ def resume(run: Run) -> bool:
     checkpoints.copy_into(run.model, loaded.groups["trainable"])
     checkpoints.load_optimizer(run.model, run.optimizer, loaded.groups["optimizer"])
     run.state = State(**loaded.state["run"])
+    run.state.num_halvings = max(run.state.num_halvings, run.runtime.num_halvings)
     if run.best is not None:
         for name in _BEST:
             setattr(run.best, name, loaded.state["best"][name])

@@ -54,6 +54,8 @@ class State:
     """Of `train.early_stopping_on`, at the latest validation."""
     stopped_early: bool = False
     divergence: str | None = None
+    num_halvings: int = 0
+    """Of the micro-batch, for want of memory."""
 
 
 @dataclass
@@ -89,7 +91,7 @@ class Run:
     def forward_size(self) -> int:
         """Examples per forward pass: one where there is dropout, so that each example's masks are its own stream and
         the micro-batch, which is the machine's, moves no number."""
-        return 1 if self.has_dropout else self.runtime.micro_batch_size
+        return 1 if self.has_dropout else self.runtime.rows_per_pass(self.spec.batch_size, self.state.num_halvings)
 
     @property
     def finished(self) -> bool:

@@ -108,6 +108,8 @@ def _result(spec: TrialSpec, runtime: Runtime, command: str) -> TrialResult:
             val_loss=1.0,
             stopped_early=False,
             divergence=None,
+            micro_batch_size=runtime.rows_per_pass(spec.train.batch_size, runtime.num_halvings),
+            num_halvings=runtime.num_halvings,
         ),
         before=scores,
         before_full_precision=None,

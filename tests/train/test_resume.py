@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from harness import methods
+from harness.data import PreparedData
+from harness.data.packing import joined
 from harness.errors import DiskError
 from harness.models import load_model
 from harness.models.files import inspect_folder
@@ -92,6 +97,95 @@ def test_resume_over_a_four_bit_base_gives_the_same_bytes(tmp_path: Path) -> Non
     model = build()
     summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
     assert (summary, *outcome(model, tmp_path / "run")) == expected
+
+
+# -- every kind of run ------------------------------------------------------------------------------------------------
+
+
+class Halfway(BaseException):
+    """Ends a run in the middle."""
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("base"))
+
+
+def built(method: str, dropout: float, folder: Path) -> nn.Module:
+    if method == "full":
+        return tiny.llama(attention_dropout=dropout)
+    if method == "lora":
+        return tiny.lora(dropout=dropout)
+    config = QLoraConfig(rank=4, alpha=8.0, dropout=dropout, target_modules="all_linear")
+    base = load_model(inspect_folder(folder), "float32", "cpu", methods.quantisation(config))
+    return methods.attach(base, config, seed=0)
+
+
+def laid(packing: str) -> PreparedData:
+    """Return rows each alone, or three examples a row that read themselves alone or one another."""
+    if packing == "off":
+        return ROWS
+    three = [joined(ROWS.train[first : first + 3]) for first in range(0, 18, 3)]
+    return replace(tiny.prepared(three, ROWS.validation), reads_itself_alone=packing == "isolated")
+
+
+def digests(
+    model: nn.Module, rows: PreparedData, folder: Path, micro_batch_size: int, stop: int | None = None
+) -> dict[str, str]:
+    """Train, perhaps only up to a step, and return the sha256 of weights, optimizer and loss log."""
+    runtime = tiny.runtime(micro_batch_size=micro_batch_size, checkpoint_every=2)
+    seen: list[torch.optim.Optimizer] = []
+
+    def step(optimizer: torch.optim.Optimizer, *_args: Any) -> None:
+        seen.append(optimizer)
+        if stop is not None and len(seen) == stop:
+            raise Halfway
+
+    handle = register_optimizer_step_pre_hook(step)
+    try:
+        tiny.fit(model, rows, tiny.recipe(num_steps=5, batch_size=4), folder, runtime=runtime)
+    finally:
+        handle.remove()
+    moments = checkpoints.optimizer_tensors(model, seen[-1])
+    log = json.dumps(tiny.log_of(folder))
+    held = {name: tensor.detach().numpy().tobytes() for name, tensor in moments.items()}
+    parts = {"weights": tiny.weights(model), "optimizer": held, "log": {"": log.encode()}}
+    return {part: _sha256(content) for part, content in parts.items()}
+
+
+def _sha256(content: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(content):
+        digest.update(name.encode() + content[name])
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("packing", ["off", "isolated", "joined"])
+@pytest.mark.parametrize("micro_batch_size", [4, 3], ids=["whole", "accumulated"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_resume_of_every_kind_of_run_gives_the_same_bytes(
+    method: str, dropout: float, micro_batch_size: int, packing: str, base_folder: Path, tmp_path: Path
+) -> None:
+    rows = laid(packing)
+    model = built(method, dropout, base_folder)
+    expected = digests(model, rows, tmp_path / "control", micro_batch_size)
+    with pytest.raises(Halfway):
+        digests(built(method, dropout, base_folder), rows, tmp_path / "run", micro_batch_size, stop=4)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")] == ["step_00000002"]
+    again = built(method, dropout, base_folder)
+    assert digests(again, rows, tmp_path / "run", micro_batch_size) == expected
+
+
+@pytest.mark.parametrize("lost", ["copy_into", "load_optimizer"])
+def test_resume_without_a_part_of_the_state_is_seen(lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison above must catch a run that goes on from less than everything."""
+    expected = digests(tiny.lora(dropout=0.2), ROWS, tmp_path / "control", 3)
+    with pytest.raises(Halfway):
+        digests(tiny.lora(dropout=0.2), ROWS, tmp_path / "run", 3, stop=4)
+    monkeypatch.setattr(checkpoints, lost, lambda *_args: None)
+    found = digests(tiny.lora(dropout=0.2), ROWS, tmp_path / "run", 3)
+    assert all(found[part] != expected[part] for part in expected)
 
 
 def test_resume_continues_instead_of_starting_again(tmp_path: Path) -> None:
