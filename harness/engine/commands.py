@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from analysis.opened import open_sweep
 from analysis.report import Report
 from harness.engine import (
+    ahead,
     asked,
     claims_run,
     claims_view,
@@ -61,7 +62,10 @@ def plan(request: Request, *, workers: int | None, probe: bool, budget: str | No
     if probe:
         plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
         options = Options(num_workers)
-        launch.probe(made.store, made.record.trials, runtime, options, view.choose(made.store, as_json=as_json))
+        trials = made.record.trials
+        if isinstance(made.setting.sweep, Study):
+            trials = ahead.examples(made.setting, made.record)
+        launch.probe(made.store, trials, runtime, options, view.choose(made.store, as_json=as_json))
     return PlanView(made, plans.outlook(made, num_workers, seconds), num_workers, budget, powered.of_plan(made))
 
 
