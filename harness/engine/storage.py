@@ -77,13 +77,23 @@ class Mirror:
     def _bring(self, told: Sequence[Any], running: Sequence[Any]) -> None:
         study = self._opened = self._opened or self._open()
         held = study.get_trials(deepcopy=False)
-        for number, (here, trial) in enumerate(zip(held, told, strict=False)):
-            if here.state == self._optuna.trial.TrialState.RUNNING and _proposal(here) == _proposal(trial):
+        self._check(held, told, running)
+        for here, trial in zip(held, told, strict=False):
+            if here.state == self._optuna.trial.TrialState.RUNNING:
                 self._finish(study, here, trial)
-            elif _content(here) != _content(trial):
-                raise ValueError(f"what it was told of condition {number} is not what the records say")
         study.add_trials([*told, *running][len(held) :])
         self._free(study, held[len(told) + len(running) :])
+
+    def _check(self, held: Sequence[Any], told: Sequence[Any], running: Sequence[Any]) -> None:
+        """Refuse a database that says something else than the records, before anything is written to it.
+
+        Raises:
+            ValueError: another condition, or other numbers, stand under a number.
+        """
+        for number, (here, trial) in enumerate(zip(held, [*told, *running], strict=False)):
+            is_open = number >= len(told) or here.state == self._optuna.trial.TrialState.RUNNING
+            if _proposal(here) != _proposal(trial) or not (is_open or _numbers(here) == _numbers(trial)):
+                raise ValueError(f"what it was told of condition {number} is not what the records say")
 
     def _finish(self, study: Any, here: Any, trial: Any) -> None:
         """Tell a condition that stands as running, of this call or of one that died."""
@@ -118,8 +128,8 @@ def _proposal(trial: Any) -> tuple[Any, ...]:
     return trial.params, trial.distributions, trial.user_attrs
 
 
-def _content(trial: Any) -> tuple[Any, ...]:
-    return trial.state, trial.values, trial.intermediate_values, trial.constraints, *_proposal(trial)
+def _numbers(trial: Any) -> tuple[Any, ...]:
+    return trial.state, trial.values, trial.intermediate_values, trial.constraints
 
 
 class _Place(Protocol):
@@ -219,6 +229,19 @@ class _Server:
             self._named(self._number),
             why,
         )
+
+
+def of_study(plan: Plan, url: str | None) -> str | None:
+    """Return the URL of a study's server as its driver wants it; None is the file beside it.
+
+    Raises:
+        SpecError: the plan is a sweep's; or as `checked`.
+    """
+    if url is not None and not isinstance(plan.setting.sweep, Study):
+        raise SpecError(
+            f"STORAGE is given, but must be a study's alone: {plan.record.name!r} is a sweep; leave it out."
+        )
+    return None if url is None else checked(url)
 
 
 def checked(url: str) -> str:

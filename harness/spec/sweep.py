@@ -144,6 +144,15 @@ class Sweep(Model):
     """Seeds of the pocket world over which the whole sweep is repeated, as replicates; empty is the base's own world.
     Only a base that names a pocket world has any."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prunes_nothing(cls, given: object) -> object:
+        if isinstance(given, dict) and "pruning" in given:
+            raise ValueError(
+                "pruning is given, but must be a study's alone: a sweep compares every condition on every seed"
+            )
+        return given  # pyright: ignore[reportUnknownVariableType]
+
     @model_validator(mode="after")
     def _worlds_are_replicates(self) -> Sweep:
         if len(set(self.worlds)) != len(self.worlds) or any(world < 0 for world in self.worlds):
