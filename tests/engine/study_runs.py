@@ -17,8 +17,7 @@ from harness.records.schema import CONFIRM_ARM
 from harness.spec import Study
 from tests.engine.inline import inline
 from tests.engine.stub import run_stub
-from tests.engine.test_plan import with_qlora
-from tests.pocket.tiny import tiny_experiment
+from tests.pocket.tiny import tiny_experiment, with_qlora
 
 SHORT: dict[str, Any] = {"num_conditions": 5, "num_startup_conditions": 3, "confirm_seeds": []}
 ONE_OBJECTIVE: dict[str, Any] = {"objectives": [{"measure": "learned", "value": "after", "direction": "maximize"}]}
