@@ -166,10 +166,17 @@ def _named(own: pd.DataFrame) -> str:
     first = own.iloc[0]
     scores = " and ".join(
         f"{row['objective']} {numbers.score(row['estimate'], signed=row['objective'].endswith('/delta'))} "
-        f"{numbers.interval(row['low'], row['high'])} (the search saw {numbers.score(row['found_val'])} on val)"
+        f"{_interval(row)} (the search saw {numbers.score(row['found_val'])} on val)"
         for _, row in own.iterrows()
     )
     return (
         f"{first['condition']}: {scores}, on test items over {first['num_fresh']} fresh seeds; chosen on val from "
         f"{first['best_of']} conditions"
     )
+
+
+def _interval(row: pd.Series) -> str:
+    """Return the ends of an interval; of a score, as opposed to a change, without signs."""
+    if row["objective"].endswith("/delta") or not math.isfinite(row["low"]):
+        return numbers.interval(row["low"], row["high"])
+    return f"[{numbers.score(row['low'])}, {numbers.score(row['high'])}]"

@@ -253,12 +253,15 @@ def _missing(sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame) -> 
             f"{pruned} of {len(frame)} planned trials were not run: their conditions were PRUNED, are means over the "
             "seeds that ran, and say k of n."
         )
-    notes += (
-        [f"{studies.REASON[:1].upper()}{studies.REASON[1:]}."] if sweep.record.kind == "study" else _seed_notes(frame)
-    )
+    notes += [_sampled_note(frame)] if sweep.record.kind == "study" else _seed_notes(frame)
     notes += _extreme_notes(effects) + _unknown_notes(frame, effects) + _identity_notes(frame)
     unclear = frame["chosen_clear"].eq(False).fillna(value=False)
     return notes + [str(note) for note in frame.loc[unclear, "chosen_note"].dropna().unique()]
+
+
+def _sampled_note(frame: pd.DataFrame) -> str:
+    note = f"{studies.REASON[:1].upper()}{studies.REASON[1:]}."
+    return note + (" Winners on fresh seeds (arm confirm) have one." if (frame["arm"] == CONFIRM_ARM).any() else "")
 
 
 def _lost_items(frame: pd.DataFrame, items: pd.DataFrame) -> list[str]:

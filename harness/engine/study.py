@@ -17,16 +17,16 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.engine import confirm, halving, objectives, proposals, space, states
+from harness.engine import confirm, halving, helping, objectives, proposals, space, states
 from harness.engine.executor import Kept
 from harness.engine.halving import Ladder, Standing
+from harness.engine.helping import add
 from harness.engine.launch import Options, Summary, View, launch
 from harness.engine.plan import Plan
 from harness.engine.proposals import Proposal, StudyRecord
 from harness.engine.storage import Mirror
 from harness.errors import SpecError, unknown_name
 from harness.records.schema import PlannedTrial, TrialResult
-from harness.records.store import lock
 from harness.seeding import derive
 from harness.spec import Study
 
@@ -63,7 +63,7 @@ def run(
         mirrored: entered once the first conditions are known, left at the end.
 
     Raises:
-        BusyError: another process runs this study.
+        BusyError: another process runs another definition of this study.
         BadInputError: a constraint, base, template or data cannot be used; nothing was trained.
         DiskError: the output folder cannot be written.
     """
@@ -72,11 +72,12 @@ def run(
     _check(plan)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with ExitStack() as stack:
-        stack.enter_context(lock(plan.folder / ".study.lock", wait=False))
         kept = Kept(options.executor, plan.setting.experiment.runtime)
         stack.callback(kept.close)
-        options = replace(options, executor=kept)
-        search = _Search(*proposals.restored(plan), options, view_for, optuna)
+        options, total = replace(options, executor=kept), Summary("done")
+        if not helping.lead(stack, plan, options, view_for, total):
+            return proposals.with_recorded(plan), total
+        search = _Search(*proposals.restored(plan), options, view_for, total, optuna)
         while len(search.told) < _study(plan).num_conditions and search.total.why == "done":
             search.run_batch(lambda grown: stack.enter_context(mirrored(grown)))
         if search.total.why == "done":
@@ -88,14 +89,19 @@ class _Search:
     """A study under way: its plan as it grew, what was told, and how the call went so far."""
 
     def __init__(
-        self, plan: Plan, book: StudyRecord, options: Options, view_for: Callable[[], View], optuna: Any
+        self,
+        plan: Plan,
+        book: StudyRecord,
+        options: Options,
+        view_for: Callable[[], View],
+        total: Summary,
+        optuna: Any,
     ) -> None:
         self.plan, self.book = plan, book
-        self.options, self.view_for, self.optuna = options, view_for, optuna
+        self.options, self.view_for, self.total, self.optuna = options, view_for, total, optuna
         self.study = _study(plan)
         self.ladder = Ladder(self.study, len(space.seeds(plan.setting)))
         self.mirror = Mirror(plan, options.storage, optuna)
-        self.total = Summary("done")
         self.told: list[Any] = []
 
     def run_batch(self, begun: Callable[[Plan], object]) -> None:
@@ -119,7 +125,7 @@ class _Search:
     def _run_rung(self, going: Sequence[Asked], rung: int) -> None:
         """Run conditions on so many of their seeds, and end the call where the machine failed one of them."""
         part = [Asked(asked.proposal, asked.trials[:rung]) for asked in going]
-        _add(self.total, self._launch(_trials(part)))
+        add(self.total, self._launch(_trials(part)))
         self._relaunch(lambda: _trials(_held(self.plan, self.book, part)))
         self.book = _wait(self.plan, self.book, _held(self.plan, self.book, part), self.total)
 
@@ -146,7 +152,7 @@ class _Search:
         trials, winners = confirm.planned(self.plan.setting, params, numbers)
         self.plan = proposals.changed(proposals.grown(self.plan, trials), winners=winners)
         if trials:
-            _add(self.total, self._launch(trials))
+            add(self.total, self._launch(trials))
             self._relaunch(lambda: trials)
 
     def _launch(self, trials: Sequence[PlannedTrial]) -> Summary:
@@ -164,7 +170,7 @@ class _Search:
             again = self._launch(failed)
             if again.why == "equal_failures":  # only failed ones ran, which says nothing about the others
                 again = replace(again, why="done", message="")
-            _add(self.total, replace(again, num_planned=0))
+            add(self.total, replace(again, num_planned=0))
 
 
 def _check(plan: Plan) -> None:
@@ -186,13 +192,6 @@ def _check(plan: Plan) -> None:
 
 def _trials(batch: Sequence[Asked]) -> list[PlannedTrial]:
     return [trial for condition in batch for trial in condition.trials]
-
-
-def _add(total: Summary, batch: Summary) -> None:
-    total.outcomes |= batch.outcomes
-    total.num_planned += batch.num_planned
-    total.seconds += batch.seconds
-    total.why, total.message = batch.why, batch.message
 
 
 def _held(plan: Plan, book: StudyRecord, batch: Sequence[Asked]) -> list[Asked]:

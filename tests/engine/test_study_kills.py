@@ -20,8 +20,9 @@ import pytest
 from harness.engine import study
 from harness.engine.halving import Standing
 from harness.engine.plan import Plan
+from harness.errors import BusyError
 from harness.records.schema import PlannedTrial
-from harness.records.store import read_lines
+from harness.records.store import lock, read_lines
 from tests.engine.postgres import PASSWORD, Server, server
 from tests.engine.stub import behave
 from tests.engine.study_runs import ONE_OBJECTIVE, Runner, content_of, database
@@ -147,6 +148,56 @@ def test_study_killed_while_its_trials_run_frees_what_ran(tmp_path: Path, run: R
     ended = run(tmp_path / "killed")
     assert content_of(database(ended)) == content_of(database(control))
     assert not list(ended.folder.glob("*set-aside*"))
+
+
+def forked(call: Callable[[], object]) -> int:
+    """Start a call in a forked child and return its process id."""
+    child = os.fork()
+    if child == 0:
+        _end(call)
+    return child
+
+
+def test_two_launchers_share_a_study_and_run_nothing_twice(tmp_path: Path, run: Runner) -> None:
+    control = run(tmp_path / "control", CHANGES["front"])
+    behave(tmp_path / "two", "all", sleep=0.15)
+    children = [forked(lambda: run(tmp_path / "two", CHANGES["front"])) for _ in range(2)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    rows = read_lines(tmp_path / "two/runs.jsonl")
+    assert {row["pid"] for row in rows} == set(children)  # both ran trials
+    no_second_result(tmp_path / "two", 0)
+    ended = run(tmp_path / "two", CHANGES["front"])
+    assert ended.record == control.record.model_copy(update={"command": ended.record.command})
+    assert content_of(database(ended)) == content_of(database(control))
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_launcher_that_helps_takes_over_when_the_leader_is_killed(tmp_path: Path, run: Runner, kind: str) -> None:
+    control = run(tmp_path / "control", CHANGES[kind])
+    behave(tmp_path / "two", "all", sleep=0.15)
+    leader = forked(lambda: run(tmp_path / "two", CHANGES[kind]))
+    until = time.monotonic() + 60
+    while not (tmp_path / "two/runs.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    helper = forked(lambda: run(tmp_path / "two", CHANGES[kind]))
+    time.sleep(0.8)
+    os.kill(leader, signal.SIGKILL)
+    os.waitpid(leader, 0)
+    assert os.waitpid(helper, 0)[1] == 0
+    no_second_result(tmp_path / "two", 1)
+    ended = run(tmp_path / "two", CHANGES[kind])
+    assert content_of(database(ended)) == content_of(database(control))
+    assert ended.record.winners == control.record.winners
+
+
+def test_launcher_of_another_definition_is_refused_while_one_leads(tmp_path: Path, run: Runner) -> None:
+    made = run(tmp_path)
+    with lock(made.folder / ".study.lock", wait=False):
+        with pytest.raises(BusyError, match="which runs another definition of this study"):
+            run(tmp_path, {"sampler_seed": 7})
+        part = run(tmp_path, budget_seconds=0.2)
+    assert (run.summary.why, run.summary.exit_code) == ("budget", 130)
+    assert part.record.trials == made.record.trials
 
 
 @pytest.mark.parametrize("broken", ["seeded by its process", "counts attempts"])
