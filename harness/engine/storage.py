@@ -21,6 +21,8 @@ from harness.spec import Study
 
 LOG = logging.getLogger(__name__)
 CONNECT_SECONDS = 5
+ANSWER_MILLISECONDS = 20_000
+"""After so long without a sign of the server it is out of reach: a cut cable must not hold the study."""
 DIALECT = "postgresql+psycopg"
 PASSWORD = "give the password in the environment, as PGPASSWORD or in the file that PGPASSFILE names."
 
@@ -203,7 +205,8 @@ class _Server:
     def _connected(self) -> Any:
         from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-        how = {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
+        patience = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": ANSWER_MILLISECONDS}
+        how = {"connect_args": patience, "pool_pre_ping": True}
         try:
             return self._optuna.storages.RDBStorage(self._url, engine_kwargs=how)
         except (IntegrityError, ProgrammingError):  # another study made the tables in the same moment
