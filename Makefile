@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .SUFFIXES:
 
 override USER_VARIABLES := NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST \
-  OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT
+  OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE
 
 # make expands a command-line variable when it exports it, whether a recipe names it or not. `value` takes the text as it
 # is; `:=` makes it final. This must stay the first thing that touches a variable.
@@ -32,8 +32,9 @@ override OTHER_SET := $(value OTHER_SET)
 override REPLICATES := $(value REPLICATES)
 override RERUN := $(value RERUN)
 override PORT := $(value PORT)
+override STORAGE := $(value STORAGE)
 export NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
-export OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT
+export OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE
 
 # A variable that this file does not know is refused: make would expand it on export, too. $(foreach) sees names only.
 override v :=
@@ -80,7 +81,13 @@ $(call guard,DATA,$(paths),a path without white space or quotes)
 $(call guard,EVALS,$(paths),a path without white space or quotes)
 $(call guard,SUITES,$(words) $(comma),names of suites with commas between)
 $(call guard,OUT,$(paths),a path without white space or quotes)
-$(foreach v,NAME OTHER BASE OTHER_BASE DATA EVALS SUITES OUT VENUE,$(if $(filter -%,$($(v))),$(error $(v) is not allowed as given, but must not start with -)))
+$(foreach v,NAME OTHER BASE OTHER_BASE DATA EVALS SUITES OUT VENUE STORAGE,$(if $(filter -%,$($(v))),$(error $(v) is not allowed as given, but must not start with -)))
+# A password would stand in the list of processes; it is refused here, before any process gets it, and is not repeated.
+$(call guard,STORAGE,$(paths) ? & %,postgresql://user@host:port/database without white space or quotes)
+$(if $(findstring @,$(STORAGE)),$(if $(findstring :,$(subst ://,,$(firstword $(subst @, ,$(STORAGE))))),\
+  $(error STORAGE holds a password$(comma) but must be without; give it in the environment: PGPASSWORD or PGPASSFILE)))
+$(if $(findstring password=,$(STORAGE)),\
+  $(error STORAGE holds a password$(comma) but must be without; give it in the environment: PGPASSWORD or PGPASSFILE))
 $(foreach v,SET OTHER_SET,$(if $(findstring $$,$($(v)))$(findstring `,$($(v)))$(findstring $(newline),$($(v))),\
   $(error $(v) is not allowed as given, but must be a JSON object on one line without dollar signs and backticks)))
 
@@ -98,6 +105,7 @@ workers = $${WORKERS:+--workers "$$WORKERS"}
 budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
 port = $${PORT:+--port "$$PORT"}
+storage = $${STORAGE:+--storage "$$STORAGE"}
 need_rows = @test -n "$$DATA" || { echo "DATA is empty, but must be a folder of .jsonl files" >&2; exit 2; }
 need_tokenizer = @test -n "$$BASE" || { echo "BASE is empty, but must be the folder of a tokenizer" >&2; exit 2; }
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
@@ -112,7 +120,8 @@ help: ## List the targets
 	@echo 'SET a JSON object of fields; PANEL=full all slices; PROBE=1 measure first; BUDGET=2h stop after (plan: how far it'
 	@echo 'reaches); RETRY=1 run failed trials again; FAST=1 the claim sweeps of few conditions, two seeds of one world;'
 	@echo 'VENUE whose page figures fit; OTHER, OTHER_BASE, OTHER_SET the sweep to compare with; RERUN=1 run trials that kept'
-	@echo 'no weights again; REPLICATES of the simulations; FORMAT=markdown or latex the claims to paste; PORT where a page is served on this machine.'
+	@echo 'no weights again; REPLICATES of the simulations; FORMAT=markdown or latex the claims to paste; PORT where a page is served on this machine;'
+	@echo 'STORAGE=postgresql://user@host:port/database the server that mirrors a study (password: PGPASSWORD or PGPASSFILE).'
 
 setup: $(VENV)/.ready ## Make the environment (the other targets do so by themselves)
 
@@ -128,6 +137,10 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt $(VENV)/.ready
 
 $(VENV)/.ready-dashboard: pyproject.toml constraints.txt $(VENV)/.ready
 	@$(PIP) install -c constraints.txt -e '.[dashboard]'
+	@touch $@
+
+$(VENV)/.ready-postgres: pyproject.toml constraints.txt $(VENV)/.ready
+	@$(PIP) install -c constraints.txt -e '.[postgres]'
 	@touch $@
 
 $(VENV)/.ready-notebook: pyproject.toml constraints.txt $(VENV)/.ready
@@ -151,9 +164,9 @@ plan: $(VENV)/.ready ## Print the trials of NAME, what is done and what the rest
 	$(need_name)
 	@$(harness) plan "$$NAME" $(options) $(workers) $(budget) $$(test "$$PROBE" != 1 || echo --probe)
 
-sweep: $(VENV)/.ready ## Run NAME on BASE and write the report
+sweep: $(VENV)/.ready $(if $(STORAGE),$(VENV)/.ready-postgres) ## Run NAME on BASE and write the report
 	$(need_name)
-	@$(harness) sweep "$$NAME" $(options) $(workers) $(budget) \
+	@$(harness) sweep "$$NAME" $(options) $(workers) $(budget) $(storage) \
 	  $$(test "$$RETRY" != 1 || echo --retry-failed)
 
 study: sweep ## Run a study, e.g. NAME=tune
@@ -185,8 +198,8 @@ claims: $(VENV)/.ready ## Print the verdict of every claim, and the command that
 claims-run: $(VENV)/.ready ## Run every sweep that declares claims: detached, resumable; FAST=1 a subset in minutes
 	@$(harness) claims-run $${OUT:+--out "$$OUT"} $(workers) $$(test "$$FAST" != 1 || echo --fast)
 
-dashboard: $(VENV)/.ready-dashboard ## Open optuna-dashboard on a study, on this machine only
-	@$(harness) dashboard "$${NAME:-tune}" $(options) $(port)
+dashboard: $(VENV)/.ready-dashboard $(if $(STORAGE),$(VENV)/.ready-postgres) ## Open optuna-dashboard on a study, on this machine only
+	@$(harness) dashboard "$${NAME:-tune}" $(options) $(port) $(storage)
 
 notebook: $(VENV)/.ready-notebook ## Open a marimo notebook on NAME, on this machine only
 	$(need_name)

@@ -80,18 +80,21 @@ class Context:
     @cached_property
     def effects(self) -> pd.DataFrame:
         """One row per condition and target: before, after, delta with its interval, and those of the two scores."""
-        table = tables.effects_table(self.frame, self.matrices, self.primary_keys)
-        return self.shown(score_intervals.with_score_intervals(table))
+        return self._by_kind(
+            lambda frame: score_intervals.with_score_intervals(
+                tables.effects_table(frame, self.matrices, self.primary_keys)
+            )
+        )
 
     @cached_property
     def full_precision(self) -> pd.DataFrame:
         """The effects on measures against the base without quantisation; empty where nothing quantises."""
-        return self.shown(tables.full_precision_table(self.frame, self.items, self.primary_keys))
+        return self._by_kind(lambda frame: tables.full_precision_table(frame, self.items, self.primary_keys))
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
         """Each condition's after minus that of its arm's first one."""
-        return self.shown(tables.contrasts_table(self.frame, self.matrices, self.primary_keys))
+        return self._by_kind(lambda frame: tables.contrasts_table(frame, self.matrices, self.primary_keys))
 
     @cached_property
     def flips(self) -> pd.DataFrame:
@@ -112,3 +115,7 @@ class Context:
     def shown(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return what may be shown of a table of conditions: a study's without its intervals and tests (studies.py)."""
         return studies.without_intervals(table) if self.is_sampled else table
+
+    def _by_kind(self, table_of: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+        """Return a table of conditions: a study's in two parts, of which the winners on fresh seeds keep intervals."""
+        return studies.in_parts(self.frame, table_of) if self.is_sampled else table_of(self.frame)

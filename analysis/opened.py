@@ -19,8 +19,8 @@ from harness.records.schema import Failure, PlannedTrial, Progress, SweepRecord,
 from harness.records.store import Store
 from harness.spec import FolderBase
 
-State = Literal["COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING"]
-STATES: tuple[State, ...] = ("COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING")
+State = Literal["COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING", "PRUNED"]
+STATES: tuple[State, ...] = ("COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING", "PRUNED")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class OpenedTrial:
     progress: Progress | None
     damage: str | None
     """Why the record could not be read; None when it could."""
+    pruned: str | None = None
+    """Why a study gave it up before it started; None when it did not."""
 
     @cached_property
     def state(self) -> State:
@@ -46,7 +48,9 @@ class OpenedTrial:
             return "FAILED"
         if is_running(self.progress, self.failure):
             return "RUNNING"
-        return "FAILED" if self.failure is not None else "PENDING"
+        if self.failure is not None:
+            return "FAILED"
+        return "PENDING" if self.pruned is None else "PRUNED"
 
     @cached_property
     def cause(self) -> str | None:
@@ -57,6 +61,8 @@ class OpenedTrial:
             return f"damaged record: {self.damage}"
         if self.state == "FAILED" and self.failure is not None:
             return f"{self.failure.cause}: {self.failure.message}"
+        if self.state == "PRUNED":
+            return self.pruned
         if self.progress is None:
             return "not started"
         where = f"{self.progress.phase}, step {self.progress.step} of {self.progress.num_steps}"
@@ -106,7 +112,13 @@ def open_sweep(store: Store, folder: str) -> OpenedSweep:
         if planned.trial_id not in opened:
             opened[planned.trial_id] = _read_trial(store, store.trial(planned.trial_id))
     trials = (
-        OpenedTrial(planned, label, store.trial(planned.trial_id), *opened[planned.trial_id])
+        OpenedTrial(
+            planned,
+            label,
+            store.trial(planned.trial_id),
+            *opened[planned.trial_id],
+            pruned=record.pruned.get(planned.trial_id),
+        )
         for planned, label in zip(record.trials, labels, strict=True)
     )
     return OpenedSweep(store, folder, record, tuple(trials))

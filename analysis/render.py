@@ -191,7 +191,10 @@ def _text_claims(view: View) -> list[str]:
 def _text_head(view: View) -> str:
     states = ", ".join(f"{count} {state}" for state, count in view.states.items())
     title = escape.visible(view.title, single_line=True)
-    return f"{title}: {states}. {view.seeds}\nbefore → after, and after {numbers.MINUS} before with its 95 % interval"
+    winner = view.facts.get("Winner")
+    named = f"\nwinner: {escape.visible(winner, single_line=True, limit=900)}" if winner else ""
+    legend = f"before → after, and after {numbers.MINUS} before with its 95 % interval"
+    return f"{title}: {states}. {view.seeds}{named}\n{legend}"
 
 
 def _text_cell(cell: Cell) -> Text:

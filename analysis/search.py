@@ -33,6 +33,8 @@ NUM_TREES_RESAMPLED = 16
 MIN_CONDITIONS = 10
 MIN_TOP = 5
 """Conditions that PED-ANOVA needs among the best."""
+LOST = ("DIVERGED", "PRUNED")
+"""States that cost a condition its place among the best."""
 LOG_FROM = 30.0
 """A positive range whose ends differ by this factor is taken to be searched in logarithms."""
 
@@ -46,11 +48,11 @@ def conditions_table(frame: pd.DataFrame, fields: Sequence[str], column: str) ->
     """
     names = [f"axis.{field}" for field in fields if f"axis.{field}" in frame.columns]
     if frame.empty or column not in frame.columns:
-        return pd.DataFrame(columns=["condition", *names, "value", "is_diverged"])
+        return pd.DataFrame(columns=["condition", *names, "value", "is_lost"])
     rows = [
         {"condition": condition}
         | {name: own[name].iloc[0] for name in names}
-        | {"value": float(own[column].mean(skipna=False)), "is_diverged": bool((own["state"] == "DIVERGED").any())}
+        | {"value": float(own[column].mean(skipna=False)), "is_lost": bool(own["state"].isin(LOST).any())}
         for condition, own in frame.groupby("condition", sort=False)
     ]
     return pd.DataFrame(rows)
@@ -190,15 +192,15 @@ def _log_binomial(n: Any, k: Any) -> Floats:
 def budget_curve(conditions: pd.DataFrame, direction: str) -> pd.DataFrame:
     """Return one row per budget k: the expected best of k conditions at random, and the best of the first k.
 
-    A DIVERGED condition cost its budget and found nothing: it counts as the worst value seen. One without a value for
-    another reason is left out. `best_of_first` is what the search itself had found, in its order; where a sampler
-    chose, `expected_best` is of its conditions in random order, not of random ones.
+    A DIVERGED or PRUNED condition cost its budget and won nothing: it counts as the worst value seen. One without a
+    value for another reason is left out. `best_of_first` is what the search itself had found, in its order; where a
+    sampler chose, `expected_best` is of its conditions in random order, not of random ones.
 
     Args:
         conditions: from `conditions_table`.
         direction: maximize or minimize.
     """
-    used = conditions[conditions["value"].notna() | conditions["is_diverged"].astype(bool)]
+    used = conditions[conditions["value"].notna() | conditions["is_lost"].astype(bool)]
     known = used["value"].dropna()
     if known.empty:
         return pd.DataFrame(columns=["budget", "expected_best", "best_of_first"])

@@ -1,7 +1,8 @@
 """What may be said of the conditions of a study, whose points a sampler chose.
 
 Invariant: no interval and no test of a condition that was sampled: its neighbours were chosen because of its score, and
-the best of many is flattered by its noise. What does not live here: choosing (selection.py), the study itself.
+the best of many is flattered by its noise. Winners on fresh seeds have both: nobody chose by these scores. What does
+not live here: choosing (selection.py), the study itself.
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -10,8 +11,11 @@ the best of many is flattered by its noise. What does not live here: choosing (s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pandas as pd
+
+from harness.records.schema import CONFIRM_ARM
 
 SAMPLED = "sampled"
 """`kind` of an effect whose interval is withheld."""
@@ -37,3 +41,16 @@ def without_intervals(table: pd.DataFrame) -> pd.DataFrame:
         changes["note"] = [f"{note}; {REASON}" if note else REASON for note in table["note"].fillna("")]
     said = {"kind": SAMPLED, "family_size": 0, "better": "unknown"}
     return table.assign(**changes, **{name: value for name, value in said.items() if name in table.columns})
+
+
+def in_parts(frame: pd.DataFrame, table_of: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """Return a table of conditions: what was sampled without intervals, then the winners on fresh seeds.
+
+    The winners are a family of their own, of which none was chosen by the numbers in it, so that their intervals stand.
+    """
+    is_fresh = frame["arm"] == CONFIRM_ARM
+    if not is_fresh.any():
+        return without_intervals(table_of(frame))
+    parts = [without_intervals(table_of(frame[~is_fresh])), table_of(frame[is_fresh])]
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else parts[0]

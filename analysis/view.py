@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import numbers, studies, tables
+from analysis import confirmation, numbers, studies, tables
 from analysis.context import Context
 from analysis.frames import why_missing
 from analysis.labels import short_fields
@@ -27,6 +27,7 @@ from analysis.score_intervals import is_binary
 from analysis.section import Section, rows_of
 from analysis.sections import all_sections
 from analysis.verdicts import Verdict
+from harness.records.schema import CONFIRM_ARM
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def build_view(context: Context, figures_missing: dict[str, str]) -> View:
             "Refuted if": record.refuted_if,
             "Source": record.source,
             "Command": record.command,
-        },
+        }
+        | ({"Winner": confirmation.sentence(context)} if context.is_sampled else {}),
         states={state: count for state in STATES if (count := int((distinct["state"] == state).sum()))},
         num_trials=len(distinct),
         num_rows=len(frame),
@@ -126,7 +128,7 @@ def build_view(context: Context, figures_missing: dict[str, str]) -> View:
         axis_name=", ".join(short_fields(record.axis_fields).values()) or "condition",
         family_size=int(main["family_size"].max()) if len(main) else 0,
         groups=groups,
-        highlights=_highlights(groups, main),
+        highlights=_highlights(_named(context, groups), main),
         missing=_lost_items(frame, context.items) + _missing(sweep, frame, effects),
         figures_missing=figures_missing,
         full_precision=rows_of(context.full_precision),
@@ -201,6 +203,13 @@ def _tone(low: float, high: float, *, lower_is_better: bool) -> str:
     return "unclear"
 
 
+def _named(context: Context, groups: dict[str, list[ConditionRow]]) -> dict[str, list[ConditionRow]]:
+    """Return the conditions that a summary may name: of a study those that fresh seeds confirm."""
+    if not context.is_sampled:
+        return groups
+    return {CONFIRM_ARM: groups[CONFIRM_ARM]} if CONFIRM_ARM in groups else {}
+
+
 def _highlights(groups: dict[str, list[ConditionRow]], main: pd.DataFrame) -> list[dict[str, str]]:
     """Return for each measure the condition that moved it most, either way."""
     rows = [row for group in groups.values() for row in group]
@@ -230,7 +239,7 @@ def _highlights(groups: dict[str, list[ConditionRow]], main: pd.DataFrame) -> li
 
 def _missing(sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     notes: list[str] = []
-    absent = frame[~frame["state"].isin(["COMPLETE", "DIVERGED"])]
+    absent = frame[~frame["state"].isin(["COMPLETE", "DIVERGED", "PRUNED"])]
     if len(absent):
         counts = ", ".join(f"{count} {state}" for state, count in absent["state"].value_counts(sort=False).items())
         notes.append(f"{len(absent)} of {len(frame)} planned trials have no result ({counts}); see Failures.")
@@ -239,12 +248,20 @@ def _missing(sweep: OpenedSweep, frame: pd.DataFrame, effects: pd.DataFrame) -> 
             f"{diverged} of {len(frame)} trials DIVERGED and have no score after; their conditions are means over the "
             "seeds that did not, and say k of n."
         )
-    notes += (
-        [f"{studies.REASON[:1].upper()}{studies.REASON[1:]}."] if sweep.record.kind == "study" else _seed_notes(frame)
-    )
+    if pruned := int((frame["state"] == "PRUNED").sum()):
+        notes.append(
+            f"{pruned} of {len(frame)} planned trials were not run: their conditions were PRUNED, are means over the "
+            "seeds that ran, and say k of n."
+        )
+    notes += [_sampled_note(frame)] if sweep.record.kind == "study" else _seed_notes(frame)
     notes += _extreme_notes(effects) + _unknown_notes(frame, effects) + _identity_notes(frame)
     unclear = frame["chosen_clear"].eq(False).fillna(value=False)
     return notes + [str(note) for note in frame.loc[unclear, "chosen_note"].dropna().unique()]
+
+
+def _sampled_note(frame: pd.DataFrame) -> str:
+    note = f"{studies.REASON[:1].upper()}{studies.REASON[1:]}."
+    return note + (" Winners on fresh seeds (arm confirm) have one." if (frame["arm"] == CONFIRM_ARM).any() else "")
 
 
 def _lost_items(frame: pd.DataFrame, items: pd.DataFrame) -> list[str]:

@@ -19,7 +19,21 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from harness.cli_options import Base, Data, Evals, Json, Name, OptionalName, Out, Panel, Port, Set, Suites, Workers
+from harness.cli_options import (
+    Base,
+    Data,
+    Evals,
+    Json,
+    Name,
+    OptionalName,
+    Out,
+    Panel,
+    Port,
+    Set,
+    Storage,
+    Suites,
+    Workers,
+)
 from harness.engine import auditing, commands, laboratory, show
 from harness.engine.resolve import Request
 from harness.errors import EXIT_SOME_FAILED, BadInputError, BusyError, DiskError, HarnessError
@@ -64,12 +78,15 @@ def sweep(
     workers: Workers = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run FAILED(data, bug) trials again.")] = False,
     budget: Annotated[str | None, typer.Option(help="Stop cleanly after so long, e.g. 2h, 90m, 45s.")] = None,
+    storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Run a sweep (or study): every trial that has no result yet, then the report."""
     with _reported(out):
         request = _request(name, base, data, evals, suites, set_, panel, out)
-        done = commands.sweep(request, workers=workers, retry_failed=retry_failed, budget=budget, as_json=as_json)
+        done = commands.sweep(
+            request, workers=workers, retry_failed=retry_failed, budget=budget, as_json=as_json, storage=storage
+        )
         _print(done.as_json() if as_json else done, as_json=as_json)
         raise typer.Exit(done.exit_code)
 
@@ -284,10 +301,11 @@ def dashboard(
     panel: Panel = "primary",
     out: Out = Path("out"),
     port: Port = 8080,
+    storage: Storage = None,
 ) -> None:
     """Open optuna-dashboard on a study, on this machine only."""
     with _reported(out):
-        commands.dashboard(_request(name, base, data, evals, suites, set_, panel, out), port)
+        commands.dashboard(_request(name, base, data, evals, suites, set_, panel, out), port, storage)
 
 
 @app.command()

@@ -29,4 +29,11 @@ Panel = Annotated[str, typer.Option(help="primary: the sweep's own slices; full:
 Out = Annotated[Path, typer.Option(help="Where records go.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time; default: fill the cores.")]
 Port = Annotated[int, typer.Option(min=1024, max=65535, help="Where it listens on 127.0.0.1.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="PostgreSQL server that mirrors a study, postgresql://user@host:port/database, in place of a file. "
+        "The password is that of PGPASSWORD or PGPASSFILE."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]

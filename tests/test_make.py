@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NUMBERS = ("WORKERS", "PROBE", "BUDGET", "RETRY", "FAST", "REPLICATES", "RERUN", "PORT")
 OTHERS = ("OTHER", "OTHER_BASE", "OTHER_SET")
-VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "SUITES", "OUT", "SET", "PANEL", "VENUE", *OTHERS, *NUMBERS)
+VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "SUITES", "OUT", "SET", "PANEL", "VENUE", "STORAGE", *OTHERS, *NUMBERS)
 EXECUTING = ("$(shell touch hit)", "`touch hit`", "$$(touch hit)", "${shell touch hit}", "$(eval $(shell touch hit))")
 BREAKING = ("a;touch hit", "a && touch hit", "a|touch hit", 'a" ; touch hit ; "', "a' ; touch hit ; '", "a\ntouch hit")
 ARGUMENTS = "#!/bin/sh\nfor word; do printf '[%s]' \"$word\"; done\necho\n"
@@ -33,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
     python.write_text(ARGUMENTS)
     python.chmod(0o755)
     later = (tmp_path / "constraints.txt").stat().st_mtime + 10
-    for stamp in (".ready", ".ready-dev", ".ready-dashboard", ".ready-notebook"):
+    for stamp in (".ready", ".ready-dev", ".ready-dashboard", ".ready-notebook", ".ready-postgres"):
         (tmp_path / ".venv" / stamp).touch()
         os.utime(tmp_path / ".venv" / stamp, (later, later))
     return tmp_path
@@ -227,3 +227,21 @@ def test_make_help_lists_every_target_with_its_text(checkout: Path) -> None:
     for line in (checkout / "Makefile").read_text().splitlines():
         if "## " in line and not line.startswith((" ", "\t", "#", "$")):
             assert f"make {line.partition(':')[0]} " in listed
+
+
+def test_make_server_of_a_study_arrives_as_it_is(checkout: Path) -> None:
+    url = "postgresql://me@db.example:5432/lab?sslmode=require&application_name=a%20b"
+    for target, name in (("study", "tune"), ("dashboard", "tune")):
+        done = make(checkout, target, f"NAME={name}", f"STORAGE={url}")
+        assert done.stdout.endswith(f"[{name}][--storage][{url}]\n"), done.stderr
+    assert "storage" not in make(checkout, "plan", "NAME=tune", f"STORAGE={url}").stdout
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:s3cret@db/lab", "postgresql://me@db/lab?password=s3cret"])
+def test_make_password_of_a_server_is_refused_and_not_repeated(checkout: Path, url: str) -> None:
+    for how in ({"STORAGE": url}, {}):
+        done = make(checkout, "study", "NAME=tune", *([] if how else [f"STORAGE={url}"]), **how)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert "STORAGE holds a password, but must be without" in done.stderr
+        assert "s3cret" not in done.stdout + done.stderr

@@ -19,6 +19,7 @@ from analysis.mixed import variance_components
 from analysis.optima import is_lower_measure
 from analysis.search import budget_curve, conditions_table, factorial_anova, importance
 from analysis.section import Section, rows_of
+from harness.records.schema import CONFIRM_ARM
 
 
 def compute(context: Context) -> Section | str:
@@ -55,9 +56,14 @@ def _objectives(context: Context) -> list[tuple[str, str, str]]:
     return [(m, f"val_after/{m}", "minimize" if lower[m] else "maximize") for m in context.primary_keys]
 
 
+def _searched(context: Context) -> pd.DataFrame:
+    """Return the trials that the search ran; its winners on fresh seeds are no further conditions."""
+    return context.frame[context.frame["arm"] != CONFIRM_ARM] if context.is_sampled else context.frame
+
+
 def _importances(context: Context) -> pd.DataFrame:
     found = [
-        importance(conditions_table(context.frame, context.record.axis_fields, column), direction).assign(of=name)
+        importance(conditions_table(_searched(context), context.record.axis_fields, column), direction).assign(of=name)
         for name, column, direction in _objectives(context)
     ]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
@@ -67,7 +73,7 @@ def _budgets(context: Context) -> pd.DataFrame:
     found = [
         budget_curve(conditions_table(own, context.record.axis_fields, column), direction).assign(of=name, arm=arm)
         for name, column, direction in _objectives(context)
-        for arm, own in context.frame.groupby("arm", sort=False)
+        for arm, own in _searched(context).groupby("arm", sort=False)
     ]
     found = [curve for curve in found if len(curve) > 1]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

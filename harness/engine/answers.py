@@ -48,6 +48,8 @@ class PlanView:
             "seconds_left": outlook.seconds_left,
             "disk_bytes_left": outlook.disk_left,
             "num_in_budget": outlook.num_in_budget,
+            "num_to_propose": outlook.ahead.num_trials if outlook.ahead else 0,
+            "num_to_confirm": outlook.ahead.num_confirming if outlook.ahead else 0,
             "notes": list(outlook.notes),
             "power": self.power.as_json(),
             "trials": [
@@ -78,7 +80,7 @@ class StatusView:
         return [self._one(record) for record in self.records]
 
     def _one(self, record: SweepRecord) -> dict[str, Any]:
-        found = states.of_trials(self.store, record.trials)
+        found = states.of_record(self.store, record)
         running = {key: state.progress for key, state in found.items() if state.state == "RUNNING"}
         return {
             "name": record.name,

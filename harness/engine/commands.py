@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from analysis.opened import open_sweep
 from analysis.report import Report
 from harness.engine import (
+    ahead,
     asked,
     claims_run,
     claims_view,
@@ -36,6 +37,7 @@ from harness.engine import (
 )
 from harness.engine import plan as plans
 from harness.engine import recovery as follow_ups
+from harness.engine import storage as storages
 from harness.engine.answers import Compared, Done, PlanView, Recovered, Refused, StatusView
 from harness.engine.claims_run import Started
 from harness.engine.claims_view import ClaimsView
@@ -61,11 +63,22 @@ def plan(request: Request, *, workers: int | None, probe: bool, budget: str | No
     if probe:
         plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
         options = Options(num_workers)
-        launch.probe(made.store, made.record.trials, runtime, options, view.choose(made.store, as_json=as_json))
+        trials = made.record.trials
+        if isinstance(made.setting.sweep, Study):
+            trials = ahead.examples(made.setting, made.record)
+        launch.probe(made.store, trials, runtime, options, view.choose(made.store, as_json=as_json))
     return PlanView(made, plans.outlook(made, num_workers, seconds), num_workers, budget, powered.of_plan(made))
 
 
-def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: str | None, as_json: bool) -> Done:
+def sweep(
+    request: Request,
+    *,
+    workers: int | None,
+    retry_failed: bool,
+    budget: str | None,
+    as_json: bool,
+    storage: str | None = None,
+) -> Done:
     """Run a sweep or study and write its report.
 
     Raises:
@@ -75,7 +88,8 @@ def sweep(request: Request, *, workers: int | None, retry_failed: bool, budget: 
     check_workers(workers)
     made = plans.make_plan(request)
     num_workers = workers or executor.default_workers(made.setting.experiment.runtime)
-    options = Options(num_workers, retry_failed, parse_budget(budget), at_last=hooks.load_report)
+    storages.of_study(made, storage)
+    options = Options(num_workers, retry_failed, parse_budget(budget), at_last=hooks.load_report, storage=storage)
     return run_plan(made, options, as_json=as_json)
 
 
@@ -355,9 +369,10 @@ def fetch(base: str, out: Path, evals: str | None = None) -> list[str]:
     return [str(folder) for folder in folders] or [f"base {base!r} needs nothing fetched"]
 
 
-def dashboard(request: Request, port: int) -> NoReturn:
+def dashboard(request: Request, port: int, storage: str | None = None) -> NoReturn:
     """Serve optuna-dashboard on the loopback interface until Ctrl-C; raises as `serving.dashboard`."""
-    serving.dashboard(_planned(request), port)
+    made = _planned(request)
+    serving.dashboard(made, port, storages.of_study(made, storage))
 
 
 def notebook(request: Request, port: int, *, headless: bool) -> NoReturn:

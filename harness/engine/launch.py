@@ -60,6 +60,8 @@ class Options:
     """The store whose forecasts learn from these trials, where it is not their own."""
     at_last: Callable[[], None] | None = None
     """Called in a thread of its own once nothing is left to hand out, while the last trials run."""
+    storage: str | None = None
+    """URL of the server that mirrors a study; None is a file beside it."""
     prepare: bool = True
     """Build bases, check and score before; a stub trial needs none of it."""
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import methods, models
-from harness.engine import asked, axes, claimed, extremes, space, worlds
+from harness.engine import ahead, asked, axes, claimed, extremes, space, worlds
+from harness.engine.ahead import Ahead
 from harness.engine.forecast import Cost, Forecast, num_within, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
-from harness.engine.states import FINAL, TrialState, of_trials
+from harness.engine.states import SETTLED, TrialState, of_record
 from harness.errors import ModelError, SpecError, StoreError
 from harness.identity import canonical_json
 from harness.pocket import expectations
@@ -88,6 +89,7 @@ def _record(request: Request, setting: Setting) -> SweepRecord:
         objectives=()
         if isinstance(sweep, Sweep)
         else tuple((f"{o.measure}/{o.value}", o.direction) for o in sweep.objectives),
+        confirm_seeds=sweep.confirm_seeds if isinstance(sweep, Study) else (),
         selection=selection,
         trials=axes.cells(setting) if is_sweep else (),
         claims=claimed.on_base(setting),
@@ -185,26 +187,28 @@ class Outlook:
     notes: tuple[str, ...]
     num_in_budget: int | None = None
     """Trials of the rest that end within the budget; None without a budget or where a cost is unknown."""
+    ahead: Ahead | None = None
+    """Of a study, what it has not planned yet; its cost is in `seconds_left` and `disk_left`."""
 
 
 def outlook(plan: Plan, num_workers: int, budget_seconds: float | None = None) -> Outlook:
     """Return what is done and what the rest is expected to cost on a number of workers."""
-    states = of_trials(plan.store, plan.record.trials)
+    states = of_record(plan.store, plan.record)
     forecast = Forecast(plan.store)
     costs = {trial_id: forecast.of(trial.spec) for trial_id, trial in plan.trials.items()}
-    left = [costs[trial_id] for trial_id, state in states.items() if state.state not in FINAL]
+    planned = [costs[trial_id] for trial_id, state in states.items() if state.state not in SETTLED]
+    to_come = ahead.of_study(plan.setting, plan.record, plan.store) if plan.record.kind == "study" else None
+    left = planned + (to_come.costs() if to_come else [])
     disk = [cost.disk_bytes for cost in left]
-    unknown = plan.record.kind == "study" or any(value is None for value in disk)
     return Outlook(
         states=states,
         costs=costs,
-        num_done=len(states) - len(left),
-        seconds_left=None if plan.record.kind == "study" else total_seconds(left, num_workers),
-        disk_left=None if unknown else sum(value for value in disk if value is not None),
+        num_done=len(states) - len(planned),
+        seconds_left=total_seconds(left, num_workers),
+        disk_left=None if any(value is None for value in disk) else sum(value for value in disk if value is not None),
         notes=_notes(plan),
-        num_in_budget=None
-        if budget_seconds is None or plan.record.kind == "study"
-        else num_within(left, num_workers, budget_seconds),
+        num_in_budget=None if budget_seconds is None else num_within(left, num_workers, budget_seconds),
+        ahead=to_come,
     )
 
 

@@ -1,7 +1,7 @@
 """What a study writes beside its database: `study.json`, its proposals, and `sweep.json`, the trials they mean.
 
-Invariant: both only grow. A file that is damaged, or belongs to another definition of the study, is renamed and never
-deleted. What does not live here: proposing (study.py).
+Invariant: proposals and trials are only ever added. A file that is damaged, or belongs to another definition of the
+study, is renamed and never deleted. What does not live here: proposing (study.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StudyRecord(Row):
     """`study.json`: every proposal in order."""
 
     definition: str
-    """sha256 of all that proposals and trials depend on, see `_definition`."""
+    """sha256 of all that proposals and trials depend on, see `definition`."""
     proposals: tuple[Proposal, ...] = ()
 
     @pydantic.model_validator(mode="after")
@@ -56,16 +56,21 @@ class StudyRecord(Row):
 
 def restored(plan: Plan) -> tuple[Plan, StudyRecord]:
     """Return the plan with the trials recorded so far, and the proposals; another definition's are set aside."""
-    definition = _definition(plan)
+    own = definition(plan)
     book = _read(plan, "study.json", StudyRecord)
-    if book is not None and book.definition != definition:
+    if book is not None and book.definition != own:
         # study.json goes last: a kill in between is noticed again.
         for name in ("study.db", "sweep.json", "study.json"):
             set_aside(plan.folder / name, "it belongs to another definition of the study")
         book = None
     recorded = _read(plan, "sweep.json", SweepRecord)
-    record = plan.record.model_copy(update={"trials": recorded.trials if recorded else ()})
-    return replace(plan, record=record), book or StudyRecord(definition=definition)
+    return _continued(plan, recorded) if recorded else plan, book or StudyRecord(definition=own)
+
+
+def _continued(plan: Plan, recorded: SweepRecord) -> Plan:
+    """Return the plan with what only a run of it finds out."""
+    found = {name: getattr(recorded, name) for name in ("trials", "winners", "pruned")}
+    return replace(plan, record=plan.record.model_copy(update=found))
 
 
 def with_recorded(plan: Plan) -> Plan:
@@ -80,15 +85,17 @@ def with_recorded(plan: Plan) -> Plan:
         recorded = plan.store.read(plan.folder / "sweep.json", SweepRecord)
     except StoreError:
         return plan
-    if book is None or recorded is None or book.definition != _definition(plan):
+    if book is None or recorded is None or book.definition != definition(plan):
         return plan
-    return replace(plan, record=plan.record.model_copy(update={"trials": recorded.trials}))
+    return _continued(plan, recorded)
 
 
-def _definition(plan: Plan) -> str:
-    """Return the sha256 of what proposals and trials depend on: the study less its words and its length, the base."""
+def definition(plan: Plan) -> str:
+    """Return the sha256 of what proposals depend on: the study less its words, its length and its end, the base."""
     setting = plan.setting
-    words = ("name", "hypothesis", "refuted_if", "source", "measures", "num_conditions")
+    words = (
+        "name", "hypothesis", "refuted_if", "source", "measures", "num_conditions", "confirm_seeds", "max_confirmed",
+    )  # fmt: skip
     tree = {
         "study": {name: value for name, value in canonical(setting.sweep).items() if name not in words},
         "base": condition_id(setting.experiment.spec),
@@ -131,9 +138,15 @@ def written(plan: Plan, book: StudyRecord) -> StudyRecord:
 def grown(plan: Plan, trials: Iterable[PlannedTrial]) -> Plan:
     """Return the plan with more trials after those recorded before, `sweep.json` written where it grew.
 
-    A condition that is proposed twice has its trials once.
+    A condition that is proposed twice has its trials once; one that was not there before opens the choice again.
     """
     distinct = {trial.trial_id: trial for trial in (*plan.record.trials, *trials)}
-    larger = replace(plan, record=plan.record.model_copy(update={"trials": tuple(distinct.values())}))
+    winners = plan.record.winners if len(distinct) == len(plan.record.trials) else None
+    return changed(plan, trials=tuple(distinct.values()), winners=winners)
+
+
+def changed(plan: Plan, **changes: object) -> Plan:
+    """Return the plan with fields of its record changed, `sweep.json` written where it is not the same."""
+    larger = replace(plan, record=plan.record.model_copy(update=changes))
     write_record(larger)
     return larger

@@ -22,8 +22,13 @@ START = Path(__file__).parents[2] / "notebooks" / "start.py"
 NOTEBOOK = "notebook.py"
 
 
-def dashboard(plan: Plan, port: int) -> NoReturn:
+def dashboard(plan: Plan, port: int, storage: str | None = None) -> NoReturn:
     """Become optuna-dashboard on a study's database.
+
+    Args:
+        plan: the study's.
+        port: where it listens.
+        storage: URL of its server, as its driver wants it; None is the file beside the study.
 
     Raises:
         SpecError: the study was never launched, or it is a sweep.
@@ -31,13 +36,13 @@ def dashboard(plan: Plan, port: int) -> NoReturn:
         BusyError: the port is taken.
     """
     database = plan.folder / "study.db"
-    if not database.is_file():
+    if storage is None and not database.is_file():
         raise SpecError(
             f"{database} does not exist, but must before it can be shown; run make study NAME={plan.record.name}."
         )
     program = _program("optuna-dashboard", "dashboard")
     _check_port(port)
-    _become([program, f"sqlite:///{database.absolute()}", "--host", HOST, "--port", str(port)])
+    _become([program, storage or f"sqlite:///{database.absolute()}", "--host", HOST, "--port", str(port)])
 
 
 def notebook(plan: Plan, port: int, *, headless: bool) -> NoReturn:

@@ -5,6 +5,7 @@ Invariant: text of trials is shown as text, never as markup. What does not live 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import singledispatch
 
 from rich.console import Console
@@ -19,8 +20,10 @@ from harness.engine.auditing import AuditView
 from harness.engine.claims_run import Started
 from harness.engine.claims_view import ClaimsView
 from harness.engine.laboratory import Checked, Tour
-from harness.engine.plan import Plan, kept_less
+from harness.engine.plan import kept_less
 from harness.engine.view import duration, label
+from harness.records.schema import CONFIRM_ARM
+from harness.spec import Study
 
 
 @singledispatch
@@ -48,13 +51,8 @@ def _(value: PlanView, console: Console) -> None:
         table.add_row(*map(Text, (trial.trial_id[:12], trial.arm, name, state, *cells)))
     if record.trials:
         console.print(table)
-    if record.kind == "study":
-        num_so_far = len({trial.condition_id for trial in record.trials})
-        _line(
-            console,
-            f"{_study_conditions(value.plan)} conditions are proposed while it runs, {num_so_far} so far, dimensions: "
-            f"{', '.join(record.axis_fields)}",
-        )
+    for line in _study_lines(value):
+        _line(console, line)
     for line in (*outlook.notes, *value.power.lines()):
         _line(console, line)
     _line(
@@ -64,7 +62,7 @@ def _(value: PlanView, console: Console) -> None:
         + ("" if outlook.seconds_left is not None else " (PROBE=1 measures)"),
     )
     if value.budget is not None:
-        num_left = len(value.plan.trials) - outlook.num_done
+        num_left = len(value.plan.trials) - outlook.num_done + (len(outlook.ahead.costs()) if outlook.ahead else 0)
         reached = "unknown" if outlook.num_in_budget is None else f"{outlook.num_in_budget} of {num_left}"
         _line(
             console,
@@ -73,8 +71,32 @@ def _(value: PlanView, console: Console) -> None:
         )
 
 
-def _study_conditions(plan: Plan) -> int:
-    return getattr(plan.setting.sweep, "num_conditions", 0)
+def _study_lines(value: PlanView) -> Iterator[str]:
+    """Yield what a study proposes and confirms while it runs."""
+    study, record, ahead = value.plan.setting.sweep, value.plan.record, value.outlook.ahead
+    if not isinstance(study, Study) or ahead is None:
+        return
+    sampled = {trial.condition_id for trial in record.trials if trial.arm != CONFIRM_ARM}
+    yield (
+        f"{study.num_conditions} conditions are proposed while it runs, {len(sampled)} so far, dimensions: "
+        f"{', '.join(record.axis_fields)}"
+    )
+    if study.pruning is not None:
+        rungs = " and ".join(map(str, study.pruning.rungs))
+        share = f"one condition in {study.pruning.reduction_factor} goes on, at least one"
+        yield f"pruning: after {rungs} of its seeds {share}"
+    if not study.confirm_seeds:
+        yield "nothing is confirmed: the study declares no confirm_seeds, so that the report names no winner"
+    elif record.winners is None:
+        yield (
+            f"then the {'best' if len(study.objectives) == 1 else 'front'} is confirmed on {len(study.confirm_seeds)} "
+            f"fresh seeds: {ahead.num_confirming} trials at most"
+        )
+    if ahead.costs():
+        yield (
+            f"{len(ahead.costs())} trials at most are still to be planned, each counted below as the mean of "
+            f"{'those planned' if record.trials else 'both ends of the space'}"
+        )
 
 
 @show.register

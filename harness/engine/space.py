@@ -12,10 +12,12 @@ from typing import Any
 from harness.engine.axes import build, check_method_fields, replicates
 from harness.engine.resolve import Setting
 from harness.errors import SpecError, unknown_name
-from harness.records.schema import PlannedTrial
+from harness.records.schema import CONFIRM_ARM, PlannedTrial
 from harness.spec import Arm, Dimension, Study, TrialSpec
+from harness.spec.sweep import stale_seeds
 
 ARM = Arm(name="study", hold="epochs")
+CONFIRM = Arm(name=CONFIRM_ARM, hold="epochs")
 
 
 def fields(study: Study) -> tuple[str, ...]:
@@ -54,11 +56,24 @@ def condition(setting: Setting, proposal: Mapping[str, Any]) -> tuple[TrialSpec,
 
 
 def planned(setting: Setting, proposal: Mapping[str, Any]) -> list[PlannedTrial]:
-    """Return a proposal's trials, one a seed."""
+    """Return a proposal's trials, one a seed of the search."""
+    spec, shown = condition(setting, proposal)
+    return replicates(spec, ARM, shown, seeds(setting))
+
+
+def confirming(setting: Setting, proposal: Mapping[str, Any]) -> list[PlannedTrial]:
+    """Return a winner's trials on the fresh seeds; none where the study declares none."""
     study = setting.sweep
     assert isinstance(study, Study)
     spec, shown = condition(setting, proposal)
-    return replicates(spec, ARM, shown, setting.axis_values.get("seed", study.seeds))
+    return replicates(spec, CONFIRM, shown, study.confirm_seeds) if study.confirm_seeds else []
+
+
+def seeds(setting: Setting) -> tuple[int, ...]:
+    """Return the seeds of the search: SET's, else the study's."""
+    study = setting.sweep
+    assert isinstance(study, Study)
+    return tuple(setting.axis_values.get("seed", study.seeds))
 
 
 def check(setting: Setting) -> None:
@@ -69,20 +84,50 @@ def check(setting: Setting) -> None:
     """
     study = setting.sweep
     assert isinstance(study, Study)
-    methods = next((choices(d, setting) for d in study.space if d.field == "method"), None)
+    methods = _methods(setting)
     if methods == ():
         raise SpecError(
             f"study {study.name!r} varies method, but base {setting.experiment.name!r} states none of them."
         )
+    _check_seeds(study, setting)
     check_method_fields(setting, methods or ())
+    for proposal in ends(setting):
+        condition(setting, proposal)
+    _check_measures(study, setting)
+
+
+def ends(setting: Setting) -> list[dict[str, Any]]:
+    """Return the proposals at both ends of every dimension, for each method."""
+    study = setting.sweep
+    assert isinstance(study, Study)
+    methods = _methods(setting)
+    found: list[dict[str, Any]] = []
     for method in methods or (setting.experiment.spec.method.kind,):
         for end in (0, -1):
             proposal = {"method": method} if methods else {}
             for dimension in study.space:
                 if dimension.field != "method" and applies(dimension, method):
                     proposal[dimension.field] = _end(dimension, end)
-            condition(setting, proposal)
-    _check_measures(study, setting)
+            found.append(proposal)
+    return found
+
+
+def _methods(setting: Setting) -> tuple[Any, ...] | None:
+    """Return the methods of the space that are known here; None where it does not vary them."""
+    study = setting.sweep
+    assert isinstance(study, Study)
+    return next((choices(d, setting) for d in study.space if d.field == "method"), None)
+
+
+def _check_seeds(study: Study, setting: Setting) -> None:
+    """Refuse seeds of SET that leave nothing fresh to confirm on, or too few for a rung."""
+    own = seeds(setting)
+    if problem := stale_seeds(study.confirm_seeds, own):
+        raise SpecError(f"{problem} (SET seed is {list(own)}).")
+    if study.pruning is not None and study.pruning.rungs[-1] >= len(own):
+        raise SpecError(
+            f"SET seed is {list(own)}, but must be more seeds than the last of pruning.rungs {study.pruning.rungs!r}."
+        )
 
 
 def _end(dimension: Dimension, end: int) -> Any:

@@ -14,11 +14,13 @@ from typing import Literal
 from harness.errors import StoreError
 from harness.records import result
 from harness.records.attempts import is_running
-from harness.records.schema import Failure, PlannedTrial, Progress, TrialResult
+from harness.records.schema import Failure, PlannedTrial, Progress, SweepRecord, TrialResult
 from harness.records.store import Store
 
-State = Literal["COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING", "DAMAGED"]
+State = Literal["COMPLETE", "DIVERGED", "FAILED", "RUNNING", "PENDING", "DAMAGED", "PRUNED"]
 FINAL = ("COMPLETE", "DIVERGED")
+SETTLED = (*FINAL, "PRUNED")
+"""States that the next launch leaves as they are, those that failed apart."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ def of_trial(store: Store, trial_id: str) -> TrialState:
 def of_trials(store: Store, trials: Iterable[PlannedTrial]) -> dict[str, TrialState]:
     """Return the state of each distinct trial, by id, in the order of the plan."""
     return {trial_id: of_trial(store, trial_id) for trial_id in dict.fromkeys(trial.trial_id for trial in trials)}
+
+
+def of_record(store: Store, record: SweepRecord) -> dict[str, TrialState]:
+    """Return the state of each distinct trial of a plan; one that a study gave up before it started is PRUNED."""
+    return {
+        trial_id: TrialState("PRUNED") if seen.state == "PENDING" and trial_id in record.pruned else seen
+        for trial_id, seen in of_trials(store, record.trials).items()
+    }
 
 
 def read_progress(folder: Path) -> Progress | None:

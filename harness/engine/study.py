@@ -3,8 +3,9 @@
 Invariants: one ask is one condition run on all seeds, and tell gets the means over the seeds' val items. A proposal
 depends only on its number and on what the records say of the batches before its own - the sampler is seeded anew for
 each - so that a study that was killed, lost its database, was extended or ran on another number of workers proposes
-the same. `study.json` holds the proposals and only grows; `study.db` is a mirror for Optuna's own tools, from which
-nothing is decided. What does not live here: what a proposal means (space.py).
+the same. `study.json` holds the proposals and only grows; nothing is decided from the database. What does not live
+here: what a proposal means (space.py), who is given up on the way (halving.py) or confirmed at the end (confirm.py),
+the database (storage.py).
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from harness.engine import objectives, proposals, space, states
+from harness.engine import confirm, halving, helping, objectives, proposals, space, states
 from harness.engine.executor import Kept
+from harness.engine.halving import Ladder, Standing
+from harness.engine.helping import add
 from harness.engine.launch import Options, Summary, View, launch
 from harness.engine.plan import Plan
 from harness.engine.proposals import Proposal, StudyRecord
+from harness.engine.storage import Mirror
 from harness.errors import SpecError, unknown_name
-from harness.records.schema import PlannedTrial
-from harness.records.store import lock
+from harness.records.schema import PlannedTrial, TrialResult
 from harness.seeding import derive
 from harness.spec import Study
 
@@ -61,7 +63,7 @@ def run(
         mirrored: entered once the first conditions are known, left at the end.
 
     Raises:
-        BusyError: another process runs this study.
+        BusyError: another process runs another definition of this study.
         BadInputError: a constraint, base, template or data cannot be used; nothing was trained.
         DiskError: the output folder cannot be written.
     """
@@ -70,29 +72,105 @@ def run(
     _check(plan)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with ExitStack() as stack:
-        stack.enter_context(lock(plan.folder / ".study.lock", wait=False))
         kept = Kept(options.executor, plan.setting.experiment.runtime)
         stack.callback(kept.close)
-        options = replace(options, executor=kept)
-        plan, book = proposals.restored(plan)
-        mirror = _Mirror(plan, optuna)
-        total = Summary("done")
-        told: list[Any] = []
-        while len(told) < _study(plan).num_conditions and total.why == "done":
-            numbers = _next_numbers(_study(plan), len(told))
-            book = _proposed(plan, book, numbers, told, optuna)
-            batch = [_asked(plan, book.proposals[number]) for number in numbers]
-            plan = proposals.grown(plan, _trials(batch))
-            if not told:
-                stack.enter_context(mirrored(plan))
-            _add(total, _launch(plan, _trials(batch), options, total.seconds, view_for()))
-            held = partial(_held, plan, book, batch)
-            _relaunch(plan, held, options, total, view_for)
-            book = _wait(plan, book, held(), total)
-            if total.why == "done":
-                told += [_told(plan, condition, optuna) for condition in batch]
-                mirror.show(told)
-    return plan, total
+        options, total = replace(options, executor=kept), Summary("done")
+        if not helping.lead(stack, plan, options, view_for, total):
+            return proposals.with_recorded(plan), total
+        search = _Search(*proposals.restored(plan), options, view_for, total, optuna)
+        while len(search.told) < _study(plan).num_conditions and search.total.why == "done":
+            search.run_batch(lambda grown: stack.enter_context(mirrored(grown)))
+        if search.total.why == "done":
+            search.confirm()
+    return search.plan, search.total
+
+
+class _Search:
+    """A study under way: its plan as it grew, what was told, and how the call went so far."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        book: StudyRecord,
+        options: Options,
+        view_for: Callable[[], View],
+        total: Summary,
+        optuna: Any,
+    ) -> None:
+        self.plan, self.book = plan, book
+        self.options, self.view_for, self.total, self.optuna = options, view_for, total, optuna
+        self.study = _study(plan)
+        self.ladder = Ladder(self.study, len(space.seeds(plan.setting)))
+        self.mirror = Mirror(plan, options.storage, optuna)
+        self.told: list[Any] = []
+
+    def run_batch(self, begun: Callable[[Plan], object]) -> None:
+        """Propose the next conditions, run them rung by rung and tell them; `begun` gets the plan of the first ones."""
+        numbers = _next_numbers(self.study, len(self.told))
+        self.book = _proposed(self.plan, self.book, numbers, self.told, self.optuna)
+        batch = [_asked(self.plan, self.book.proposals[number]) for number in numbers]
+        self.plan = proposals.grown(self.plan, _trials(batch))
+        if not self.told:
+            begun(self.plan)
+        self.mirror.show(self.told, [_running(self.plan, condition, self.optuna) for condition in batch])
+        for rung in halving.rungs(self.study, self.ladder.num_seeds):
+            going = [asked for asked in batch if asked.proposal.number not in self.ladder.stopped]
+            self._run_rung(going, rung)
+            if self.total.why != "done":
+                return
+            self._decide(going, rung)
+        self.told += [_told(self.plan, condition, self.ladder, self.optuna) for condition in batch]
+        self.mirror.show(self.told)
+
+    def _run_rung(self, going: Sequence[Asked], rung: int) -> None:
+        """Run conditions on so many of their seeds, and end the call where the machine failed one of them."""
+        part = [Asked(asked.proposal, asked.trials[:rung]) for asked in going]
+        add(self.total, self._launch(_trials(part)))
+        self._relaunch(lambda: _trials(_held(self.plan, self.book, part)))
+        self.book = _wait(self.plan, self.book, _held(self.plan, self.book, part), self.total)
+
+    def _decide(self, going: Sequence[Asked], rung: int) -> None:
+        """Give up what is behind at a rung, and record which trials are therefore not run."""
+        if rung == self.ladder.num_seeds:
+            return
+        here = {asked.proposal.number: _standing(self.plan, asked.trials[:rung]) for asked in going}
+        self.ladder.climb(rung, here)
+        pruned = dict(self.plan.record.pruned)
+        for asked in going:
+            stopped = self.ladder.stopped.get(asked.proposal.number)
+            for trial in asked.trials[rung:]:
+                if stopped is None:
+                    pruned.pop(trial.trial_id, None)
+                else:
+                    pruned[trial.trial_id] = stopped[1]
+        self.plan = proposals.changed(self.plan, pruned=pruned)
+
+    def confirm(self) -> None:
+        """Run what the search chose on fresh seeds; which these are is recorded first."""
+        numbers = confirm.chosen(self.study, self.told, self.optuna)
+        params = [proposal.params for proposal in self.book.proposals]
+        trials, winners = confirm.planned(self.plan.setting, params, numbers)
+        self.plan = proposals.changed(proposals.grown(self.plan, trials), winners=winners)
+        if trials:
+            add(self.total, self._launch(trials))
+            self._relaunch(lambda: trials)
+
+    def _launch(self, trials: Sequence[PlannedTrial]) -> Summary:
+        options, spent = self.options, self.total.seconds
+        left = None if options.budget_seconds is None else max(0.0, options.budget_seconds - spent)
+        runtime = self.plan.setting.experiment.runtime
+        return launch(self.plan.store, trials, runtime, replace(options, budget_seconds=left), self.view_for())
+
+    def _relaunch(self, of: Callable[[], list[PlannedTrial]]) -> None:
+        """Try the trials that their machine failed again: memory that something else held may be free by now."""
+        for _ in range(MAX_RELAUNCHES):
+            failed = [trial for trial in of() if _machine_failure(self.plan, trial) is not None]
+            if self.total.why != "done" or not failed:
+                return
+            again = self._launch(failed)
+            if again.why == "equal_failures":  # only failed ones ran, which says nothing about the others
+                again = replace(again, why="done", message="")
+            add(self.total, replace(again, num_planned=0))
 
 
 def _check(plan: Plan) -> None:
@@ -114,33 +192,6 @@ def _check(plan: Plan) -> None:
 
 def _trials(batch: Sequence[Asked]) -> list[PlannedTrial]:
     return [trial for condition in batch for trial in condition.trials]
-
-
-def _launch(plan: Plan, trials: Sequence[PlannedTrial], options: Options, spent: float, view: View) -> Summary:
-    left = None if options.budget_seconds is None else max(0.0, options.budget_seconds - spent)
-    runtime = plan.setting.experiment.runtime
-    return launch(plan.store, trials, runtime, replace(options, budget_seconds=left), view)
-
-
-def _relaunch(
-    plan: Plan, held: Callable[[], list[Asked]], options: Options, total: Summary, view_for: Callable[[], View]
-) -> None:
-    """Try the trials that their machine failed again: memory that something else held may be free by now."""
-    for _ in range(MAX_RELAUNCHES):
-        failed = [trial for trial in _trials(held()) if _machine_failure(plan, trial) is not None]
-        if total.why != "done" or not failed:
-            return
-        again = _launch(plan, failed, options, total.seconds, view_for())
-        if again.why == "equal_failures":  # only failed ones ran, which says nothing about the others
-            again = replace(again, why="done", message="")
-        _add(total, replace(again, num_planned=0))
-
-
-def _add(total: Summary, batch: Summary) -> None:
-    total.outcomes |= batch.outcomes
-    total.num_planned += batch.num_planned
-    total.seconds += batch.seconds
-    total.why, total.message = batch.why, batch.message
 
 
 def _held(plan: Plan, book: StudyRecord, batch: Sequence[Asked]) -> list[Asked]:
@@ -257,82 +308,77 @@ def _suggest(trial: Any, dimension: Any, plan: Plan) -> Any:
 # -- tell -------------------------------------------------------------------------------------------------------------
 
 
-def _told(plan: Plan, condition: Asked, optuna: Any) -> Any:
-    """Return a condition as Optuna is told it: its means, or failed where a seed lacks a number.
+def _standing(plan: Plan, trials: Sequence[PlannedTrial]) -> Standing:
+    """Return how a condition with one objective stands on these of its trials."""
+    study, results = _study(plan), _results(plan, trials)
+    values, excesses = _means(study, results)
+    if None in (*values.values(), *excesses.values()):
+        return Standing(None)
+    return Standing(next(iter(values.values())), sum(max(0.0, excess or 0.0) for excess in excesses.values()))
 
-    Unknown is never zero, and an unknown constraint is not a feasible one.
-    """
-    study, number = _study(plan), condition.proposal.number
-    results = [states.of_trial(plan.store, trial.trial_id).result for trial in condition.trials]
+
+def _results(plan: Plan, trials: Sequence[PlannedTrial]) -> list[TrialResult | None]:
+    return [states.of_trial(plan.store, trial.trial_id).result for trial in trials]
+
+
+def _means(
+    study: Study, results: Sequence[TrialResult | None]
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Return the mean of each objective and of each constraint's excess over seeds; None where one has no number."""
     values = {
         f"{o.measure}/{o.value}": objectives.mean([objectives.objective(r, o.measure, o.value) for r in results])
         for o in study.objectives
     }
-    excesses = {c.column: objectives.mean([objectives.excess(r, c) for r in results]) for c in study.constraints}
+    return values, {c.column: objectives.mean([objectives.excess(r, c) for r in results]) for c in study.constraints}
+
+
+def _told(plan: Plan, condition: Asked, ladder: Ladder, optuna: Any) -> Any:
+    """Return a condition as Optuna is told it: its means, or failed where a seed lacks a number.
+
+    Unknown is never zero, and an unknown constraint is not a feasible one. One that was given up has the means over the
+    seeds that it ran on.
+    """
+    study, number = _study(plan), condition.proposal.number
+    stopped = number in ladder.stopped
+    num_seeds = ladder.stopped[number][0] if stopped else ladder.num_seeds
+    results = _results(plan, condition.trials[:num_seeds])
+    values, excesses = _means(study, results)
     unknown = [name for name, value in (*values.items(), *excesses.items()) if value is None]
     if unknown and None not in results:
         LOG.warning("condition %d is told as failed: %s is unknown in one of its trials", number, ", ".join(unknown))
+    known = optuna.trial.TrialState.PRUNED if stopped else optuna.trial.TrialState.COMPLETE
+    return _trial(
+        plan,
+        condition,
+        optuna,
+        state=optuna.trial.TrialState.FAIL if unknown else known,
+        values=None if unknown else list(values.values()),
+        intermediate_values=_on_the_way(plan, condition, ladder, num_seeds),
+        constraints={column: excess for column, excess in excesses.items() if excess is not None},
+    )
+
+
+def _on_the_way(plan: Plan, condition: Asked, ladder: Ladder, num_seeds: int) -> dict[int, float]:
+    """Return number of seeds -> value at each rung that a condition reached; none where nothing is pruned."""
+    passed = [rung for rung in halving.rungs(ladder.study, ladder.num_seeds)[:-1] if rung <= num_seeds]
+    found = {rung: _standing(plan, condition.trials[:rung]).value for rung in passed}
+    return {rung: value for rung, value in found.items() if value is not None}
+
+
+def _running(plan: Plan, condition: Asked, optuna: Any) -> Any:
+    """Return a condition as it stands while it runs."""
+    return _trial(plan, condition, optuna, state=optuna.trial.TrialState.RUNNING)
+
+
+def _trial(plan: Plan, condition: Asked, optuna: Any, **known: Any) -> Any:
+    """Return a condition as a trial of Optuna's."""
     fixed = optuna.trial.FixedTrial(condition.proposal.params)
     return optuna.trial.create_trial(
-        state=optuna.trial.TrialState.FAIL if unknown else optuna.trial.TrialState.COMPLETE,
-        values=None if unknown else list(values.values()),
         params=_suggested(plan, fixed),
         distributions=fixed.distributions,
-        constraints={column: excess for column, excess in excesses.items() if excess is not None},
         user_attrs={
             "condition_id": condition.proposal.condition_id,
             "trial_ids": [trial.trial_id for trial in condition.trials],
         },
+        **known,
     )
-
-
-class _Mirror:
-    """`study.db`, which Optuna's own tools read. Nothing is decided from it, so that its failure stops no trial."""
-
-    def __init__(self, plan: Plan, optuna: Any) -> None:
-        self._path, self._name, self._directions = plan.folder / "study.db", plan.record.name, _directions(_study(plan))
-        self._optuna = optuna
-        self._is_usable = True
-        self._opened: Any = None
-
-    def show(self, told: Sequence[Any]) -> None:
-        """Bring the database to what was told; one that is unreadable or says otherwise is set aside and rebuilt."""
-        from sqlalchemy.exc import SQLAlchemyError
-
-        # RuntimeError: tables of another version of Optuna. ValueError: a value in them that cannot be decoded.
-        errors = (SQLAlchemyError, self._optuna.exceptions.OptunaError, RuntimeError, ValueError)
-        if not self._is_usable:
-            return
-        try:
-            self._append(told)
-        except errors as first:
-            self._opened = None
-            proposals.set_aside(self._path, str(first).partition("\n")[0])
-            try:
-                self._append(told)
-            except errors as error:
-                self._is_usable = False
-                LOG.warning("%s cannot be written (%s); the next call rebuilds it", self._path, error)
-
-    def _append(self, told: Sequence[Any]) -> None:
-        study = self._opened = self._opened or self._open()
-        held = study.get_trials(deepcopy=False)
-        for number, (here, trial) in enumerate(zip(held, told, strict=False)):
-            if _content(here) != _content(trial):
-                raise ValueError(f"what it was told of condition {number} is not what the records say")
-        study.add_trials(told[len(held) :])
-
-    def _open(self) -> Any:
-        study = self._optuna.create_study(
-            study_name=self._name,
-            storage=f"sqlite:///{self._path.absolute()}",
-            directions=self._directions,
-            load_if_exists=True,
-        )
-        if [direction.name.lower() for direction in study.directions] != self._directions:
-            raise ValueError("its directions are not the study's")
-        return study
-
-
-def _content(trial: Any) -> tuple[Any, ...]:
-    return trial.state, trial.values, trial.params, trial.distributions, trial.constraints, trial.user_attrs

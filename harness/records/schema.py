@@ -275,6 +275,10 @@ class Progress(Row):
     time_utc: str
 
 
+CONFIRM_ARM = "confirm"
+"""The arm of a study's winners on fresh seeds; whatever else it plans a sampler proposed."""
+
+
 class PlannedTrial(Row):
     """One cell of a sweep."""
 
@@ -307,6 +311,12 @@ class SweepRecord(Row):
     axis_fields: tuple[str, ...]
     objectives: tuple[tuple[str, str], ...] = ()
     """For a study: (`measure/value`, direction)."""
+    confirm_seeds: tuple[int, ...] = ()
+    """For a study: the fresh seeds that its winners are run on, in the arm `confirm`."""
+    winners: tuple[str, ...] | None = None
+    """For a study: ids of the conditions that its whole search chose on val items; None until it is through."""
+    pruned: dict[str, str] = Field(default_factory=dict)
+    """For a study: id of a trial that is not run -> at which rung and why its condition was given up."""
     selection: dict[str, str] | None
     trials: tuple[PlannedTrial, ...]
     claims: tuple[Claim, ...] = ()

@@ -7,6 +7,7 @@ sweep into trials (harness/engine/plan.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -154,6 +155,15 @@ class Sweep(Model):
     """Seeds of the pocket world over which the whole sweep is repeated, as replicates; empty is the base's own world.
     Only a base that names a pocket world has any."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prunes_nothing(cls, given: object) -> object:
+        if isinstance(given, dict) and "pruning" in given:
+            raise ValueError(
+                "pruning is given, but must be a study's alone: a sweep compares every condition on every seed"
+            )
+        return given  # pyright: ignore[reportUnknownVariableType]
+
     @model_validator(mode="after")
     def _worlds_are_replicates(self) -> Sweep:
         if len(set(self.worlds)) != len(self.worlds) or any(world < 0 for world in self.worlds):
@@ -212,6 +222,26 @@ class Constraint(Model):
     at_most: float
 
 
+class Pruning(Model):
+    """Successive halving over seeds: a condition goes on to more seeds only where it is among the best so far.
+
+    A rung is a number of seeds, not of steps: each trial is the whole recipe with its whole schedule, so that what is
+    compared is what is meant, and no trial that ran is thrown away. At each rung the conditions of a batch, and all
+    that reached it before, are ranked by their mean over the first seeds; one in `reduction_factor` goes on, at least
+    one.
+    """
+
+    rungs: tuple[int, ...] = Field(min_length=1)
+    """Ascending numbers of seeds after which a condition is compared; each less than the number of seeds."""
+    reduction_factor: int = Field(default=3, ge=2)
+
+    @model_validator(mode="after")
+    def _rungs_ascend(self) -> Pruning:
+        if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 1:
+            raise ValueError(f"rungs is {self.rungs!r}, but must be ascending numbers of seeds from 1 on")
+        return self
+
+
 class Study(Model):
     """An Optuna search: one ask is one condition run on all seeds; tell gets the mean."""
 
@@ -228,3 +258,44 @@ class Study(Model):
     sampler_seed: int = Field(ge=0)
     measures: tuple[Measure, ...]
     set: tuple[tuple[str, Scalar], ...] = ()
+    confirm_seeds: tuple[int, ...] = ()
+    """Fresh seeds on which the conditions that the search chose are run at its end: only these scores name a winner.
+    () confirms nothing, and the report says so."""
+    max_confirmed: int = Field(default=3, ge=1)
+    """Conditions of the front of several objectives that are confirmed; of one objective it is the best alone."""
+    pruning: Pruning | None = None
+    """Gives up conditions on their way; for one objective alone."""
+
+    @model_validator(mode="after")
+    def _confirms_on_fresh_seeds(self) -> Study:
+        problem = stale_seeds(self.confirm_seeds, self.seeds)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _prunes_one_objective(self) -> Study:
+        if self.pruning is None:
+            return self
+        if len(self.objectives) > 1:
+            raise ValueError(
+                f"pruning is given, but must be None with {len(self.objectives)} objectives: a condition that is "
+                "behind on one may lead on another"
+            )
+        if self.pruning.rungs[-1] >= len(self.seeds):
+            raise ValueError(
+                f"pruning.rungs is {self.pruning.rungs!r}, but must be below the number of seeds, {len(self.seeds)}"
+            )
+        return self
+
+
+def stale_seeds(confirm_seeds: tuple[int, ...], seeds: Sequence[int]) -> str | None:
+    """Return why these seeds confirm nothing that was found on the others, or None."""
+    if len(set(confirm_seeds)) != len(confirm_seeds) or any(seed < 0 for seed in confirm_seeds):
+        return f"confirm_seeds is {confirm_seeds!r}, but must be different integers from 0 on"
+    if known := sorted(set(confirm_seeds) & set(seeds)):
+        return (
+            f"confirm_seeds is {confirm_seeds!r}, but must be other seeds than the search's: it chose by {known}; give "
+            "fresh ones"
+        )
+    return None

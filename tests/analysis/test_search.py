@@ -23,7 +23,7 @@ def conditions(num: int, noise: np.random.Generator, weight: float = 1.0) -> pd.
     table["axis.method.rank"] = noise.integers(1, 65, size=num)
     table["axis.method"] = noise.choice(["full", "lora"], size=num)
     table["value"] = -weight * (np.log(rate) + 8) ** 2 + noise.normal(0, 0.3, size=num)
-    return table.assign(is_diverged=False)
+    return table.assign(is_lost=False)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_conditions_table_has_no_value_where_a_seed_lacks_one() -> None:
     )
     table = conditions_table(frame, ("a", "absent"), "val_after/learned")
     assert table["value"].tolist() == pytest.approx([0.3, math.nan], nan_ok=True)
-    assert table["is_diverged"].tolist() == [False, True]
+    assert table["is_lost"].tolist() == [False, True]
 
 
 # -- budget -----------------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_expected_best_of_many_values_stays_finite() -> None:
 
 
 def test_budget_curve_counts_diverged_conditions_as_spent() -> None:
-    table = pd.DataFrame({"value": [0.2, math.nan, math.nan, 0.6], "is_diverged": [False, True, False, False]})
+    table = pd.DataFrame({"value": [0.2, math.nan, math.nan, 0.6], "is_lost": [False, True, False, False]})
     curve = budget_curve(table, "maximize")
     assert curve["budget"].tolist() == [1, 2, 3]
     assert curve["best_of_first"].tolist() == [0.2, 0.2, 0.6]

@@ -112,6 +112,11 @@ def test_cli_sweep_from_base_to_report_and_again(tmp_path: Path) -> None:
         (["report", "lima_size"], "does not exist, but must before there is a report"),
         (["run-trial", "abc"], "must name exactly one trial"),
         (["run-trial", "abc", "--keep", "everything"], "must be one of none, adapter, all"),
+        (["study", "tune", "--storage", "postgresql://me:pw@db/lab"], "STORAGE holds a password, but must be"),
+        (
+            ["sweep", "lima_size", "--storage", "postgresql://me@db/lab"],
+            "STORAGE is given, but must be a study's alone",
+        ),
         (["dashboard", "tune"], "does not exist, but must before it can be shown"),
         (["notebook", "lima_size"], "does not exist, but must before there is a report"),
         (["compare", "lima_size", "epochs"], "does not exist, but must before there is a report"),

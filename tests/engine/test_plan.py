@@ -29,12 +29,10 @@ from harness.spec import (
     Axis,
     Claim,
     Contrast,
-    Experiment,
     FolderBase,
     PocketBase,
     PocketData,
     PocketItems,
-    QLoraConfig,
     Runtime,
     Study,
     Sweep,
@@ -46,20 +44,12 @@ from tests.engine.inline import inline
 from tests.engine.stub import run_stub
 from tests.engine.stub_launch import RUNTIME
 from tests.models.tiny import write_folder
-from tests.pocket.tiny import tiny_experiment
+from tests.pocket.tiny import tiny_experiment, with_qlora
 from tests.specs import pinned_spec
 
 ROOT = Path(__file__).parents[2]
 BASES = ("pocket", "smollm2_135m_instruct", "gemma3_270m")
 Planner = Callable[..., Plan]
-
-
-def with_qlora(experiment: Experiment) -> Experiment:
-    """Return an experiment that states a QLoRA configuration as well."""
-    tree = json.loads(experiment.model_dump_json())
-    qlora = QLoraConfig(rank=4, alpha=8.0, target_modules="all_linear")
-    tree["methods"].append({"method": json.loads(qlora.model_dump_json()), "learning_rate": 0.01})
-    return Experiment.model_validate_json(json.dumps(tree))
 
 
 @pytest.fixture

@@ -6,52 +6,24 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pytest
 from rich.console import Console
 
-from harness.engine import catalog, commands, objectives, plan, show, states, study, worker
+from harness.engine import catalog, commands, objectives, plan, show, states, storage, study
 from harness.engine.launch import Options, Summary, View
 from harness.engine.plan import Plan, Request
 from harness.errors import SpecError
 from harness.records.store import read_lines
-from harness.spec import Study
-from tests.engine.inline import inline
 from tests.engine.stub import behave, run_stub
-from tests.engine.test_plan import with_qlora
-from tests.pocket.tiny import tiny_experiment
-
-Runner = Callable[..., Plan]
+from tests.engine.study_runs import Runner, content_of, database
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    """Return a function that runs the shipped study in a folder, shortened; `changes` are of the study's own fields."""
-    experiment = with_qlora(tiny_experiment())
-    monkeypatch.setattr(catalog, "load_experiment", lambda name: experiment)
-    # Stub trials leave no cycles, and with torch in this process a collection takes longer than all the rest.
-    monkeypatch.setattr(worker, "gc", SimpleNamespace(collect=lambda: 0))
-    shipped = json.loads(catalog.load_sweep("tune").model_dump_json())
-
-    def go(
-        root: Path, changes: dict[str, Any] | None = None, request: dict[str, Any] | None = None, **how: Any
-    ) -> Plan:
-        tree = shipped | {"num_conditions": 5, "num_startup_conditions": 3} | (changes or {})
-        monkeypatch.setattr(catalog, "load_sweep", lambda name: Study.model_validate_json(json.dumps(tree)))
-        made = plan.make_plan(Request(name="tune", base="tiny", out=root, **(request or {})))
-        options = Options(1, run=run_stub, prepare=False, executor=inline, **how)
-        grown, go.summary = study.run(made, options, View)
-        return grown
-
-    return go
-
-
-def database(made: Plan) -> Any:
-    """Return the study as Optuna reads it."""
-    return optuna.load_study(study_name="tune", storage=f"sqlite:///{made.folder / 'study.db'}")
+    """Return what runs the shipped study in a folder, shortened; `changes` are of the study's own fields."""
+    return Runner(monkeypatch)
 
 
 def proposals(made: Plan) -> list[dict[str, Any]]:
@@ -66,10 +38,7 @@ def ids(made: Plan) -> list[tuple[str, str]]:
 
 def content(made: Plan) -> list[Any]:
     """Return all that the database says of each condition, in order."""
-    return [
-        (trial.number, trial.state.name, trial.values, trial.params, trial.constraints, trial.user_attrs)
-        for trial in database(made).get_trials()
-    ]
+    return content_of(database(made))
 
 
 def raising(error: BaseException) -> Callable[..., None]:
@@ -219,7 +188,7 @@ def test_study_waits_for_a_condition_that_its_machine_failed(tmp_path: Path, run
     first = run(tmp_path / "oom")
     assert (run.summary.why, run.summary.exit_code) == ("machine", 130)
     assert "condition 0 has a trial that failed by its machine (oom)" in run.summary.message
-    assert not (first.folder / "study.db").exists()
+    assert [state for _, state, *_ in content(first)] == ["RUNNING"] * 3
     run(tmp_path / "oom")  # the first batch is told, and now the second one has the failure
     last = run(tmp_path / "oom")
     assert run.summary.why == "done"
@@ -284,7 +253,7 @@ def test_study_whose_database_cannot_be_written_goes_on(
     tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(study._Mirror, "_append", raising(RuntimeError("no database")))
+        patch.setattr(storage.Mirror, "_bring", raising(RuntimeError("no database")))
         made = run(tmp_path)
     assert (run.summary.why, len(made.record.trials)) == ("done", 15)
     assert len(content(run(tmp_path))) == 5

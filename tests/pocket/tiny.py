@@ -5,6 +5,8 @@ What it cannot show: knowledge. Tests about that build a bigger miniature (test_
 
 from __future__ import annotations
 
+import json
+
 from harness.pocket.world import eval_task
 from harness.spec import (
     DataSpec,
@@ -18,6 +20,7 @@ from harness.spec import (
     PocketData,
     PocketModelSpec,
     PocketText,
+    QLoraConfig,
     Runtime,
     TrainSpec,
     TrialSpec,
@@ -115,3 +118,11 @@ def tiny_experiment() -> Experiment:
 def _task(name: str) -> EvalTask:
     task = eval_task(TINY_WORLD, name)
     return task.replace({"num_items": 16, "max_new_tokens": min(task.max_new_tokens, 6)})
+
+
+def with_qlora(experiment: Experiment) -> Experiment:
+    """Return an experiment that states a QLoRA configuration as well."""
+    tree = json.loads(experiment.model_dump_json())
+    qlora = QLoraConfig(rank=4, alpha=8.0, target_modules="all_linear")
+    tree["methods"].append({"method": json.loads(qlora.model_dump_json()), "learning_rate": 0.01})
+    return Experiment.model_validate_json(json.dumps(tree))
