@@ -65,12 +65,12 @@ def test_answer_of_text_markers_is_cut_before_them_and_counts_as_ended(monkeypat
     row = located(form, TURNS[:2])
     turn = row.turns[0]
 
-    def decode(model: object, prompts: list[object], **options: object) -> list[Decoded]:
+    def decode(model: object, prompts: list[object], choose: object, **options: object) -> list[Decoded]:
         tokens = row.ids[turn.start : turn.end]
         assert not options["has_ended"](tokens[:-1])  # type: ignore[operator]
         return [Decoded(tokens, stopped=options["has_ended"](tokens), stop_id=None, is_finite=True)]  # type: ignore[operator]
 
-    monkeypatch.setattr("harness.evals.scorer.greedy_decode", decode)
+    monkeypatch.setattr("harness.evals.scorer.decode", decode)
     scorer = Scorer(None, form, evals(), batch_size=1)  # pyright: ignore[reportArgumentType]
     (answer,) = scorer.answer([(1,)], scorer.turn_ends, 8, is_chat=True)
     assert (str(answer), answer.stopped) == ("The answer is 4.", True)
@@ -98,13 +98,13 @@ def test_generation_stops_at_a_plain_text_end_of_turn_and_not_before(
     written, ended = turn + form.encode("\nmore"), list[list[int]]()
 
     def decode(
-        model: object, prompts: list[object], *, stop_ids: Any, has_ended: Any, **options: object
+        model: object, prompts: list[object], choose: object, *, stop_ids: Any, has_ended: Any, **options: object
     ) -> list[Decoded]:
         said = (written[:length] for length in range(1, len(written) + 1))
         ended.extend(tokens for tokens in said if tokens[-1] in stop_ids or has_ended(tokens))
         return [Decoded(ended[0], stopped=True, stop_id=None, is_finite=True)]
 
-    monkeypatch.setattr("harness.evals.scorer.greedy_decode", decode)
+    monkeypatch.setattr("harness.evals.scorer.decode", decode)
     scorer = Scorer(None, form, evals(), batch_size=1)  # pyright: ignore[reportArgumentType]
     assert scorer.turn_ends == (end,)
     (answer,) = scorer.answer([(1,)], scorer.turn_ends, 8, is_chat=True)
