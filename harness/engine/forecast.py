@@ -14,16 +14,20 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import logging
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.engine import rows
+from harness.errors import StoreError
 from harness.identity import canonical
 from harness.records.schema import PlannedTrial, TrialResult
-from harness.records.store import Store, append_line, read_lines
+from harness.records.store import Store, append_line, disk_errors, read_lines, set_aside
 from harness.spec import TrialSpec
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,49 @@ class Forecast:
         )
 
     def _measurements(self, spec: TrialSpec) -> list[dict]:
-        key = shape(spec)
-        if key not in self._rows:
-            self._rows[key] = read_lines(_path(self._store, spec))
-        return self._rows[key]
+        path = _path(self._store, spec)
+        if path.name not in self._rows:
+            try:
+                self._rows[path.name] = _measured(path)
+            except StoreError as error:
+                LOG.warning("%s; what its trials cost is unknown until the next launch sets it aside", error)
+                self._rows[path.name] = []
+        return self._rows[path.name]
+
+
+def _measured(path: Path) -> list[dict]:
+    """Return the measurements of a file, [] where there is none.
+
+    Raises:
+        StoreError: it holds something else.
+    """
+    found: list[dict] = read_lines(path)  # type: ignore[assignment]
+    if not all(_is_measurement(row) for row in found):
+        raise StoreError(f"{path} is damaged: it holds a line that is no measurement")
+    return found
+
+
+def _is_measurement(row: dict) -> bool:
+    numbers = [row.get(name) for name in ("num_steps", "num_tokens", "seconds_train", "seconds_total", "disk_bytes")]
+    numbers.append(row.get("seconds_per_step", 0.0))  # not in the oldest rows
+    numbers.append(0 if row.get("memory_bytes") is None else row["memory_bytes"])
+    return all(type(number) in (int, float) for number in numbers) and row["num_steps"] > 0
+
+
+def set_damaged_aside(root: Path) -> None:
+    """Set the files of measurements aside that cannot be read, in the store of this root.
+
+    Raises:
+        DiskError: the disk is full or read-only.
+    """
+    for path in sorted((root / "probes").glob("*.jsonl")):
+        if ".damaged-" in path.name:
+            continue
+        try:
+            _measured(path)
+        except StoreError:
+            with disk_errors(path):
+                set_aside(path)
 
 
 def total_seconds(costs: Iterable[Cost], num_workers: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Whether an attempt runs now, from the files that it left: the one definition of RUNNING.
+"""Whether an attempt runs now, from the files that it left: the one definition of RUNNING; and who holds a file.
 
 Invariant: nothing is locked and nothing is written. What does not live here: the states that a record decides
 (harness/engine/states.py, analysis/opened.py).
@@ -7,6 +7,7 @@ Invariant: nothing is locked and nothing is written. What does not live here: th
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def is_running(progress: Progress | None, failure: Failure | None) -> bool:
     if failure is not None and written < _time(failure.time_utc):
         return False
     if progress.host == os.uname().nodename:
-        return _process_exists(progress.pid) and progress.process_start in (None, process_start(progress.pid))
+        return process_exists(progress.pid) and progress.process_start in (None, process_start(progress.pid))
     return (datetime.now(UTC) - written).total_seconds() < STALE_AFTER_SECONDS
 
 
@@ -51,7 +52,8 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _process_exists(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
+    """Return whether a process of this number is there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -59,3 +61,14 @@ def _process_exists(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def holders(path: Path) -> list[int]:
+    """Return the other processes of this host that have a file open, as far as this user may see."""
+    target = str(path.resolve())
+    found: set[int] = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(entry) == target:
+                found.add(int(entry.parts[2]))
+    return sorted(found - {os.getpid()})

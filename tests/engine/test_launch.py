@@ -15,11 +15,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.engine import launch, states, worker
+from harness.engine import doubt, launch, states, worker
 from harness.engine.view import LineView
 from harness.engine.worker import Outcome
 from harness.records import result
@@ -71,7 +70,7 @@ def numbers(root: Path) -> dict[str, str]:
     found = {}
     for path in sorted(root.glob("trials/*/result.json")):
         tree = json.loads(path.read_text())
-        del tree["provenance"], tree["files"]["spec.json"]
+        del tree["sha256"], tree["provenance"], tree["files"]["spec.json"]
         found[path.parent.name] = json.dumps(tree, sort_keys=True)
     return found
 
@@ -253,8 +252,8 @@ def test_launch_failure_of_every_condition_stops_it(tmp_path: Path, raises: str,
     behave(tmp_path, "all", raises=raises)
     summary = run_all(tmp_path, cells(0.0, 0.1, 0.2))
     assert (summary.why, summary.exit_code) == ("equal_failures", 1)
-    assert sum(runs(tmp_path).values()) == launch.EQUAL_FAILURES + 1  # the last cell was tried as well
-    assert f"stopped after {launch.EQUAL_FAILURES + 1} equal failures with 5 trials left" in summary.message
+    assert sum(runs(tmp_path).values()) == doubt.EQUAL_FAILURES + 1  # the last cell was tried as well
+    assert f"stopped after {doubt.EQUAL_FAILURES + 1} equal failures with 5 trials left" in summary.message
     assert advice in summary.message
     assert ("--retry-failed" in summary.message) == (raises == "ValueError")
 
@@ -433,16 +432,17 @@ def test_worker_leaves_a_result_that_cannot_be_read_just_now_in_place(
 ) -> None:
     run(tmp_path, 1)
     (path,) = tmp_path.glob("trials/*/result.json")
-    whole, read = path.read_bytes(), Path.read_text
+    whole, read = path.read_bytes(), Path.read_bytes
 
-    def busy(self: Path, *args: Any, **options: Any) -> str:
+    def busy(self: Path) -> bytes:
         if self == path:
             raise OSError(errno.EMFILE, "Too many open files")
-        return read(self, *args, **options)
+        return read(self)
 
-    monkeypatch.setattr(Path, "read_text", busy)
+    monkeypatch.setattr(Path, "read_bytes", busy)
     job = worker.TrialJob(planned(1)[0].spec, tmp_path, RUNTIME, run_stub)
     outcome = worker.attempt(job)
     assert (outcome.state, outcome.cause) == ("FAILED", "disk")
     assert "Too many open files" in outcome.message
+    monkeypatch.undo()
     assert path.read_bytes() == whole
