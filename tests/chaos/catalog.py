@@ -1,0 +1,74 @@
+"""The scenarios by name, how often each does what it does in the short and the long set, and running them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tests.chaos import damage, failures, kills
+from tests.chaos.setting import Setting, Tally
+
+Set = Literal["short", "long"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of fault."""
+
+    run: Callable[[Setting], Tally]
+    short: int = 1
+    long: int = 1
+    """Counts; those of the exhaustive ones mean nothing."""
+
+
+def _training(setting: Setting) -> Tally:
+    from tests.chaos import training  # torch
+
+    return training.kills(setting)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "worker_kills": Scenario(kills.worker_kills, 150, 2000),
+    "launcher_kills": Scenario(kills.launcher_kills, 30, 300),
+    "commit_points": Scenario(failures.commit_points),
+    "io_calls": Scenario(failures.io_calls),
+    "cut_files": Scenario(damage.cut_files),
+    "bit_flips": Scenario(damage.bit_flips),
+    "disk_full": Scenario(failures.disk_full),
+    "many_launchers": Scenario(kills.many_launchers, 1, 10),
+    "poisoned_caches": Scenario(damage.poisoned_caches),
+    "signals": Scenario(kills.signals),
+    "grandchildren": Scenario(kills.grandchildren),
+}
+TRAINING: dict[str, Scenario] = {"training": Scenario(_training, 0, 200)}
+"""Of the long set alone."""
+
+
+def of_set(name: Set) -> dict[str, Scenario]:
+    """Return the scenarios of a set."""
+    return SCENARIOS if name == "short" else SCENARIOS | TRAINING
+
+
+@dataclass(frozen=True)
+class Done:
+    """A scenario that ran."""
+
+    name: str
+    tally: Tally
+    seconds: float
+
+
+def run(name: str, which: Set, *, seed: int = 0, build: str = "", count: int | None = None) -> Done:
+    """Run a scenario in a folder of its own, which stays where something is wrong."""
+    scenario = of_set(which)[name]
+    wanted = count if count is not None else scenario.short if which == "short" else scenario.long
+    started = time.monotonic()
+    folder = tempfile.TemporaryDirectory(prefix=f"chaos-{name}-", ignore_cleanup_errors=True)
+    setting = Setting(Path(folder.name), seed, build, wanted, which == "long")
+    tally = scenario.run(setting)
+    folder.cleanup()
+    return Done(name, tally, time.monotonic() - started)
