@@ -53,14 +53,18 @@ def _time(text: str) -> datetime:
 
 
 def process_exists(pid: int) -> bool:
-    """Return whether a process of this number is there."""
+    """Return whether a process of this number is there and runs; one that ended and waits for its parent does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True
+    return state not in ("Z", "X")
 
 
 def holders(path: Path) -> list[int]:

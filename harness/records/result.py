@@ -84,9 +84,10 @@ def verify_small(folder: Path, result: TrialResult) -> None:
 
 
 def set_damaged_aside(folder: Path, result: TrialResult) -> None:
-    """Rename the small files of a trial that are not as committed, so that it can be run again."""
-    for path in _changed(folder, result, _small(folder, result)):
-        set_aside(path)
+    """Rename what holds the small files of a trial that are not as committed, so that it can be run again."""
+    changed = _changed(folder, result, _small(folder, result))
+    for name in sorted({path.relative_to(folder).parts[0] for path in changed}):  # `weights` as a whole
+        set_aside(folder / name)
 
 
 def _small(folder: Path, result: TrialResult) -> list[str]:

@@ -2,9 +2,9 @@
 
 Invariant: a reader never sees half a file. `write_atomic` replaces, `commit_once` lets the first writer win (`link`),
 both after fsync of the data and followed by fsync of the folder; a folder artefact appears by one rename. Locks are
-`flock`: the kernel frees them when the holder dies. Every step of a commit passes a named point (`POINTS`), where tests
-put a fault. What does not live here: what the files mean (schema.py), how a record is sealed (seal.py), what a dead
-process left (leftovers.py), and who runs what (engine).
+`flock`: the kernel frees them when the holder dies. Every step of a commit passes a named point (points.py), where
+tests put a fault. What does not live here: what the files mean (schema.py), how a record is sealed (seal.py), what the
+dead left (leftovers.py), who runs what (engine).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,25 +29,13 @@ import pydantic
 from safetensors import SafetensorError
 
 from harness.errors import BadInputError, BusyError, DiskError, StoreError
-from harness.records import seal
+from harness.records import points, seal
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 TAIL_BYTES = 4096
-POINTS = (
-    "lock.opened", "lock.held", "lock.freed",
-    "temporary.made", "temporary.written", "temporary.synced",
-    "replace.renamed", "replace.synced",
-    "commit.linked", "commit.unlinked", "commit.synced",
-    "append.opened", "append.written",
-    "artefact.begun", "artefact.built", "artefact.sealed", "artefact.renamed",
-)  # fmt: skip
-"""Where a commit can be cut short: the step of this name has just been done."""
-
-
-def passing(point: str, path: Path) -> None:
-    """Stand at a point of `POINTS` on the way to a path. It does nothing; a test's process has another in its place."""
+APPEND_SECONDS = 0.2
 
 
 def file_sha256(path: Path) -> str:
@@ -87,14 +76,14 @@ def _write_temporary(path: Path, content: bytes, *, durable: bool = True) -> Pat
     owner = f"{os.getpid()}@{os.uname().nodename}"  # by which leftovers.py knows that nobody writes it any more
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.{owner}.", suffix=".tmp", dir=path.parent)
     try:
-        passing("temporary.made", path)
+        points.passing("temporary.made", path)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
-            passing("temporary.written", path)
+            points.passing("temporary.written", path)
             if durable:
                 os.fsync(stream.fileno())
-        passing("temporary.synced", path)
+        points.passing("temporary.synced", path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -119,10 +108,10 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        passing("replace.renamed", path)
+        points.passing("replace.renamed", path)
         if durable:
             fsync_folder(path.parent)
-        passing("replace.synced", path)
+        points.passing("replace.synced", path)
 
 
 def commit_once(path: Path, content: bytes) -> bool:
@@ -135,36 +124,50 @@ def commit_once(path: Path, content: bytes) -> bool:
         temporary = _write_temporary(path, content)
         try:
             os.link(temporary, path)
-            passing("commit.linked", path)
+            points.passing("commit.linked", path)
         except FileExistsError:
             return False
         finally:
             temporary.unlink(missing_ok=True)
-        passing("commit.unlinked", path)
+        points.passing("commit.unlinked", path)
         fsync_folder(path.parent)
-        passing("commit.synced", path)
+        points.passing("commit.synced", path)
         return True
 
 
 def append_line(path: Path, row: Mapping[str, object]) -> None:
     """Append one JSON row and flush it to the operating system; a torn last line is cut off first.
 
-    Several processes may append to one file: each holds its lock meanwhile.
+    Several processes may append to one file: each locks it meanwhile. One that is stopped with the lock holds nobody up.
 
     Raises:
         DiskError: the disk is full or read-only; what it took of the row is a torn last line.
     """
     line = (json.dumps(row, allow_nan=False) + "\n").encode()
     with disk_errors(path), path.open("a+b", buffering=0) as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
+        if _is_alone(stream.fileno()):
             _cut_torn_tail(stream.fileno())
-            passing("append.opened", path)
+        try:
+            points.passing("append.opened", path)
             while line:
                 line = line[stream.write(line) :]
-            passing("append.written", path)
+            points.passing("append.written", path)
         finally:
             fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def _is_alone(descriptor: int) -> bool:
+    """Lock an open file for this process; return False where another one keeps it for longer than an append takes."""
+    deadline = time.monotonic() + APPEND_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        else:
+            return True
 
 
 def _cut_torn_tail(descriptor: int) -> None:
@@ -234,19 +237,19 @@ def lock(path: Path, *, wait: bool) -> Generator[None, None, None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     _HELD.add(descriptor)
     try:
-        passing("lock.opened", path)
+        points.passing("lock.opened", path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise BusyError(f"{path.parent} is held by another process") from None
-        passing("lock.held", path)
+        points.passing("lock.held", path)
         yield
     finally:
         _HELD.discard(descriptor)
         # Unlocked by name as well: a child that still holds a copy of the descriptor must not keep the lock.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
-        passing("lock.freed", path)
+        points.passing("lock.freed", path)
 
 
 def _close_held() -> None:
@@ -369,13 +372,13 @@ class Store:
                 if target.exists():
                     set_aside(target)
                 building.mkdir(parents=True)
-                passing("artefact.begun", target)
+                points.passing("artefact.begun", target)
                 build(building)
-                passing("artefact.built", target)
+                points.passing("artefact.built", target)
                 write_manifest(building)
-                passing("artefact.sealed", target)
+                points.passing("artefact.sealed", target)
                 os.rename(building, target)
-                passing("artefact.renamed", target)
+                points.passing("artefact.renamed", target)
                 fsync_folder(target.parent)
         return target
 

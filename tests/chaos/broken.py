@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from harness.engine import executor, launch, stopping, worker
 from harness.engine.executor import Executor
-from harness.records import before, leftovers, result, seal, store
+from harness.records import before, leftovers, points, result, seal, store
 from tests.chaos import stub
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def _writes_in_place() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb", buffering=0) as stream:
             stream.write(content[: len(content) // 2])
-            store.passing("temporary.written", path)
+            points.passing("temporary.written", path)
             stream.write(content[len(content) // 2 :])
 
     def commit(path: Path, content: bytes) -> bool:

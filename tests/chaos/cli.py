@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections import Counter
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.count is not None and options.count < 1:
         parser.error(f"--count is {options.count}, but must be at least 1")
+    logging.disable(logging.WARNING)  # every damage is told of; the children's logs have it
     names = options.only or list(catalog.of_set(options.which))
     done = []
     for name in names:

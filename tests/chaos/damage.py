@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.engine import forecast, proposals, worker
 from harness.errors import StoreError
-from harness.records import before, result, store
+from harness.records import before, points, result, store
 from harness.records.schema import Failure, Progress, SweepRecord
 from harness.records.seal import sealed
 from harness.records.store import Store, read_lines, verify_manifest, write_atomic
@@ -94,6 +94,8 @@ def cut_files(setting: Setting) -> Tally:
         whole = path.read_bytes()
         for _ in range(SETTLED):
             path.write_bytes(whole[: setting.random.randrange(len(whole))])
+            if path.name == "attempts.jsonl":  # only another attempt looks at it, and the rows cut off are gone
+                (path.parent / result.RESULT).unlink()
             _settle_here(setting, tally, f"cut {path.name}", root)
     _set_aside_study(setting, tally, root)
     return tally
@@ -142,8 +144,9 @@ def _cut_log(tally: Tally, path: Path) -> None:
 
 
 def _settle_here(setting: Setting, tally: Tally, what: str, root: Path) -> None:
-    """Run the same command again in a folder that further damages follow in."""
+    """Run the same command again in a folder that further damages follow in; the ledger begins anew."""
     trials = setting.trials[:2]
+    stub.ledger(root).unlink(missing_ok=True)
     code = processes.finish(root, trials, setting.build)
     tally.require(code == 0, f"{what}: the next start ended with {code}")
     tally.check(what, invariants.after_next_start(root, trials, setting.control))
@@ -226,6 +229,8 @@ def _flip_and_settle(setting: Setting, tally: Tally, root: Path, path: Path) -> 
         whole = path.read_bytes()
         flipped = _flipped(whole, setting.random.randrange(len(whole)), setting.random.randrange(8))
         path.write_bytes(flipped)
+        if "artefacts" in path.parts:  # only a trial that runs uses them
+            shutil.rmtree(root / "trials")
         tally.counts["flips rebuilt"] += 1
         _settle_here(setting, tally, f"flip in {path.name}", root)
         copies = [found.read_bytes() for found in root.rglob("*") if ".damaged-" in str(found) and found.is_file()]
@@ -276,7 +281,7 @@ def _die_at_step(step: int, build: str) -> None:
         if passed["append.opened metrics.jsonl"] == step:
             faults.act("kill", "")
 
-    store.passing = passing
+    points.passing = passing
 
 
 # -- poisoned caches --------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from harness.records.points import POINTS
 from harness.records.schema import PlannedTrial
-from harness.records.store import POINTS
 from tests.chaos import broken, faults, invariants, processes
 from tests.chaos.setting import Setting, Tally
 
@@ -39,12 +39,18 @@ def commit_points(setting: Setting) -> Tally:
             if mode == "stop":
                 _take_over(setting, tally, what, root, trial, pid)
             else:
-                ended = processes.wait(pid)
-                killed = ended.by_signal == signal.SIGKILL
-                tally.require(killed if mode == "kill" else ended.code in (0, 3), f"{what}: it ended with {ended}")
-            tally.check(what, [problem for found in invariants.always(root) for problem in found])
+                _ended(tally, what, mode, pid)
+                tally.check(what, invariants.numbered_twice(root))
+            tally.check(what, invariants.always(root))
             setting.settle(tally, what, root, [trial])
     return tally
+
+
+def _ended(tally: Tally, what: str, mode: str, pid: int) -> None:
+    """An attempt ends by the kill, or in order: as a result or as a failure."""
+    ended = processes.wait(pid)
+    in_order = ended.by_signal == signal.SIGKILL if mode == "kill" else ended.code in (0, 3)
+    tally.require(in_order, f"{what}: it ended with {ended}")
 
 
 def _prepared(build: str, strike: Callable[[], object]) -> None:
@@ -104,11 +110,9 @@ def io_calls(setting: Setting) -> Tally:
             root = setting.fresh()
             what = f"{mode} at call {index}, {name}"
             strike = partial(faults.strike_call, index, mode, root)
-            ended = processes.wait(processes.attempt(root, trial, partial(_prepared, setting.build, strike)))
+            _ended(tally, what, mode, processes.attempt(root, trial, partial(_prepared, setting.build, strike)))
             tally.counts[f"faults at calls, {mode}"] += 1
-            killed = ended.by_signal == signal.SIGKILL
-            tally.require(killed if mode == "kill" else ended.code in (0, 3), f"{what}: it ended with {ended}")
-            tally.check(what, [problem for found in invariants.always(root) for problem in found])
+            tally.check(what, invariants.always(root))
             setting.settle(tally, what, root, [trial])
     return tally
 
@@ -138,9 +142,8 @@ def disk_full(setting: Setting) -> Tally:
 
 
 def _on_small_disk(setting: Setting, tally: Tally, trials: list[PlannedTrial], size: int) -> None:
-    disk = setting.fresh()
-    root, what = disk / "out", f"disk of {size} bytes"
-    _mount(disk, size)
+    root, what = setting.fresh(), f"disk of {size} bytes"
+    _mount(root, size)
     try:
         code = processes.finish(root, trials, setting.build)
         tally.counts["disks"] += 1
@@ -148,13 +151,13 @@ def _on_small_disk(setting: Setting, tally: Tally, trials: list[PlannedTrial], s
         tally.require(code in (0, 75), f"{what}: it ended with {code}")
         done = len(list(root.glob("trials/*/result.json")))
         tally.require(code != 0 or done == len(trials), f"{what}: it ended with 0, and {done} trials have a result")
-        subprocess.run(["mount", "-o", f"remount,size={FULL_BYTES}", disk], check=True)
+        subprocess.run(["mount", "-o", f"remount,size={FULL_BYTES}", root], check=True)
         code = processes.finish(root, trials, setting.build)
         tally.require(code == 0, f"{what}: with more room it ended with {code}")
         tally.check(what, invariants.after_next_start(root, trials, setting.control))
         tally.counts["trials compared"] += len(trials)
     finally:
-        _unmount(disk)
+        _unmount(root)
 
 
 def _mount(folder: Path, size: int) -> str:

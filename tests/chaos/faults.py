@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.records import store
+from harness.records import points
 
 MODES = ("kill", "EIO", "ENOSPC", "stop")
 CALLS = ("open", "fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir", "truncate", "ftruncate")
@@ -69,7 +69,7 @@ def _concerns(path: object, root: str) -> bool:
 def strike_point(index: int | None, mode: str) -> Counter:
     """Make this process fail at the i-th named point that it passes; None only counts them."""
     counter = Counter(index, mode)
-    store.passing = lambda point, path: counter(point, path) and None
+    points.passing = lambda point, path: counter(point, path) and None
     return counter
 
 

@@ -47,13 +47,12 @@ def _content(path: Path) -> str:
 
 def after_next_start(root: Path, trials: Sequence[PlannedTrial], control: Control) -> list[str]:
     """Return what is wrong once the same command has run again to its end."""
-    checks = (missing(root, trials), differing(root, control), *always(root), left_over(root), torn(root))
-    return [problem for found in checks for problem in found]
+    return [*missing(root, trials), *differing(root, control), *always(root), *left_over(root), *torn(root)]
 
 
-def always(root: Path) -> tuple[list[str], ...]:
+def always(root: Path) -> list[str]:
     """Return what is wrong at any time, in the moment after a kill as well."""
-    return committed_twice(root), half_written(root), lost_attempts(root)
+    return [*committed_twice(root), *half_written(root), *lost_attempts(root)]
 
 
 def missing(root: Path, trials: Sequence[PlannedTrial]) -> list[str]:
@@ -109,18 +108,26 @@ def half_written(root: Path) -> list[str]:
 
 
 def lost_attempts(root: Path) -> list[str]:
-    """Every run has its row in attempts.jsonl, or where that was damaged its log, and no number twice."""
+    """Every run has its row in attempts.jsonl."""
     found: list[str] = []
     runs = Counter(line.trial for line in told(root) if line.event == "run")
     for key, num_runs in runs.items():
         folder = root / "trials" / key
         lines = b"".join(path.read_bytes() for path in sorted(folder.glob("attempts*.jsonl"))).splitlines()
         num_starts = sum(b'"start"' in line for line in lines)
-        numbers = [line.split(b'"attempt": ')[1].split(b",")[0] for line in lines if b'"start"' in line]
         if num_starts < num_runs:
             found.append(f"attempts: {key[:8]} was run {num_runs} times and tells of {num_starts}")
+    return found
+
+
+def numbered_twice(root: Path) -> list[str]:
+    """No two attempts of a trial have one number; two that no lock kept apart may."""
+    found: list[str] = []
+    for path in sorted(root.glob("trials/*/attempts.jsonl")):
+        starts = [line for line in path.read_bytes().splitlines() if b'"start"' in line]
+        numbers = [line.split(b'"attempt": ')[1].split(b",")[0] for line in starts]
         if len(set(numbers)) != len(numbers):
-            found.append(f"attempts: {key[:8]} has a number twice")
+            found.append(f"attempts: {path.parent.name[:8]} has a number twice")
     return found
 
 
@@ -183,6 +190,7 @@ def unreadable(root: Path, trials: Sequence[PlannedTrial], control: Control) -> 
     for _, row in frame.iterrows():
         tree = expected[str(row["trial_id"])]
         score = next(iter(tree["after"]["test"].values()))["value"]
-        if row["state"] != "COMPLETE" or score not in row.tolist():
+        numbers = [value for value in row.tolist() if isinstance(value, float)]
+        if row["state"] != "COMPLETE" or score not in numbers:
             found.append(f"frame: {str(row['trial_id'])[:8]} is {row['state']} or has another score")
     return found

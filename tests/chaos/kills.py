@@ -47,7 +47,7 @@ def worker_kills(setting: Setting) -> Tally:
                 tally.counts["kills"] += 1
         ended = processes.wait(launcher)
         tally.require(ended.code in (0, 1), f"kills: the launcher ended with {ended}; see {root}.log")
-        tally.check("after kills", [problem for found in invariants.always(root) for problem in found])
+        tally.check("after kills", invariants.always(root) + invariants.numbered_twice(root))
         setting.settle(tally, "worker kills", root, trials)
     return tally
 
@@ -110,7 +110,7 @@ def launcher_kills(setting: Setting) -> Tally:
         tally.counts["group kills" if whole_group else "launcher kills"] += 1
         processes.wait(launcher)
         _orphans(tally, workers)
-        tally.check("after a kill", [problem for found in invariants.always(root) for problem in found])
+        tally.check("after a kill", invariants.always(root))
         setting.settle(tally, "launcher kills", root, trials)
     return tally
 
@@ -196,7 +196,7 @@ def signals(setting: Setting) -> Tally:
             ended = processes.wait(launcher)
             tally.counts["signals"] += 1
             tally.require(_expected(ended, number, phase), f"{name}: the launcher ended with {ended}")
-            tally.check(name, [problem for found in invariants.always(root) for problem in found])
+            tally.check(name, invariants.always(root))
             setting.settle(tally, name, root, trials)
     return tally
 
