@@ -164,7 +164,7 @@ def _measured(path: Path) -> list[dict]:
 def _is_measurement(row: dict) -> bool:
     numbers = [row.get(name) for name in ("num_steps", "num_tokens", "seconds_train", "seconds_total", "disk_bytes")]
     numbers.append(row.get("seconds_per_step", 0.0))  # not in the oldest rows
-    numbers.append(0 if row.get("memory_bytes") is None else row["memory_bytes"])
+    numbers.append(0 if row.get("memory_bytes", "") is None else row.get("memory_bytes"))
     return all(type(number) in (int, float) for number in numbers) and row["num_steps"] > 0
 
 

@@ -1,16 +1,21 @@
-"""What processes that are gone left half written: temporary files that nothing will ever rename.
+"""What processes that are gone left half written: files and artefacts that nothing will ever rename.
 
-Invariant: only files of processes of this host that no longer exist are removed, so that it is safe at any time and
-needs no lock. What does not live here: writing (store.py), half-built folders, which their builders replace.
+Invariant: only files of processes of this host that no longer exist are removed, and only half-built artefacts whose
+lock is free, so that it is safe at any time. What does not live here: writing (store.py), what a trial left half built
+in its folder, which its next attempt replaces.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
+from harness.errors import BusyError
 from harness.records.attempts import process_exists
+from harness.records.store import lock
 
 _OWNER = re.compile(r"\.(\d+)@(.+)\.[^.]+\.tmp$")
 
@@ -31,6 +36,14 @@ def _is_left(path: Path) -> bool:
 
 
 def sweep_store(root: Path) -> int:
-    """Remove them from the folders of a store that belong to no single trial."""
+    """Remove them from the folders of a store that belong to no single trial, with the half-built artefacts."""
     shared = [root, root / "claims", root / "probes", *root.glob("artefacts/*"), *root.glob("sweeps/*")]
-    return sum(sweep(folder) for folder in shared)
+    return sum(sweep(folder) for folder in shared) + sum(map(_sweep_building, root.glob("artefacts/*/.*.building")))
+
+
+def _sweep_building(folder: Path) -> bool:
+    """Remove a half-built artefact, unless its builder is at it."""
+    with suppress(BusyError), lock(folder.with_suffix(".lock"), wait=False):
+        shutil.rmtree(folder)
+        return True
+    return False

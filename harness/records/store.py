@@ -138,7 +138,7 @@ def commit_once(path: Path, content: bytes) -> bool:
 def append_line(path: Path, row: Mapping[str, object]) -> None:
     """Append one JSON row and flush it to the operating system; a torn last line is cut off first.
 
-    Several processes may append to one file: each locks it meanwhile. One that is stopped with the lock holds nobody up.
+    Several processes may append to one file: each locks it meanwhile; one that is stopped then holds nobody up.
 
     Raises:
         DiskError: the disk is full or read-only; what it took of the row is a torn last line.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tests.chaos import damage, failures, kills
-from tests.chaos.setting import Setting, Tally
+from tests.chaos import damage, failures, kills, processes
+from tests.chaos.setting import CaughtError, Setting, Tally
 
 Set = Literal["short", "long"]
+MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,29 @@ class Done:
     seconds: float
 
 
-def run(name: str, which: Set, *, seed: int = 0, build: str = "", count: int | None = None) -> Done:
-    """Run a scenario in a folder of its own, which stays where something is wrong."""
+def run(
+    name: str, which: Set, *, seed: int = 0, build: str = "", count: int | None = None, until_caught: bool = False
+) -> Done:
+    """Run a scenario in a folder of its own; the short set in memory, where a disk would only be waited for.
+
+    Args:
+        name: the scenario.
+        which: the set, which decides how often.
+        seed: of the random points.
+        build: a broken build; '' is ours.
+        count: how often instead.
+        until_caught: stop at the first problem.
+    """
     scenario = of_set(which)[name]
     wanted = count if count is not None else scenario.short if which == "short" else scenario.long
     started = time.monotonic()
-    folder = tempfile.TemporaryDirectory(prefix=f"chaos-{name}-", ignore_cleanup_errors=True)
-    setting = Setting(Path(folder.name), seed, build, wanted, which == "long")
-    tally = scenario.run(setting)
-    folder.cleanup()
-    return Done(name, tally, time.monotonic() - started)
+    memory = str(MEMORY) if which == "short" and os.access(MEMORY, os.W_OK) else None
+    folder = tempfile.TemporaryDirectory(prefix=f"chaos-{name}-", dir=memory, ignore_cleanup_errors=True)
+    setting = Setting(Path(folder.name), seed, build, wanted, which == "long", Tally(until_caught))
+    try:
+        with suppress(CaughtError):
+            scenario.run(setting)
+    finally:
+        processes.end_all()
+        folder.cleanup()
+    return Done(name, setting.tally, time.monotonic() - started)

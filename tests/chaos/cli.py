@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random points")
     parser.add_argument("--count", type=int, help="kills of each scenario that counts them; default is the set's")
     parser.add_argument("--broken", default="", choices=("", *broken.BUILDS), help="a build that must be caught")
+    parser.add_argument("--until-caught", action="store_true", help="stop at the first problem")
     options = parser.parse_args()
     if options.count is not None and options.count < 1:
         parser.error(f"--count is {options.count}, but must be at least 1")
@@ -31,7 +32,14 @@ def main() -> int:
     names = options.only or list(catalog.of_set(options.which))
     done = []
     for name in names:
-        one = catalog.run(name, options.which, seed=options.seed, build=options.broken, count=options.count)
+        one = catalog.run(
+            name,
+            options.which,
+            seed=options.seed,
+            build=options.broken,
+            count=options.count,
+            until_caught=options.until_caught,
+        )
         print_one(one)
         done.append(one)
     print_total(done, options.which, options.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -85,7 +86,7 @@ def logs(setting: Setting, root: Path) -> list[Path]:
 
 def cut_files(setting: Setting) -> Tally:
     """Cut every record and log at every byte: it is read, or named and set aside; never another answer."""
-    tally, root = Tally(), worked_in(setting)
+    tally, root = setting.tally, worked_in(setting)
     for target in records(setting, root):
         _cut_record(tally, target)
     for path in logs(setting, root):
@@ -103,8 +104,8 @@ def cut_files(setting: Setting) -> Tally:
 
 def _cut_record(tally: Tally, target: Target) -> None:
     whole, said = target.path.read_bytes(), target.read()
-    for size in range(len(whole)):
-        target.path.write_bytes(whole[:size])
+    for size in reversed(range(len(whole))):
+        os.truncate(target.path, size)
         tally.counts["cuts"] += 1
         _named(tally, f"cut at byte {size}", target, said)
     target.path.write_bytes(whole)
@@ -170,7 +171,7 @@ def _set_aside_study(setting: Setting, tally: Tally, root: Path) -> None:
 def bit_flips(setting: Setting) -> Tally:
     """Flip bits of records, adapters, manifests, caches, checkpoints: each is found, named, set aside and rebuilt."""
     broken.apply(setting.build)
-    tally, root = Tally(), worked_in(setting)
+    tally, root = setting.tally, worked_in(setting)
     kept, key = Store(root), setting.trials[0].trial_id
     folder, scored = kept.trial(key), kept.artefact("before", stub.before_key(setting.trials[0].spec))
     standing = result.read(folder)
@@ -198,11 +199,12 @@ def _flip_all(setting: Setting, tally: Tally, target: Target) -> None:
     whole, said = target.path.read_bytes(), target.read()
     for place in range(len(whole)):
         for bit in range(8) if setting.is_long else [setting.random.randrange(8)]:
-            target.path.write_bytes(_flipped(whole, place, bit))
+            _flip(target.path, place, bit)
             tally.counts["flips"] += 1
             found = _named_or_folder(tally, f"bit {bit} of byte {place} flipped", target, said)
             tally.require(found, f"{target.path.name} bit {bit} of byte {place} flipped: not found")
-    target.path.write_bytes(whole)
+            _flip(target.path, place, bit)
+    assert target.path.read_bytes() == whole
 
 
 def _named_or_folder(tally: Tally, what: str, target: Target, said: Any) -> bool:
@@ -217,18 +219,18 @@ def _named_or_folder(tally: Tally, what: str, target: Target, said: Any) -> bool
     return False
 
 
-def _flipped(content: bytes, place: int, bit: int) -> bytes:
-    changed = bytearray(content)
-    changed[place] ^= 1 << bit
-    return bytes(changed)
+def _flip(path: Path, place: int, bit: int) -> None:
+    """Flip a bit of a file where it lies; a second time puts it back."""
+    with path.open("r+b", buffering=0) as stream:
+        (value,) = os.pread(stream.fileno(), 1, place)
+        os.pwrite(stream.fileno(), bytes([value ^ 1 << bit]), place)
 
 
 def _flip_and_settle(setting: Setting, tally: Tally, root: Path, path: Path) -> None:
     """After a flip the same command sets the file aside and makes it again, equal to the control."""
     for _ in range(2):
-        whole = path.read_bytes()
-        flipped = _flipped(whole, setting.random.randrange(len(whole)), setting.random.randrange(8))
-        path.write_bytes(flipped)
+        _flip(path, setting.random.randrange(path.stat().st_size), setting.random.randrange(8))
+        flipped = path.read_bytes()
         if "artefacts" in path.parts:  # only a trial that runs uses them
             shutil.rmtree(root / "trials")
         tally.counts["flips rebuilt"] += 1
@@ -241,9 +243,9 @@ def _flip_logs(setting: Setting, tally: Tally, root: Path) -> None:
     """A flip in what is only counted or forecast from stops nothing and is never a traceback."""
     attempts, *measured = logs(setting, root)[1:]
     for path in (attempts, *measured):
-        whole = path.read_bytes()
-        for place in range(len(whole)):
-            path.write_bytes(_flipped(whole, place, setting.random.randrange(8)))
+        for place in range(path.stat().st_size):
+            bit = setting.random.randrange(8)
+            _flip(path, place, bit)
             tally.counts["flips"] += 1
             try:
                 worker.num_attempts(path.parent) if path is attempts else forecast.Forecast(Store(root)).of(
@@ -251,7 +253,7 @@ def _flip_logs(setting: Setting, tally: Tally, root: Path) -> None:
                 )
             except Exception as error:  # whatever a reader raises is what this looks for
                 tally.problems.append(f"{path.name} flip at byte {place}: {error!r}")
-        path.write_bytes(whole)
+            _flip(path, place, bit)
 
 
 def _flip_checkpoints(setting: Setting, tally: Tally) -> None:
@@ -262,8 +264,7 @@ def _flip_checkpoints(setting: Setting, tally: Tally) -> None:
             root = setting.fresh()
             processes.wait(processes.attempt(root, trial, partial(_die_at_step, 4, setting.build)))
             path = root / "trials" / trial.trial_id / "checkpoints/step_00000002" / name
-            whole = path.read_bytes()
-            path.write_bytes(_flipped(whole, setting.random.randrange(len(whole)), setting.random.randrange(8)))
+            _flip(path, setting.random.randrange(path.stat().st_size), setting.random.randrange(8))
             tally.counts["flips"] += 1
             tally.require(processes.finish(root, [trial], setting.build) == 0, f"checkpoint {name}: it failed")
             log = root / "trials" / trial.trial_id / "attempts/2.log"
@@ -289,7 +290,7 @@ def _die_at_step(step: int, build: str) -> None:
 
 def poisoned_caches(setting: Setting) -> Tally:
     """Put foreign content under the key of a before-score: it is never used, and the scores are measured again."""
-    tally, trials = Tally(), setting.trials[:2]
+    tally, trials = setting.tally, setting.trials[:2]
     for poison in (
         _foreign_scores,
         _foreign_folder,

@@ -25,7 +25,7 @@ FULL_BYTES = 4 * 2**20
 
 def commit_points(setting: Setting) -> Tally:
     """Fail at every named point that a trial passes, once in each mode."""
-    tally, trial = Tally(), setting.trials[0]
+    tally, trial = setting.tally, setting.trials[0]
     names = _counted(setting, trial, lambda: faults.strike_point(None, ""))
     passed = {name.split()[0] for name in names}
     tally.require(passed == set(POINTS), f"points that no trial passes: {sorted(set(POINTS) - passed)}")
@@ -102,7 +102,7 @@ def io_calls(setting: Setting) -> Tally:
 
     So at every open, write, fsync, rename, link, removal and new folder below the output folder.
     """
-    tally, trial = Tally(), setting.trials[0]
+    tally, trial = setting.tally, setting.trials[0]
     names = _counted(setting, trial, lambda: faults.strike_call(None, "", Path("/")))
     tally.counts["calls of a trial"] = len(names)
     for index, name in enumerate(names):
@@ -127,7 +127,7 @@ def _modes(setting: Setting, index: int) -> tuple[str, ...]:
 
 def disk_full(setting: Setting) -> Tally:
     """Run a sweep on file systems that hold ever more of it; with more room the same command finishes."""
-    tally, trials = Tally(), setting.trials[:2]
+    tally, trials = setting.tally, setting.trials[:2]
     assert setting.control
     problem = _mount(setting.folder / "probe", PAGE_BYTES * 4)
     if problem:

@@ -36,7 +36,7 @@ PHASES = ("begin", "started", "running", "finished", "end")
 
 def worker_kills(setting: Setting) -> Tally:
     """Kill workers of running launches at random points; each launch is one of twelve trials on four workers."""
-    tally, trials = Tally(), setting.trials
+    tally, trials = setting.tally, setting.trials
     assert setting.control
     while tally.counts["kills"] < setting.count:
         root = setting.fresh()
@@ -96,7 +96,7 @@ def _kill(pid: int, launcher: int) -> bool:
 
 def launcher_kills(setting: Setting) -> Tally:
     """Kill a launcher, or it and its workers at once, at a random moment; what it leaves is finished by the next."""
-    tally, trials = Tally(), setting.trials[:4]
+    tally, trials = setting.tally, setting.trials[:4]
     assert setting.control
     for number in range(setting.count):
         root = setting.fresh()
@@ -129,15 +129,15 @@ def _orphans(tally: Tally, workers: list[int]) -> None:
     while time.monotonic() < deadline and not all(processes.gone(pid) for pid in workers):
         time.sleep(0.01)
     left = [pid for pid in workers if not processes.gone(pid)]
-    tally.require(not left, f"orphans: {len(left)} workers outlived their launcher")
     for pid in left:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    tally.require(not left, f"orphans: {len(left)} workers outlived their launcher")
 
 
 def many_launchers(setting: Setting) -> Tally:
     """Start eight launchers on one folder at once: no trial is run twice, none is lost."""
-    tally, trials = Tally(), setting.trials
+    tally, trials = setting.tally, setting.trials
     assert setting.control
     for _ in range(setting.count):
         root = setting.fresh()
@@ -182,7 +182,7 @@ class SignalAt(launch.View):
 
 def signals(setting: Setting) -> Tally:
     """Send each signal in each phase of a launch: it ends in order, or at once, and the next start finishes."""
-    tally, trials = Tally(), setting.trials[:3]
+    tally, trials = setting.tally, setting.trials[:3]
     assert setting.control
     for number in SIGNALS:
         for phase in PHASES:
@@ -221,7 +221,7 @@ def _no_core() -> None:
 
 def grandchildren(setting: Setting) -> Tally:
     """Kill a worker whose child lives on: the trial runs again at once, or the child that keeps it is named."""
-    tally, trial = Tally(), setting.trials[0]
+    tally, trial = setting.tally, setting.trials[0]
     assert setting.control
     for fork in (os.fork, ctypes.CDLL(None).fork):
         root = setting.fresh()

@@ -29,6 +29,8 @@ from tests.engine.inline import inline
 
 WAIT_SECONDS = 120.0
 CRASHED = 99
+_CHILDREN: set[int] = set()
+"""Children that were not waited for yet."""
 
 
 def fork(call: Callable[[], int], log: Path) -> int:
@@ -37,6 +39,7 @@ def fork(call: Callable[[], int], log: Path) -> int:
     sys.stderr.flush()
     pid = os.fork()
     if pid:
+        _CHILDREN.add(pid)
         return pid
     try:
         os.setpgid(0, 0)
@@ -75,13 +78,23 @@ def wait(pid: int, seconds: float = WAIT_SECONDS, *, until_stopped: bool = False
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+            _CHILDREN.discard(pid)
             raise TimeoutError(f"process {pid} did not end within {seconds:.0f} s")
         time.sleep(0.001)
     if os.WIFSTOPPED(status):
         return Ended(None, None, stopped=True)
+    _CHILDREN.discard(pid)
     if os.WIFSIGNALED(status):
         return Ended(None, os.WTERMSIG(status))
     return Ended(os.WEXITSTATUS(status), None)
+
+
+def end_all() -> None:
+    """End the children that a scenario left when it broke off."""
+    for pid in list(_CHILDREN):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        _CHILDREN.discard(pid)
 
 
 def job(root: Path, trial: PlannedTrial) -> TrialJob:

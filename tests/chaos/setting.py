@@ -19,9 +19,16 @@ NUM_TRIALS = 12
 MAX_SHOWN = 12
 
 
+class CaughtError(Exception):
+    """Something is wrong, and that is all that was asked."""
+
+
 @dataclass
 class Tally:
     """What a scenario did and what it found."""
+
+    until_caught: bool = False
+    """Whether the first problem ends the scenario, by `CaughtError`."""
 
     counts: Counter[str] = field(default_factory=Counter)
     """Kills, faults, cuts, flips and so on, and trials checked against the control."""
@@ -32,11 +39,15 @@ class Tally:
     def check(self, what: str, found: Sequence[str]) -> None:
         """Take what a detector found after something was done."""
         self.problems += [f"{what}: {problem}" for problem in found]
+        if found and self.until_caught:
+            raise CaughtError
 
     def require(self, holds: bool, what: str) -> None:
-        """Take one condition."""
+        """Take one condition, and the sentence for where it does not hold."""
         if not holds:
             self.problems.append(what)
+            if self.until_caught:
+                raise CaughtError
 
 
 @dataclass
@@ -51,6 +62,7 @@ class Setting:
     count: int = 0
     """How often the scenario does what it does; what is exhaustive anyway ignores it."""
     is_long: bool = False
+    tally: Tally = field(default_factory=Tally)
     _number: int = 0
 
     @cached_property
