@@ -18,7 +18,7 @@ from harness.errors import StoreError
 from harness.records import before, points, result, store
 from harness.records.schema import Failure, Progress, SweepRecord
 from harness.records.seal import sealed
-from harness.records.store import Store, read_lines, verify_manifest, write_atomic
+from harness.records.store import Store, read_lines, write_atomic
 from tests.chaos import broken, faults, invariants, processes, stub
 from tests.chaos.setting import Setting, Tally
 
@@ -87,6 +87,7 @@ def logs(setting: Setting, root: Path) -> list[Path]:
 def cut_files(setting: Setting) -> Tally:
     """Cut every record and log at every byte: it is read, or named and set aside; never another answer."""
     tally, root = setting.tally, worked_in(setting)
+    broken.apply(setting.build)
     for target in records(setting, root):
         _cut_record(tally, target)
     for path in logs(setting, root):
@@ -170,8 +171,8 @@ def _set_aside_study(setting: Setting, tally: Tally, root: Path) -> None:
 
 def bit_flips(setting: Setting) -> Tally:
     """Flip bits of records, adapters, manifests, caches, checkpoints: each is found, named, set aside and rebuilt."""
-    broken.apply(setting.build)
     tally, root = setting.tally, worked_in(setting)
+    broken.apply(setting.build)
     kept, key = Store(root), setting.trials[0].trial_id
     folder, scored = kept.trial(key), kept.artefact("before", stub.before_key(setting.trials[0].spec))
     standing = result.read(folder)
@@ -190,7 +191,7 @@ def bit_flips(setting: Setting) -> Tally:
 
 
 def _cached(kept: Store, scored: Path) -> Any:
-    verify_manifest(scored)
+    store.verify_manifest(scored)
     return before.read(kept, scored.name, scored)
 
 

@@ -145,8 +145,8 @@ def many_launchers(setting: Setting) -> Tally:
         launchers = [processes.start(root, trials, num_workers=1, build=setting.build) for _ in range(8)]
         ended = [processes.wait(launcher) for launcher in launchers]
         tally.counts["launchers"] += len(launchers)
-        tally.require(all(one.code == 0 for one in ended), f"launchers: they ended with {ended}; see {root}.log")
         tally.check("eight launchers", invariants.run_twice(root))
+        tally.require(all(one.code == 0 for one in ended), f"launchers: they ended with {ended}; see {root}.log")
         tally.check("eight launchers", invariants.after_next_start(root, trials, setting.control))
         tally.check("eight launchers", invariants.unreadable(root, trials, setting.control))
         tally.counts["trials compared"] += len(trials)

@@ -36,6 +36,8 @@ from tests.engine.stub import stub_result
 NUM_STEPS = 4
 CHECKPOINT_EVERY = 2
 BLOB_BYTES = 600
+ITEMS_BYTES = 5000
+"""More than a checkpoint takes, so that a small disk is full at the commit as well."""
 RUNTIME = Runtime(num_threads=1, micro_batch_size=8, eval_batch_size=8)
 
 
@@ -96,7 +98,7 @@ def run_chaos(
                 _save(folder, key, step, state)
         _keep_weights(folder, state)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        write_atomic(folder / "items.parquet", _blob(state + "items"))
+        write_atomic(folder / "items.parquet", _blob(state + "items", ITEMS_BYTES))
     mine = f"{os.getpid()}-{time.time_ns()}"
     standing = result.commit(folder, _result(spec, runtime, command, scored, state, mine))
     tell(store.root, "committed" if standing.provenance.host == mine else "lost", key)
@@ -111,8 +113,8 @@ def _number(state: str) -> float:
     return int(state[:8], 16) / 2**32
 
 
-def _blob(state: str) -> bytes:
-    return hashlib.shake_256(state.encode()).digest(BLOB_BYTES)
+def _blob(state: str, size: int = BLOB_BYTES) -> bytes:
+    return hashlib.shake_256(state.encode()).digest(size)
 
 
 # -- before -----------------------------------------------------------------------------------------------------------
