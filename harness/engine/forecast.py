@@ -80,7 +80,7 @@ def remember(store: Store, spec: TrialSpec, result: TrialResult, ran_in: Store) 
     """Append a finished trial, whose files lie in `ran_in`, as a measurement of its shape."""
     if result.train.num_steps == 0 or result.state != "COMPLETE":
         return
-    path = _path(store, spec)
+    path = _path(store, shape(spec))
     path.parent.mkdir(parents=True, exist_ok=True)
     provenance = result.provenance
     append_line(
@@ -114,39 +114,72 @@ def num_steps(spec: TrialSpec) -> int | None:
     return None if size is None or spec.data.is_packed else spec.train.steps(size)
 
 
+@dataclass(frozen=True)
+class _Rates:
+    """What trials of one shape cost."""
+
+    seconds_per_step: float
+    seconds_besides: float
+    tokens_per_step: float
+    disk_bytes: int
+    memory_bytes: int | None
+
+    @classmethod
+    def of(cls, measured: list[dict]) -> _Rates | None:
+        """Return the medians over measurements, the largest memory; None without any."""
+        if not measured:
+            return None
+        besides = _median(measured, lambda row: max(0.0, row["seconds_total"] - _per_step(row) * row["num_steps"]))
+        known = [row["memory_bytes"] for row in measured if row["memory_bytes"] is not None]
+        return cls(
+            seconds_per_step=_median(measured, _per_step),
+            seconds_besides=besides,
+            tokens_per_step=_median(measured, lambda row: row["num_tokens"] / row["num_steps"]),
+            disk_bytes=round(_median(measured, lambda row: row["disk_bytes"])),
+            memory_bytes=max(map(int, known), default=None),
+        )
+
+
 class Forecast:
-    """Forecasts trials of one store; reads each shape's measurements once."""
+    """Forecasts trials of one store; reads each shape's measurements once, and again after `refresh`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._rows: dict[str, list[dict[str, object]]] = {}
+        self._rates: dict[str, _Rates | None] = {}
+        self._shapes: dict[tuple[int, ...], tuple[TrialSpec, str]] = {}
+
+    def refresh(self) -> None:
+        """Take what was measured since."""
+        self._rates.clear()
 
     def of(self, spec: TrialSpec) -> Cost:
         """Return what a trial is expected to take."""
-        steps, measured = num_steps(spec), self._measurements(spec)
-        if not measured or steps is None:
+        steps, rates = num_steps(spec), self._of_shape(self._shape(spec))
+        if rates is None or steps is None:
             return Cost(steps, None, None, None, None)
-        per_step = _median(measured, _per_step)
-        rest = _median(measured, lambda row: max(0.0, row["seconds_total"] - _per_step(row) * row["num_steps"]))
-        tokens = _median(measured, lambda row: row["num_tokens"] / row["num_steps"])
-        known = [row for row in measured if row["memory_bytes"] is not None]
         return Cost(
             num_steps=steps,
-            num_tokens=round(tokens * steps),
-            seconds=per_step * steps + rest,
-            disk_bytes=round(_median(measured, lambda row: row["disk_bytes"])),
-            memory_bytes=max((int(row["memory_bytes"]) for row in known), default=None),
+            num_tokens=round(rates.tokens_per_step * steps),
+            seconds=rates.seconds_per_step * steps + rates.seconds_besides,
+            disk_bytes=rates.disk_bytes,
+            memory_bytes=rates.memory_bytes,
         )
 
-    def _measurements(self, spec: TrialSpec) -> list[dict]:
-        path = _path(self._store, spec)
-        if path.name not in self._rows:
+    def _shape(self, spec: TrialSpec) -> str:
+        """Return the shape of a spec, worked out once for the replicates of a condition: they share every part."""
+        parts = tuple(id(part) for part in (spec.base, spec.data, spec.method, spec.train, spec.evals, spec.probes))
+        if parts not in self._shapes:
+            self._shapes[parts] = spec, shape(spec)  # the spec keeps its parts, and so their ids
+        return self._shapes[parts][1]
+
+    def _of_shape(self, name: str) -> _Rates | None:
+        if name not in self._rates:
             try:
-                self._rows[path.name] = _measured(path)
+                self._rates[name] = _Rates.of(_measured(_path(self._store, name)))
             except StoreError as error:
                 LOG.warning("%s; what its trials cost is unknown until the next launch sets it aside", error)
-                self._rows[path.name] = []
-        return self._rows[path.name]
+                self._rates[name] = None
+        return self._rates[name]
 
 
 def _measured(path: Path) -> list[dict]:
@@ -208,7 +241,7 @@ def num_within(costs: Iterable[Cost], num_workers: int, budget_seconds: float) -
 def unmeasured(store: Store, trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
     """Return one trial of each shape that has no measurement yet."""
     first = {shape(trial.spec): trial for trial in reversed(list(trials))}
-    return [trial for trial in reversed(first.values()) if not _path(store, trial.spec).exists()]
+    return [trial for name, trial in reversed(first.items()) if not _path(store, name).exists()]
 
 
 def _per_step(row: dict) -> float:
@@ -219,8 +252,8 @@ def _median(measured: list[dict], value) -> float:
     return statistics.median(value(row) for row in measured)
 
 
-def _path(store: Store, spec: TrialSpec) -> Path:
-    return store.root / "probes" / f"{shape(spec)}.jsonl"
+def _path(store: Store, name: str) -> Path:
+    return store.root / "probes" / f"{name}.jsonl"
 
 
 def _disk_bytes(folder: Path) -> int:
