@@ -200,11 +200,11 @@ def _flip_all(setting: Setting, tally: Tally, target: Target) -> None:
     whole, said = target.path.read_bytes(), target.read()
     for place in range(len(whole)):
         for bit in range(8) if setting.is_long else [setting.random.randrange(8)]:
-            _flip(target.path, place, bit)
+            faults.flip(target.path, place, bit)
             tally.counts["flips"] += 1
             found = _named_or_folder(tally, f"bit {bit} of byte {place} flipped", target, said)
             tally.require(found, f"{target.path.name} bit {bit} of byte {place} flipped: not found")
-            _flip(target.path, place, bit)
+            faults.flip(target.path, place, bit)
     assert target.path.read_bytes() == whole
 
 
@@ -220,17 +220,10 @@ def _named_or_folder(tally: Tally, what: str, target: Target, said: Any) -> bool
     return False
 
 
-def _flip(path: Path, place: int, bit: int) -> None:
-    """Flip a bit of a file where it lies; a second time puts it back."""
-    with path.open("r+b", buffering=0) as stream:
-        (value,) = os.pread(stream.fileno(), 1, place)
-        os.pwrite(stream.fileno(), bytes([value ^ 1 << bit]), place)
-
-
 def _flip_and_settle(setting: Setting, tally: Tally, root: Path, path: Path) -> None:
     """After a flip the same command sets the file aside and makes it again, equal to the control."""
     for _ in range(2):
-        _flip(path, setting.random.randrange(path.stat().st_size), setting.random.randrange(8))
+        faults.flip(path, setting.random.randrange(path.stat().st_size), setting.random.randrange(8))
         flipped = path.read_bytes()
         if "artefacts" in path.parts:  # only a trial that runs uses them
             shutil.rmtree(root / "trials")
@@ -246,7 +239,7 @@ def _flip_logs(setting: Setting, tally: Tally, root: Path) -> None:
     for path in (attempts, *measured):
         for place in range(path.stat().st_size):
             bit = setting.random.randrange(8)
-            _flip(path, place, bit)
+            faults.flip(path, place, bit)
             tally.counts["flips"] += 1
             try:
                 worker.num_attempts(path.parent) if path is attempts else forecast.Forecast(Store(root)).of(
@@ -254,7 +247,7 @@ def _flip_logs(setting: Setting, tally: Tally, root: Path) -> None:
                 )
             except Exception as error:  # whatever a reader raises is what this looks for
                 tally.problems.append(f"{path.name} flip at byte {place}: {error!r}")
-            _flip(path, place, bit)
+            faults.flip(path, place, bit)
 
 
 def _flip_checkpoints(setting: Setting, tally: Tally) -> None:
@@ -265,7 +258,7 @@ def _flip_checkpoints(setting: Setting, tally: Tally) -> None:
             root = setting.fresh()
             processes.wait(processes.attempt(root, trial, partial(_die_at_step, 4, setting.build)))
             path = root / "trials" / trial.trial_id / "checkpoints/step_00000002" / name
-            _flip(path, setting.random.randrange(path.stat().st_size), setting.random.randrange(8))
+            faults.flip(path, setting.random.randrange(path.stat().st_size), setting.random.randrange(8))
             tally.counts["flips"] += 1
             tally.require(processes.finish(root, [trial], setting.build) == 0, f"checkpoint {name}: it failed")
             log = root / "trials" / trial.trial_id / "attempts/2.log"

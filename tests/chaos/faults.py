@@ -117,3 +117,10 @@ class _Raw(io.FileIO):
             super().write(bytes(content)[: max(1, len(content) // 2)])
             act("ENOSPC", str(self._place))
         return super().write(content)
+
+
+def flip(path: Path, place: int, bit: int) -> None:
+    """Flip a bit of a file where it lies; a second time puts it back."""
+    with path.open("r+b", buffering=0) as stream:
+        (value,) = os.pread(stream.fileno(), 1, place)
+        os.pwrite(stream.fileno(), bytes([value ^ 1 << bit]), place)
