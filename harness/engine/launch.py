@@ -151,6 +151,7 @@ class _Launch:
         self.doubt = Doubt(self.trials)
 
     def run(self) -> Summary:
+        leftovers.sweep_store(self.store.root)
         self._look()
         self.view.begin(self.trials, {key: o.state for key, o in self.outcomes.items()}, self.options.num_workers)
         try:
@@ -189,7 +190,6 @@ class _Launch:
 
     def _work(self) -> Why:
         self.store.root.mkdir(parents=True, exist_ok=True)
-        leftovers.sweep_store(self.store.root)
         forecast.set_damaged_aside(self.options.measure_into or self.store.root)
         if self.options.prepare:
             self._build_bases()

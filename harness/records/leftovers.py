@@ -13,7 +13,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from harness.errors import BusyError
+from harness.errors import BusyError, DiskError
 from harness.records.attempts import process_exists
 from harness.records.store import lock
 
@@ -25,8 +25,9 @@ def sweep(folder: Path) -> int:
     if not folder.is_dir():
         return 0
     found = [path for path in folder.glob(".*.tmp") if _is_left(path)]
-    for path in found:
-        path.unlink(missing_ok=True)
+    with suppress(OSError):  # whoever has to write here will say what is wrong with the disk
+        for path in found:
+            path.unlink(missing_ok=True)
     return len(found)
 
 
@@ -43,7 +44,7 @@ def sweep_store(root: Path) -> int:
 
 def _sweep_building(folder: Path) -> bool:
     """Remove a half-built artefact, unless its builder is at it."""
-    with suppress(BusyError), lock(folder.with_suffix(".lock"), wait=False):
-        shutil.rmtree(folder)
+    with suppress(BusyError, DiskError), lock(folder.with_suffix(".lock"), wait=False):
+        shutil.rmtree(folder, ignore_errors=True)
         return True
     return False

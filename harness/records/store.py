@@ -34,8 +34,7 @@ from harness.records import points, seal
 M = TypeVar("M", bound=pydantic.BaseModel)
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
-TAIL_BYTES = 4096
-APPEND_SECONDS = 0.2
+TAIL_BYTES, APPEND_SECONDS = 4096, 0.2
 
 
 def file_sha256(path: Path) -> str:

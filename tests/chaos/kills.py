@@ -46,7 +46,7 @@ def worker_kills(setting: Setting) -> Tally:
             if tally.counts["kills"] < setting.count and _kill(pid, launcher):
                 tally.counts["kills"] += 1
         ended = processes.wait(launcher)
-        tally.require(ended.code in (0, 1), f"kills: the launcher ended with {ended}; see {root}.log")
+        tally.require(ended.code in (0, 1), f"kills: the launcher ended with {ended}: {processes.log_tail(root)}")
         tally.check("after kills", invariants.always(root) + invariants.numbered_twice(root))
         setting.settle(tally, "worker kills", root, trials)
     return tally

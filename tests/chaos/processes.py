@@ -173,6 +173,11 @@ def _log(root: Path) -> Path:
     return root.with_name(root.name + ".log")
 
 
+def log_tail(root: Path) -> str:
+    """Return the end of what the children of an output folder printed."""
+    return _log(root).read_text(errors="replace")[-1500:] if _log(root).exists() else ""
+
+
 def gone(pid: int) -> bool:
     """Return whether a process is no more; a zombie is not."""
     try:
