@@ -26,6 +26,7 @@ from harness.spec import Runtime
 T = TypeVar("T")
 PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 5.0
+DIED = "the worker process died; it was killed or crashed outside Python"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -142,12 +143,23 @@ class _Slot:
                 initargs=(os.getpid(), self.environment),
             )
         try:
-            return self.pool.submit(call, *args).result()
+            future = self.pool.submit(call, *args)
+        except OSError as error:  # killed before it read what to do, or the system lets no process start
+            self._drop()
+            raise WorkerDiedError(f"no worker process could be started ({error})") from error
         except BrokenProcessPool as error:
-            if not self.stopped:
-                self.pool.shutdown(wait=True)
-                self.pool = None
-            raise WorkerDiedError("the worker process died; it was killed or crashed outside Python") from error
+            self._drop()
+            raise WorkerDiedError(DIED) from error
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            self._drop()
+            raise WorkerDiedError(DIED) from error
+
+    def _drop(self) -> None:
+        if not self.stopped and self.pool is not None:
+            self.pool.shutdown(wait=True)
+            self.pool = None
 
     def pids(self) -> list[int]:
         # The standard library has no public list of a pool's processes.

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing import popen_spawn_posix
 from pathlib import Path
 from typing import Any
 
@@ -529,3 +530,20 @@ def test_worker_fault_after_the_commit_is_no_failure_of_the_trial(
 def test_worker_disk_that_fails_is_a_failure_of_the_machine() -> None:
     assert worker.cause_of(OSError(errno.EIO, "Input/output error")) == "disk"
     assert worker.cause_of(FileNotFoundError(errno.ENOENT, "No such file")) == "bug"
+
+
+def test_launch_worker_killed_before_it_read_its_job_is_replaced(
+    tmp_path: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, failed = popen_spawn_posix.Popen._launch, []
+
+    def start_worker(self: Any, process: Any) -> None:
+        if not failed:
+            failed.append(process)
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")  # what writing to a child that is gone raises
+        plain(self, process)
+
+    monkeypatch.setattr(popen_spawn_posix.Popen, "_launch", start_worker)
+    assert run(tmp_path, count=6).exit_code == 0
+    assert len(failed) == 1
+    assert numbers(tmp_path) == undisturbed
