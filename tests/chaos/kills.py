@@ -26,7 +26,7 @@ SPAN_SECONDS = 0.06
 KILL_SHARE = 0.6
 WILD_SECONDS = 1.5
 """Besides, any worker is killed at random about so often, those that just start included."""
-ORPHAN_SECONDS = 8.0
+ORPHAN_SECONDS = 20.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 PHASES = ("begin", "started", "running", "finished", "end")
 

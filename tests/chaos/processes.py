@@ -27,7 +27,7 @@ from tests.chaos import broken
 from tests.chaos.stub import RUNTIME, run_chaos
 from tests.engine.inline import inline
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 300.0
 CRASHED = 99
 _CHILDREN: set[int] = set()
 """Children that were not waited for yet."""
