@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def fork(call: Callable[[], int], log: Path) -> int:
     pid = os.fork()
     if pid:
         _CHILDREN.add(pid)
+        with suppress(OSError):  # in the child as well, whoever comes first: a kill of the group must find it
+            os.setpgid(pid, pid)
         return pid
     try:
         os.setpgid(0, 0)
