@@ -110,7 +110,7 @@ need_rows = @test -n "$$DATA" || { echo "DATA is empty, but must be a folder of 
 need_tokenizer = @test -n "$$BASE" || { echo "BASE is empty, but must be the folder of a tokenizer" >&2; exit 2; }
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check bench bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory clean
+.PHONY: help setup check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check chaos bench bench-engine bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -208,6 +208,9 @@ notebook: $(VENV)/.ready-notebook ## Open a marimo notebook on NAME, on this mac
 stats-check: $(VENV)/.ready ## Check every interval and test against simulated truth; REPLICATES=800 in a few minutes
 	@OMP_NUM_THREADS=1 $(PYTHON) -m analysis.stats_check $${REPLICATES:+--replicates "$$REPLICATES"} $(workers)
 
+chaos: $(VENV)/.ready-dev ## Kill, starve and damage the engine thousands of times and count what is lost: expected 0; make test does it shorter
+	@OMP_NUM_THREADS=1 $(PYTHON) -m tests.chaos --set long
+
 audit: $(VENV)/.ready ## Show what would be trained on with DATA on BASE: tokens, masks, duplicates, contamination
 	@$(harness) audit $(audit_options)
 
@@ -219,6 +222,9 @@ pocket-check: $(VENV)/.ready ## Check the acceptance bands of the pocket world o
 
 bench: $(VENV)/.ready-dev ## Compare with a loop of separate training and evaluation commands
 	@$(PYTHON) -m benchmarks.shell_loop
+
+bench-engine: $(VENV)/.ready-dev ## Measure what the engine adds to a trial, to a call with nothing to do, and to planning 10 000 cells
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.engine
 
 bench-scorer: $(VENV)/.ready-dev ## Compare the scorer with lm-eval's own, on the bases that are here
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.scorer

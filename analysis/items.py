@@ -9,6 +9,7 @@ aggregates (frames.py), tests (stats.py).
 # pandas, scipy, statsmodels and matplotlib have no complete annotations: what strict checking says of them is noise.
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,9 @@ import pandas as pd
 from analysis.opened import OpenedSweep, OpenedTrial
 from harness.errors import StoreError
 from harness.records.schema import ROW_COLUMNS
-from harness.records.store import Store, read_lines
+from harness.records.store import Store, file_sha256, read_lines, read_manifest
 
+ITEMS_FILE = "items.parquet"
 ITEM_KEYS = ["suite", "task", "item_id", "split", "metric"]
 TRIAL_KEYS = ["trial_id", "condition", "condition_id", "arm", "seed", "world"]
 
@@ -36,7 +38,8 @@ def items_frame(sweep: OpenedSweep) -> pd.DataFrame:
     for trial, result in sweep.finished:
         if result.after is None:
             continue
-        before, after = read(result.before.items_file), _read_items(sweep.store, result.after.items_file)
+        committed = result.files.get(ITEMS_FILE)
+        before, after = read(result.before.items_file), _read_items(sweep.store, result.after.items_file, committed)
         if before is not None and after is not None:
             full = result.before_full_precision
             joined = _join_items(trial, before, after)
@@ -60,15 +63,24 @@ ITEM_VALUES = [
 ]  # fmt: skip
 
 
-def _read_items(store: Store, items_file: str) -> pd.DataFrame | None:
+def _read_items(store: Store, items_file: str, committed: str | None = None) -> pd.DataFrame | None:
+    """Return the items in a file, None where it is gone, damaged or not as it was committed."""
     path = store.root / items_file
     try:
-        table = pd.read_parquet(path) if path.is_file() else None
+        table = pd.read_parquet(path) if path.is_file() and _is_whole(path, committed) else None
     except (OSError, ValueError):  # pyarrow's errors are ValueErrors; the report counts the trials without items
         return None
     if table is None or not {*ITEM_KEYS, "cluster", "value", "output", "reason"} <= set(table.columns):
         return None
     return table if "chance" in table else table.assign(chance=float("nan"))  # as of schema version 1
+
+
+def _is_whole(path: Path, committed: str | None) -> bool:
+    """Return whether a file has the sha256 of its result, or of the manifest beside it, where either names it."""
+    if committed is None:
+        with contextlib.suppress(StoreError):
+            committed = read_manifest(path.parent).get(path.name)
+    return committed is None or file_sha256(path) == committed
 
 
 def _join_items(trial: OpenedTrial, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from analysis.labels import condition_labels
 from harness.errors import BadInputError, StoreError, unknown_name
+from harness.records import result as results
 from harness.records.attempts import is_running
 from harness.records.schema import Failure, PlannedTrial, Progress, SweepRecord, TrialResult
 from harness.records.store import Store
@@ -196,8 +197,8 @@ def _plans(store: Store, folders: list[str]) -> list[tuple[str, SweepRecord]]:
 
 def _read_trial(store: Store, folder: Path) -> tuple[TrialResult | None, Failure | None, Progress | None, str | None]:
     try:
-        result = store.read(folder / "result.json", TrialResult)
-        failure = store.read(folder / "failure.json", Failure) if result is None else None
+        result = results.read(folder)
+        failure = results.read_failure(folder) if result is None else None
     except StoreError as error:
         return None, None, None, str(error)
     return result, failure, _read_progress(store, folder) if result is None else None, None

@@ -6,7 +6,7 @@ leaves old records readable under the old one. CHANGELOG.md says by how much eac
 
 from __future__ import annotations
 
-RECORD_SCHEMA = 2
+RECORD_SCHEMA = 3
 
 BEHAVIOURS: dict[str, int] = {
     "data": 4,  # selection, templates, masks, truncation

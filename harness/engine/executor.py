@@ -26,6 +26,8 @@ from harness.spec import Runtime
 T = TypeVar("T")
 PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 5.0
+DIED = "the worker process died; it was killed or crashed outside Python"
+KILLED_FOR_MEMORY = "the worker process died; the system killed it because memory ran out"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -147,18 +149,26 @@ class _Slot:
                 initargs=(os.getpid(), self.environment),
             )
         kills = memory_kills()
-        future = self.pool.submit(call, *args)
+        try:
+            future = self.pool.submit(call, *args)
+        except OSError as error:  # killed before it read what to do, or the system lets no process start
+            self._drop()
+            raise WorkerDiedError(f"no worker process could be started ({error})") from error
+        except BrokenProcessPool as error:
+            self._drop()
+            raise WorkerDiedError(DIED) from error
         processes = list((self.pool._processes or {}).values())
         try:
             return future.result()
         except BrokenProcessPool as error:
             for_memory = _killed_for_memory(processes, kills)
-            if not self.stopped:
-                self.pool.shutdown(wait=True)
-                self.pool = None
-            why = "the system killed it because memory ran out" if for_memory else "it was killed or crashed"
-            where = "" if for_memory else " outside Python"
-            raise WorkerDiedError(f"the worker process died; {why}{where}", for_memory=for_memory) from error
+            self._drop()
+            raise WorkerDiedError(KILLED_FOR_MEMORY if for_memory else DIED, for_memory=for_memory) from error
+
+    def _drop(self) -> None:
+        if not self.stopped and self.pool is not None:
+            self.pool.shutdown(wait=True)
+            self.pool = None
 
     def pids(self) -> list[int]:
         # The standard library has no public list of a pool's processes.

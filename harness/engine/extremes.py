@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from analysis import extremes
+from harness.engine import states
 from harness.errors import StoreError
 from harness.evals import suites
 from harness.records import result
@@ -48,7 +49,10 @@ def of_plan(experiment: Experiment, trials: Iterable[PlannedTrial], store: Store
 
 def known_before(trials: Iterable[PlannedTrial], store: Store) -> Scores | None:
     """Return the base's scores on test items, from the first trial with a readable result; None where none has one."""
+    begun = states.begun(store)
     for trial in trials:
+        if begun is not None and trial.trial_id not in begun:
+            continue
         with contextlib.suppress(StoreError):  # a damaged record is the report's to tell
             if (found := result.read(store.trial(trial.trial_id))) is not None:
                 return (found.before_full_precision or found.before).test

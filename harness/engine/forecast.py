@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import logging
 import os
 import statistics
 from collections.abc import Iterable
@@ -21,10 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.engine import rows
+from harness.errors import StoreError
 from harness.identity import canonical
 from harness.records.schema import PlannedTrial, TrialResult
-from harness.records.store import Store, append_line, read_lines
+from harness.records.store import Store, append_line, disk_errors, read_lines, set_aside
 from harness.spec import MAX_HALVINGS, Runtime, TrialSpec
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def remember(store: Store, spec: TrialSpec, result: TrialResult, ran_in: Store) 
     """Append a finished trial, whose files lie in `ran_in`, as a measurement of its shape."""
     if result.train.num_steps == 0 or result.state != "COMPLETE":
         return
-    path = _path(store, spec)
+    path = _path(store, shape(spec))
     path.parent.mkdir(parents=True, exist_ok=True)
     provenance = result.provenance
     append_line(
@@ -104,8 +108,11 @@ def num_halvings(store: Store, spec: TrialSpec, runtime: Runtime) -> int:
 
     Rows of other machines and of trials whose memory sufficed say nothing.
     """
-    rows_measured = read_lines(_path(store, spec))
-    halved = [row for row in rows_measured if row.get("num_halvings") and row.get("host") == os.uname().nodename]
+    try:
+        measured = _measured(_path(store, shape(spec)))
+    except StoreError:  # named and set aside by the next launch
+        return 0
+    halved = [row for row in measured if row.get("num_halvings") and row.get("host") == os.uname().nodename]
     fitted = min((int(str(row["micro_batch_size"])) for row in halved), default=spec.train.batch_size)
     return next(
         (num for num in range(MAX_HALVINGS) if runtime.rows_per_pass(spec.train.batch_size, num) <= fitted),
@@ -128,35 +135,107 @@ def num_steps(spec: TrialSpec) -> int | None:
     return None if size is None or spec.data.is_packed else spec.train.steps(size)
 
 
+@dataclass(frozen=True)
+class _Rates:
+    """What trials of one shape cost."""
+
+    seconds_per_step: float
+    seconds_besides: float
+    tokens_per_step: float
+    disk_bytes: int
+    memory_bytes: int | None
+
+    @classmethod
+    def of(cls, measured: list[dict]) -> _Rates | None:
+        """Return the medians over measurements, the largest memory; None without any."""
+        if not measured:
+            return None
+        besides = _median(measured, lambda row: max(0.0, row["seconds_total"] - _per_step(row) * row["num_steps"]))
+        known = [row["memory_bytes"] for row in measured if row["memory_bytes"] is not None]
+        return cls(
+            seconds_per_step=_median(measured, _per_step),
+            seconds_besides=besides,
+            tokens_per_step=_median(measured, lambda row: row["num_tokens"] / row["num_steps"]),
+            disk_bytes=round(_median(measured, lambda row: row["disk_bytes"])),
+            memory_bytes=max(map(int, known), default=None),
+        )
+
+
 class Forecast:
-    """Forecasts trials of one store; reads each shape's measurements once."""
+    """Forecasts trials of one store; reads each shape's measurements once, and again after `refresh`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._rows: dict[str, list[dict[str, object]]] = {}
+        self._rates: dict[str, _Rates | None] = {}
+        self._shapes: dict[tuple[int, ...], tuple[TrialSpec, str]] = {}
+
+    def refresh(self) -> None:
+        """Take what was measured since."""
+        self._rates.clear()
 
     def of(self, spec: TrialSpec) -> Cost:
         """Return what a trial is expected to take."""
-        steps, measured = num_steps(spec), self._measurements(spec)
-        if not measured or steps is None:
+        steps, rates = num_steps(spec), self._of_shape(self._shape(spec))
+        if rates is None or steps is None:
             return Cost(steps, None, None, None, None)
-        per_step = _median(measured, _per_step)
-        rest = _median(measured, lambda row: max(0.0, row["seconds_total"] - _per_step(row) * row["num_steps"]))
-        tokens = _median(measured, lambda row: row["num_tokens"] / row["num_steps"])
-        known = [row for row in measured if row["memory_bytes"] is not None]
         return Cost(
             num_steps=steps,
-            num_tokens=round(tokens * steps),
-            seconds=per_step * steps + rest,
-            disk_bytes=round(_median(measured, lambda row: row["disk_bytes"])),
-            memory_bytes=max((int(row["memory_bytes"]) for row in known), default=None),
+            num_tokens=round(rates.tokens_per_step * steps),
+            seconds=rates.seconds_per_step * steps + rates.seconds_besides,
+            disk_bytes=rates.disk_bytes,
+            memory_bytes=rates.memory_bytes,
         )
 
-    def _measurements(self, spec: TrialSpec) -> list[dict]:
-        key = shape(spec)
-        if key not in self._rows:
-            self._rows[key] = read_lines(_path(self._store, spec))
-        return self._rows[key]
+    def _shape(self, spec: TrialSpec) -> str:
+        """Return the shape of a spec, worked out once for the replicates of a condition: they share every part."""
+        parts = tuple(id(part) for part in (spec.base, spec.data, spec.method, spec.train, spec.evals, spec.probes))
+        if parts not in self._shapes:
+            self._shapes[parts] = spec, shape(spec)  # the spec keeps its parts, and so their ids
+        return self._shapes[parts][1]
+
+    def _of_shape(self, name: str) -> _Rates | None:
+        if name not in self._rates:
+            try:
+                self._rates[name] = _Rates.of(_measured(_path(self._store, name)))
+            except StoreError as error:
+                LOG.warning("%s; what its trials cost is unknown until the next launch sets it aside", error)
+                self._rates[name] = None
+        return self._rates[name]
+
+
+def _measured(path: Path) -> list[dict]:
+    """Return the measurements of a file, [] where there is none.
+
+    Raises:
+        StoreError: it holds something else.
+    """
+    found: list[dict] = read_lines(path)  # type: ignore[assignment]
+    if not all(_is_measurement(row) for row in found):
+        raise StoreError(f"{path} is damaged: it holds a line that is no measurement")
+    return found
+
+
+def _is_measurement(row: dict) -> bool:
+    numbers = [row.get(name) for name in ("num_steps", "num_tokens", "seconds_train", "seconds_total", "disk_bytes")]
+    numbers.append(row.get("seconds_per_step", 0.0))  # not in the oldest rows
+    numbers.append(0 if row.get("memory_bytes", "") is None else row.get("memory_bytes"))
+    return all(type(number) in (int, float) for number in numbers) and row["num_steps"] > 0
+
+
+def set_damaged_aside(root: Path) -> None:
+    """Set the files of measurements aside that cannot be read, in the store of this root.
+
+    Raises:
+        DiskError: the disk is full or read-only.
+    """
+    for path in sorted((root / "probes").glob("*.jsonl")):
+        if ".damaged-" in path.name:
+            continue
+        try:
+            _measured(path)
+        except StoreError:
+            with disk_errors(path):
+                set_aside(path)
 
 
 def total_seconds(costs: Iterable[Cost], num_workers: int) -> float | None:
@@ -183,7 +262,7 @@ def num_within(costs: Iterable[Cost], num_workers: int, budget_seconds: float) -
 def unmeasured(store: Store, trials: Iterable[PlannedTrial]) -> list[PlannedTrial]:
     """Return one trial of each shape that has no measurement yet."""
     first = {shape(trial.spec): trial for trial in reversed(list(trials))}
-    return [trial for trial in reversed(first.values()) if not _path(store, trial.spec).exists()]
+    return [trial for name, trial in reversed(first.items()) if not _path(store, name).exists()]
 
 
 def _per_step(row: dict) -> float:
@@ -194,8 +273,8 @@ def _median(measured: list[dict], value) -> float:
     return statistics.median(value(row) for row in measured)
 
 
-def _path(store: Store, spec: TrialSpec) -> Path:
-    return store.root / "probes" / f"{shape(spec)}.jsonl"
+def _path(store: Store, name: str) -> Path:
+    return store.root / "probes" / f"{name}.jsonl"
 
 
 def _disk_bytes(folder: Path) -> int:

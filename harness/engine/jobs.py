@@ -76,14 +76,14 @@ class ExportJob:
 
 
 def missing_bases(store: Store, trials: Iterable[PlannedTrial], runtime: Runtime) -> list[BaseJob]:
-    """Return the pocket bases that have to be built first."""
+    """Return the pocket bases that have to be built first, for the first time or because a file is damaged."""
     jobs: dict[str, BaseJob] = {}
     for trial in trials:
         base = trial.spec.base
         if isinstance(base, PocketBase):
             key = base_key(trial.spec)
             jobs.setdefault(key, BaseJob(base, key, store.root, runtime.device))
-    return [job for job in jobs.values() if not store.has_artefact("base", job.key)]
+    return [job for job in jobs.values() if not store.is_whole("base", job.key)]
 
 
 def base_progress(store: Store, key: str) -> Path:

@@ -7,38 +7,38 @@ a launch that is killed at any point is continued by the same command. What does
 
 from __future__ import annotations
 
+import logging
 import shutil
-import signal
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from harness.engine import executor as executors
 from harness.engine import forecast, jobs, states, worker
 from harness.engine.beside import beside
+from harness.engine.doubt import Doubt
 from harness.engine.executor import Executor, WorkerDiedError
+from harness.engine.stopping import Stop, stopped_by_signals
 from harness.engine.worker import Outcome, TrialFunction, TrialJob
-from harness.errors import BadInputError, DiskError
+from harness.errors import BadInputError, DiskError, StoreError
 from harness.identity import trial_id
-from harness.records.schema import PlannedTrial
+from harness.records import leftovers, result
+from harness.records.schema import PlannedTrial, TrialResult
 from harness.records.store import Store, disk_errors
 from harness.spec import MAX_HALVINGS, Runtime, TrialBase
 
+LOG = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 """Attempts at a trial whose worker was killed, within one launch."""
-EQUAL_FAILURES = 3
-"""So many first outcomes with one and the same failure, and nothing else, put the launch in doubt: it then tries the
-last trial of each shape, and stops where those fail the same way and more than one condition has failed."""
 POLL_SECONDS = 0.25
 BUSY_SECONDS = 0.5
+BUSY_NAMED_SECONDS = 30.0
 PROBE_STEPS = 5
 DAY_SECONDS = 86400.0
 
@@ -116,27 +116,6 @@ class Summary:
         return 1 if self.failed else 0
 
 
-class _Stop:
-    """Set by a signal; looked at between polls."""
-
-    def __init__(self) -> None:
-        self.why: Why | None = None
-
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        self.why = "interrupted"
-
-
-@contextmanager
-def _signals(stop: _Stop) -> Iterator[None]:
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.signal(name, stop) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
 def launch(
     store: Store, trials: Iterable[PlannedTrial], runtime: Runtime, options: Options, view: View | None = None
 ) -> Summary:
@@ -148,7 +127,7 @@ def launch(
     """
     run = _Launch(store, list(trials), runtime, options, view or View())
     started = time.monotonic()
-    with _signals(run.stop):
+    with stopped_by_signals(run.stop):
         summary = run.run()
     summary.seconds = time.monotonic() - started
     return summary
@@ -161,19 +140,21 @@ class _Launch:
         self.store, self.runtime, self.options, self.view = store, runtime, options, view
         self.trials = {trial.trial_id: trial for trial in reversed(trials)}
         self.trials = {key: self.trials[key] for key in dict.fromkeys(trial.trial_id for trial in trials)}
-        self.stop = _Stop()
+        self.stop = Stop()
         self.deadline = None if options.budget_seconds is None else time.monotonic() + options.budget_seconds
         self.outcomes: dict[str, Outcome] = {}
         self.ready: deque[str] = deque()
         self.not_before: dict[str, float] = {}
         self.rerun_after: dict[str, int] = {}
+        self.busy_since: dict[str, float] = {}
         self.deaths: dict[str, int] = {}
         self.halvings: dict[str, int] = {}
         self.running: dict[Future[Outcome], str] = {}
         self.others: set[Future[None]] = set()
-        self.scouts: frozenset[str] | None = None
+        self.doubt = Doubt(self.trials)
 
     def run(self) -> Summary:
+        leftovers.sweep_store(self.store.root)
         self._look()
         self.view.begin(self.trials, {key: o.state for key, o in self.outcomes.items()}, self.options.num_workers)
         try:
@@ -186,8 +167,9 @@ class _Launch:
         """Sort the trials into final, failed for good, and to be run: those that failed before come last."""
         again: list[str] = []
         for key in self.trials:
+            leftovers.sweep(self.store.trial(key))
             seen = states.of_trial(self.store, key)
-            if seen.result is not None:
+            if seen.result is not None and self._is_whole(key, seen.result):
                 self.outcomes[key] = Outcome(key, seen.state, ran=False)
                 continue
             failure = seen.failure
@@ -198,19 +180,29 @@ class _Launch:
             (self.ready if failure is None else again).append(key)
         self.ready.extend(again)
 
+    def _is_whole(self, key: str, standing: TrialResult) -> bool:
+        """Return whether the files of a result are as committed; where not, its worker sets them aside."""
+        try:
+            result.verify_small(self.store.trial(key), standing)
+        except (StoreError, OSError) as error:
+            LOG.warning("%s; trial %s runs again", error, key[:12])
+            return False
+        return True
+
     # -- steps before the trials --------------------------------------------------------------------------------------
 
     def _work(self) -> Why:
         self.store.root.mkdir(parents=True, exist_ok=True)
+        forecast.set_damaged_aside(self.options.measure_into or self.store.root)
         if self.options.prepare:
             self._build_bases()
-        if self.stop.why:
-            return self.stop.why
+        if self.stop.wanted:
+            return "interrupted"
         executor = self.options.executor(min(self.options.num_workers, len(self.ready)), self.runtime)
         try:
             if self.options.prepare:
                 self._prepare(executor)
-            return self.stop.why or self._loop(executor)
+            return "interrupted" if self.stop.wanted else self._loop(executor)
         finally:
             executor.stop()
 
@@ -247,10 +239,10 @@ class _Launch:
         """Run a job that everything else waits for; one whose worker is killed is tried again."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
             future = executor.submit(call, job)
-            while not self.stop.why and not future.done():
+            while not self.stop.wanted and not future.done():
                 wait([future], timeout=POLL_SECONDS)
                 self.view.tick()
-            if self.stop.why:
+            if self.stop.wanted:
                 return
             try:
                 return future.result()
@@ -263,8 +255,8 @@ class _Launch:
     def _loop(self, executor: Executor) -> Why:
         at_last = self.options.at_last
         while self.ready or self.running:
-            if self.stop.why:
-                return self.stop.why
+            if self.stop.wanted:
+                return "interrupted"
             if self.deadline is not None and time.monotonic() > self.deadline:
                 return "budget"
             self._submit(executor)
@@ -305,8 +297,8 @@ class _Launch:
     def _next(self) -> str | None:
         """Return the next trial that may start: not waiting for another process or for the trial it starts from."""
         now = time.monotonic()
-        if self._doubtful():
-            scouts = self._scouts()
+        if self.doubt.is_there:
+            scouts = self.doubt.scouts(self.rerun_after)
             self.ready = deque(sorted(self.ready, key=lambda key: key not in scouts))
         for _ in range(len(self.ready)):
             key = self.ready.popleft()
@@ -328,11 +320,23 @@ class _Launch:
                 self.ready.appendleft(key)
                 return
         if outcome.state == "BUSY":
-            self.not_before[key] = time.monotonic() + BUSY_SECONDS
-            self.ready.append(key)
+            self._busy(key)
             return
         self.outcomes[key] = outcome
+        self.doubt.add(outcome)
         self.view.finished(self.trials[key], outcome)
+
+    def _busy(self, key: str) -> None:
+        """Try a trial that another process holds a little later; say which one where that takes long."""
+        now = time.monotonic()
+        self.not_before[key] = now + BUSY_SECONDS
+        self.ready.append(key)
+        if now - self.busy_since.setdefault(key, now) > BUSY_NAMED_SECONDS and (
+            pids := worker.holders(self.store, key)
+        ):
+            self.busy_since[key] = now
+            text = ", ".join(map(str, pids))
+            self.view.phase(f"trial {key[:12]} is held by process {text}; it runs here once that has ended")
 
     def _died(self, key: str, error: WorkerDiedError) -> Outcome | None:
         """Return a FAILED row after the last attempt that one launch makes, or None to try again."""
@@ -366,41 +370,17 @@ class _Launch:
             if isinstance(error, BadInputError | DiskError):
                 raise error
 
-    # -- equal failures -----------------------------------------------------------------------------------------------
-
     def _hopeless(self) -> Why | None:
         """Return why nothing that is left can be expected to go better, or None."""
-        ran = self._ran()
-        if any(outcome.no_disk for outcome in ran):
+        if self.doubt.no_disk:
             return "disk"
-        if not self.ready or not self._doubtful():
-            return None
-        failed = {outcome.trial_id for outcome in ran}
-        num_conditions = len({self.trials[key].condition_id for key in failed})
-        return "equal_failures" if num_conditions > 1 and self._scouts() <= failed else None
-
-    def _ran(self) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes.values() if outcome.ran]
-
-    def _doubtful(self) -> bool:
-        """Return whether everything that ran so far failed alike, often enough to be no accident."""
-        ran = self._ran()
-        alike = len({(outcome.state, outcome.cause, outcome.message) for outcome in ran}) == 1
-        return alike and ran[0].state == "FAILED" and len(ran) >= EQUAL_FAILURES
-
-    def _scouts(self) -> frozenset[str]:
-        """Return the last trial of each shape, far from the first ones; one that never ran where there is one."""
-        if self.scouts is None:
-            tried = [key for key in self.trials if key in self.rerun_after]
-            tried.sort(key=lambda key: self.rerun_after[key] == 0)
-            self.scouts = frozenset({forecast.shape(self.trials[key].spec): key for key in tried}.values())
-        return self.scouts
+        return "equal_failures" if self.ready and self.doubt.is_certain(self.rerun_after) else None
 
     def _message(self, why: Why) -> str:
         left = len(self.trials) - len(self.outcomes)
         again = "run the same command again to continue"
         if why == "equal_failures":
-            return f"stopped after {len(self._ran())} equal failures with {left} trials left; {self._advice()}"
+            return f"stopped after {self.doubt.num_ran} equal failures with {left} trials left; {self._advice()}"
         messages: dict[Why, str] = {
             "done": "",
             "interrupted": f"interrupted with {left} trials left; {again}",
@@ -410,7 +390,7 @@ class _Launch:
         return messages[why]
 
     def _advice(self) -> str:
-        failure = states.of_trial(self.store, self._ran()[0].trial_id).failure
+        failure = states.of_trial(self.store, self.doubt.failed[0]).failure
         if failure is not None and failure.reruns_by_itself:
             return "mend the cause and run the same command again: it tries them again by itself, after the others"
         return "mend the cause and run the same command with --retry-failed (make: RETRY=1)"

@@ -22,7 +22,8 @@ from harness.identity import canonical_json
 from harness.pocket import expectations
 from harness.records import result
 from harness.records.schema import PlannedTrial, SweepRecord
-from harness.records.store import MANIFEST, Store, write_atomic
+from harness.records.seal import sealed
+from harness.records.store import MANIFEST, Store, set_aside, write_atomic
 from harness.spec import ArtefactBase, BaseRef, FolderBase, HubBase, PocketBase, Study, Sweep, TrialBase
 
 
@@ -104,14 +105,14 @@ def _measures(setting: Setting) -> dict[str, tuple[str, ...]]:
 
 
 def write_record(plan: Plan) -> None:
-    """Write `sweep.json`, unless it is already the same.
+    """Write `sweep.json`, unless it is already the same; a damaged one is set aside.
 
     Raises:
         SpecError: the folder holds the sweep of another base.
         DiskError: the disk is full or read-only.
     """
     path = plan.folder / "sweep.json"
-    content = plan.record.model_dump_json(indent=1).encode()
+    content = sealed(plan.record)
     if path.is_file() and path.read_bytes() == content:
         return
     _check_same_base(plan, path)
@@ -121,8 +122,10 @@ def write_record(plan: Plan) -> None:
 def _check_same_base(plan: Plan, path: Path) -> None:
     try:
         standing = plan.store.read(path, SweepRecord)
-    except StoreError:
-        return  # a damaged plan is written again
+    except StoreError as error:
+        if isinstance(error.__cause__, ValueError):  # damaged, and written again
+            set_aside(path)
+        return
     old, new = _bases(standing.trials if standing else ()), _bases(plan.record.trials)
     if old and new and not old & new:
         raise SpecError(

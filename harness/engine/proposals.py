@@ -21,6 +21,7 @@ from harness.engine.plan import Plan, write_record
 from harness.errors import StoreError
 from harness.identity import canonical, condition_id
 from harness.records.schema import PlannedTrial, Row, SweepRecord
+from harness.records.seal import sealed
 from harness.records.store import disk_errors, write_atomic
 from harness.spec import Scalar
 
@@ -131,7 +132,7 @@ def set_aside(path: Path, why: str) -> None:
 
 def written(plan: Plan, book: StudyRecord) -> StudyRecord:
     """Write `study.json` and return it."""
-    write_atomic(plan.folder / "study.json", book.model_dump_json(indent=1).encode())
+    write_atomic(plan.folder / "study.json", sealed(book))
     return book
 
 

@@ -6,6 +6,7 @@ deciding what to run (launch.py).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,19 @@ def of_trial(store: Store, trial_id: str) -> TrialState:
 
 def of_trials(store: Store, trials: Iterable[PlannedTrial]) -> dict[str, TrialState]:
     """Return the state of each distinct trial, by id, in the order of the plan."""
-    return {trial_id: of_trial(store, trial_id) for trial_id in dict.fromkeys(trial.trial_id for trial in trials)}
+    there = begun(store)
+    ids = dict.fromkeys(trial.trial_id for trial in trials)
+    return {key: of_trial(store, key) if there is None or key in there else TrialState("PENDING") for key in ids}
+
+
+def begun(store: Store) -> set[str] | None:
+    """Return the ids of the trials that have a folder; None where the store's own folder cannot be looked into."""
+    try:
+        return {entry.name for entry in os.scandir(store.root / "trials")}
+    except FileNotFoundError:
+        return set()
+    except OSError:
+        return None
 
 
 def of_record(store: Store, record: SweepRecord) -> dict[str, TrialState]:

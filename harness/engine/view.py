@@ -27,6 +27,7 @@ from harness.records.store import Store
 
 LINE_SECONDS = 30.0
 TAIL_LINES = 6
+REFRESH_SECONDS = 1.0
 
 
 class Counting(View):
@@ -42,6 +43,8 @@ class Counting(View):
         self.num_ran = 0
         self.phase_text = ""
         self.phase_progress: Path | None = None
+        self._forecast = Forecast(store)
+        self._refreshed_at = self.started_at
 
     def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
         self.trials, self.states, self.num_workers = trials, dict(done), num_workers
@@ -74,8 +77,10 @@ class Counting(View):
     def seconds_left(self) -> float | None:
         """Return the seconds that the rest is expected to take: from measured shapes, else from this launch's pace."""
         left = [trial for key, trial in self.trials.items() if key not in self.states]
-        forecast = Forecast(self.store)
-        costs: list[Cost] = [forecast.of(trial.spec) for trial in left]
+        if time.monotonic() - self._refreshed_at > REFRESH_SECONDS:
+            self._forecast.refresh()
+            self._refreshed_at = time.monotonic()
+        costs: list[Cost] = [self._forecast.of(trial.spec) for trial in left]
         expected = total_seconds(costs, self.num_workers)
         if expected is None and self.num_ran:
             return (time.monotonic() - self.started_at) / self.num_ran * len(left)

@@ -7,13 +7,14 @@ torch at import: the heavy packages load when a job runs. What does not live her
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,13 +23,26 @@ from harness.engine import forecast
 from harness.engine.progress import Reporter
 from harness.errors import BusyError, DiskError, HarnessError, StoreError, is_out_of_memory
 from harness.identity import trial_id
-from harness.records import provenance, result
+from harness.records import attempts, leftovers, provenance, result
 from harness.records.schema import Failure, TrialResult
-from harness.records.store import Store, append_line, cut_torn_tail, disk_errors, lock, read_lines, write_atomic
+from harness.records.seal import sealed
+from harness.records.store import (
+    Store,
+    append_line,
+    cut_torn_tail,
+    disk_errors,
+    lock,
+    read_lines,
+    set_aside,
+    write_atomic,
+)
 from harness.spec import Runtime, TrialSpec
 
 T = TypeVar("T")
+LOCK = ".lock"
 LOG_TAIL_LINES = 40
+DISK_ERRORS = (errno.EIO, errno.ENXIO, errno.ESTALE, errno.ENOLCK)
+"""What a disk or a network file system answers when it fails, besides being full or read-only."""
 
 
 class TrialFunction(Protocol):
@@ -92,13 +106,24 @@ def attempt(job: TrialJob) -> Outcome:
     store, key = Store(job.root), trial_id(job.spec)
     folder = store.trial(key)
     try:
-        with lock(folder / ".lock", wait=False):
+        with lock(folder / LOCK, wait=False):
             return _claimed(job, store, folder, key)
     except BusyError:
         return Outcome(key, "BUSY", ran=False)
     except (StoreError, OSError) as error:  # the folder itself: it stops no other trial
-        full = isinstance(error, DiskError)
-        return Outcome(key, "FAILED", ran=True, cause="disk", message=str(error), no_disk=full)
+        return _unrecorded(error, folder, key)
+
+
+def _unrecorded(error: StoreError | OSError, folder: Path, key: str) -> Outcome:
+    """Return how an attempt ended whose folder failed it: as its result says, if that was committed before."""
+    full = isinstance(error, DiskError)
+    try:
+        standing = result.read(folder)
+    except StoreError:
+        standing = None
+    if standing is not None:
+        return Outcome(key, standing.state, ran=True, message=str(error), no_disk=full)
+    return Outcome(key, "FAILED", ran=True, cause="disk", message=str(error), no_disk=full)
 
 
 def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
@@ -138,8 +163,17 @@ def _fitting(job: TrialJob) -> Runtime:
 
 
 def _standing(folder: Path) -> TrialResult | None:
-    """Return the committed result; a damaged one is set aside, so that the trial runs again."""
-    return _whole(folder / result.RESULT, lambda: result.read(folder))
+    """Return the committed result; it is set aside with what is damaged of its files, so that the trial runs again."""
+    standing = _whole(folder / result.RESULT, lambda: result.read(folder))
+    if standing is None:
+        return None
+    try:
+        result.verify_small(folder, standing)
+    except StoreError:
+        result.set_damaged_aside(folder, standing)
+        set_aside(folder / result.RESULT)  # last: a kill in between is noticed again
+        return None
+    return standing
 
 
 def _whole(path: Path, read: Callable[[], T]) -> T | None:
@@ -152,23 +186,21 @@ def _whole(path: Path, read: Callable[[], T]) -> T | None:
         # A file that cannot be read just now may be whole; a folder in its place never is.
         if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, IsADirectoryError):
             raise
-        count = len(list(path.parent.glob(f"{path.stem}.damaged-*{path.suffix}")))
-        os.rename(path, path.with_name(f"{path.stem}.damaged-{count + 1}{path.suffix}"))
+        set_aside(path)
         return None
 
 
 def _begin(job: TrialJob, folder: Path) -> int:
     """Write what an attempt leaves first and return its number, from 1."""
-    attempts = folder / "attempts.jsonl"
-    cut_torn_tail(attempts)
-    _whole(attempts, lambda: _starts(folder))
+    events = folder / "attempts.jsonl"
+    cut_torn_tail(events)
+    _whole(events, lambda: _starts(folder))
     number = 1 + num_attempts(folder)
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
+    leftovers.sweep(folder)
     write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode(), durable=False)
     write_atomic(folder / "runtime.json", job.runtime.model_dump_json(indent=1).encode(), durable=False)
     start = {"event": "start", "attempt": number, "pid": os.getpid(), "host": os.uname().nodename}
-    append_line(attempts, start | {"time_utc": provenance.utc_now()})
+    append_line(events, start | {"time_utc": provenance.utc_now()})
     with disk_errors(folder):
         (folder / "attempts").mkdir(exist_ok=True)
     return number
@@ -190,10 +222,15 @@ def _starts(folder: Path) -> int:
         StoreError: it is damaged.
     """
     path = folder / "attempts.jsonl"
-    rows: list[Any] = list(read_lines(path))
-    if not all(isinstance(row, dict) and "event" in row for row in rows):
+    rows = read_lines(path)
+    if not all("event" in row for row in rows):
         raise StoreError(f"{path} holds a line that is no event of an attempt")
     return sum(row["event"] == "start" for row in rows)
+
+
+def holders(store: Store, key: str) -> list[int]:
+    """Return the processes of this host that hold a trial, or have its lock open to try."""
+    return attempts.holders(store.trial(key) / LOCK)
 
 
 def rerun_command(key: str, root: Path) -> str:
@@ -208,7 +245,9 @@ def cause_of(error: BaseException) -> str:
     """Return the class of a failure: oom, nan, data, killed, disk or bug."""
     if isinstance(error, HarnessError):
         return error.cause_class
-    return "oom" if is_out_of_memory(error) else "bug"
+    if is_out_of_memory(error):
+        return "oom"
+    return "disk" if isinstance(error, OSError) and error.errno in DISK_ERRORS else "bug"
 
 
 def _failed(error: Exception, folder: Path, number: int, log: Path, command: str, key: str) -> Outcome:
@@ -238,7 +277,7 @@ def record_failure(folder: Path, key: str, cause: Any, message: str, number: int
         attempt=number,
         time_utc=provenance.utc_now(),
     )
-    write_atomic(folder / result.FAILURE, failure.model_dump_json(indent=1).encode())
+    write_atomic(folder / result.FAILURE, sealed(failure))
     return Outcome(key, "FAILED", ran=True, cause=cause, message=message, log=str(log))
 
 
@@ -262,8 +301,9 @@ def output_to(log: Path) -> Iterator[None]:
             os.dup2(stream.fileno(), 2)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # a full disk costs the last lines of the log
+                stream.flush()
         for copy, original in zip(saved, (1, 2), strict=True):
             os.dup2(copy, original)
             os.close(copy)

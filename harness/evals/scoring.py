@@ -20,7 +20,6 @@ from torch import nn
 
 from harness import models, versions
 from harness.data import bounds
-from harness.errors import StoreError
 from harness.evals import pass_at_k
 from harness.evals.asking import Sample, asked
 from harness.evals.choices import CHOICES_FILE, write_choices
@@ -42,8 +41,9 @@ from harness.evals.table import (
     write_rows,
 )
 from harness.identity import canonical, evaluation_behaviours
+from harness.records import before
 from harness.records.schema import EvalScores, Scores, TrainSummary
-from harness.records.store import Store, write_atomic
+from harness.records.store import Store
 from harness.spec import EvalSpec, EvalTask, Quantisation, Runtime, TrialSpec
 from harness.spec.metrics import CHANCE_METRICS, PANEL_METRICS
 
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
 ITEMS_FILE = "items.parquet"
 QUESTIONS_FILE = "questions.parquet"
-SCORES_FILE = "scores.json"
 SAMPLE_BATCH_SIZE = 8
 SAMPLE_MAX_NEW_TOKENS = 64
 
@@ -300,16 +299,12 @@ def _score_base(
         models.add_rows(model, chat.tokenizer, chat.added)
         scores = _score_into(folder, final, key, model, chat, spec.evals, context)
         write_questions(folder / QUESTIONS_FILE, questions(chat, spec.evals))
-        write_atomic(folder / SCORES_FILE, scores.model_dump_json(indent=1).encode())
+        before.write(folder, scores)
         del model
         _free_memory()
 
     report_phase(context, "scoring before")
-    folder = context.store.ensure_artefact("before", key, build)
-    scores = context.store.read(folder / SCORES_FILE, EvalScores)
-    if scores is None:
-        raise StoreError(f"{folder / SCORES_FILE} is missing though the folder is complete; remove {folder}")
-    return scores
+    return before.ensure(context.store, key, build)
 
 
 def _slices(spec: EvalSpec) -> dict[str, Slice]:

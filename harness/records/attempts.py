@@ -1,4 +1,4 @@
-"""Whether an attempt runs now, from the files that it left: the one definition of RUNNING.
+"""Whether an attempt runs now, from the files that it left: the one definition of RUNNING; and who holds a file.
 
 Invariant: nothing is locked and nothing is written. What does not live here: the states that a record decides
 (harness/engine/states.py, analysis/opened.py).
@@ -7,6 +7,7 @@ Invariant: nothing is locked and nothing is written. What does not live here: th
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def is_running(progress: Progress | None, failure: Failure | None) -> bool:
     if failure is not None and written < _time(failure.time_utc):
         return False
     if progress.host == os.uname().nodename:
-        return _process_exists(progress.pid) and progress.process_start in (None, process_start(progress.pid))
+        return process_exists(progress.pid) and progress.process_start in (None, process_start(progress.pid))
     return (datetime.now(UTC) - written).total_seconds() < STALE_AFTER_SECONDS
 
 
@@ -51,11 +52,27 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _process_exists(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
+    """Return whether a process of this number is there and runs; one that ended and waits for its parent does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True
+    return state not in ("Z", "X")
+
+
+def holders(path: Path) -> list[int]:
+    """Return the other processes of this host that have a file open, as far as this user may see."""
+    target = str(path.resolve())
+    found: set[int] = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(entry) == target:
+                found.add(int(entry.parts[2]))
+    return sorted(found - {os.getpid()})

@@ -13,6 +13,7 @@
     trials/<id>/rows.parquet         one row per training, validation and dropped row: source, revision, id, fate
     trials/<id>/weights/             what `keep` says, with manifest.json
     trials/<id>/result.json          committed last, names the sha256 of every other file: the trial is done
+    trials/<id>/*.damaged-<n>*       what was set aside because its sha256 was not the one written down
     trials/<id>/failure.json         the latest failure, while there is no result
     trials/<id>/attempts.jsonl       one row per start and end of an attempt
     trials/<id>/progress.json        where a running attempt is; never a result

@@ -2,8 +2,9 @@
 
 Invariant: a reader never sees half a file. `write_atomic` replaces, `commit_once` lets the first writer win (`link`),
 both after fsync of the data and followed by fsync of the folder; a folder artefact appears by one rename. Locks are
-`flock`: the kernel frees them when the holder dies. What does not live here: what the files mean (schema.py), and who
-runs what (engine).
+`flock`: the kernel frees them when the holder dies. Every step of a commit passes a named point (points.py), where
+tests put a fault. What does not live here: what the files mean (schema.py), how a record is sealed (seal.py), what the
+dead left (leftovers.py), who runs what (engine).
 """
 
 from __future__ import annotations
@@ -11,23 +12,29 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pydantic
 from safetensors import SafetensorError
 
 from harness.errors import BadInputError, BusyError, DiskError, StoreError
+from harness.records import points, seal
 
 M = TypeVar("M", bound=pydantic.BaseModel)
+LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+TAIL_BYTES, APPEND_SECONDS = 4096, 0.2
 
 
 def file_sha256(path: Path) -> str:
@@ -65,13 +72,17 @@ def fsync_folder(folder: Path) -> None:
 
 def _write_temporary(path: Path, content: bytes, *, durable: bool = True) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    owner = f"{os.getpid()}@{os.uname().nodename}"  # by which leftovers.py knows that nobody writes it any more
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.{owner}.", suffix=".tmp", dir=path.parent)
     try:
+        points.passing("temporary.made", path)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
+            points.passing("temporary.written", path)
             if durable:
                 os.fsync(stream.fileno())
+        points.passing("temporary.synced", path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -91,9 +102,15 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
     """
     with disk_errors(path):
         temporary = _write_temporary(path, content, durable=durable)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        points.passing("replace.renamed", path)
         if durable:
             fsync_folder(path.parent)
+        points.passing("replace.synced", path)
 
 
 def commit_once(path: Path, content: bytes) -> bool:
@@ -106,40 +123,105 @@ def commit_once(path: Path, content: bytes) -> bool:
         temporary = _write_temporary(path, content)
         try:
             os.link(temporary, path)
+            points.passing("commit.linked", path)
         except FileExistsError:
             return False
         finally:
             temporary.unlink(missing_ok=True)
+        points.passing("commit.unlinked", path)
         fsync_folder(path.parent)
+        points.passing("commit.synced", path)
         return True
 
 
 def append_line(path: Path, row: Mapping[str, object]) -> None:
-    """Append one JSON row and flush it to the operating system."""
-    with disk_errors(path), path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row, allow_nan=False) + "\n")
+    """Append one JSON row and flush it to the operating system; a torn last line is cut off first.
+
+    Several processes may append to one file: each locks it meanwhile; one that is stopped then holds nobody up.
+
+    Raises:
+        DiskError: the disk is full or read-only; what it took of the row is a torn last line.
+    """
+    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    with disk_errors(path), path.open("a+b", buffering=0) as stream:
+        if _is_alone(stream.fileno()):
+            _cut_torn_tail(stream.fileno())
+        try:
+            points.passing("append.opened", path)
+            while line:
+                line = line[stream.write(line) :]
+            points.passing("append.written", path)
+        finally:
+            fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def _is_alone(descriptor: int) -> bool:
+    """Lock an open file for this process; return False where another one keeps it for longer than an append takes."""
+    deadline = time.monotonic() + APPEND_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        else:
+            return True
+
+
+def _cut_torn_tail(descriptor: int) -> None:
+    """Cut what follows the last line break off an open file, which then ends with a whole line."""
+    size = end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - TAIL_BYTES)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            end = start + found + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(descriptor, end)
 
 
 def read_lines(path: Path) -> list[dict[str, object]]:
-    """Return the whole rows of a JSON-lines file; a torn last line is left out."""
+    """Return the whole rows of a JSON-lines file, [] where there is none; a torn last line is left out.
+
+    Raises:
+        StoreError: another line is not a JSON object; the sentence names it.
+    """
     if not path.exists():
         return []
-    rows: list[dict[str, object]] = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise StoreError(f"{path} holds a line that is not JSON: {line[:80]!r}") from error
-    return rows
+    return [_row(path, line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _row(path: Path, line: bytes) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} holds a line that is not JSON: {line[:80]!r}") from error
+    if not isinstance(row, dict):
+        raise StoreError(f"{path} holds a line that is not a JSON object: {line[:80]!r}")
+    return cast("dict[str, object]", row)
 
 
 def cut_torn_tail(path: Path) -> None:
-    """Remove a last line without a newline, left by a kill in the middle of a write."""
-    if path.exists():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            write_atomic(path, whole)
+    """Remove a last line without a newline, left by a kill or a full disk in the middle of a write."""
+    with disk_errors(path), suppress(FileNotFoundError), path.open("r+b", buffering=0) as stream:
+        _cut_torn_tail(stream.fileno())
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to the next free `<stem>.damaged-<n><suffix>` beside it and return that.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    stem, suffix = (path.stem, path.suffix) if path.is_file() else (path.name, "")
+    names = (path.with_name(f"{stem}.damaged-{number}{suffix}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    os.rename(path, aside)
+    LOG.warning("%s is set aside as %s", path, aside.name)
+    return aside
 
 
 @contextmanager
@@ -152,16 +234,33 @@ def lock(path: Path, *, wait: bool) -> Generator[None, None, None]:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    _HELD.add(descriptor)
     try:
+        points.passing("lock.opened", path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise BusyError(f"{path.parent} is held by another process") from None
+        points.passing("lock.held", path)
         yield
     finally:
+        _HELD.discard(descriptor)
         # Unlocked by name as well: a child that still holds a copy of the descriptor must not keep the lock.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+        points.passing("lock.freed", path)
+
+
+def _close_held() -> None:
+    """Close a parent's locks in a child that forked: one that outlives its parent would keep them."""
+    for descriptor in _HELD:
+        os.close(descriptor)
+    _HELD.clear()
+
+
+_HELD: set[int] = set()
+"""Descriptors of the locks of this process."""
+os.register_at_fork(after_in_child=_close_held)
 
 
 def write_manifest(folder: Path) -> dict[str, str]:
@@ -183,9 +282,12 @@ def read_manifest(folder: Path) -> dict[str, str]:
         StoreError: there is none, or it is not readable.
     """
     try:
-        return json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise StoreError(f"{folder} is not complete: {MANIFEST} is missing or damaged ({error})") from error
+    if not isinstance(manifest, dict):
+        raise StoreError(f"{folder / MANIFEST} is damaged: it is not a JSON object")
+    return cast("dict[str, str]", manifest)
 
 
 def verify_manifest(folder: Path) -> dict[str, str]:
@@ -226,30 +328,56 @@ class Store:
         """Return whether an artefact is complete."""
         return (self.artefact(kind, key) / MANIFEST).is_file()
 
-    def ensure_artefact(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
-        """Return an artefact's folder, building it first where it is missing.
+    def is_whole(self, kind: str, key: str, check: Callable[[Path], None] | None = None) -> bool:
+        """Return whether an artefact is complete, every byte as its manifest says and as `check` wants it."""
+        if not self.has_artefact(kind, key):
+            return False
+        try:
+            verify_manifest(self.artefact(kind, key))
+            if check is not None:
+                check(self.artefact(kind, key))
+        except StoreError as error:
+            LOG.warning("%s", error)
+            return False
+        return True
+
+    def ensure_artefact(
+        self, kind: str, key: str, build: Callable[[Path], None], check: Callable[[Path], None] | None = None
+    ) -> Path:
+        """Return an artefact's folder, building it first where it is missing; a damaged one is set aside.
 
         One process builds, others wait for it. `build` writes into a temporary folder, which becomes the artefact by
         one rename after its manifest is written; a kill leaves nothing but that temporary folder, swept next time.
+
+        Args:
+            kind: the folder below `artefacts/`.
+            key: its name there.
+            build: writes the files into the folder that it is given.
+            check: raises StoreError where the content, whole as it may be, is not that of this key.
 
         Raises:
             DiskError: the disk is full or read-only.
         """
         target = self.artefact(kind, key)
-        if self.has_artefact(kind, key):
+        if self.is_whole(kind, key, check):
             return target
         with lock(target.parent / f".{key}.lock", wait=True):
-            if self.has_artefact(kind, key):
+            if self.is_whole(kind, key, check):
                 return target
             building = target.parent / f".{key}.building"
             with disk_errors(building):
-                for leftover in (building, target):
-                    if leftover.exists():
-                        shutil.rmtree(leftover)
+                if building.exists():
+                    shutil.rmtree(building)
+                if target.exists():
+                    set_aside(target)
                 building.mkdir(parents=True)
+                points.passing("artefact.begun", target)
                 build(building)
+                points.passing("artefact.built", target)
                 write_manifest(building)
+                points.passing("artefact.sealed", target)
                 os.rename(building, target)
+                points.passing("artefact.renamed", target)
                 fsync_folder(target.parent)
         return target
 
@@ -261,10 +389,10 @@ class Store:
             BadInputError: the store's root is, or lies under, a file.
         """
         try:
-            return model.model_validate_json(path.read_text(encoding="utf-8"))
+            return model.model_validate_json(seal.opened(path.read_bytes()).decode())
         except FileNotFoundError:
             return None
-        except (pydantic.ValidationError, UnicodeDecodeError) as error:
+        except ValueError as error:  # pydantic's and of the encoding, too
             raise StoreError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
         except OSError as error:
             if isinstance(error, NotADirectoryError) and not self.root.is_dir():

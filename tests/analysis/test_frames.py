@@ -17,7 +17,8 @@ from analysis.opened import open_sweep
 from harness.errors import BadInputError
 from harness.evals.table import QuestionRow, write_questions
 from harness.records.schema import ROW_COLUMNS, TrialResult
-from harness.records.store import Store
+from harness.records.seal import sealed
+from harness.records.store import Store, file_sha256
 from tests.analysis.conftest import ARM, MIXED
 from tests.analysis.synthetic import Plan, build
 
@@ -210,6 +211,21 @@ def test_load_items_one_sided_item_keeps_its_row_with_the_reason(small: tuple[St
     assert row["reason_after"] == "not asked"
     assert not math.isnan(row["before"])
     assert row["cluster"] == "person-0"
+
+
+def test_load_items_that_are_not_as_committed_are_left_out(small: tuple[Store, str]) -> None:
+    store, folder = small
+    first, second = (trial for trial in open_sweep(store, folder).trials[:2])
+    for trial in (first, second):
+        assert trial.result is not None
+        path = trial.folder / "items.parquet"
+        named = trial.result.model_copy(update={"files": {path.name: file_sha256(path)}})
+        (trial.folder / "result.json").write_bytes(sealed(named))
+    table = pd.read_parquet(path)
+    table.assign(value=table["value"] + 0.1).to_parquet(path)  # a whole file, of other numbers
+    read = set(load_items("lima_size", out=store.root)["trial_id"])
+    assert first.planned.trial_id in read
+    assert second.planned.trial_id not in read
 
 
 def test_load_items_of_records_without_chance_have_none_and_others_their_own(small: tuple[Store, str]) -> None:

@@ -53,7 +53,7 @@ def run_stub(spec: TrialSpec, store: Store, runtime: Runtime, command: str, repo
     attempt = sum('"start"' in line for line in (folder / "attempts.jsonl").read_text().splitlines())
     _misbehave(store.root, spec.seed, attempt, folder)
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "train/loss": spec.train.learning_rate}) + "\n")
-    return result.commit(folder, _result(spec, runtime, command))
+    return result.commit(folder, stub_result(spec, runtime, command))
 
 
 def _misbehave(root: Path, seed: int, attempt: int, folder: Path) -> None:
@@ -71,7 +71,8 @@ def _misbehave(root: Path, seed: int, attempt: int, folder: Path) -> None:
         raise ERRORS[name](f"{name} as asked")
 
 
-def _result(spec: TrialSpec, runtime: Runtime, command: str) -> TrialResult:
+def stub_result(spec: TrialSpec, runtime: Runtime, command: str) -> TrialResult:
+    """Return a result that the spec's seed and learning rate decide."""
     score = Score(value=spec.train.learning_rate + spec.seed, num_items=4)
     tasks = [f"{task.key}/{primary_metric(task)}" for task in spec.evals.tasks]
     scores = EvalScores(key="k", test=dict.fromkeys(tasks, score), val=dict.fromkeys(tasks, score), items_file="none")

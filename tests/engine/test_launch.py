@@ -14,12 +14,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing import popen_spawn_posix
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.engine import launch, states, worker
+from harness.engine import doubt, forecast, launch, states, worker
 from harness.engine.view import LineView
 from harness.engine.worker import Outcome
 from harness.records import result
@@ -71,7 +72,7 @@ def numbers(root: Path) -> dict[str, str]:
     found = {}
     for path in sorted(root.glob("trials/*/result.json")):
         tree = json.loads(path.read_text())
-        del tree["provenance"], tree["files"]["spec.json"]
+        del tree["sha256"], tree["provenance"], tree["files"]["spec.json"]
         found[path.parent.name] = json.dumps(tree, sort_keys=True)
     return found
 
@@ -253,8 +254,8 @@ def test_launch_failure_of_every_condition_stops_it(tmp_path: Path, raises: str,
     behave(tmp_path, "all", raises=raises)
     summary = run_all(tmp_path, cells(0.0, 0.1, 0.2))
     assert (summary.why, summary.exit_code) == ("equal_failures", 1)
-    assert sum(runs(tmp_path).values()) == launch.EQUAL_FAILURES + 1  # the last cell was tried as well
-    assert f"stopped after {launch.EQUAL_FAILURES + 1} equal failures with 5 trials left" in summary.message
+    assert sum(runs(tmp_path).values()) == doubt.EQUAL_FAILURES + 1  # the last cell was tried as well
+    assert f"stopped after {doubt.EQUAL_FAILURES + 1} equal failures with 5 trials left" in summary.message
     assert advice in summary.message
     assert ("--retry-failed" in summary.message) == (raises == "ValueError")
 
@@ -433,16 +434,116 @@ def test_worker_leaves_a_result_that_cannot_be_read_just_now_in_place(
 ) -> None:
     run(tmp_path, 1)
     (path,) = tmp_path.glob("trials/*/result.json")
-    whole, read = path.read_bytes(), Path.read_text
+    whole, read = path.read_bytes(), Path.read_bytes
 
-    def busy(self: Path, *args: Any, **options: Any) -> str:
+    def busy(self: Path) -> bytes:
         if self == path:
             raise OSError(errno.EMFILE, "Too many open files")
-        return read(self, *args, **options)
+        return read(self)
 
-    monkeypatch.setattr(Path, "read_text", busy)
+    monkeypatch.setattr(Path, "read_bytes", busy)
     job = worker.TrialJob(planned(1)[0].spec, tmp_path, RUNTIME, run_stub)
     outcome = worker.attempt(job)
     assert (outcome.state, outcome.cause) == ("FAILED", "disk")
     assert "Too many open files" in outcome.message
+    monkeypatch.undo()
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "spec.json"])
+def test_launch_damaged_file_of_a_committed_trial_is_set_aside_and_made_again(
+    tmp_path: Path, undisturbed: dict[str, str], name: str
+) -> None:
+    run(tmp_path, count=6)
+    path = tmp_path / "trials" / planned(1)[0].trial_id / name
+    damaged = path.read_bytes().replace(b"1", b"2", 1)
+    path.write_bytes(damaged)
+    assert run(tmp_path, count=6).num_ran == 1
+    assert numbers(tmp_path) == undisturbed
+    assert path.with_name(f"{path.stem}.damaged-1{path.suffix}").read_bytes() == damaged
+    assert run(tmp_path, count=6).num_ran == 0
+
+
+def test_launch_file_of_a_committed_trial_that_was_deleted_is_no_damage(tmp_path: Path) -> None:
+    run(tmp_path, count=1)
+    (tmp_path / "trials" / planned(1)[0].trial_id / "metrics.jsonl").unlink()
+    assert run(tmp_path, count=1).num_ran == 0
+
+
+def test_launch_stopped_by_a_closed_terminal_ends_in_order(tmp_path: Path) -> None:
+    behave(tmp_path, "all", sleep=SLOW_SECONDS)
+    launcher = start(tmp_path)
+    until(lambda: len(runs(tmp_path)) >= 2)
+    os.kill(launcher.pid, signal.SIGHUP)
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 130
+    assert json.loads(output)["why"] == "interrupted"
+
+
+def test_launch_damaged_measurements_are_set_aside_and_stop_nothing(tmp_path: Path) -> None:
+    run(tmp_path, count=1)
+    (path,) = tmp_path.glob("probes/*.jsonl")
+    path.write_text('{"num_steps": "two"}\n')
+    cost = forecast.Forecast(Store(tmp_path)).of(planned(1)[0].spec)
+    assert cost.seconds is None
+    assert run(tmp_path, count=2).exit_code == 0
+    assert path.with_name(f"{path.stem}.damaged-1.jsonl").exists()
+    assert len(read_lines(path)) == 1
+
+
+def test_launch_trial_held_for_long_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "BUSY_NAMED_SECONDS", 0.6)
+    said: list[str] = []
+    trial = planned(1)[0]
+    code = (
+        "import sys; from pathlib import Path; from harness.records.store import lock\n"
+        "with lock(Path(sys.argv[1]), wait=True):\n    print(1, flush=True); sys.stdin.read()"
+    )
+    path = tmp_path / "trials" / trial.trial_id / ".lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+
+    class Recording(launch.View):
+        def phase(self, text: str, progress: Path | None = None) -> None:
+            said.append(text)
+            holder.communicate()
+
+    how = launch.Options(1, run=run_stub, prepare=False)
+    assert launch.launch(Store(tmp_path), [trial], RUNTIME, how, Recording()).exit_code == 0
+    assert said == [f"trial {trial.trial_id[:12]} is held by process {holder.pid}; it runs here once that has ended"]
+
+
+def test_worker_fault_after_the_commit_is_no_failure_of_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(worker.forecast, "remember", refuse)
+    outcome = worker.attempt(worker.TrialJob(planned(1)[0].spec, tmp_path, RUNTIME, run_stub))
+    assert (outcome.state, outcome.ran, outcome.no_disk) == ("COMPLETE", True, False)
+
+
+def test_worker_disk_that_fails_is_a_failure_of_the_machine() -> None:
+    assert worker.cause_of(OSError(errno.EIO, "Input/output error")) == "disk"
+    assert worker.cause_of(FileNotFoundError(errno.ENOENT, "No such file")) == "bug"
+
+
+def test_launch_worker_killed_before_it_read_its_job_is_replaced(
+    tmp_path: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, failed = popen_spawn_posix.Popen._launch, []
+
+    def start_worker(self: Any, process: Any) -> None:
+        if not failed:
+            failed.append(process)
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")  # what writing to a child that is gone raises
+        plain(self, process)
+
+    monkeypatch.setattr(popen_spawn_posix.Popen, "_launch", start_worker)
+    assert run(tmp_path, count=6).exit_code == 0
+    assert len(failed) == 1
+    assert numbers(tmp_path) == undisturbed

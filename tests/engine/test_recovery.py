@@ -35,7 +35,7 @@ def finish(plan: Plan, trial: PlannedTrial, *, keeps: bool = True, state: str = 
     if keeps:
         (weights / "adapter.bin").write_bytes(b"weights")
         write_manifest(weights)
-    made = stub._result(trial.spec, plan.setting.experiment.runtime, "command")
+    made = stub.stub_result(trial.spec, plan.setting.experiment.runtime, "command")
     result.commit(folder, made.model_copy(update={"state": state}))
 
 

@@ -1,0 +1,50 @@
+"""What processes that are gone left half written: files and artefacts that nothing will ever rename.
+
+Invariant: only files of processes of this host that no longer exist are removed, and only half-built artefacts whose
+lock is free, so that it is safe at any time. What does not live here: writing (store.py), what a trial left half built
+in its folder, which its next attempt replaces.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from harness.errors import BusyError, DiskError
+from harness.records.attempts import process_exists
+from harness.records.store import lock
+
+_OWNER = re.compile(r"\.(\d+)@(.+)\.[^.]+\.tmp$")
+
+
+def sweep(folder: Path) -> int:
+    """Remove temporary files without a writer from a folder, not from those below it, and return their number."""
+    if not folder.is_dir():
+        return 0
+    found = [path for path in folder.glob(".*.tmp") if _is_left(path)]
+    with suppress(OSError):  # whoever has to write here will say what is wrong with the disk
+        for path in found:
+            path.unlink(missing_ok=True)
+    return len(found)
+
+
+def _is_left(path: Path) -> bool:
+    owner = _OWNER.search(path.name)
+    return owner is not None and owner[2] == os.uname().nodename and not process_exists(int(owner[1]))
+
+
+def sweep_store(root: Path) -> int:
+    """Remove them from the folders of a store that belong to no single trial, with the half-built artefacts."""
+    shared = [root, root / "claims", root / "probes", *root.glob("artefacts/*"), *root.glob("sweeps/*")]
+    return sum(sweep(folder) for folder in shared) + sum(map(_sweep_building, root.glob("artefacts/*/.*.building")))
+
+
+def _sweep_building(folder: Path) -> bool:
+    """Remove a half-built artefact, unless its builder is at it."""
+    with suppress(BusyError, DiskError), lock(folder.with_suffix(".lock"), wait=False):
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    return False
