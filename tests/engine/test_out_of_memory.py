@@ -96,17 +96,21 @@ def test_kill_without_a_kill_of_the_kernel_is_none_for_memory(tmp_path: Path) ->
     assert not died.value.for_memory
 
 
+NUMBERS = ("num_steps", "num_tokens", "seconds_train", "seconds_total", "disk_bytes", "memory_bytes")
+MEASURED = dict.fromkeys(NUMBERS, 1)
+
+
 def test_halvings_are_remembered_by_shape_and_machine(tmp_path: Path) -> None:
     store, trial = Store(tmp_path), planned(1)[0]
     assert forecast.num_halvings(store, trial.spec, RUNTIME) == 0
     path = tmp_path / "probes" / f"{forecast.shape(trial.spec)}.jsonl"
     path.parent.mkdir()
     size = min(8, trial.spec.train.batch_size)
-    append_line(path, {"num_halvings": 1, "micro_batch_size": size // 2, "host": "another"})
+    append_line(path, MEASURED | {"num_halvings": 1, "micro_batch_size": size // 2, "host": "another"})
     assert forecast.num_halvings(store, trial.spec, RUNTIME) == 0
-    append_line(path, {"num_halvings": 0, "micro_batch_size": 1, "host": os.uname().nodename})
+    append_line(path, MEASURED | {"num_halvings": 0, "micro_batch_size": 1, "host": os.uname().nodename})
     assert forecast.num_halvings(store, trial.spec, RUNTIME) == 0
-    append_line(path, {"num_halvings": 1, "micro_batch_size": size // 2, "host": os.uname().nodename})
+    append_line(path, MEASURED | {"num_halvings": 1, "micro_batch_size": size // 2, "host": os.uname().nodename})
     assert forecast.num_halvings(store, trial.spec, RUNTIME) == 1
     smaller = RUNTIME.replace({"micro_batch_size": size // 2})
     assert forecast.num_halvings(store, trial.spec, smaller) == 0
