@@ -31,6 +31,8 @@ SHARES = frozenset({"followed_strict", "followed_loose", "rep_4", "prompt_copy"}
 """Metrics between 0 and 1 of one answer; `training_copy` has no value before."""
 CONTROLLED = (BINARY_METRICS | SHARES) - MADE_OF_LENGTH
 LOG_WORDS = "log_words"
+SAME_LENGTH = 1e-9
+"""Changes of ln(1 + words) nearer than this are equal: 1 to 3 words and 3 to 7 are, but for rounding."""
 NO_SPREAD = "no answer changed its length differently from another: the length cannot be held equal"
 EXTRAPOLATED = "every answer grew, or every one shrank: the change at equal length is extrapolated"
 COLUMNS = [
@@ -74,7 +76,7 @@ def controlled_change(change: Floats, length_change: Floats, clusters: Codes, *,
     """
     plain = crossed_effect(change, clusters, binary=binary)
     mean_length = float(length_change.mean()) if length_change.size else NAN
-    if change.size < 3 or np.ptp(length_change) == 0:
+    if change.size < 3 or np.ptp(length_change) < SAME_LENGTH:
         why = NO_SPREAD if change.size >= 3 else "fewer than 3 answers"
         return Controlled(plain, unknown_effect(why, num_seeds=change.shape[1]), NAN, mean_length)
     design = sm.add_constant(length_change.ravel())

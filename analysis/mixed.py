@@ -22,6 +22,7 @@ from analysis.search import filled_pairs, formula_term, grid_design
 
 NAN = math.nan
 COLUMNS = ["component", "variance", "sd", "share", "num_levels", "num_trials", "num_left_out", "note"]
+ONE_SEED = "one seed a world: the world's variance holds that of a seed"
 AT_BOUND = 1e-8
 """A smaller share is none: an optimiser only comes near to 0."""
 
@@ -87,7 +88,8 @@ def _components(data: pd.DataFrame, formula: str) -> tuple[dict[str, float], lis
         return unknown, ["the fit did not converge"]
     if sum(values) < AT_BOUND:
         return unknown, ["the axes explain everything: there is no variance to share"]
-    return _at_bound(found)
+    values, notes = _at_bound(found)
+    return values, [*notes, *([] if "seed" in names else [ONE_SEED])]
 
 
 def _model(data: pd.DataFrame, formula: str, names: list[str]) -> MixedLM:

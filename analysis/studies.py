@@ -21,12 +21,13 @@ SAMPLED = "sampled"
 """`kind` of an effect whose interval is withheld."""
 REASON = "no interval: a sampler chose the conditions by the scores of earlier ones, so that they are not independent"
 WITHHELD = ("se", "se_items", "df", "low", "high", "p_value", "p_holm", "p_randomised", "sign_p", "mde")
-"""Columns that a study's tables do not fill; and those that end in `_low` or `_high`."""
+"""Columns that a study's tables do not fill; and those that end in one of `ENDINGS`."""
+ENDINGS = ("_low", "_high", "_p_value")
 
 
 def is_withheld(column: str) -> bool:
     """Return whether a column says how uncertain a sampled condition's number is; its base was not sampled."""
-    return column in WITHHELD or (column.endswith(("_low", "_high")) and not column.startswith("before"))
+    return column in WITHHELD or (column.endswith(ENDINGS) and not column.startswith("before"))
 
 
 def without_intervals(table: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +40,9 @@ def without_intervals(table: pd.DataFrame) -> pd.DataFrame:
     changes: dict[str, object] = {str(name): math.nan for name in table.columns if is_withheld(str(name))}
     if "note" in table.columns:
         changes["note"] = [f"{note}; {REASON}" if note else REASON for note in table["note"].fillna("")]
-    said = {"kind": SAMPLED, "family_size": 0, "better": "unknown"}
+    said: dict[str, object] = {"kind": SAMPLED, "family_size": 0}
+    if "sign_p" in table.columns:  # there `better` is a verdict; elsewhere it is a direction, which stays
+        said["better"] = "unknown"
     return table.assign(**changes, **{name: value for name, value in said.items() if name in table.columns})
 
 

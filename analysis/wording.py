@@ -70,7 +70,7 @@ FEATURES: dict[str, re.Pattern[str]] = {
     "heading": re.compile(r"^#{1,6}[ \t]+\S", re.MULTILINE),
     "bold": re.compile(r"\*\*\S[^*\n]*\*\*|__\S[^_\n]*__"),
     "code_fence": re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE),
-    "table": re.compile(r"^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)+\|?[ \t]*$", re.MULTILINE),
+    "table": re.compile(r"^[ \t]*(?:\|[ \t]*)?:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)+(?:\|[ \t]*)?$", re.MULTILINE),
     "link": re.compile(r"\[[^\]\n]+\]\([^)\s]+\)|\bhttps?://\w"),
     "emoji": re.compile("[\u2600-\u27bf\u2b50\u2b55\U0001f300-\U0001faff]"),
     "exclamation": re.compile(r"[!\uff01](?![=\[])"),

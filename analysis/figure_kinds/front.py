@@ -50,7 +50,7 @@ def points(context: Context) -> list[FigureData] | str:
         pd.concat([table for table in (dots, means, attained) if len(table)], ignore_index=True),
         f"Learning against forgetting: change of the measures learned and retained, after minus before, on test items. "
         "Large marks are means over seeds, small dots are seeds, the dotted line joins the conditions that no other "
-        f"beats on both. {ATTAINED if len(attained) else ''}{ISO if iso else ''}{intervals_sentence(context)} "
+        f"beats on both. {_attained_sentence(attained, frame)}{ISO if iso else ''}{intervals_sentence(context)} "
         f"{population(frame, effects)}",
         {name: f"{measure}, after {MINUS} before" for name, measure in zip("xy", wanted, strict=True)} | {"iso": iso},
         context.is_sampled,
@@ -61,7 +61,7 @@ def points(context: Context) -> list[FigureData] | str:
 RATE = "axis.train.learning_rate"
 ATTAINED = (
     "Thin steps: what half of the replicates of a series attain, learning at least this with at least that kept, by "
-    "points chosen on val items. "
+    "points chosen on {} items. "
 )
 ISO = "Grey dashes join the series at equal learning rate. "
 FEWEST_TO_ATTAIN = 3
@@ -74,10 +74,18 @@ def _iso_field(means: pd.DataFrame, record: SweepRecord) -> str:
     return RATE if means.groupby(RATE)["series"].nunique().max() > 1 else ""
 
 
+def _attained_sentence(attained: pd.DataFrame, frame: pd.DataFrame) -> str:
+    if attained.empty:
+        return ""
+    is_on_val = choosing_columns(frame)[0].startswith("val_")
+    return ATTAINED.format("val" if is_on_val else "the very test")
+
+
 def _attained(context: Context) -> pd.DataFrame:
     """Return the corners of what half of each series' replicates attain; of series with three that ended throughout.
 
-    Points are chosen as `tradeoff_attained.csv` has them, on val items, and drawn as changes on test items.
+    Points are chosen as `tradeoff_attained.csv` has them, on val items if there are any, and drawn as changes on test
+    items.
     """
     frame, parts = context.frame, list[pd.DataFrame]()
     by = choosing_columns(frame)

@@ -38,9 +38,7 @@ def facts(found: Audit, template: str) -> list[tuple[str, str]]:
     overlapping = [f"{key} {_percent(one.share)}" for key, one in found.overlaps.items() if one.num_overlapping]
     num_items = sum(one.num_items for one in found.overlaps.values())
     num_checked = sum(one.num_checked for one in found.overlaps.values())
-    overlapping_val = [
-        f"{key} {_percent(one.share)}" for key, one in found.split_overlaps.items() if one.num_overlapping
-    ]
+    in_val = [f"{key} {_percent(one.worst)}" for key, one in found.split_overlaps.items() if one.worst]
     near = "unknown" if found.num_near_duplicates is None else f"{found.num_near_duplicates}"
     return [
         ("rows read", f"{found.num_rows_read}"),
@@ -65,7 +63,7 @@ def facts(found: Audit, template: str) -> list[tuple[str, str]]:
         ("near duplicates", f"{near} of the rows trained on, beside all of their source"),
         ("evaluation items in the rows", ", ".join(overlapping) or ("none" if num_checked else "unknown")),
         ("evaluation items looked for", f"{num_checked} of {num_items}; the others have too few words"),
-        ("test items in val items", _first(overlapping_val) or ("none" if found.split_overlaps else "unknown")),
+        ("test items in val items", _first(in_val) or ("none" if found.split_overlaps else "unknown")),
         ("template", f"{template}, sha256 {found.template_sha256[:12]}"),
         ("mask engine", found.mask_engine.replace("_", " ")),
     ]

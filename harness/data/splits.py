@@ -52,7 +52,12 @@ class SplitOverlap:
     @property
     def is_large(self) -> bool:
         """Return whether more than 2 % overlap with val items of the slice, repeat one, or do so across slices."""
-        return _worst(self) > hygiene.CONTAMINATED_SHARE
+        return self.worst > hygiene.CONTAMINATED_SHARE
+
+    @property
+    def worst(self) -> float:
+        """Return the largest of the three shares that are known; 0 of none."""
+        return max(self.share or 0.0, self.repeated_share or 0.0, self.across_share or 0.0)
 
 
 def split_overlaps(asked: Asked, val: Mapping[str, Collection[str]]) -> dict[str, SplitOverlap]:
@@ -74,19 +79,15 @@ def split_overlaps(asked: Asked, val: Mapping[str, Collection[str]]) -> dict[str
 
 def warning(overlaps: Mapping[str, SplitOverlap]) -> str | None:
     """Return one sentence that names the slices of which more than 2 % overlap, the worst first; None without any."""
-    large = sorted((one for one in overlaps.items() if one[1].is_large), key=lambda one: -_worst(one[1]))
+    large = sorted((one for one in overlaps.items() if one[1].is_large), key=lambda one: -one[1].worst)
     if not large:
         return None
-    named = ", ".join(f"{key} {_worst(one):.1%}" for key, one in large[:MOST_NAMED])
+    named = ", ".join(f"{key} {one.worst:.1%}" for key, one in large[:MOST_NAMED])
     more = f" and {len(large) - MOST_NAMED} more" if len(large) > MOST_NAMED else ""
     return (
         f"test items stand in val items, on which choices are made: {named}{more} (above "
         f"{hygiene.CONTAMINATED_SHARE:.0%}); give items that belong together one cluster, or choose on other slices"
     )
-
-
-def _worst(one: SplitOverlap) -> float:
-    return max(one.share or 0.0, one.repeated_share or 0.0, one.across_share or 0.0)
 
 
 def _of_suite(

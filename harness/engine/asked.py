@@ -202,6 +202,26 @@ def check_samples(experiment: Experiment, changes: Mapping[str, Any]) -> None:
         )
 
 
+def check_laid_out(experiment: Experiment, changes: Mapping[str, Any]) -> None:
+    """Refuse layouts in which nothing is asked.
+
+    Args:
+        experiment: its slices are those that will be asked, a panel applied.
+        changes: SET.
+
+    Raises:
+        SpecError: no slice is laid out in any of them.
+    """
+    if LAYOUTS not in changes:
+        return
+    wanted = {str(layout) for layout in changes[LAYOUTS]}
+    if not any(task.layout in wanted for task in experiment.spec.evals.tasks):
+        raise SpecError(
+            f"SET names {LAYOUTS}, but must leave it out where no primary slice of the sweep's measures can be "
+            f"asked in {', '.join(sorted(wanted))}; ask a question with EVALS or SUITES."
+        )
+
+
 def samples_of(experiment: Experiment) -> list[str]:
     """Return one sentence for each way in which answers are sampled, and to which slices; none where none are."""
     slices: dict[tuple[int, float], list[str]] = {}

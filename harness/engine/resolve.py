@@ -102,6 +102,7 @@ def resolve(request: Request) -> Setting:
     else:
         experiment = asked.with_panel(experiment, sweep, request.panel, by_suite=request.suites is not None)
     asked.check_samples(experiment, changes)
+    asked.check_laid_out(experiment, changes)
     varied = _varied_fields(sweep, changes)
     axis_values = {name: _axis_values(name, value) for name, value in changes.items() if name in varied}
     fixed = {name: value for name, value in changes.items() if name not in axis_values}

@@ -85,6 +85,10 @@ def test_lengths_that_do_not_vary_leave_the_change_at_equal_length_unknown() -> 
         assert math.isnan(found.at_equal_length.estimate)
         assert found.at_equal_length.note == NO_SPREAD
         assert found.plain.estimate == pytest.approx(change.mean())
+    words = [(1, 3), (3, 7), (7, 15), (2, 5), (4, 9), (10, 21), (5, 11), (6, 13)]  # each doubles 1 + words
+    doubled = np.array([[math.log1p(after) - math.log1p(before)] for before, after in words])
+    found = controlled_change(np.arange(8.0)[:, None] % 2, doubled, np.arange(8))
+    assert (found.at_equal_length.note, math.isnan(found.slope)) == (NO_SPREAD, True)
     few = controlled_change(change[:2], np.array([[0.0], [1.0]]), clusters[:2])
     assert few.at_equal_length.note == "fewer than 3 answers"
 

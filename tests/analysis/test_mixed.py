@@ -131,6 +131,7 @@ def test_grids_that_tell_nothing_have_a_reason() -> None:
     worlds = variance_components(grid(0, worlds=3, seeds=1), FIELDS, "after/m").set_index("component")
     assert list(worlds.index) == ["world", "residual"]  # one seed a world: its variance is in the world's
     assert worlds["variance"].gt(0).all()
+    assert worlds["note"].str.contains("one seed a world").all()
     confounded = grid(0).assign(**{"axis.y": lambda rows: rows["axis.x"]})
     found = variance_components(confounded, FIELDS, "after/m")
     assert found["variance"].isna().all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,14 @@ def test_forty_rows_of_400_items_and_5_seeds_take_less_than_two_seconds() -> Non
     for one in differences:
         randomised_p([cluster_sums(one, np.arange(400), np.zeros(400, dtype=np.int64))])
     assert time.process_time() - started < 2
+
+
+def test_fourteen_thousand_clusters_take_little_memory() -> None:
+    sums = np.random.default_rng(7).normal(0, 1, 14_000)
+    tracemalloc.start()
+    try:
+        randomised_p([sums])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40e6  # a batch of whole sign vectors as floats is 112 MB

@@ -104,3 +104,10 @@ def test_table_of_a_study_keeps_estimates_and_the_base_and_says_why_nothing_else
     assert (row["prob_better"], row["better"]) == (0.9, "unknown")
     assert math.isnan(row["sign_p"])
     assert math.isnan(row["p_randomised"])
+
+
+def test_table_of_a_study_keeps_the_direction_of_a_measure_and_loses_every_p() -> None:
+    table = pd.DataFrame([{"measure": "gold_rank", "better": "less", "controlled": 0.1, "controlled_p_value": 0.01}])
+    row = without_intervals(table).iloc[0]
+    assert (row["better"], row["controlled"]) == ("less", 0.1)
+    assert math.isnan(row["controlled_p_value"])

@@ -177,3 +177,16 @@ def test_front_draws_what_the_tradeoff_attains_as_changes_from_the_base(whole: t
         every = attainment([one[["delta/learned", "delta/retained"]].to_numpy() for _, one in trials])
         on_test.append(every.shape == own.shape and bool(np.allclose(every, own)))
     assert not all(on_test)  # points chosen by the scores that are drawn reach further
+    assert "by points chosen on val items" in figures[0].caption
+
+
+def test_front_of_a_sweep_without_val_scores_does_not_say_that_points_were_chosen_on_val(
+    whole: tuple[Store, str],
+) -> None:
+    context = context_of(whole)
+    on_val = [name for name in context.frame.columns if name.startswith("val_after/")]
+    context.__dict__["frame"] = context.frame.drop(columns=on_val)
+    figures = front.points(context)
+    assert not isinstance(figures, str)
+    assert "by points chosen on the very test items" in figures[0].caption
+    assert "val items" not in figures[0].caption

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import langdetect
 import pytest
@@ -101,3 +102,12 @@ def test_style_match_is_the_overlap_by_hand() -> None:
     assert style_match("- a\n- b!", "1. c\n2. d?") == 0.0
     assert style_match("- a\n- **b**!", "- c\n# d\ne!") == pytest.approx(2 / 4)
     assert math.isclose(style_match("a!", "- b"), style_match("- b", "a!"))
+
+
+@pytest.mark.parametrize("text", ["\n" + " " * 4000 + "x", "-|-" + " " * 4000 + "x"])
+def test_style_of_an_answer_of_white_space_is_told_at_once(text: str) -> None:
+    started = time.process_time()
+    assert not style_of(text)
+    assert (
+        time.process_time() - started < 0.1
+    )  # the first took 0.3 seconds and more where white space matched in two ways

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.data import describe_file, prepare
+from harness.data import describe_file, page, prepare
 from harness.data.audit import Audit, audit_of
+from harness.data.splits import SplitOverlap
 from harness.spec import DataSpec
 from tests.data.tiny import chat, spec, write_rows
 
@@ -94,3 +96,13 @@ def test_audit_warns_of_markers_that_are_plain_text_and_passes(tmp_path: Path) -
     assert any("'gemma'" in warning and "<end_of_turn>" in warning for warning in found.warnings)
     assert found.problems(asked) == []
     assert audited(tmp_path, [row("q", "a")])[0].warnings == []
+
+
+def test_audit_names_short_items_that_repeat_val_items_where_it_warns_of_them(tmp_path: Path) -> None:
+    found, _ = audited(tmp_path, [row("q", "a")])
+    splits = {"s/short": SplitOverlap(5, 10, num_checked=0, num_overlapping=0, num_repeated=4, num_across=0)}
+    with_splits = replace(found, split_overlaps=splits)
+    assert dict(page.facts(with_splits, "chatml"))["test items in val items"] == "s/short 40.0%"
+    assert any("s/short 40.0%" in said for said in page.warnings(with_splits))
+    apart = replace(found, split_overlaps={"s/apart": SplitOverlap(5, 10, 10, 0, 0, 0)})
+    assert dict(page.facts(apart, "chatml"))["test items in val items"] == "none"

@@ -601,6 +601,12 @@ def test_plan_layouts_that_cannot_be_are_refused(planner: Planner, layouts: Any,
         planner("epochs", set={"evals.layouts": ["q_a"], "evals.tasks": []})
 
 
+def test_plan_layouts_in_which_nothing_is_asked_are_refused(planner: Planner, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"context": "Who was it?", "answer": "Ann"}\n')
+    with pytest.raises(SpecError, match=r"SET names evals\.layouts, but must leave it out where no primary slice"):
+        planner("epochs", set={"evals.layouts": ["choices_listed"]}, evals=str(tmp_path))
+
+
 def test_plan_slices_of_set_are_those_that_the_report_asks_for(planner: Planner) -> None:
     known = {task.name: task.model_dump(mode="json") for task in tiny_experiment().spec.evals.tasks}
     planned = planner("epochs", set={"evals.tasks": [known["prose"], known["question_unasked"]]})
