@@ -233,7 +233,8 @@ class _Launch:
         befores = [jobs.BeforeJob(s, self.store.root, self.runtime) for s in jobs.distinct_befores(own)]
         checked = jobs.distinct_data(trial for trial in trials if not self._starts_from_planned(trial))
         if checked:
-            self.others |= {executor.submit(jobs.warm_up) for _ in range(executor.num_slots - 1)}
+            if executor.keeps_workers:
+                self.others |= {executor.submit(jobs.warm_up) for _ in range(executor.num_slots - 1)}
             self._await(executor, jobs.check, jobs.CheckJob(checked, self.store.root, self.runtime))
         self.others |= {executor.submit(jobs.score_before, job) for job in befores}
 
@@ -338,7 +339,7 @@ class _Launch:
         folder = self.store.trial(key)
         message = f"{error}, {MAX_ATTEMPTS} times in a row"
         number, command = worker.num_attempts(folder), worker.rerun_command(key, self.store.root)
-        return worker.record_failure(folder, key, "killed", message, number, command)
+        return worker.record_failure(folder, key, error.cause_class, message, number, command)
 
     def _check_others(self) -> None:
         """Before-scores only run ahead: a trial that misses one computes it, so that only bad input matters here."""

@@ -35,6 +35,12 @@ class Runtime(Model):
     """Steps between training checkpoints; 0 is none: a killed trial then starts again."""
     loss_kernel: Literal["torch", "liger"] = "torch"
     """What computes the loss: torch, or on a GPU Liger's fused kernel, which moves last digits and is recorded."""
+    gpu_memory_gb: float | None = Field(default=None, gt=0)
+    """GPU memory that one trial takes, in GiB: as many share a GPU as it holds. None gives each trial a whole one."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Main memory that one trial asks of Ray or SLURM, in GiB; None asks for none, and SLURM gives its own default."""
+    time_limit_minutes: int | None = Field(default=None, ge=5)
+    """What a SLURM job of one attempt may take; None is the partition's default."""
 
 
 class MethodReference(Model):
