@@ -75,15 +75,21 @@ class RayNodes:
 
 @contextmanager
 def ray_cluster() -> Iterator[RayNodes]:
-    """Run a cluster of two nodes with two CPUs each; it has no dashboard."""
+    """Run a cluster of two nodes with one CPU each; it has no dashboard."""
     package("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield from _ray_cluster()
+
+
+def _ray_cluster() -> Iterator[RayNodes]:
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE_BYTES}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = RayNodes(cluster, cluster.address)
-        nodes.add(num_cpus=2)
+        nodes.add(num_cpus=1)
         yield nodes
     finally:
         cluster.shutdown()

@@ -34,6 +34,16 @@ class WorkerDiedError(HarnessError):
     cause_class = "killed"
 
 
+class PreemptedError(WorkerDiedError):
+    """The scheduler wanted a worker's place for others: no fault of the trial, so that it does not count against it."""
+
+
+class KilledForMemoryError(WorkerDiedError):
+    """A worker was killed because it took more memory than it may."""
+
+    cause_class = "oom"
+
+
 class Executor(Protocol):
     """What the engine needs; `concurrent.futures.Executor` with a count of slots and a hard stop."""
 

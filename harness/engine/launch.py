@@ -24,7 +24,7 @@ from typing import Any, Literal
 from harness.engine import executor as executors
 from harness.engine import forecast, jobs, states, worker
 from harness.engine.beside import beside
-from harness.engine.executor import Executor, WorkerDiedError
+from harness.engine.executor import Executor, PreemptedError, WorkerDiedError
 from harness.engine.worker import Outcome, TrialFunction, TrialJob
 from harness.errors import BadInputError, DiskError
 from harness.identity import trial_id
@@ -33,7 +33,7 @@ from harness.records.store import Store, disk_errors
 from harness.spec import Runtime, TrialBase
 
 MAX_ATTEMPTS = 3
-"""Attempts at a trial whose worker was killed, within one launch."""
+"""Attempts at a trial whose worker was killed, within one launch: in a row, without a new checkpoint between."""
 EQUAL_FAILURES = 3
 """So many first outcomes with one and the same failure, and nothing else, put the launch in doubt: it then tries the
 last trial of each shape, and stops where those fail the same way and more than one condition has failed."""
@@ -166,6 +166,7 @@ class _Launch:
         self.not_before: dict[str, float] = {}
         self.rerun_after: dict[str, int] = {}
         self.deaths: dict[str, int] = {}
+        self.reached: dict[str, str] = {}
         self.running: dict[Future[Outcome], str] = {}
         self.others: set[Future[None]] = set()
         self.scouts: frozenset[str] | None = None
@@ -333,10 +334,13 @@ class _Launch:
 
     def _died(self, key: str, error: WorkerDiedError) -> Outcome | None:
         """Return a FAILED row after the last attempt that one launch makes, or None to try again."""
-        self.deaths[key] = self.deaths.get(key, 0) + 1
+        folder = self.store.trial(key)
+        before, self.reached[key] = self.reached.get(key, ""), worker.newest_checkpoint(folder)
+        if self.reached[key] > before:
+            self.deaths[key] = 0
+        self.deaths[key] = self.deaths.get(key, 0) + (not isinstance(error, PreemptedError))
         if self.deaths[key] < MAX_ATTEMPTS:
             return None
-        folder = self.store.trial(key)
         message = f"{error}, {MAX_ATTEMPTS} times in a row"
         number, command = worker.num_attempts(folder), worker.rerun_command(key, self.store.root)
         return worker.record_failure(folder, key, error.cause_class, message, number, command)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.engine import devices, remote
-from harness.engine.executor import WorkerDiedError
+from harness.engine.executor import KilledForMemoryError, WorkerDiedError
 from harness.errors import SpecError, UnreachableError
 from harness.spec import Runtime
 
@@ -84,7 +84,7 @@ class RayExecutor:
         except RayTaskError as error:  # what the job itself raised
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         except OutOfMemoryError as error:
-            raise remote.KilledForMemoryError(_first_sentence(error)) from error
+            raise KilledForMemoryError(_first_sentence(error)) from error
         except RayError as error:
             raise WorkerDiedError(f"Ray lost the worker: {_first_sentence(error)}") from error
         finally:
@@ -205,6 +205,7 @@ def _gpu_share(address: str, runtime: Runtime) -> float:
 
 def _gpu_memories(address: str, node_id: str) -> list[float]:
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     joined = join(address)
@@ -212,6 +213,8 @@ def _gpu_memories(address: str, node_id: str) -> list[float]:
         there = NodeAffinitySchedulingStrategy(node_id, soft=False)
         ask = ray.remote(max_retries=0, num_cpus=0)(devices.memories)
         return list(ray.get(ask.options(scheduling_strategy=there).remote()).values())
+    except RayError:
+        return []
     finally:
         if joined:
             ray.shutdown()

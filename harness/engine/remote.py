@@ -20,17 +20,6 @@ from harness.errors import EXIT_TRY_AGAIN
 
 T = TypeVar("T")
 OUR_PREFIX = "HARNESS_"
-PREEMPTING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
-class PreemptedError(WorkerDiedError):
-    """The scheduler wanted a worker's place for others: no fault of the trial, so that it does not count against it."""
-
-
-class KilledForMemoryError(WorkerDiedError):
-    """A worker was killed because it took more memory than it may."""
-
-    cause_class = "oom"
 
 
 def variables(num_threads: int) -> dict[str, str]:

@@ -26,7 +26,7 @@ from signal import SIGTERM, SIGUSR2
 from typing import Any, Protocol, TypeVar
 
 from harness.engine import remote
-from harness.engine.executor import WorkerDiedError
+from harness.engine.executor import KilledForMemoryError, PreemptedError, WorkerDiedError
 from harness.errors import BusyError, SpecError, UnreachableError
 from harness.records.store import append_line, disk_errors, lock, read_lines
 from harness.spec import Runtime
@@ -233,9 +233,9 @@ def _death(job: Job, state: str) -> WorkerDiedError:
     left = _text(job.marker)
     message = f"SLURM job {job.id} ended as {state} without a result; see {job.output}"
     if state == "PREEMPTED" or (left == PREEMPTED and not state.startswith("CANCELLED")):
-        return remote.PreemptedError(message)
+        return PreemptedError(message)
     if state == "OUT_OF_MEMORY" or MEMORY_KILL.search(_text(job.output)):
-        return remote.KilledForMemoryError(f"{message}; it took more than runtime.memory_gb, or what SLURM gives")
+        return KilledForMemoryError(f"{message}; it took more than runtime.memory_gb, or what SLURM gives")
     if left == TIME_IS_UP or state == "TIMEOUT":
         return WorkerDiedError(f"{message}; its time was up: raise runtime.time_limit_minutes")
     return WorkerDiedError(message)

@@ -160,7 +160,8 @@ def _begin(job: TrialJob, folder: Path) -> int:
     write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode(), durable=False)
     write_atomic(folder / "runtime.json", job.runtime.model_dump_json(indent=1).encode(), durable=False)
     start = {"event": "start", "attempt": number, "pid": os.getpid(), "host": os.uname().nodename}
-    append_line(attempts, start | {"time_utc": provenance.utc_now()})
+    job = {"slurm_job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
+    append_line(attempts, start | job | {"time_utc": provenance.utc_now()})
     with disk_errors(folder):
         (folder / "attempts").mkdir(exist_ok=True)
     return number
@@ -173,6 +174,11 @@ def num_attempts(folder: Path) -> int:
         return max([_starts(folder), *logs])
     except StoreError:
         return max(logs, default=0)
+
+
+def newest_checkpoint(folder: Path) -> str:
+    """Return the name of the newest checkpoint that a trial left, '' where there is none; names ascend."""
+    return max((path.name for path in folder.glob("checkpoints/step_*")), default="")
 
 
 def _starts(folder: Path) -> int:
