@@ -45,7 +45,7 @@ def test_no_test_passes_over_a_package_of_the_tests_by_itself() -> None:
 
 def test_ci_says_to_its_tests_that_it_is_ci(tmp_path: Path) -> None:
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
-    for name in ("chromium", "pdftotext", "pdflatex", "bwrap", "make"):
+    for name in ("chromium", "pdftotext", "pdflatex", "bwrap", "sbatch", "munge", "make"):
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text('#!/bin/sh\necho "$1: $CI"\n')
