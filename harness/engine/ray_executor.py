@@ -165,13 +165,14 @@ def join(address: str) -> bool:
         UnreachableError: the cluster does not take it.
     """
     import ray
+    from ray.exceptions import RayError
 
     if ray.is_initialized():
         return False
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place, which ends the launch in the middle
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise _unreachable(address, _first_sentence(error)) from error
     finally:
         if threading.current_thread() is threading.main_thread():

@@ -160,8 +160,8 @@ def _begin(job: TrialJob, folder: Path) -> int:
     write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode(), durable=False)
     write_atomic(folder / "runtime.json", job.runtime.model_dump_json(indent=1).encode(), durable=False)
     start = {"event": "start", "attempt": number, "pid": os.getpid(), "host": os.uname().nodename}
-    job = {"slurm_job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
-    append_line(attempts, start | job | {"time_utc": provenance.utc_now()})
+    submitted = {"slurm_job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
+    append_line(attempts, start | submitted | {"time_utc": provenance.utc_now()})
     with disk_errors(folder):
         (folder / "attempts").mkdir(exist_ok=True)
     return number
