@@ -78,8 +78,9 @@ class RayExecutor:
         import ray
         from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-        reference = self._start(call, args)
+        reference = None
         try:
+            reference = self._start(call, args)
             return ray.get(reference)
         except RayTaskError as error:  # what the job itself raised
             raise (error.cause if isinstance(error.cause, Exception) else error) from None

@@ -10,6 +10,7 @@ not live here: the signals' meaning for a trial (remote.py), and what is tried a
 
 from __future__ import annotations
 
+import pickle
 import re
 import shlex
 import shutil
@@ -203,14 +204,12 @@ class SlurmExecutor:
 
     def _close(self, job: Job, future: Future[Any]) -> None:
         """Hand over a result and remove what the job left."""
-        from submitit.core.utils import pickle_load
-
         self._forget(job)
-        outcome, content = pickle_load(str(job.result))
-        if outcome == "error":  # not what the call raised, but what kept it from running
-            _settle(future, error=WorkerDiedError(f"SLURM job {job.id} could not run it ({_last_line(content)})"))
+        try:
+            value, error = _read(job)
+        except WorkerDiedError as lost:
+            _settle(future, error=lost)
             return
-        value, error = content
         for path in job.result.parent.glob(f"{job.id}_*"):
             path.unlink(missing_ok=True)
         _settle(future, value, error)
@@ -218,6 +217,21 @@ class SlurmExecutor:
     def _forget(self, job: Job) -> None:
         with self._guard:
             self._open.pop(job.id, None)
+
+
+def _read(job: Job) -> tuple[Any, Exception | None]:
+    """Return what a job's call returned and raised.
+
+    Raises:
+        WorkerDiedError: the call was not run, or what it returned cannot be read.
+    """
+    try:
+        outcome, content = pickle.loads(job.result.read_bytes())
+    except (pickle.UnpicklingError, EOFError, OSError, AttributeError, ImportError, TypeError, ValueError) as error:
+        raise WorkerDiedError(f"{job.result} cannot be read ({type(error).__name__}: {error})") from error
+    if outcome == "error":  # not what the call raised, but what kept it from running
+        raise WorkerDiedError(f"SLURM job {job.id} could not run it ({_last_line(content)})")
+    return content
 
 
 def _settle(future: Future[Any], value: Any = None, error: Exception | None = None) -> None:

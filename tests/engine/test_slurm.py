@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from harness.engine.places import SlurmQueue
 from harness.engine.slurm_executor import Job, Need, SlurmExecutor
 from harness.errors import SpecError
 from harness.records import result
-from harness.records.store import Store, lock, read_lines
+from harness.records.store import Store, lock, read_lines, write_atomic
 from harness.spec import Runtime
 from tests.engine.queued import POLL_SECONDS, in_queue, run, take, write_and_sleep
 from tests.engine.stub import behave
@@ -305,6 +306,20 @@ def test_slurm_job_over_without_a_result_is_classed(
         assert not future.done()  # a SLURM that does not answer just now says nothing of its jobs
         fake.answers = True
         assert type(future.exception(timeout=10)) is kind
+    finally:
+        executor.stop()
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"cno_such_module\nname\n."])
+def test_slurm_result_that_cannot_be_read_is_a_lost_attempt(tmp_path: Path, content: bytes) -> None:
+    executor = SlurmExecutor(1, Fake, tmp_path, 0.02)
+    try:
+        future = executor.submit(os.getpid)
+        write_atomic(executor.folder / "1_0_result.pkl", content)
+        assert "cannot be read" in str(future.exception(timeout=10))
+        assert executor.submit(os.getpid).done() is False  # it still watches
+        write_atomic(executor.folder / "2_0_result.pkl", pickle.dumps(("success", (7, None))))
+        until(lambda: not executor.job_ids())
     finally:
         executor.stop()
 
