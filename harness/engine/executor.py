@@ -217,7 +217,7 @@ def default_workers(runtime: Runtime) -> int:
     """
     if runtime.device != "cpu" and devices.gpus():
         return len(_gpu_slots(runtime))
-    return max(1, len(os.sched_getaffinity(0)) // runtime.num_threads)
+    return max(1, len(os.sched_getaffinity(0)) // runtime.num_cores)
 
 
 def local(num_workers: int, runtime: Runtime) -> LocalExecutor:

@@ -36,6 +36,7 @@ BYTES_PER_GB = 2**30
 class Need:
     """What one job asks of the cluster."""
 
+    num_threads: int
     num_cpus: int
     num_gpus: float
     """A share of one GPU where trials declare their memory; 0.0 is none."""
@@ -63,7 +64,7 @@ class RayExecutor:
         self.keeps_workers = need.num_gpus == 0
         self._joined = join(address)
         options = {"num_cpus": need.num_cpus, "num_gpus": need.num_gpus, "memory": need.memory_bytes}
-        variables = remote.variables(need.num_cpus)
+        variables = remote.variables(need.num_threads)
         self._task = ray.remote(max_retries=0, runtime_env={"env_vars": variables}, **options)(remote.run)
         self._folder = Path.cwd()
         self._guard, self._stopped = threading.Lock(), False
@@ -184,7 +185,7 @@ def join(address: str) -> bool:
 def need(address: str, runtime: Runtime) -> Need:
     """Return what a trial asks of a cluster."""
     memory = None if runtime.memory_gb is None else int(runtime.memory_gb * BYTES_PER_GB)
-    return Need(runtime.num_threads, _gpu_share(address, runtime), memory)
+    return Need(runtime.num_threads, runtime.num_cores, _gpu_share(address, runtime), memory)
 
 
 def _gpu_share(address: str, runtime: Runtime) -> float:
@@ -244,7 +245,7 @@ def num_slots(address: str, runtime: Runtime) -> int:
     count = sum(_room(node["Resources"], one) for node in nodes)
     if count == 0:
         raise SpecError(
-            f"a trial asks for {one.num_cpus} CPUs (runtime.num_threads), {one.num_gpus:g} GPUs and "
+            f"a trial asks for {one.num_cpus} CPUs (runtime.num_threads, num_processes), {one.num_gpus:g} GPUs and "
             f"{runtime.memory_gb or 0:g} GB, but must fit on one machine of the Ray cluster; `ray status` says what "
             "they have."
         )

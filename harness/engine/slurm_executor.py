@@ -290,6 +290,7 @@ class Need:
     time_limit_minutes: int | None = None
     memory_gb: float | None = None
     num_gpus: int = 0
+    num_processes: int = 1
 
 
 class Slurm:
@@ -348,9 +349,9 @@ def _parameters(need: Need) -> dict[str, Any]:
     return {
         "job_name": "sft-ablation",
         "time": need.time_limit_minutes,  # without one submitit would say 5 minutes, None the partition's default
-        "cpus_per_task": need.num_threads,
+        "cpus_per_task": need.num_threads * need.num_processes,
         # A step no longer takes this over from its job.
-        "srun_args": [f"--cpus-per-task={need.num_threads}"],
+        "srun_args": [f"--cpus-per-task={need.num_threads * need.num_processes}"],
         "signal_delay_s": SIGNAL_SECONDS,
         "setup": exports,
         **{name: value for name, value in given.items() if value is not None},
@@ -406,4 +407,5 @@ def need(partition: str | None, runtime: Runtime) -> Need:
     """Return what a trial asks for; under device `auto` a GPU where the partition has any."""
     has_gpus = runtime.device == "auto" and any("gpu" in text for text in _partitions("%G", partition))
     num_gpus = int(runtime.device == "cuda" or has_gpus)
-    return Need(runtime.num_threads, partition, runtime.time_limit_minutes, runtime.memory_gb, num_gpus)
+    limits = runtime.time_limit_minutes, runtime.memory_gb
+    return Need(runtime.num_threads, partition, *limits, num_gpus, runtime.num_processes)

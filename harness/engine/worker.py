@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from harness.engine import forecast
+from harness.engine import forecast, together
 from harness.engine.progress import Reporter
 from harness.errors import BusyError, DiskError, HarnessError, StoreError
 from harness.identity import trial_id
@@ -74,6 +74,8 @@ def run_trial(
     """Run a real trial: the `TrialFunction` of every launch."""
     from harness import trial
 
+    if runtime.num_processes > 1:
+        return together.run_trial(spec, store, runtime, command, report)
     set_threads(runtime.num_threads)
     return trial.run_trial(spec, trial.TrialContext(store, runtime, command, report))
 

@@ -45,7 +45,9 @@ def _local(request: pytest.FixtureRequest, root: Path) -> Make:
 
 def _ray(request: pytest.FixtureRequest, root: Path) -> Make:
     nodes: RayNodes = request.getfixturevalue("cluster")
-    return partial(RayExecutor, address=nodes.address, need=RayNeed(num_cpus=1, num_gpus=0.0, memory_bytes=None))
+    return partial(
+        RayExecutor, address=nodes.address, need=RayNeed(num_threads=1, num_cpus=1, num_gpus=0.0, memory_bytes=None)
+    )
 
 
 def _submitit(request: pytest.FixtureRequest, root: Path) -> Make:

@@ -96,7 +96,7 @@ def test_ray_sweep_from_base_to_report_equals_a_local_one(
 
 def test_ray_room_is_counted_node_by_node(nodes: RayNodes) -> None:
     assert ray_executor.num_slots(nodes.address, RUNTIME) == 2
-    with pytest.raises(SpecError, match=r"2 CPUs \(runtime.num_threads\)"):  # two nodes of one each
+    with pytest.raises(SpecError, match=r"2 CPUs \(runtime.num_threads, num_processes\)"):  # two nodes of one each
         ray_executor.num_slots(nodes.address, RUNTIME.replace({"num_threads": 2}))
     with pytest.raises(SpecError, match="1 GPUs"):
         ray_executor.num_slots(nodes.address, RUNTIME.replace({"device": "cuda"}))
