@@ -83,16 +83,13 @@ class Together:
         A parameter that no pass of any process reached has no gradient afterwards, as with one process: the optimizer
         leaves it alone, where a gradient of zeros would decay it.
         """
-        from accelerate.utils import reduce
-
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        reached = torch.tensor([float(parameter.grad is not None) for parameter in trained])
-        reached = reduce(reached, "sum").tolist()
+        reached = _total(torch.tensor([float(parameter.grad is not None) for parameter in trained])).tolist()
         for parameter, by in zip(trained, reached, strict=True):
             if by:
                 own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = reduce(own, "sum")
-        return reduce(sums, "sum")
+                parameter.grad = _total(own)
+        return _total(sums)
 
     def agreed(self, value: T) -> T:
         """Return the main process's value."""
@@ -103,3 +100,12 @@ class Together:
     def close(self) -> None:
         """Leave the group; whoever still waits for this process gets an error."""
         self._state.destroy_process_group()
+
+
+def _total(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum over all processes."""
+    from accelerate.utils import reduce
+
+    total = reduce(tensor, "sum")
+    assert isinstance(total, torch.Tensor)
+    return total
