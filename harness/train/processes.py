@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 T = TypeVar("T")
+BUCKET = 2**23
+"""Numbers in one exchange, 32 MB in float32."""
 PATIENCE = timedelta(hours=12)
 """How long the others wait for the main process, which validates alone."""
 
@@ -85,10 +87,11 @@ class Together:
         """
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         reached = _total(torch.tensor([float(parameter.grad is not None) for parameter in trained])).tolist()
-        for parameter, by in zip(trained, reached, strict=True):
-            if by:
-                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = _total(own)
+        gradients = [_gradient(parameter) for parameter, by in zip(trained, reached, strict=True) if by]
+        for bucket in _buckets(gradients):
+            total = _total(torch.cat([gradient.reshape(-1) for gradient in bucket]))
+            for gradient, part in zip(bucket, total.split([one.numel() for one in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
         return _total(sums)
 
     def agreed(self, value: T) -> T:
@@ -100,6 +103,25 @@ class Together:
     def close(self) -> None:
         """Leave the group; whoever still waits for this process gets an error."""
         self._state.destroy_process_group()
+
+
+def _gradient(parameter: nn.Parameter) -> torch.Tensor:
+    """Return a parameter's gradient, zeros where no pass of this process reached it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Yield tensors in groups of one dtype and of about `BUCKET` numbers: each is one exchange."""
+    bucket: list[torch.Tensor] = []
+    for tensor in tensors:
+        if bucket and (tensor.dtype != bucket[0].dtype or sum(one.numel() for one in bucket) >= BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
 
 
 def _total(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.engine.together import Member, _free_port
+from harness.train import processes
 from harness.train.processes import ALONE, Together
 from tests.train import tiny
 
@@ -28,7 +29,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "dropout": (lambda: tiny.lora(dropout=0.3), tiny.recipe()),
     # 21 examples in batches of 20: the second step has one, so that one process has nothing to do.
     "idle": (tiny.llama, tiny.recipe(batch_size=20, num_steps=None, num_epochs=1)),
-    "stopped": (tiny.llama, tiny.recipe(eval_every=1, early_stopping_patience=1, learning_rate=0.5, num_steps=9)),
+    "stopped": (tiny.llama, tiny.recipe(eval_every=1, early_stopping_patience=1, learning_rate=0.5, num_steps=6)),
 }
 SAVING = tiny.runtime(micro_batch_size=3, checkpoint_every=2)
 
@@ -55,12 +56,12 @@ def one_sample(_model: nn.Module, phase: str) -> list[dict[str, Any]]:
     return [{"answer": phase}]
 
 
-def train_case(name: str, folder: Path, processes: Any = ALONE, **options: Any) -> dict[str, torch.Tensor]:
+def train_case(name: str, folder: Path, group: Any = ALONE, **options: Any) -> dict[str, torch.Tensor]:
     """Train one case and return its weights, with those of a parameter that nothing reaches."""
     build, spec = CASES[name]
     model = build()
     model.register_parameter("unreached", nn.Parameter(torch.ones(2, 2)))
-    tiny.fit(model, ROWS, spec, folder, processes=processes, sample=one_sample, **({"runtime": SMALL} | options))
+    tiny.fit(model, ROWS, spec, folder, processes=group, sample=one_sample, **({"runtime": SMALL} | options))
     return {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
 
 
@@ -115,7 +116,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for process in started:
         process.start()
     for process in started:
-        process.join(180)
+        process.join(300)
     assert [process.exitcode for process in started] == [0, 0]
     return root
 
@@ -146,6 +147,14 @@ def test_processes_train_as_one_but_for_the_order_of_additions(name: str, two: P
 def test_processes_hold_the_same_bytes_after_training(name: str, two: Path) -> None:
     first, second = of(two, name, 0), of(two, name, 1)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_processes_exchange_gradients_in_groups_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "BUCKET", 5)
+    single, double = torch.zeros(3), torch.zeros(4, dtype=torch.float64)
+    groups = list(processes._buckets([single, single, single, double, double]))
+    assert [[len(tensor) for tensor in group] for group in groups] == [[3, 3], [3], [4, 4]]
+    assert list(processes._buckets([])) == []
 
 
 def test_processes_leave_alone_what_no_pass_reached(two: Path) -> None:
