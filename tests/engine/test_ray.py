@@ -46,12 +46,13 @@ def run(root: Path, nodes: RayNodes, count: int, workers: int) -> launch.Summary
 def test_ray_node_lost_in_the_middle_loses_no_trial_and_moves_no_number(tmp_path: Path, nodes: RayNodes) -> None:
     assert run_here(tmp_path / "here", count=3).exit_code == 0
     root = tmp_path / "cluster"
-    behave(root, "all", sleep=3.0)
+    behave(root, "all", sleep=12.0)  # until all three run
     node = nodes.add(num_cpus=1)
     assert ray_executor.num_slots(nodes.address, RUNTIME) == 3
 
     def lose() -> None:
         until(lambda: len(runs(root)) == 3)
+        behave(root, "all")  # the next attempts need not wait
         nodes.remove(node)
 
     losing = threading.Thread(target=lose)
