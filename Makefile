@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .SUFFIXES:
 
 override USER_VARIABLES := NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST \
-  OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE
+  OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE EXECUTOR ADDRESS PARTITION
 
 # make expands a command-line variable when it exports it, whether a recipe names it or not. `value` takes the text as it
 # is; `:=` makes it final. This must stay the first thing that touches a variable.
@@ -33,8 +33,11 @@ override REPLICATES := $(value REPLICATES)
 override RERUN := $(value RERUN)
 override PORT := $(value PORT)
 override STORAGE := $(value STORAGE)
+override EXECUTOR := $(value EXECUTOR)
+override ADDRESS := $(value ADDRESS)
+override PARTITION := $(value PARTITION)
 export NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
-export OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE
+export OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE EXECUTOR ADDRESS PARTITION
 
 # A variable that this file does not know is refused: make would expand it on export, too. $(foreach) sees names only.
 override v :=
@@ -74,6 +77,9 @@ $(call guard,FAST,0 1,0 or 1)
 $(call guard,RERUN,0 1,0 or 1)
 $(call guard,REPLICATES,$(digits),a number)
 $(call guard,PORT,$(digits),a number)
+$(call guard,EXECUTOR,$(letters),local$(comma) ray or slurm)
+$(call guard,ADDRESS,$(words) . :,host:port of a Ray cluster)
+$(call guard,PARTITION,$(words) . $(comma),names of SLURM partitions with commas between)
 $(call guard,BUDGET,$(digits) . s m h,a time such as 2h$(comma) 90m or 45s)
 $(call guard,BASE,$(paths),the name of a base (see experiments/)$(comma) a path or trial:<id>$(comma) without white space)
 $(call guard,OTHER_BASE,$(paths),the name of a base (see experiments/)$(comma) a path or trial:<id>$(comma) without white space)
@@ -81,7 +87,7 @@ $(call guard,DATA,$(paths),a path without white space or quotes)
 $(call guard,EVALS,$(paths),a path without white space or quotes)
 $(call guard,SUITES,$(words) $(comma),names of suites with commas between)
 $(call guard,OUT,$(paths),a path without white space or quotes)
-$(foreach v,NAME OTHER BASE OTHER_BASE DATA EVALS SUITES OUT VENUE STORAGE,$(if $(filter -%,$($(v))),$(error $(v) is not allowed as given, but must not start with -)))
+$(foreach v,NAME OTHER BASE OTHER_BASE DATA EVALS SUITES OUT VENUE STORAGE ADDRESS PARTITION,$(if $(filter -%,$($(v))),$(error $(v) is not allowed as given, but must not start with -)))
 # A password would stand in the list of processes; it is refused here, before any process gets it, and is not repeated.
 $(call guard,STORAGE,$(paths) ? & %,postgresql://user@host:port/database without white space or quotes)
 $(if $(findstring @,$(STORAGE)),$(if $(findstring :,$(subst ://,,$(firstword $(subst @, ,$(STORAGE))))),\
@@ -102,6 +108,7 @@ audit_options = $${BASE:+--base "$$BASE"} $${DATA:+--data "$$DATA"} $${EVALS:+--
   $${SUITES:+--suites "$$SUITES"} $${SET:+--set "$$SET"} \
   $${OUT:+--out "$$OUT"}
 workers = $${WORKERS:+--workers "$$WORKERS"}
+place = $${EXECUTOR:+--executor "$$EXECUTOR"} $${ADDRESS:+--address "$$ADDRESS"} $${PARTITION:+--partition "$$PARTITION"}
 budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
 port = $${PORT:+--port "$$PORT"}
@@ -122,6 +129,7 @@ help: ## List the targets
 	@echo 'VENUE whose page figures fit; OTHER, OTHER_BASE, OTHER_SET the sweep to compare with; RERUN=1 run trials that kept'
 	@echo 'no weights again; REPLICATES of the simulations; FORMAT=markdown or latex the claims to paste; PORT where a page is served on this machine;'
 	@echo 'STORAGE=postgresql://user@host:port/database the server that mirrors a study (password: PGPASSWORD or PGPASSFILE).'
+	@echo 'EXECUTOR=ray ADDRESS=host:port (a running cluster) or EXECUTOR=slurm PARTITION=name where trials run: docs/operator.md.'
 
 setup: $(VENV)/.ready ## Make the environment (the other targets do so by themselves)
 
@@ -162,11 +170,11 @@ fetch: $(VENV)/.ready ## Fetch and pin the weights of BASE, or a dataset of item
 
 plan: $(VENV)/.ready ## Print the trials of NAME, what is done and what the rest costs
 	$(need_name)
-	@$(harness) plan "$$NAME" $(options) $(workers) $(budget) $$(test "$$PROBE" != 1 || echo --probe)
+	@$(harness) plan "$$NAME" $(options) $(workers) $(place) $(budget) $$(test "$$PROBE" != 1 || echo --probe)
 
 sweep: $(VENV)/.ready $(if $(STORAGE),$(VENV)/.ready-postgres) ## Run NAME on BASE and write the report
 	$(need_name)
-	@$(harness) sweep "$$NAME" $(options) $(workers) $(budget) $(storage) \
+	@$(harness) sweep "$$NAME" $(options) $(workers) $(place) $(budget) $(storage) \
 	  $$(test "$$RETRY" != 1 || echo --retry-failed)
 
 study: sweep ## Run a study, e.g. NAME=tune
@@ -189,14 +197,14 @@ compare: $(VENV)/.ready ## Print how the sweep OTHER (or NAME on OTHER_BASE) dif
 
 recovery: $(VENV)/.ready ## Train follow-ups of NAME: does what was forgotten come back? Needs kept weights
 	$(need_name)
-	@$(harness) recovery "$$NAME" $(options) $(workers) $(budget) \
+	@$(harness) recovery "$$NAME" $(options) $(workers) $(place) $(budget) \
 	  $$(test "$$RETRY" != 1 || echo --retry-failed) $$(test "$$RERUN" != 1 || echo --rerun)
 
 claims: $(VENV)/.ready ## Print the verdict of every claim, and the command that makes it
 	@$(harness) claims $${OUT:+--out "$$OUT"} $${FORMAT:+--format "$$FORMAT"}
 
 claims-run: $(VENV)/.ready ## Run every sweep that declares claims: detached, resumable; FAST=1 a subset in minutes
-	@$(harness) claims-run $${OUT:+--out "$$OUT"} $(workers) $$(test "$$FAST" != 1 || echo --fast)
+	@$(harness) claims-run $${OUT:+--out "$$OUT"} $(workers) $(place) $$(test "$$FAST" != 1 || echo --fast)
 
 dashboard: $(VENV)/.ready-dashboard $(if $(STORAGE),$(VENV)/.ready-postgres) ## Open optuna-dashboard on a study, on this machine only
 	@$(harness) dashboard "$${NAME:-tune}" $(options) $(port) $(storage)

@@ -20,23 +20,26 @@ import typer
 from rich.console import Console
 
 from harness.cli_options import (
+    Address,
     Base,
     Data,
     Evals,
+    Executor,
     Json,
     Name,
     OptionalName,
     Out,
     Panel,
+    Partition,
     Port,
     Set,
     Storage,
     Suites,
     Workers,
 )
-from harness.engine import auditing, commands, laboratory, show
+from harness.engine import auditing, commands, laboratory, places, show
 from harness.engine.resolve import Request
-from harness.errors import EXIT_SOME_FAILED, BadInputError, BusyError, DiskError, HarnessError
+from harness.errors import EXIT_SOME_FAILED, BadInputError, BusyError, DiskError, HarnessError, UnreachableError
 
 WIDE = 180
 """Columns where output is no terminal."""
@@ -54,6 +57,9 @@ def plan(
     panel: Panel = "primary",
     out: Out = Path("out"),
     workers: Workers = None,
+    executor: Executor = None,
+    address: Address = None,
+    partition: Partition = None,
     probe: Annotated[bool, typer.Option("--probe", help="Measure a short trial of each shape first.")] = False,
     budget: Annotated[str | None, typer.Option(help="Say how far this reaches, e.g. 2h, 90m, 45s.")] = None,
     as_json: Json = False,
@@ -61,7 +67,8 @@ def plan(
     """Print the trials of a sweep, which are done, and what the rest costs. Runs nothing."""
     with _reported(out):
         request = _request(name, base, data, evals, suites, set_, panel, out)
-        planned = commands.plan(request, workers=workers, probe=probe, budget=budget, as_json=as_json)
+        where = places.choose(executor, address, partition, out)
+        planned = commands.plan(request, workers=workers, probe=probe, budget=budget, as_json=as_json, place=where)
         _print(planned.as_json() if as_json else planned, as_json=as_json)
 
 
@@ -76,6 +83,9 @@ def sweep(
     panel: Panel = "primary",
     out: Out = Path("out"),
     workers: Workers = None,
+    executor: Executor = None,
+    address: Address = None,
+    partition: Partition = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run FAILED(data, bug) trials again.")] = False,
     budget: Annotated[str | None, typer.Option(help="Stop cleanly after so long, e.g. 2h, 90m, 45s.")] = None,
     storage: Storage = None,
@@ -84,8 +94,15 @@ def sweep(
     """Run a sweep (or study): every trial that has no result yet, then the report."""
     with _reported(out):
         request = _request(name, base, data, evals, suites, set_, panel, out)
+        where = places.choose(executor, address, partition, out)
         done = commands.sweep(
-            request, workers=workers, retry_failed=retry_failed, budget=budget, as_json=as_json, storage=storage
+            request,
+            workers=workers,
+            retry_failed=retry_failed,
+            budget=budget,
+            as_json=as_json,
+            storage=storage,
+            place=where,
         )
         _print(done.as_json() if as_json else done, as_json=as_json)
         raise typer.Exit(done.exit_code)
@@ -185,6 +202,9 @@ def recovery(
     panel: Panel = "primary",
     out: Out = Path("out"),
     workers: Workers = None,
+    executor: Executor = None,
+    address: Address = None,
+    partition: Partition = None,
     condition: Annotated[
         list[str] | None, typer.Option(help="Id of a condition; again for more. Default: all.")
     ] = None,
@@ -203,6 +223,7 @@ def recovery(
             retry_failed=retry_failed,
             budget=budget,
             as_json=as_json,
+            place=places.choose(executor, address, partition, out),
         )
         _print(done.as_json() if as_json else done, as_json=as_json)
         raise typer.Exit(done.exit_code)
@@ -265,6 +286,9 @@ def claims(
 def claims_run(
     out: Out = Path("out"),
     workers: Workers = None,
+    executor: Executor = None,
+    address: Address = None,
+    partition: Partition = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Two seeds and one world of the sweeps of few conditions.")
     ] = False,
@@ -272,11 +296,12 @@ def claims_run(
 ) -> None:
     """Run every sweep that declares claims, detached from this terminal; after a kill the same command goes on."""
     with _reported(out):
+        where = places.choose(executor, address, partition, out)
         if not foreground:
-            _print(commands.start_claims(out, fast=fast, workers=workers), as_json=False)
+            _print(commands.start_claims(out, fast=fast, workers=workers, place=where), as_json=False)
             return
         code = 0
-        for done in commands.run_claims(out, fast=fast, workers=workers):
+        for done in commands.run_claims(out, fast=fast, workers=workers, place=where):
             _print(done, as_json=False)
             code = max(code, done.exit_code)
         _print(commands.claims(out), as_json=False)
@@ -390,7 +415,7 @@ def _reported(out: Path) -> Iterator[None]:
         yield
     except HarnessError as error:
         print(str(error), file=sys.stderr)
-        if not isinstance(error, BadInputError | BusyError | DiskError):
+        if not isinstance(error, BadInputError | BusyError | DiskError | UnreachableError):
             _keep_traceback(out)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:

@@ -28,6 +28,9 @@ Set = Annotated[str | None, typer.Option("--set", help='JSON object of dotted fi
 Panel = Annotated[str, typer.Option(help="primary: the sweep's own slices; full: every slice.")]
 Out = Annotated[Path, typer.Option(help="Where records go.")]
 Workers = Annotated[int | None, typer.Option(help="Trials at a time; default: fill the cores.")]
+Executor = Annotated[str | None, typer.Option(help="Where trials run: local (this machine), ray or slurm.")]
+Address = Annotated[str | None, typer.Option(help="host:port of a running Ray cluster, for --executor ray.")]
+Partition = Annotated[str | None, typer.Option(help="SLURM partition, for --executor slurm; default: its own.")]
 Port = Annotated[int, typer.Option(min=1024, max=65535, help="Where it listens on 127.0.0.1.")]
 Storage = Annotated[
     str | None,

@@ -79,6 +79,13 @@ class BusyError(HarnessError):
     cause_class = "killed"
 
 
+class UnreachableError(HarnessError):
+    """A server that the user named does not answer; the same command works once it does."""
+
+    exit_code = EXIT_TRY_AGAIN
+    cause_class = "killed"
+
+
 class DivergedError(HarnessError):
     """Training left the numbers: a non-finite loss or one over the spec's limit. Ends a trial as DIVERGED, a result."""
 

@@ -31,6 +31,8 @@ class TrialContext:
     """Reruns this trial; printed beside its row."""
     report: Callable[..., None]
     """Called as `report(phase=..., step=..., num_steps=..., loss=..., tokens_per_second=...)`."""
+    processes: train.Processes = train.ALONE
+    """Those that train this trial's model together."""
 
 
 def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
@@ -56,7 +58,15 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
     watched = evals.watch(chat, spec, targets, batch_size=context.runtime.eval_batch_size)
     with clock.training():
         summary = train.fit(
-            tuned, rows, spec.train, seed=spec.seed, context=context, folder=folder, sample=sample, watched=watched
+            tuned,
+            rows,
+            spec.train,
+            seed=spec.seed,
+            context=context,
+            folder=folder,
+            sample=sample,
+            watched=watched,
+            processes=context.processes,
         )
     methods.save(tuned, spec.method, folder / "weights", context.runtime.keep, chat.tokenizer, chat.stop_token_ids)
     with clock.evaluating():
@@ -79,6 +89,33 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
             drift=drift,
             provenance=clock.read(device=str(model.device), num_tokens=summary.num_tokens),
         ),
+    )
+
+
+def train_along(spec: TrialSpec, context: TrialContext) -> None:
+    """Train a trial's model as one of several processes that is not the main one, and write nothing.
+
+    Raises:
+        HarnessError: as `run_trial`, up to the end of training.
+    """
+    base = models.locate(spec.base, context.store)
+    chat = data.chat_format(models.load_tokenizer(base), spec.data)
+    kept_out, leaked = evals.kept_out(spec), evals.leaked(spec)
+    rows = data.prepare(spec.data, chat, seed=spec.seed, store=context.store, kept_out=kept_out, leaked=leaked)
+    model = models.load_model(base, spec.train.dtype, context.runtime.device, methods.quantisation(spec.method))
+    models.add_rows(model, chat.tokenizer, chat.added)
+    tuned = methods.attach(model, spec.method, seed=spec.seed, added=chat.added)
+    watched = evals.watch(chat, spec, evals.targets_of(rows.train, chat), batch_size=context.runtime.eval_batch_size)
+    train.fit(
+        tuned,
+        rows,
+        spec.train,
+        seed=spec.seed,
+        context=context,
+        folder=context.store.trial(trial_id(spec)),
+        sample=lambda model, phase: [],
+        watched=watched,
+        processes=context.processes,
     )
 
 

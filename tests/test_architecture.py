@@ -69,6 +69,7 @@ TORCH_FREE = (
     "harness.engine.launch",
     "harness.engine.commands",
     "harness.engine.claims_run",
+    "harness.engine.places",
     "harness.engine.powered",
     "harness.engine.recovery",
     "harness.engine.serving",
@@ -76,7 +77,7 @@ TORCH_FREE = (
     "harness.evals.folder",
     "harness.cli",
 )
-HEAVY = ("torch", "transformers", "peft", "lm_eval", "datasets", "bitsandbytes")
+HEAVY = ("torch", "transformers", "peft", "lm_eval", "datasets", "bitsandbytes", "ray", "submitit")
 
 
 def module_name(path: Path) -> str:

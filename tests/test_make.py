@@ -14,8 +14,23 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ("WORKERS", "PROBE", "BUDGET", "RETRY", "FAST", "REPLICATES", "RERUN", "PORT")
+PLACE = ("EXECUTOR", "ADDRESS", "PARTITION")
 OTHERS = ("OTHER", "OTHER_BASE", "OTHER_SET")
-VARIABLES = ("NAME", "BASE", "DATA", "EVALS", "SUITES", "OUT", "SET", "PANEL", "VENUE", "STORAGE", *OTHERS, *NUMBERS)
+VARIABLES = (
+    "NAME",
+    "BASE",
+    "DATA",
+    "EVALS",
+    "SUITES",
+    "OUT",
+    "SET",
+    "PANEL",
+    "VENUE",
+    "STORAGE",
+    *OTHERS,
+    *NUMBERS,
+    *PLACE,
+)
 EXECUTING = ("$(shell touch hit)", "`touch hit`", "$$(touch hit)", "${shell touch hit}", "$(eval $(shell touch hit))")
 BREAKING = ("a;touch hit", "a && touch hit", "a|touch hit", 'a" ; touch hit ; "', "a' ; touch hit ; '", "a\ntouch hit")
 ARGUMENTS = "#!/bin/sh\nfor word; do printf '[%s]' \"$word\"; done\necho\n"
@@ -109,6 +124,13 @@ def test_make_allowed_values_arrive_as_they_are(checkout: Path) -> None:
 def test_make_budget_reaches_whoever_can_use_it(checkout: Path, target: str) -> None:
     done = make(checkout, target, "NAME=lima_size", "BUDGET=2h")
     assert done.stdout == f"[-m][harness][{target}][lima_size][--budget][2h]\n"
+
+
+@pytest.mark.parametrize("target", ["plan", "sweep", "study", "recovery", "claims-run"])
+def test_make_place_reaches_whatever_runs_trials(checkout: Path, target: str) -> None:
+    words = ["EXECUTOR=slurm", "ADDRESS=10.0.0.1:6379", "PARTITION=gpu,big-mem"]
+    done = make(checkout, target, "NAME=lima_size", *words)
+    assert "[--executor][slurm][--address][10.0.0.1:6379][--partition][gpu,big-mem]" in done.stdout
 
 
 def test_make_without_a_name_lists_the_sweeps(checkout: Path) -> None:

@@ -42,6 +42,7 @@ from harness.engine.answers import Compared, Done, PlanView, Recovered, Refused,
 from harness.engine.claims_run import Started
 from harness.engine.claims_view import ClaimsView
 from harness.engine.launch import Options
+from harness.engine.places import HERE, Place
 from harness.engine.plan import Plan
 from harness.engine.resolve import Request
 from harness.errors import EXIT_DONE, EXIT_SOME_FAILED, BadInputError, DataError, DiskError, HarnessError, SpecError
@@ -53,16 +54,24 @@ MAX_WORKERS = 256
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def plan(request: Request, *, workers: int | None, probe: bool, budget: str | None, as_json: bool) -> PlanView:
+def plan(
+    request: Request,
+    *,
+    workers: int | None,
+    probe: bool,
+    budget: str | None,
+    as_json: bool,
+    place: Place = HERE,
+) -> PlanView:
     """Return the plan of a sweep and what is left of it, measuring unknown shapes first if asked."""
     seconds = parse_budget(budget)
     check_workers(workers)
     made = proposals.with_recorded(plans.make_plan(request))
     runtime = made.setting.experiment.runtime
-    num_workers = workers or executor.default_workers(runtime)
+    num_workers = place.num_workers(workers, runtime)
     if probe:
         plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
-        options = Options(num_workers)
+        options = Options(num_workers, executor=place)
         trials = made.record.trials
         if isinstance(made.setting.sweep, Study):
             trials = ahead.examples(made.setting, made.record)
@@ -78,18 +87,27 @@ def sweep(
     budget: str | None,
     as_json: bool,
     storage: str | None = None,
+    place: Place = HERE,
 ) -> Done:
     """Run a sweep or study and write its report.
 
     Raises:
         BadInputError: nothing was trained.
         DiskError: the output folder cannot be written.
+        UnreachableError: the place does not answer.
     """
     check_workers(workers)
     made = plans.make_plan(request)
-    num_workers = workers or executor.default_workers(made.setting.experiment.runtime)
+    num_workers = place.num_workers(workers, made.setting.experiment.runtime)
     storages.of_study(made, storage)
-    options = Options(num_workers, retry_failed, parse_budget(budget), at_last=hooks.load_report, storage=storage)
+    options = Options(
+        num_workers,
+        retry_failed,
+        parse_budget(budget),
+        executor=place,
+        at_last=hooks.load_report,
+        storage=storage,
+    )
     return run_plan(made, options, as_json=as_json)
 
 
@@ -255,6 +273,7 @@ def recovery(
     retry_failed: bool,
     budget: str | None,
     as_json: bool,
+    place: Place = HERE,
 ) -> Recovered:
     """Train the follow-ups of a finished sweep and write their report.
 
@@ -266,9 +285,11 @@ def recovery(
         retry_failed: run follow-ups again that FAILED by their data or a bug.
         budget: when to stop.
         as_json: how progress is shown.
+        place: where they run.
 
     Raises:
         BadInputError: nothing was trained.
+        UnreachableError: the place does not answer.
         HarnessError: a trial that was run again came out other than recorded.
         DiskError: the output folder cannot be written.
     """
@@ -277,8 +298,8 @@ def recovery(
     if rerun_first:
         _keep_weights(made, conditions)
     followed = follow_ups.plan_recovery(made, conditions)
-    num_workers = workers or executor.default_workers(made.setting.experiment.runtime)
-    options = Options(num_workers, retry_failed, seconds, at_last=hooks.load_report)
+    num_workers = place.num_workers(workers, made.setting.experiment.runtime)
+    options = Options(num_workers, retry_failed, seconds, executor=place, at_last=hooks.load_report)
     done = run_plan(followed, options, as_json=as_json)
     return Recovered(done, () if done.report is None else _shares(followed))
 
@@ -314,7 +335,7 @@ def claims(out: Path) -> ClaimsView:
     return claims_view.collect(out)
 
 
-def start_claims(out: Path, *, fast: bool, workers: int | None) -> Started:
+def start_claims(out: Path, *, fast: bool, workers: int | None, place: Place = HERE) -> Started:
     """Start all claim sweeps in a process that outlives this one.
 
     Raises:
@@ -324,11 +345,13 @@ def start_claims(out: Path, *, fast: bool, workers: int | None) -> Started:
     check_workers(workers)
     check_writable(out)
     words = [sys.executable, "-m", "harness", "claims-run", "--foreground", "--out", str(out)]
-    words += ["--fast"] if fast else []
+    words += [*place.words(), *(["--fast"] if fast else [])]
     return claims_run.start(words + ([] if workers is None else ["--workers", str(workers)]), out)
 
 
-def run_claims(out: Path, *, fast: bool, workers: int | None, base: str = claims_view.BASE) -> Iterator[Done | Refused]:
+def run_claims(
+    out: Path, *, fast: bool, workers: int | None, base: str = claims_view.BASE, place: Place = HERE
+) -> Iterator[Done | Refused]:
     """Run all claim sweeps one after the other and yield how each ended; stops after one that was interrupted.
 
     Raises:
@@ -347,9 +370,9 @@ def run_claims(out: Path, *, fast: bool, workers: int | None, base: str = claims
                 made = plans.make_plan(request)
                 runtime = made.setting.experiment.runtime
                 if kept is None:  # workers keep what they imported from sweep to sweep
-                    kept = executor.Kept(executor.local, runtime)
+                    kept = executor.Kept(place, runtime)
                     stack.callback(kept.close)
-                num_workers = workers or executor.default_workers(runtime)
+                num_workers = place.num_workers(workers, runtime)
                 done = run_plan(made, Options(num_workers, executor=kept, at_last=hooks.load_report), as_json=False)
             except BadInputError as error:
                 yield Refused(request.name, str(error))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from harness.engine import heap
+from harness.engine import devices, heap
 from harness.errors import HarnessError
 from harness.spec import Runtime
 
@@ -36,10 +36,15 @@ class WorkerDiedError(HarnessError):
 
     cause_class = "killed"
 
-    def __init__(self, message: str, *, for_memory: bool = False) -> None:
-        super().__init__(message)
-        self.for_memory = for_memory
-        """Whether the system killed it because memory ran out."""
+
+class PreemptedError(WorkerDiedError):
+    """The scheduler wanted a worker's place for others: no fault of the trial, so that it does not count against it."""
+
+
+class KilledForMemoryError(WorkerDiedError):
+    """A worker was killed because it took more memory than it may."""
+
+    cause_class = "oom"
 
 
 class Executor(Protocol):
@@ -47,6 +52,11 @@ class Executor(Protocol):
 
     @property
     def num_slots(self) -> int: ...
+
+    @property
+    def keeps_workers(self) -> bool:
+        """Whether a process that ran a job runs later ones, so that they find imported what it imported."""
+        ...
 
     def submit(self, call: Callable[..., T], /, *args: Any) -> Future[T]:
         """Run a module-level function in some slot."""
@@ -60,6 +70,8 @@ class Executor(Protocol):
 class LocalExecutor:
     """Slots on this machine, each one spawned process that is replaced when it dies."""
 
+    keeps_workers = True
+
     def __init__(self, num_slots: int, num_threads: int, devices: tuple[str, ...] = ()) -> None:
         """Make slots; a process starts with its first job.
 
@@ -69,7 +81,7 @@ class LocalExecutor:
             devices: GPUs, handed to the slots in turn as CUDA_VISIBLE_DEVICES; empty leaves the variable alone.
         """
         self.num_slots = num_slots
-        self._slots = [_Slot(_environment(num_threads, devices, index)) for index in range(num_slots)]
+        self._slots = [_Slot(environment(num_threads, devices, index)) for index in range(num_slots)]
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for slot in self._slots:
             self._free.put(slot)
@@ -124,6 +136,7 @@ class _Unstopped:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self.num_slots = executor.num_slots
+        self.keeps_workers = executor.keeps_workers
 
     def submit(self, call: Callable[..., T], /, *args: Any) -> Future[T]:
         return self._executor.submit(call, *args)
@@ -163,7 +176,7 @@ class _Slot:
         except BrokenProcessPool as error:
             for_memory = _killed_for_memory(processes, kills)
             self._drop()
-            raise WorkerDiedError(KILLED_FOR_MEMORY if for_memory else DIED, for_memory=for_memory) from error
+            raise (KilledForMemoryError(KILLED_FOR_MEMORY) if for_memory else WorkerDiedError(DIED)) from error
 
     def _drop(self) -> None:
         if not self.stopped and self.pool is not None:
@@ -224,29 +237,38 @@ def start_worker(parent: int, environment: dict[str, str]) -> None:
     tqdm.set_lock(threading.RLock())
 
 
-def _environment(num_threads: int, devices: tuple[str, ...], index: int) -> dict[str, str]:
-    environment = dict.fromkeys(THREAD_VARIABLES, str(num_threads))
-    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
-    return environment | ({"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {})
-
-
-def gpus() -> tuple[str, ...]:
-    """Return the GPUs of this machine by index, found without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return tuple(name for name in visible.split(",") if name.strip())
-    folder = Path("/proc/driver/nvidia/gpus")
-    return tuple(str(index) for index in range(len(list(folder.iterdir())))) if folder.is_dir() else ()
+def environment(num_threads: int, devices: tuple[str, ...] = (), index: int = 0) -> dict[str, str]:
+    """Return the environment variables of the worker in a slot, by its index; the GPUs go to the slots in turn."""
+    variables = dict.fromkeys(THREAD_VARIABLES, str(num_threads))
+    variables |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    variables |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    return variables | ({"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {})
 
 
 def default_workers(runtime: Runtime) -> int:
-    """Return how many trials run at a time: one a GPU, else as many as fill the cores at the trial's thread count."""
-    if runtime.device != "cpu" and gpus():
-        return len(gpus())
-    return max(1, len(os.sched_getaffinity(0)) // runtime.num_threads)
+    """Return how many trials run at a time: as many as the GPUs hold, else as fill the cores at the trial's threads.
+
+    Raises:
+        SpecError: trials declare more memory than any GPU has.
+    """
+    if runtime.device != "cpu" and devices.gpus():
+        return len(_gpu_slots(runtime))
+    return max(1, len(os.sched_getaffinity(0)) // runtime.num_cores)
 
 
 def local(num_workers: int, runtime: Runtime) -> LocalExecutor:
-    """Return the executor for trials on this machine."""
-    return LocalExecutor(num_workers, runtime.num_threads, () if runtime.device == "cpu" else gpus())
+    """Return the executor for trials on this machine; what they declare of a GPU's memory limits their number.
+
+    Raises:
+        SpecError: trials declare more memory than any GPU has.
+    """
+    slots = () if runtime.device == "cpu" else _gpu_slots(runtime)
+    if slots and runtime.gpu_memory_gb is not None:
+        num_workers = min(num_workers, len(slots))
+    return LocalExecutor(num_workers, runtime.num_threads, slots)
+
+
+def _gpu_slots(runtime: Runtime) -> tuple[str, ...]:
+    if runtime.gpu_memory_gb is None:
+        return devices.gpus()
+    return devices.slots(devices.inventory(), runtime.gpu_memory_gb)

@@ -23,7 +23,7 @@ from harness.engine import executor as executors
 from harness.engine import forecast, jobs, states, worker
 from harness.engine.beside import beside
 from harness.engine.doubt import Doubt
-from harness.engine.executor import Executor, WorkerDiedError
+from harness.engine.executor import Executor, KilledForMemoryError, PreemptedError, WorkerDiedError
 from harness.engine.stopping import Stop, stopped_by_signals
 from harness.engine.worker import Outcome, TrialFunction, TrialJob
 from harness.errors import BadInputError, DiskError, StoreError
@@ -35,7 +35,7 @@ from harness.spec import MAX_HALVINGS, Runtime, TrialBase
 
 LOG = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
-"""Attempts at a trial whose worker was killed, within one launch."""
+"""Attempts at a trial whose worker was killed, within one launch: in a row, without a new checkpoint between."""
 POLL_SECONDS = 0.25
 BUSY_SECONDS = 0.5
 BUSY_NAMED_SECONDS = 30.0
@@ -149,6 +149,7 @@ class _Launch:
         self.busy_since: dict[str, float] = {}
         self.deaths: dict[str, int] = {}
         self.halvings: dict[str, int] = {}
+        self.reached: dict[str, str] = {}
         self.running: dict[Future[Outcome], str] = {}
         self.others: set[Future[None]] = set()
         self.doubt = Doubt(self.trials)
@@ -228,7 +229,8 @@ class _Launch:
         befores = [jobs.BeforeJob(s, self.store.root, self.runtime) for s in jobs.distinct_befores(own)]
         checked = jobs.distinct_data(trial for trial in trials if not self._starts_from_planned(trial))
         if checked:
-            self.others |= {executor.submit(jobs.warm_up) for _ in range(executor.num_slots - 1)}
+            if executor.keeps_workers:
+                self.others |= {executor.submit(jobs.warm_up) for _ in range(executor.num_slots - 1)}
             self._await(executor, jobs.check, jobs.CheckJob(checked, self.store.root, self.runtime))
         self.others |= {executor.submit(jobs.score_before, job) for job in befores}
 
@@ -340,12 +342,15 @@ class _Launch:
 
     def _died(self, key: str, error: WorkerDiedError) -> Outcome | None:
         """Return a FAILED row after the last attempt that one launch makes, or None to try again."""
-        if error.for_memory:
+        if isinstance(error, KilledForMemoryError):
             return self._killed_for_memory(key, error)
-        self.deaths[key] = self.deaths.get(key, 0) + 1
+        before, self.reached[key] = self.reached.get(key, ""), worker.newest_checkpoint(self.store.trial(key))
+        if self.reached[key] > before:
+            self.deaths[key] = 0
+        self.deaths[key] = self.deaths.get(key, 0) + (not isinstance(error, PreemptedError))
         if self.deaths[key] < MAX_ATTEMPTS:
             return None
-        return self._lost(key, "killed", f"{error}, {MAX_ATTEMPTS} times in a row")
+        return self._lost(key, error.cause_class, f"{error}, {MAX_ATTEMPTS} times in a row")
 
     def _killed_for_memory(self, key: str, error: WorkerDiedError) -> Outcome | None:
         """Try a trial again at half the micro-batch; FAILED where it is at its smallest, or after three halvings."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from harness.engine import forecast
+from harness.engine import forecast, together
 from harness.engine.progress import Reporter
 from harness.errors import BusyError, DiskError, HarnessError, StoreError, is_out_of_memory
 from harness.identity import trial_id
@@ -90,6 +90,8 @@ def run_trial(
     """Run a real trial: the `TrialFunction` of every launch."""
     from harness import trial
 
+    if runtime.num_processes > 1:
+        return together.run_trial(spec, store, runtime, command, report)
     set_threads(runtime.num_threads)
     return trial.run_trial(spec, trial.TrialContext(store, runtime, command, report))
 
@@ -200,7 +202,8 @@ def _begin(job: TrialJob, folder: Path) -> int:
     write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode(), durable=False)
     write_atomic(folder / "runtime.json", job.runtime.model_dump_json(indent=1).encode(), durable=False)
     start = {"event": "start", "attempt": number, "pid": os.getpid(), "host": os.uname().nodename}
-    append_line(events, start | {"time_utc": provenance.utc_now()})
+    submitted = {"slurm_job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
+    append_line(events, start | submitted | {"time_utc": provenance.utc_now()})
     with disk_errors(folder):
         (folder / "attempts").mkdir(exist_ok=True)
     return number
@@ -213,6 +216,11 @@ def num_attempts(folder: Path) -> int:
         return max([_starts(folder), *logs])
     except StoreError:
         return max(logs, default=0)
+
+
+def newest_checkpoint(folder: Path) -> str:
+    """Return the name of the newest checkpoint that a trial left, '' where there is none; names ascend."""
+    return max((path.name for path in folder.glob("checkpoints/step_*")), default="")
 
 
 def _starts(folder: Path) -> int:

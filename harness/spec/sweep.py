@@ -44,6 +44,29 @@ class Runtime(Model):
     """How often the micro-batch is halved from the start: the engine sets it where trials of a shape ran out of memory
     before."""
 
+    gpu_memory_gb: float | None = Field(default=None, gt=0)
+    """GPU memory that one trial takes, in GiB: as many share a GPU as it holds. None gives each trial a whole one."""
+    num_processes: int = Field(default=1, ge=1, le=64)
+    """Processes that train one trial's model together, on CPU; each has `num_threads`. As with the micro-batch, the
+    order of additions is the machine's: last digits may differ from those of one process."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Main memory that one trial asks of Ray or SLURM, in GiB; None asks for none, and SLURM gives its own default."""
+    time_limit_minutes: int | None = Field(default=None, ge=5)
+    """What a SLURM job of one attempt may take; None is the partition's default."""
+
+    @model_validator(mode="after")
+    def _processes_are_for_the_cpu(self) -> Runtime:
+        if self.num_processes > 1 and self.device != "cpu":
+            raise ValueError(
+                f"device is {self.device!r}, but must be 'cpu' where num_processes is {self.num_processes}"
+            )
+        return self
+
+    @property
+    def num_cores(self) -> int:
+        """How many a trial keeps busy."""
+        return self.num_threads * self.num_processes
+
     def rows_per_pass(self, batch_size: int, num_halvings: int) -> int:
         """Return the rows of a forward pass after so many halvings: a step has as many passes more, the same tokens."""
         return max(1, -(-min(self.micro_batch_size, batch_size) // 2**num_halvings))

@@ -32,6 +32,7 @@ from harness.train.early_stopping import VAL_LOSS, Best
 from harness.train.head import chosen
 from harness.train.log import Reporter, write_row
 from harness.train.out_of_memory import in_what_fits
+from harness.train.processes import ALONE, Processes
 from harness.train.resume import identity, resume, save
 from harness.train.run import Context, Run, Sample, Watch
 from harness.train.validation import sample as write_samples
@@ -48,6 +49,7 @@ def fit(
     folder: Path,
     sample: Sample,
     watched: Watch | None = None,
+    processes: Processes = ALONE,
 ) -> TrainSummary:
     """Train a model's trainable parameters in place and return what was done.
 
@@ -63,22 +65,25 @@ def fit(
         folder: gets metrics.jsonl and samples.jsonl, and checkpoints while it runs.
         sample: answers the fixed prompts.
         watched: scores val items before the first step and with every validation, into during.jsonl.
+        processes: those that train this model together, each of which calls this with the same arguments.
 
     Raises:
         DataError: no training rows, or early stopping without validation rows or without the metric that it is on.
         DiskError: the disk is full or read-only.
     """
-    run = _begin(model, rows, spec, seed, context, folder, sample, watched)
+    run = _begin(model, rows, spec, seed, context, folder, sample, watched, processes)
     if run.state.step == 0:
         validate(run)
         watch(run)
         write_samples(run, "before")
+    run.state = processes.agreed(run.state)
     while not run.finished:
         _step(run)
         if run.state.divergence is None and (run.due(spec.eval_every) or run.finished):
             validate(run)
             watch(run)
             _consider_stopping(run)
+            run.state = processes.agreed(run.state)
         if run.finished:
             break
         if run.due(spec.eval_every):
@@ -97,6 +102,7 @@ def _begin(
     folder: Path,
     sample: Sample,
     watched: Watch | None,
+    processes: Processes,
 ) -> Run:
     _refuse_impossible(rows, spec, watched)
     runtime = context.runtime
@@ -122,17 +128,28 @@ def _begin(
         watch=watched,
         has_dropout=has_dropout(model),
         head=chosen(model, runtime.loss_kernel),
+        processes=processes,
     )
     if rows.reads_itself_alone:
         segments.require(model)
     model.train()
     seed_torch(seed, "train.other")
-    if not (runtime.checkpoint_every and resume(run)):
-        run.state.num_halvings = runtime.num_halvings
-        run.checkpoints.discard()
-        for path in logs:
-            path.unlink(missing_ok=True)
+    _continue_or_clear(run, logs)
     return run
+
+
+def _continue_or_clear(run: Run, logs: tuple[Path, ...]) -> None:
+    """Go on from a checkpoint; the main process looks for one first, since it sets damaged ones aside."""
+    continued = False
+    run.state.num_halvings = run.runtime.num_halvings
+    if run.processes.is_main:
+        continued = bool(run.runtime.checkpoint_every) and resume(run)
+        if not continued:
+            run.checkpoints.discard()
+            for path in logs:
+                path.unlink(missing_ok=True)
+    if run.processes.agreed(continued) and not run.processes.is_main:
+        resume(run)
 
 
 def _best(spec: TrainSpec) -> Best | None:
@@ -190,13 +207,14 @@ def _backward(run: Run, rows: Sequence[Example]) -> Measured:
     sums = torch.zeros(2, dtype=torch.float64, device=run.device)
     passes = batches.micro_batches(rows, by_row, run.forward_size, run.device, end_to_end=end_to_end)
     with run.shared_casts():
-        for number, batch in enumerate(passes):
+        for number, batch in run.processes.mine(passes):
             if run.has_dropout:
                 seed_torch(run.order.seed, f"train.dropout/{run.state.step}/{number}")
             with run.autocast():
                 objective, nll_sum = losses.objective(run.model, batch, run.head)
             objective.backward()
             sums += torch.stack([objective.detach(), nll_sum])
+    sums = run.processes.add_up(run.model, sums)
     norm = torch.nn.utils.get_total_norm(schedules.gradients(run.model))
     total_objective, total_nll, grad_norm = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
     weight_sum = float(weight_sums.sum())
@@ -231,7 +249,8 @@ def _record(run: Run, rows: Sequence[Example], rate: float, measured: Measured, 
         "seconds": seconds,
         "tokens_per_second": num_tokens / seconds,
     }
-    write_row(run.metrics, row if num_loss_tokens else row | {"reason": "no token of the step carries loss"})
+    if run.processes.is_main:
+        write_row(run.metrics, row if num_loss_tokens else row | {"reason": "no token of the step carries loss"})
     state.train_loss_last = measured.loss if measured.loss is None or math.isfinite(measured.loss) else None
     if state.divergence is None:
         state.step += 1
@@ -245,7 +264,7 @@ def _record(run: Run, rows: Sequence[Example], rate: float, measured: Measured, 
 
 def _consider_stopping(run: Run) -> None:
     state = run.state
-    if run.best is None or state.divergence is not None:
+    if run.best is None or state.divergence is not None or not run.processes.is_main:
         return
     value = state.val_loss if run.best.metric == VAL_LOSS else state.val_metric
     if run.best.metric == VAL_LOSS and value is None:
@@ -264,7 +283,8 @@ def _end(run: Run) -> TrainSummary:
             state.val_loss = run.best.val_loss
         write_samples(run, "after")
     run.model.eval()
-    run.checkpoints.discard()
+    if run.processes.is_main:
+        run.checkpoints.discard()
     trainable_parameters, total_parameters = count_parameters(run.model)
     return TrainSummary(
         num_steps=state.step,

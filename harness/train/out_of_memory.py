@@ -35,7 +35,8 @@ def in_what_fits(run: Run, rows: Sequence[Example], backward: Callable[[Run, Seq
         try:
             return backward(run, rows)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            # Of several processes the others already wait for what this one would have added.
+            if not is_out_of_memory(error) or run.processes.count > 1:
                 raise
             problem = str(error).partition("\n")[0]
         # Outside of the handler: the error holds the tensors of the frames that it came through.

@@ -31,6 +31,7 @@ def identity(model: nn.Module, rows: PreparedData, spec: TrainSpec, seed: int, r
     digest = hashlib.sha256()
     where = (runtime.num_threads, runtime.micro_batch_size, runtime.loss_kernel, torch.__version__)
     layout = ("end to end",) if rows.reads_itself_alone else ()
+    layout += (f"{runtime.num_processes} processes",) if runtime.num_processes > 1 else ()
     facts = (spec.model_dump_json(), seed, rows.summary.rows_sha256, *layout, *where)
     digest.update(repr(facts).encode())
     for name, parameter in model.named_parameters():
@@ -46,6 +47,8 @@ def save(run: Run) -> None:
     Raises:
         DiskError: the disk is full or read-only.
     """
+    if not run.processes.is_main:
+        return
     groups = {
         "trainable": checkpoints.trainable(run.model),
         "optimizer": checkpoints.optimizer_tensors(run.model, run.optimizer),

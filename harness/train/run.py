@@ -6,6 +6,7 @@ here: anything that acts on a run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.train.checkpoints import Checkpoints
 from harness.train.early_stopping import Best
 from harness.train.head import Head
 from harness.train.log import Reporter
+from harness.train.processes import ALONE, Processes
 
 Sample = Callable[[nn.Module, str], list[dict[str, Any]]]
 """Answers to the fixed prompts, given the model and the phase: before, during or after."""
@@ -81,6 +83,7 @@ class Run:
     has_dropout: bool
     head: Head
     state: State = field(default_factory=State)
+    processes: Processes = ALONE
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +93,10 @@ class Run:
     @property
     def forward_size(self) -> int:
         """Examples per forward pass: one where there is dropout, so that each example's masks are its own stream and
-        the micro-batch, which is the machine's, moves no number."""
-        return 1 if self.has_dropout else self.runtime.rows_per_pass(self.spec.batch_size, self.state.num_halvings)
+        the micro-batch, which is the machine's, moves no number; and few enough for every process to get some."""
+        each = math.ceil(self.spec.batch_size / self.processes.count)
+        size = self.runtime.rows_per_pass(self.spec.batch_size, self.state.num_halvings)
+        return 1 if self.has_dropout else min(size, each)
 
     @property
     def finished(self) -> bool:

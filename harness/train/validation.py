@@ -1,7 +1,7 @@
 """Validation loss, scores of val items and fixed-prompt samples while training.
 
-Invariant: nothing here changes training: generators, train mode and weights are the same after as before. What does
-not live here: the evaluation suites (harness/evals).
+Invariant: nothing here changes training: generators, train mode and weights are the same after as before; of several
+processes the main one alone does it. What does not live here: the evaluation suites (harness/evals).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ def validate(run: Run) -> None:
     The loss is sum(weight x nll) / sum(weight) over all tokens of the validation rows, in nats, lower is better;
     None without validation rows or without any weight in them.
     """
+    if not run.processes.is_main:
+        return
     weight_sum = sum(float(example.loss_weights[1:].sum(dtype=np.float64)) for example in run.rows.validation)
     if weight_sum == 0:
         return
@@ -50,7 +52,7 @@ def watch(run: Run) -> None:
 
     That metric is the mean over its items, None as soon as one of them has no value.
     """
-    if run.watch is None:
+    if run.watch is None or not run.processes.is_main:
         return
     with evaluating(run.model):
         rows = run.watch(run.model)
@@ -63,6 +65,8 @@ def watch(run: Run) -> None:
 
 def sample(run: Run, phase: str) -> None:
     """Answer the fixed prompts and append the answers to samples.jsonl, with step and phase."""
+    if not run.processes.is_main:
+        return
     with evaluating(run.model):
         rows = run.sample(run.model, phase)
     for row in rows:

@@ -1,4 +1,4 @@
-"""What every executor of several processes must do. Another one joins by one line in `EXECUTORS`."""
+"""What every executor of several processes must do. Another one joins by one line in `MAKES`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,75 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from harness.engine.executor import LocalExecutor, WorkerDiedError
+from harness.engine.executor import Executor, LocalExecutor, WorkerDiedError
+from harness.engine.ray_executor import Need as RayNeed
+from harness.engine.ray_executor import RayExecutor
+from harness.engine.slurm_executor import Need, Slurm, SlurmExecutor
 from harness.records.provenance import Clock
+from harness.records.store import write_atomic
 from harness.spec import Runtime
 from tests.engine.test_launch import ROOT, SLOW_SECONDS, alive, until
+from tests.presence import extra
+from tests.servers import RayNodes, ray_cluster, slurm
 
-Make = Callable[[int], LocalExecutor]
-EXECUTORS = [pytest.param(partial(LocalExecutor, num_threads=1), id="local")]
+Make = Callable[[int], Executor]
 
 
-@pytest.mark.parametrize("make", EXECUTORS)
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayNodes]:
+    with ray_cluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def queue() -> Iterator[None]:
+    with slurm():
+        yield
+
+
+def _local(request: pytest.FixtureRequest, root: Path) -> Make:
+    return partial(LocalExecutor, num_threads=1)
+
+
+def _ray(request: pytest.FixtureRequest, root: Path) -> Make:
+    nodes: RayNodes = request.getfixturevalue("cluster")
+    return partial(
+        RayExecutor, address=nodes.address, need=RayNeed(num_threads=1, num_cpus=1, num_gpus=0.0, memory_bytes=None)
+    )
+
+
+def _submitit(request: pytest.FixtureRequest, root: Path) -> Make:
+    extra("submitit")
+    from tests.engine.submitit_local import LocalScheduler
+
+    return partial(SlurmExecutor, scheduler=LocalScheduler, root=root, poll_seconds=0.1)
+
+
+def _slurm(request: pytest.FixtureRequest, root: Path) -> Make:
+    request.getfixturevalue("queue")
+    return partial(SlurmExecutor, scheduler=partial(Slurm, need=Need(1, memory_gb=1.8)), root=root, poll_seconds=0.1)
+
+
+MAKES = {"local": _local, "ray": _ray, "submitit": _submitit, "slurm": _slurm}
+MARKED = [
+    pytest.param("local"),
+    pytest.param("ray", marks=pytest.mark.ray),
+    pytest.param("submitit"),
+    pytest.param("slurm", marks=pytest.mark.slurm),
+]
+
+
+@pytest.fixture(params=MARKED)
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    return MAKES[request.param](request, tmp_path)
+
+
 def test_executor_slot_survives_a_job_that_kills_its_process(make: Make) -> None:
     executor = make(1)
     try:
@@ -32,7 +86,6 @@ def test_executor_slot_survives_a_job_that_kills_its_process(make: Make) -> None
         executor.stop()
 
 
-@pytest.mark.parametrize("make", EXECUTORS)
 def test_executor_returns_what_a_job_returns_and_raises_what_it_raises(make: Make) -> None:
     executor = make(2)
     try:
@@ -43,16 +96,20 @@ def test_executor_returns_what_a_job_returns_and_raises_what_it_raises(make: Mak
         executor.stop()
 
 
-@pytest.mark.parametrize("make", EXECUTORS)
-def test_executor_stop_ends_a_running_job_at_once(make: Make) -> None:
-    executor = make(1)
-    future = executor.submit(time.sleep, SLOW_SECONDS)
-    until(lambda: bool(executor.pids()))
-    (pid,) = executor.pids()
+def _sleep(file: Path) -> None:
+    write_atomic(file, str(os.getpid()).encode())
+    time.sleep(SLOW_SECONDS)
+
+
+def test_executor_stop_ends_a_running_job_at_once(make: Make, tmp_path: Path) -> None:
+    executor, file = make(1), tmp_path / "pid"
+    future = executor.submit(_sleep, file)
+    until(file.exists)
+    pid = int(file.read_text())
     started = time.monotonic()
     executor.stop()
     assert time.monotonic() - started < 6.0
-    assert not alive(pid)
+    until(lambda: not alive(pid), seconds=5.0)  # a scheduler answers before it has ended it
     assert future.done()
 
 
@@ -69,7 +126,6 @@ def _faults_of_blocks() -> tuple[int, int]:
     return faults[0], sum(faults[1:])
 
 
-@pytest.mark.parametrize("make", EXECUTORS)
 def test_executor_workers_take_again_what_they_freed(make: Make) -> None:
     executor = make(1)
     try:
@@ -96,7 +152,6 @@ def _peaks_of_trials() -> tuple[int, int]:
     return peaks[0], peaks[1]
 
 
-@pytest.mark.parametrize("make", EXECUTORS)
 def test_executor_worker_does_not_count_what_an_earlier_trial_freed(make: Make) -> None:
     executor = make(1)
     try:

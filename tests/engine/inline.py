@@ -15,6 +15,7 @@ class InlineExecutor:
     """Runs each job when it is submitted, in this process."""
 
     num_slots = 1
+    keeps_workers = True
 
     def submit(self, call: Callable[..., T], /, *args: Any) -> Future[T]:
         """Run a job now."""

@@ -1,0 +1,191 @@
+"""Sweeps on a real Ray cluster of several nodes: equal numbers, lost nodes, interruption, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.engine import devices, executor, launch, places, ray_executor
+from harness.engine.places import RayCluster
+from harness.errors import SpecError
+from harness.records.store import Store
+from tests.engine.inline import inline
+from tests.engine.stub import behave, run_stub
+from tests.engine.stub_launch import RUNTIME
+from tests.engine.test_cli import SMALL, scores, tiny
+from tests.engine.test_cli import run as run_cli
+from tests.engine.test_launch import alive, numbers, runs, until
+from tests.engine.test_launch import run as run_here
+from tests.engine.trials import planned
+from tests.presence import extra
+from tests.servers import RayNodes, free_port, ray_cluster
+
+__all__ = ["tiny"]
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    with ray_cluster() as found:
+        yield found
+
+
+def run(root: Path, nodes: RayNodes, count: int, workers: int) -> launch.Summary:
+    """Launch stub trials on the cluster."""
+    how = launch.Options(workers, run=run_stub, prepare=False, executor=RayCluster(nodes.address))
+    return launch.launch(Store(root), planned(count), RUNTIME, how)
+
+
+def test_ray_node_lost_in_the_middle_loses_no_trial_and_moves_no_number(tmp_path: Path, nodes: RayNodes) -> None:
+    assert run_here(tmp_path / "here", count=3).exit_code == 0
+    root = tmp_path / "cluster"
+    behave(root, "all", sleep=12.0)  # until all three run
+    node = nodes.add(num_cpus=1)
+    assert ray_executor.num_slots(nodes.address, RUNTIME) == 3
+
+    def lose() -> None:
+        until(lambda: len(runs(root)) == 3)
+        behave(root, "all")  # the next attempts need not wait
+        nodes.remove(node)
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    summary = run(root, nodes, count=3, workers=3)
+    losing.join()
+    assert (summary.exit_code, len(summary.outcomes), summary.failed) == (0, 3, [])
+    assert numbers(root) == numbers(tmp_path / "here")
+    assert sorted(runs(root).values()) == [1, 1, 2]
+
+
+def test_ray_interrupted_launch_cancels_what_runs_and_is_continued(tmp_path: Path, nodes: RayNodes) -> None:
+    behave(tmp_path, 0, sleep=60.0)
+
+    def interrupt() -> None:
+        until(lambda: planned(1)[0].trial_id in runs(tmp_path))
+        os.kill(os.getpid(), signal.SIGTERM)  # Ray's own handler would end this process
+
+    threading.Thread(target=interrupt).start()
+    summary = run(tmp_path, nodes, count=2, workers=1)
+    assert (summary.why, summary.exit_code) == ("interrupted", 130)
+    text = (tmp_path / "runs.jsonl").read_text()
+    pid = int(text.split('"pid": ')[1].split("}")[0])
+    until(lambda: not alive(pid), seconds=10.0)
+    behave(tmp_path, 0)
+    assert run(tmp_path, nodes, count=2, workers=1).exit_code == 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_ray_sweep_from_base_to_report_equals_a_local_one(
+    tmp_path: Path, nodes: RayNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["sweep", "lima_size", "--set", SMALL]
+    cluster = ["--executor", "ray", "--address", nodes.address, "--workers", "1"]
+    printed = run_cli(*asked, "--out", str(tmp_path / "ray"), *cluster)
+    assert "3 of 3 trials final or failed, 3 ran now" in printed
+    monkeypatch.setattr(executor, "local", inline)
+    run_cli(*asked, "--out", str(tmp_path / "here"))
+    assert scores(tmp_path / "ray") == scores(tmp_path / "here")
+    assert len(scores(tmp_path / "ray")) == 3
+
+
+def test_ray_room_is_counted_node_by_node(nodes: RayNodes) -> None:
+    assert ray_executor.num_slots(nodes.address, RUNTIME) == 2
+    with pytest.raises(SpecError, match=r"2 CPUs \(runtime.num_threads, num_processes\)"):  # two nodes of one each
+        ray_executor.num_slots(nodes.address, RUNTIME.replace({"num_threads": 2}))
+    with pytest.raises(SpecError, match="1 GPUs"):
+        ray_executor.num_slots(nodes.address, RUNTIME.replace({"device": "cuda"}))
+
+
+def test_ray_share_of_a_gpu_follows_declared_memory(nodes: RayNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = nodes.add(num_cpus=8, num_gpus=2)  # what Ray is told of, not what is there
+    monkeypatch.setattr(ray_executor, "_gpu_memories", lambda address, node_id: [80.0, 24.0])
+    try:
+        assert ray_executor.need(nodes.address, RUNTIME).num_gpus == 1.0
+        assert ray_executor.need(nodes.address, RUNTIME.replace({"device": "cpu"})).num_gpus == 0.0
+        declared = RUNTIME.replace({"gpu_memory_gb": 8.0})
+        assert ray_executor.need(nodes.address, declared).num_gpus == 1 / 3
+        assert ray_executor.num_slots(nodes.address, declared) == 6
+        with pytest.raises(SpecError, match=r"runtime.gpu_memory_gb is 30, but must be at most 24.0"):
+            ray_executor.need(nodes.address, RUNTIME.replace({"gpu_memory_gb": 30.0}))
+    finally:
+        nodes.remove(node)
+
+
+def test_ray_memory_of_a_node_is_asked_where_the_gpus_are(nodes: RayNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(devices, "memories", _memories)
+    ray_executor.join(nodes.address)
+    try:
+        node = next(node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU") == 1.0)
+        assert ray_executor._gpu_memories(nodes.address, node["NodeID"]) == [24.0, 80.0]
+        assert ray_executor._gpu_memories(nodes.address, "0" * 56) == []  # it went away: nothing is known
+    finally:
+        ray.shutdown()
+
+
+def _memories() -> dict[str, float]:
+    return {"0": 24.0, "GPU-a": 80.0}
+
+
+@pytest.mark.parametrize(
+    "address", ["", "auto", "ray://127.0.0.1:10001", "127.0.0.1", "host:", "host:port", "a b:1", "-x:1"]
+)
+def test_ray_address_that_is_none_is_refused(address: str, tmp_path: Path) -> None:
+    printed = run_cli("sweep", "lima_size", "--out", str(tmp_path), "--executor", "ray", f"--address={address}", code=2)
+    assert printed.startswith(f"ADDRESS is {address!r}, but must be host:port")
+    assert len(printed.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_ray_cluster_that_does_not_answer_is_one_sentence_and_exit_75(tmp_path: Path) -> None:
+    extra("ray")
+    words = ["sweep", "lima_size", "--out", str(tmp_path), "--executor", "ray"]
+    for workers in ([], ["--workers", "2"]):
+        printed = run_cli(*words, *workers, "--address", f"127.0.0.1:{free_port()}", code=75)
+        assert len(printed.splitlines()) == 1
+        assert "the same command without EXECUTOR and ADDRESS" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_ray_something_else_at_the_address_is_told_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra("ray")
+    monkeypatch.setattr(ray_executor, "HEALTH_SECONDS", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        words = ["sweep", "lima_size", "--out", str(tmp_path), "--executor", "ray", "--address", address]
+        assert "nothing there answers as one" in run_cli(*words, code=75)
+        assert time.monotonic() - started < 10.0
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (["--executor", "rey"], "EXECUTOR is 'rey', but must be one of local, ray, slurm. Did you mean 'ray'?"),
+        (["--address", "a:1"], "ADDRESS is 'a:1', but must be left out with EXECUTOR=local; it is for ray."),
+        (["--executor", "slurm", "--address", "a:1"], "ADDRESS is 'a:1', but must be left out with EXECUTOR=slurm"),
+        (["--executor", "ray", "--partition", "x"], "PARTITION is 'x', but must be left out with EXECUTOR=ray"),
+    ],
+)
+def test_place_that_makes_no_sense_is_refused(words: list[str], refusal: str, tmp_path: Path) -> None:
+    for verb in (["sweep", "lima_size"], ["plan", "lima_size"], ["recovery", "lima_size"], ["claims-run"]):
+        printed = run_cli(*verb, "--out", str(tmp_path), *words, code=2)
+        assert printed.startswith(refusal)
+    assert not list(tmp_path.iterdir())
+
+
+def test_place_words_lead_to_the_same_place(tmp_path: Path) -> None:
+    asked = (places.HERE, RayCluster("a:1"), places.SlurmQueue(tmp_path, "x"), places.SlurmQueue(tmp_path, None))
+    for place in asked:
+        words = place.words()
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        found = places.choose(given.get("--executor"), given.get("--address"), given.get("--partition"), tmp_path)
+        assert found == place
