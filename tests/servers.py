@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.presence import package, program
+from tests.presence import extra, program
 
 STORE_BYTES = 80 * 2**20
 SLURM_CONF = """
@@ -76,7 +76,7 @@ class RayNodes:
 @contextmanager
 def ray_cluster() -> Iterator[RayNodes]:
     """Run a cluster of two nodes with one CPU each; it has no dashboard."""
-    package("ray")
+    extra("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         yield from _ray_cluster()
@@ -98,7 +98,7 @@ def _ray_cluster() -> Iterator[RayNodes]:
 @contextmanager
 def slurm() -> Iterator[Path]:
     """Run munged, slurmctld and slurmd, point this process at them, and return the folder of their logs."""
-    package("submitit")
+    extra("submitit")
     if os.geteuid() != 0:
         pytest.skip("SLURM is not tested: its daemons need root here")
     search = os.environ["PATH"] + ":/usr/sbin:/sbin"
