@@ -8,7 +8,7 @@ sweep into trials (harness/engine/plan.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -177,15 +177,17 @@ class Sweep(Model):
     worlds: tuple[int, ...] = ()
     """Seeds of the pocket world over which the whole sweep is repeated, as replicates; empty is the base's own world.
     Only a base that names a pocket world has any."""
+    pruning: Any = None
+    """None: it is a study's alone."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _prunes_nothing(cls, given: object) -> object:
-        if isinstance(given, dict) and "pruning" in given:
+    @model_validator(mode="after")
+    def _prunes_nothing(self) -> Sweep:
+        # Not before validation: what such a validator returns counts as Python, whose lists are no tuples.
+        if self.pruning is not None:
             raise ValueError(
                 "pruning is given, but must be a study's alone: a sweep compares every condition on every seed"
             )
-        return given  # pyright: ignore[reportUnknownVariableType]
+        return self
 
     @model_validator(mode="after")
     def _worlds_are_replicates(self) -> Sweep:

@@ -18,7 +18,7 @@ from harness.evals import score_after, score_before
 from harness.evals.choices import CHOICES_FILE, SCHEMA, write_choices
 from harness.records import result
 from harness.records.schema import RESULT_FILES, EvalScores, TrainSummary
-from harness.records.store import Store, verify_manifest
+from harness.records.store import Store, verify_manifest, write_manifest
 from harness.spec import EvalSpec
 from tests.evals import small
 from tests.models import tiny
@@ -137,6 +137,7 @@ def test_base_keeps_its_choices_and_a_stored_base_without_them_is_not_scored_aga
     untrained, _ = _scored(models.load_model(files, "float32", "cpu", None), spec, context)
     assert (untrained / CHOICES_FILE).read_bytes() == (folder / CHOICES_FILE).read_bytes()
     (folder / CHOICES_FILE).unlink()
+    write_manifest(folder)  # as of a base that was scored before choices were kept
     assert score_before(files, small.chat(), trial, context, None)[0] == before
     assert not (folder / CHOICES_FILE).exists()
 
