@@ -5,6 +5,8 @@ whose worker or machine is lost raises `WorkerDiedError`, and the launch decides
 machines share. What does not live here: starting a cluster, and what is tried again (launch.py).
 """
 
+# pyright: reportMissingImports=false
+# Ray is an extra that may not be installed where types are checked.
 from __future__ import annotations
 
 import logging

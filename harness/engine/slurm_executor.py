@@ -8,6 +8,8 @@ accounting database. SLURM may put a job back into its queue by itself: it then 
 not live here: the signals' meaning for a trial (remote.py), and what is tried again (launch.py).
 """
 
+# pyright: reportMissingImports=false
+# submitit is an extra that may not be installed where types are checked.
 from __future__ import annotations
 
 import pickle
