@@ -38,17 +38,7 @@ CHOICE_COLUMNS = {name: kind for name, kind in WRITTEN.items() if name != "logpr
 def load_choices(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return one row per trial, multiple-choice item and choice: its log-probability before and after.
 
-    Text columns are categories, which keep many trials of long benchmarks small.
-
-    Args:
-        name: the sweep, e.g. "lima_size".
-        base: the base it ran on: its name, or the path of a local folder.
-        out: the output folder (`OUT=`).
-        set_hash: which overrides; "" is none, None is none where such a sweep is there, else the only one.
-
-    Raises:
-        BadInputError: no such sweep, or several that only `set_hash` tells apart.
-        StoreError: the sweep's plan is damaged.
+    Text columns are categories, which keep many trials of long benchmarks small; arguments and errors as `load_during`.
     """
     return choices_frame(open_named(name, base, out, set_hash))
 

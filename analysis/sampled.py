@@ -39,15 +39,7 @@ COLUMNS = [
 def load_sampled(name: str, base: str = "pocket", out: str | Path = "out", set_hash: str | None = None) -> pd.DataFrame:
     """Return one row per trial, phase, item and sampled answer.
 
-    Args:
-        name: the sweep, e.g. "lima_size"; its tasks have to have `num_samples` (SET `evals.num_samples`).
-        base: the base it ran on: its name, or the path of a local folder.
-        out: the output folder (`OUT=`).
-        set_hash: which overrides; "" is none, None is none where such a sweep is there, else the only one.
-
-    Raises:
-        BadInputError: no such sweep, or several that only `set_hash` tells apart.
-        StoreError: the sweep's plan is damaged.
+    Its tasks have to have `num_samples` (SET `evals.num_samples`); arguments and errors as `load_during`.
     """
     return sampled_frame(open_named(name, base, out, set_hash))
 

@@ -22,11 +22,6 @@ from tests.engine.study_runs import ONE_OBJECTIVE, Runner, content_of, database,
 FRESH = {"confirm_seeds": [10, 11]}
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    return Runner(monkeypatch)
-
-
 def told(*rows: tuple[float, ...], excess: dict[int, float] | None = None, failed: tuple[int, ...] = ()) -> list[Any]:
     """Return conditions with these values, in order."""
     state = optuna.trial.TrialState

@@ -29,11 +29,6 @@ from tests.engine.study_runs import ONE_OBJECTIVE, Runner, content_of, database
 PRUNED: dict[str, Any] = ONE_OBJECTIVE | {"pruning": {"rungs": [1], "reduction_factor": 2}, "num_conditions": 7}
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    return Runner(monkeypatch)
-
-
 def study_of(factor: int, direction: str = "maximize") -> Study:
     tree = json.loads(catalog.load_sweep("tune").model_dump_json())
     objective = ONE_OBJECTIVE["objectives"][0] | {"direction": direction}

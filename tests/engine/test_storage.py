@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,10 @@ from harness.engine import storage as storages
 from harness.engine.plan import Plan
 from harness.errors import SpecError
 from harness.records.store import read_lines
-from tests.engine.postgres import PASSWORD, Server, server
+from tests.engine.postgres import PASSWORD, Server
 from tests.engine.study_runs import Runner, content_of, database
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    return Runner(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Server]:
-    with server() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PGPASSWORD", PASSWORD)
-        yield made
 
 
 def name_of(made: Plan, number: int = 1) -> str:

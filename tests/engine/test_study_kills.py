@@ -11,7 +11,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +23,7 @@ from harness.engine.plan import Plan
 from harness.errors import BusyError
 from harness.records.schema import PlannedTrial
 from harness.records.store import lock, read_lines
-from tests.engine.postgres import PASSWORD, Server, server
+from tests.engine.postgres import Server
 from tests.engine.stub import behave
 from tests.engine.study_runs import ONE_OBJECTIVE, Runner, content_of, database
 from tests.engine.test_storage import there
@@ -34,18 +34,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "pruned": ONE_OBJECTIVE
     | {"num_conditions": 5, "confirm_seeds": [10, 11], "pruning": {"rungs": [1, 2], "reduction_factor": 2}},
 }
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    return Runner(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Server]:
-    with server() as made, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PGPASSWORD", PASSWORD)
-        yield made
 
 
 def killed_after(num_calls: int, call: Callable[[], object]) -> bool:
