@@ -16,10 +16,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from harness.engine import devices, heap
+from harness.engine.kills import memory_kills
 from harness.errors import HarnessError
 from harness.spec import Runtime
 
@@ -154,17 +154,14 @@ class _Slot:
     def run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
         if self.stopped:
             raise WorkerDiedError("the launcher is stopping")
-        if self.pool is None:
-            self.pool = ProcessPoolExecutor(
-                max_workers=1,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=start_worker,
-                initargs=(os.getpid(), self.environment),
-            )
         kills = memory_kills()
         try:
+            if self.pool is None:
+                self.pool = self._started()
             future = self.pool.submit(call, *args)
-        except OSError as error:  # killed before it read what to do, or the system lets no process start
+        except OSError as error:
+            # Killed before it read what to do; or Python's own process that keeps count of semaphores was; or the
+            # system lets no process start.
             self._drop()
             raise WorkerDiedError(f"no worker process could be started ({error})") from error
         except BrokenProcessPool as error:
@@ -177,6 +174,14 @@ class _Slot:
             for_memory = _killed_for_memory(processes, kills)
             self._drop()
             raise (KilledForMemoryError(KILLED_FOR_MEMORY) if for_memory else WorkerDiedError(DIED)) from error
+
+    def _started(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=start_worker,
+            initargs=(os.getpid(), self.environment),
+        )
 
     def _drop(self) -> None:
         if not self.stopped and self.pool is not None:
@@ -201,15 +206,6 @@ class _Slot:
             if process.is_alive():
                 process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def memory_kills() -> int | None:
-    """Return how many processes of this machine the kernel has killed for memory; None where it does not say."""
-    try:
-        counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-        return int(counts["oom_kill"])
-    except (OSError, KeyError, ValueError):
-        return None
 
 
 def _killed_for_memory(processes: list[Any], kills_before: int | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from harness.records.store import Store, write_atomic
 from tests.chaos.stub import told
 
 SWEEP = "chaos@stub"
+MAX_PLACES = 6
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,28 @@ def differing(root: Path, control: Control) -> list[str]:
     found: list[str] = []
     for path in sorted(root.glob("trials/*/result.json")):
         try:
-            same = _content(path) == control.results[path.parent.name]
+            content, wanted = _content(path), control.results[path.parent.name]
         except (OSError, ValueError, KeyError) as error:
             found.append(f"difference: {path.parent.name[:8]} cannot be compared ({error!r})")
             continue
-        if not same:
-            found.append(f"difference: {path.parent.name[:8]} is not as undisturbed")
+        if content != wanted:
+            found.append(f"difference: {path.parent.name[:8]} is not as undisturbed in {_places(content, wanted)}")
     return found
+
+
+def _places(content: str, wanted: str) -> str:
+    """Return the fields in which two results differ."""
+    ours, theirs = (dict(_flat(json.loads(text))) for text in (content, wanted))
+    names = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    return ", ".join(names[:MAX_PLACES])
+
+
+def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield name, tree
+        return
+    for key, value in tree.items():
+        yield from _flat(value, f"{name}.{key}".lstrip("."))
 
 
 def committed_twice(root: Path) -> list[str]:

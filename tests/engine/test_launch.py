@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from multiprocessing import popen_spawn_posix
+from multiprocessing import popen_spawn_posix, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -544,6 +544,23 @@ def test_launch_worker_killed_before_it_read_its_job_is_replaced(
         plain(self, process)
 
     monkeypatch.setattr(popen_spawn_posix.Popen, "_launch", start_worker)
+    assert run(tmp_path, count=6).exit_code == 0
+    assert len(failed) == 1
+    assert numbers(tmp_path) == undisturbed
+
+
+def test_launch_goes_on_where_what_counts_semaphores_was_killed(
+    tmp_path: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, failed = resource_tracker.register, []
+
+    def register(name: str, kind: str) -> None:
+        if not failed:
+            failed.append(name)
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")  # the tracker was killed between the look at it and this
+        plain(name, kind)
+
+    monkeypatch.setattr(resource_tracker, "register", register)
     assert run(tmp_path, count=6).exit_code == 0
     assert len(failed) == 1
     assert numbers(tmp_path) == undisturbed
