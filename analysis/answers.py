@@ -223,7 +223,8 @@ def answers_table(told: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     if told.empty:
         return pd.DataFrame(columns=COLUMNS)
     matrices, planned = ItemMatrices(told), frame.groupby("condition").size()
-    shown = told[told["metric"] != WEIGHT]
+    texts = ["output_before", "output_after", "reference", "prompt"]
+    shown = told[told["metric"] != WEIGHT].drop(columns=texts, errors="ignore")
     rows = [
         {"condition": str(condition), "arm": group["arm"].iloc[0], "slice": name, "metric": str(metric)}
         | {"direction": DIRECTIONS[str(metric)], "num_planned": int(planned.get(condition, 0))}

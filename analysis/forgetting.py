@@ -106,9 +106,9 @@ def retention_table(items: pd.DataFrame, keys: Sequence[str], chance: Mapping[st
         keys: metric keys of which more is better.
         chance: metric key -> what guessing scores.
     """
-    test = items[items["split"] == "test"]
-    names = metric_key(test)
-    test = test.assign(key=names)[names.isin(keys)]
+    named = items.assign(key=metric_key(items))
+    columns = ["condition", "arm", "key", "trial_id", "cluster", "before", "after", "output_before", "output_after"]
+    test = named.loc[(items["split"] == "test") & named["key"].isin(keys), columns]
     rows = [
         {"condition": condition, "arm": arm, "key": key} | _retained(group, chance.get(str(key), NAN))
         for (condition, arm, key), group in test.groupby(["condition", "arm", "key"], sort=False, observed=True)

@@ -240,7 +240,8 @@ def variances_of(
 
 def churn_of(items: pd.DataFrame) -> dict[str, float]:
     """Return metric key -> share of test items whose value differs, over all trials; of keys with values 0 and 1."""
-    test = items[(items["split"] == "test") & items["before"].notna() & items["after"].notna()]
+    columns = ["suite", "task", "metric", "before", "after"]
+    test = items.loc[(items["split"] == "test") & items["before"].notna() & items["after"].notna(), columns]
     found: dict[str, float] = {}
     for names, rows in test.groupby(["suite", "task", "metric"], observed=True):
         if rows[["before", "after"]].isin([0.0, 1.0]).all(axis=None):

@@ -321,14 +321,14 @@ def _contrast_in_world(
 
 def flips_table(items: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Return one row per trial and binary metric key: kept, lost, gained, net, churn, retention, McNemar's p."""
-    test = items[items["split"] == "test"]
+    named = items.assign(key=metric_key(items))
+    names = ["condition", "arm", "seed", "trial_id", "key"]
+    test = named.loc[(items["split"] == "test") & named["key"].isin(keys), [*names, "before", "after"]]
     rows: list[dict[str, object]] = []
-    for (condition, arm, seed, trial_id, key), group in test.assign(key=metric_key(test)).groupby(
-        ["condition", "arm", "seed", "trial_id", "key"], sort=False, observed=True
-    ):
+    for (condition, arm, seed, trial_id, key), group in test.groupby(names, sort=False, observed=True):
         before, after = group["before"].to_numpy(dtype=float), group["after"].to_numpy(dtype=float)
         values = np.concatenate([before, after])
-        if key not in keys or not np.isin(values[~np.isnan(values)], (0.0, 1.0)).all():
+        if not np.isin(values[~np.isnan(values)], (0.0, 1.0)).all():
             continue
         counts = flips(before, after)
         rows.append(
