@@ -189,7 +189,9 @@ def signals(setting: Setting) -> Tally:
             root = setting.fresh()
             stub.pace(root, STEP_SECONDS)
             name = f"{number.name} when {phase}"
-            launcher = processes.start(root, trials, 1, partial(SignalAt, phase, number), setting.build, _no_core)
+            launcher = processes.start(
+                root, trials, 1, partial(SignalAt, phase, number), setting.build, _as_in_a_terminal
+            )
             if phase == "running":
                 _await_run(root, launcher)
                 os.kill(launcher, number)
@@ -212,8 +214,12 @@ def _expected(ended: processes.Ended, number: signal.Signals, phase: str) -> boo
     return ended.code == 130 or (phase == "end" and ended.code == 0)
 
 
-def _no_core() -> None:
+def _as_in_a_terminal() -> None:
+    """Take signals as a program in a terminal does: a shell starts what runs behind it with some of them ignored."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 # -- grandchildren ----------------------------------------------------------------------------------------------------
