@@ -24,7 +24,7 @@ from harness.engine.progress import Reporter
 from harness.errors import BusyError, DiskError, HarnessError, StoreError, is_out_of_memory
 from harness.identity import trial_id
 from harness.records import attempts, leftovers, provenance, result
-from harness.records.schema import Failure, TrialResult
+from harness.records.schema import Failure, Progress, TrialResult
 from harness.records.seal import sealed
 from harness.records.store import (
     Store,
@@ -41,6 +41,8 @@ from harness.spec import Runtime, TrialSpec
 T = TypeVar("T")
 LOCK = ".lock"
 LOG_TAIL_LINES = 40
+EVALUATING = ("scoring after", "scoring before", "probing")
+"""Phases of a trial in which nothing is trained."""
 DISK_ERRORS = (errno.EIO, errno.ENXIO, errno.ESTALE, errno.ENOLCK)
 """What a disk or a network file system answers when it fails, besides being full or read-only."""
 
@@ -67,6 +69,8 @@ class TrialJob:
     """The store whose forecasts learn from this trial, where it is not `root`."""
     num_halvings: int = 0
     """How often the micro-batch is halved from the start, because the system killed earlier attempts for memory."""
+    num_eval_halvings: int = 0
+    """Likewise of the rows of an evaluation, because it killed them there."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,9 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
 def _fitting(job: TrialJob) -> Runtime:
     """Return how the trial runs, with the micro-batch that trials of its shape were found to fit in here."""
     found = forecast.num_halvings(Store(job.measure_into or job.root), job.spec, job.runtime)
-    return job.runtime.replace({"num_halvings": max(job.num_halvings, job.runtime.num_halvings, found)})
+    training = max(job.num_halvings, job.runtime.num_halvings, found)
+    evaluation = max(job.num_eval_halvings, job.runtime.num_eval_halvings)
+    return job.runtime.replace({"num_halvings": training, "num_eval_halvings": evaluation})
 
 
 def _standing(folder: Path) -> TrialResult | None:
@@ -221,6 +227,15 @@ def num_attempts(folder: Path) -> int:
 def newest_checkpoint(folder: Path) -> str:
     """Return the name of the newest checkpoint that a trial left, '' where there is none; names ascend."""
     return max((path.name for path in folder.glob("checkpoints/step_*")), default="")
+
+
+def was_evaluating(folder: Path) -> bool:
+    """Return whether the attempt that left its progress in a folder had trained, and scored or probed its model."""
+    try:
+        progress = Store(folder.parents[1]).read(folder / "progress.json", Progress)
+    except StoreError:
+        return False
+    return progress is not None and progress.phase in EVALUATING
 
 
 def _starts(folder: Path) -> int:

@@ -82,7 +82,9 @@ def test_resume_after_a_stop_at_any_step_gives_the_same_bytes(method: str, at: i
     model = BUILDS[method]()
     summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
     assert (summary, *outcome(model, tmp_path / "run")) == expected
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept[-1] == f"step_{summary.num_steps:08d}"
+    assert len(kept) <= checkpoints.KEEP
 
 
 def test_resume_over_a_four_bit_base_gives_the_same_bytes(tmp_path: Path) -> None:
