@@ -34,6 +34,8 @@ from harness.records import points, seal
 M = TypeVar("M", bound=pydantic.BaseModel)
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What `link` answers where a file system has none: FAT, some network and FUSE file systems."""
 TAIL_BYTES, APPEND_SECONDS = 4096, 0.2
 
 
@@ -122,7 +124,7 @@ def commit_once(path: Path, content: bytes) -> bool:
     with disk_errors(path):
         temporary = _write_temporary(path, content)
         try:
-            os.link(temporary, path)
+            _link(temporary, path)
             points.passing("commit.linked", path)
         except FileExistsError:
             return False
@@ -132,6 +134,18 @@ def commit_once(path: Path, content: bytes) -> bool:
         fsync_folder(path.parent)
         points.passing("commit.synced", path)
         return True
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        raise DiskError(
+            f"{path} cannot be committed: its file system makes no hard links ({error.strerror}); set OUT= to a folder "
+            "on one that does"
+        ) from error
 
 
 def append_line(path: Path, row: Mapping[str, object]) -> None:
