@@ -201,8 +201,8 @@ def _whole(path: Path, read: Callable[[], T]) -> T | None:
 def _begin(job: TrialJob, folder: Path) -> int:
     """Write what an attempt leaves first and return its number, from 1."""
     events = folder / "attempts.jsonl"
-    cut_torn_tail(events)
     _whole(events, lambda: _starts(folder))
+    cut_torn_tail(events)
     number = 1 + num_attempts(folder)
     leftovers.sweep(folder)
     write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode(), durable=False)

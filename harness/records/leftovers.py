@@ -7,14 +7,13 @@ What does not live here: writing (store.py), what a trial left half built, which
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from harness.errors import BusyError, DiskError
-from harness.records.attempts import process_exists
+from harness.records.attempts import namespace, process_exists
 from harness.records.result import RESULT
 from harness.records.store import lock
 
@@ -34,7 +33,7 @@ def sweep(folder: Path) -> int:
 
 def _is_left(path: Path) -> bool:
     owner = _OWNER.search(path.name)
-    return owner is not None and owner[2] == os.uname().nodename and not process_exists(int(owner[1]))
+    return owner is not None and owner[2] == namespace() and not process_exists(int(owner[1]))
 
 
 def sweep_finished(folder: Path) -> None:

@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 
 from harness.errors import BadInputError, BusyError, DiskError, StoreError
 from harness.records import points, seal
+from harness.records.attempts import namespace
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 LOG = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def fsync_folder(folder: Path) -> None:
 
 def _write_temporary(path: Path, content: bytes, *, durable: bool = True) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{os.getpid()}@{os.uname().nodename}"  # by which leftovers.py knows that nobody writes it any more
+    owner = f"{os.getpid()}@{namespace()}"  # by which leftovers.py knows that nobody writes it any more
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.{owner}.", suffix=".tmp", dir=path.parent)
     try:
         points.passing("temporary.made", path)
@@ -201,11 +202,15 @@ def read_lines(path: Path) -> list[dict[str, object]]:
     """Return the whole rows of a JSON-lines file, [] where there is none; a torn last line is left out.
 
     Raises:
-        StoreError: another line is not a JSON object; the sentence names it.
+        StoreError: another line is not a JSON object, or the file cannot be read; the sentence names it.
     """
-    if not path.exists():
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [_row(path, line) for line in path.read_bytes().split(b"\n")[:-1]]
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror})") from error
+    return [_row(path, line) for line in content.split(b"\n")[:-1]]
 
 
 def _row(path: Path, line: bytes) -> dict[str, object]:

@@ -340,7 +340,7 @@ def test_launch_damaged_attempts_of_a_trial_that_kills_its_worker_stop_no_other(
 
 
 def test_launch_folder_that_no_attempt_can_use_stops_no_other(tmp_path: Path) -> None:
-    (tmp_path / "trials" / planned(1)[0].trial_id / "attempts.jsonl").mkdir(parents=True)
+    (tmp_path / "trials" / planned(1)[0].trial_id / ".lock").mkdir(parents=True)
     summary = run(tmp_path)
     assert (summary.why, summary.exit_code, len(numbers(tmp_path))) == ("done", 1, 3)
     assert [(failed.cause, failed.trial_id) for failed in summary.failed] == [("disk", planned(1)[0].trial_id)]
@@ -489,6 +489,34 @@ def test_launch_damaged_measurements_are_set_aside_and_stop_nothing(tmp_path: Pa
     assert run(tmp_path, count=2).exit_code == 0
     assert path.with_name(f"{path.stem}.damaged-1.jsonl").exists()
     assert len(read_lines(path)) == 1
+
+
+def test_launch_folders_in_place_of_its_logs_are_set_aside_and_stop_nothing(tmp_path: Path) -> None:
+    run(tmp_path, count=1)
+    folder = tmp_path / "trials" / planned(1)[0].trial_id
+    (folder / "result.json").unlink()
+    (measured,) = tmp_path.glob("probes/*.jsonl")
+    for path in (measured, folder / "attempts.jsonl"):
+        path.unlink()
+        path.mkdir()
+    assert run(tmp_path, count=2).exit_code == 0
+    for path in (measured, folder / "attempts.jsonl"):
+        assert path.with_name(f"{path.name}.damaged-1").is_dir()
+        assert path.is_file()
+
+
+def test_launch_leaves_no_checkpoint_of_a_committed_trial(tmp_path: Path) -> None:
+    """A kill between a commit and the removal of what only the attempt needed must not keep the disk full."""
+    run(tmp_path, count=1)
+    folder = tmp_path / "trials" / planned(1)[0].trial_id
+    (folder / "checkpoints" / "step_00000002").mkdir(parents=True)
+    (folder / "during.jsonl").touch()
+    unfinished = tmp_path / "trials" / ("0" * 64) / "checkpoints"
+    unfinished.mkdir(parents=True)
+    assert run(tmp_path, count=1).num_ran == 0
+    assert not (folder / "checkpoints").exists()
+    assert not (folder / "during.jsonl").exists()
+    assert unfinished.exists()
 
 
 def test_launch_trial_held_for_long_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
