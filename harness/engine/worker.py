@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import os
 import shlex
 import sys
@@ -39,6 +40,7 @@ from harness.records.store import (
 from harness.spec import Runtime, TrialSpec
 
 T = TypeVar("T")
+LOG = logging.getLogger(__name__)
 LOCK = ".lock"
 LOG_TAIL_LINES = 40
 EVALUATING = ("scoring after", "scoring before", "probing")
@@ -151,7 +153,7 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
     except Exception as error:
         outcome = _failed(error, folder, number, log, command, key)
     else:
-        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store)
+        _remember(job, finished, store)
         outcome = Outcome(key, finished.state, ran=True)
     finally:
         reporter.close()
@@ -160,6 +162,14 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
     end = {"event": "end", "attempt": number, "state": outcome.state, "cause": outcome.cause}
     append_line(folder / "attempts.jsonl", end | {"time_utc": provenance.utc_now()})
     return outcome
+
+
+def _remember(job: TrialJob, finished: TrialResult, store: Store) -> None:
+    """Let forecasts learn from a trial; where that cannot be written the trial is none the worse."""
+    try:
+        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store)
+    except (StoreError, OSError) as error:
+        LOG.warning("%s; forecasts learn nothing from trial %s", error, finished.trial_id[:12])
 
 
 def _fitting(job: TrialJob) -> Runtime:

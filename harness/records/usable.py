@@ -19,11 +19,12 @@ def check(root: Path) -> None:
         DiskError: it cannot be made or written, is full, or its file system lacks hard links or locks.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".check-", dir=root, ignore_cleanup_errors=True) as folder:
-            commit_once(Path(folder) / "result.json", b"{}")
-            with lock(Path(folder) / ".lock", wait=False):
-                pass
+        for place in (root, root / "trials"):
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".check-", dir=place, ignore_cleanup_errors=True) as folder:
+                commit_once(Path(folder) / "result.json", b"{}")
+                with lock(Path(folder) / ".lock", wait=False):
+                    pass
     except OSError as error:
         raise DiskError(
             f"OUT is {str(root)!r}, but must be a folder that can be written and locked ({error.strerror})."

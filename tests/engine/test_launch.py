@@ -23,9 +23,11 @@ import pytest
 from harness.engine import doubt, forecast, launch, states, worker
 from harness.engine.view import LineView
 from harness.engine.worker import Outcome
+from harness.errors import DiskError
 from harness.records import result
 from harness.records.schema import PlannedTrial
 from harness.records.store import Store, lock, read_lines
+from tests.engine.inline import inline
 from tests.engine.stub import behave, run_stub
 from tests.engine.stub_launch import RUNTIME
 from tests.engine.trials import child_of, of_spec, planned
@@ -503,6 +505,20 @@ def test_launch_folders_in_place_of_its_logs_are_set_aside_and_stop_nothing(tmp_
     for path in (measured, folder / "attempts.jsonl"):
         assert path.with_name(f"{path.name}.damaged-1").is_dir()
         assert path.is_file()
+
+
+def test_launch_measurement_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an output folder of several users, where the file is another's."""
+
+    def refuse(*_args: object) -> None:
+        raise DiskError("probes cannot be written (Permission denied); set OUT= to a writable folder")
+
+    monkeypatch.setattr(forecast, "remember", refuse)
+    summary = run(tmp_path, executor=inline)
+    assert (summary.why, summary.exit_code) == ("done", 0)
+    assert len(numbers(tmp_path)) == len(planned(len(summary.outcomes)))
 
 
 def test_launch_leaves_no_checkpoint_of_a_committed_trial(tmp_path: Path) -> None:
