@@ -25,8 +25,9 @@ from harness.engine.view import LineView
 from harness.engine.worker import Outcome
 from harness.errors import DiskError
 from harness.records import result
-from harness.records.schema import PlannedTrial
+from harness.records.schema import PlannedTrial, TrialResult
 from harness.records.store import Store, lock, read_lines
+from harness.spec import TrialSpec
 from tests.engine.inline import inline
 from tests.engine.stub import behave, run_stub
 from tests.engine.stub_launch import RUNTIME
@@ -260,6 +261,15 @@ def test_launch_failure_of_every_condition_stops_it(tmp_path: Path, raises: str,
     assert f"stopped after {doubt.EQUAL_FAILURES + 1} equal failures with 5 trials left" in summary.message
     assert advice in summary.message
     assert ("--retry-failed" in summary.message) == (raises == "ValueError")
+
+
+def test_launch_memory_that_runs_out_everywhere_stops_it_whatever_size_was_asked_for(tmp_path: Path) -> None:
+    def hungry(spec: TrialSpec, *_args: object) -> TrialResult:
+        raise MemoryError(f"tried to allocate {spec.seed + 1}.25 GiB")
+
+    how = launch.Options(1, run=hungry, prepare=False, executor=inline)
+    summary = launch.launch(Store(tmp_path), cells(0.0, 0.1, 0.2), RUNTIME, how)
+    assert (summary.why, len(summary.failed)) == ("equal_failures", doubt.EQUAL_FAILURES + 1)
 
 
 @pytest.mark.parametrize("num_failing", [3, 4, 7])
