@@ -187,6 +187,31 @@ def test_trial_whose_evaluation_runs_out_of_memory_records_how_often(
     assert_alike(rows[0].to_pylist(), rows[1].to_pylist())
 
 
+def test_drift_whose_base_runs_out_of_memory_switches_the_adapter_on_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out while the adapter is off: what is computed again must not be of the base alone."""
+    lora = {"kind": "lora", "rank": 4, "alpha": 8.0, "target_modules": "all_linear"}
+    fields = {"method": lora, "evals.val_share": 0.5, "probes.drift": "on", "probes.drift_texts": 8}
+    spec = tiny_experiment().spec.replace(fields)
+    whole = ran(spec, store, tmp_path / "whole")
+    calls: list[int] = []
+
+    def second_runs_out(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:  # of a batch the trained model comes first, then the base
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return selected_logits(*args, **options)
+
+    monkeypatch.setattr(divergence, "selected_logits", second_runs_out)
+    halved = ran(spec, store, tmp_path / "halved")
+    assert halved.train.num_eval_halvings == 1
+    assert halved.drift is not None
+    assert whole.drift is not None
+    assert (halved.drift.values["answers/kl_base_tuned"] or 0) > 0
+    assert_alike(halved.drift.model_dump(), whole.drift.model_dump())
+
+
 def test_trial_that_is_told_to_halve_its_evaluation_begins_so(
     fits: Callable[[int], list[int]], store: Store, tmp_path: Path
 ) -> None:
