@@ -19,8 +19,8 @@ def check(root: Path) -> None:
         DiskError: it cannot be made or written, is full, or its file system lacks hard links or locks.
     """
     try:
-        for place in (root, root / "trials"):
-            place.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        for place in (root, *root.glob("trials")):
             with tempfile.TemporaryDirectory(prefix=".check-", dir=place, ignore_cleanup_errors=True) as folder:
                 commit_once(Path(folder) / "result.json", b"{}")
                 with lock(Path(folder) / ".lock", wait=False):

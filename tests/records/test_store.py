@@ -78,13 +78,19 @@ def test_output_folder_without_hard_links_is_one_sentence_before_anything_runs(
         raise OSError(number, os.strerror(number))
 
     usable.check(tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["trials"]
+    assert list((tmp_path / "out").iterdir()) == []
     monkeypatch.setattr(os, "link", refuse)
     for commits in (lambda: commit_once(tmp_path / "result.json", b"{}"), lambda: usable.check(tmp_path / "out")):
         with pytest.raises(DiskError, match="its file system makes no hard links") as error:
             commits()
         assert "\n" not in str(error.value)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_output_folder_whose_trials_are_no_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "trials").touch()
+    with pytest.raises(DiskError, match="must be a folder that can be written"):
+        usable.check(tmp_path)
 
 
 def test_output_folder_without_locks_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
