@@ -176,7 +176,7 @@ def _fits(row: _Row, sequence: tuple[int, ...], share_limit: int) -> bool:
 
 
 def _batches(
-    rows: list[_Row], batch_size: int, device_type: str, vocabulary: int, num_halvings: int
+    rows: list[_Row], batch_size: int, device_type: str, vocabulary: int, num_halvings: int = 0
 ) -> Iterator[list[_Row]]:
     """Yield batches of rows that come longest first, so that the first row of a batch is its width."""
     max_tokens = MAX_TOKENS.get(device_type, MAX_TOKENS["cpu"]) >> num_halvings
