@@ -256,6 +256,7 @@ def _training_columns(result: TrialResult | None) -> dict[str, Any]:
         "loss_token_share": _number(data.loss_token_share),
         "micro_batch_size": _number(train.micro_batch_size),
         "num_halvings": train.num_halvings,
+        "num_eval_halvings": train.num_eval_halvings,
         "stopped_early": train.stopped_early,
     }
 
@@ -265,7 +266,7 @@ TRAINING_COLUMNS = (
     "learning_rate_integral", "trainable_parameters", "total_parameters", "trainable_share", "train_loss_first",
     "train_loss_last", "val_loss", "num_train", "num_validation", "num_rows_dropped", "num_truncated",
     "num_packed_rows", "pack_fill", "completion_prompt_ratio", "mean_tokens", "loss_token_share",
-    "micro_batch_size", "num_halvings",
+    "micro_batch_size", "num_halvings", "num_eval_halvings",
 )  # fmt: skip
 NUMERIC_PROVENANCE = (
     "seconds", "seconds_train", "seconds_eval", "tokens_per_second", "peak_memory_bytes", "peak_gpu_memory_bytes",

@@ -55,6 +55,7 @@ from experiments import gemma3_270m, smollm2_135m_instruct
 from harness import data, models, train
 from harness.data import Example, PreparedData
 from harness.engine import heap
+from harness.models import Halvings
 from harness.records.store import Store, read_lines
 from harness.spec import DataSpec, Experiment, Runtime, TrainSpec
 
@@ -263,7 +264,7 @@ def recipe() -> TrainSpec:
 def ours(loaded: Callable[[], Any], rows: PreparedData, threads: int) -> Side:
     """Return our side, which loads its own model for each run."""
     runtime = Runtime(num_threads=threads, micro_batch_size=1, eval_batch_size=1, device="cpu")
-    context = SimpleNamespace(runtime=runtime, report=lambda **progress: None)
+    context = SimpleNamespace(runtime=runtime, report=lambda **progress: None, eval_halvings=Halvings())
 
     def side(folder: Path) -> Trained:
         model = loaded()

@@ -7,6 +7,7 @@ property of the class, so that no other module decides it twice. What does not l
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 EXIT_DONE = 0
@@ -14,6 +15,11 @@ EXIT_SOME_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_TRY_AGAIN = 75
 EXIT_INTERRUPTED = 130
+NO_MEMORY = (
+    "can't allocate memory", "DefaultCPUAllocator: not enough memory", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+"""What a RuntimeError says where memory ran out on the host, or on a GPU outside of torch's own allocator."""
 LONGEST_QUOTE = 80
 """Characters of a value that a message quotes."""
 
@@ -100,9 +106,11 @@ class DivergedError(HarnessError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on a GPU or on the host; found without importing torch."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    said = str(error)
-    on_host = "can't allocate memory" in said or "DefaultCPUAllocator: not enough memory" in said
-    return isinstance(error, MemoryError) or "OutOfMemoryError" in names or on_host
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names:
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def shown(value: object) -> str:

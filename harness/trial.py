@@ -9,12 +9,12 @@ where, and how often (engine).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import data, evals, methods, models, train
 from harness.identity import trial_id
-from harness.records import result
+from harness.records import leftovers, result
 from harness.records.provenance import Clock
 from harness.records.schema import ResolvedIdentity, TrialResult
 from harness.records.store import Store, write_atomic
@@ -33,6 +33,12 @@ class TrialContext:
     """Called as `report(phase=..., step=..., num_steps=..., loss=..., tokens_per_second=...)`."""
     processes: train.Processes = train.ALONE
     """Those that train this trial's model together."""
+
+    eval_halvings: models.Halvings = field(default_factory=models.Halvings)
+    """How often the rows of an evaluation are halved for want of memory, in this trial."""
+
+    def __post_init__(self) -> None:
+        self.eval_halvings.count = self.runtime.num_eval_halvings
 
 
 def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
@@ -53,9 +59,10 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
     asked, splits = evals.asked_texts(spec.evals), evals.overlaps_of(spec.evals)
     train.require_sound(model, rows, chat, spec, asked=asked, folder=folder, splits=splits)
     tuned = methods.attach(model, spec.method, seed=spec.seed, added=chat.added)
-    sample = evals.sampler(chat, rows.sample_prompts, spec.evals)
+    sample = evals.sampler(chat, rows.sample_prompts, spec.evals, context.eval_halvings)
     targets = evals.targets_of(rows.train, chat)
-    watched = evals.watch(chat, spec, targets, batch_size=context.runtime.eval_batch_size)
+    size, halvings = context.runtime.eval_batch_size, context.eval_halvings
+    watched = evals.watch(chat, spec, targets, batch_size=size, halvings=halvings)
     with clock.training():
         summary = train.fit(
             tuned,
@@ -74,7 +81,7 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
         drift = evals.probe(tuned, base, chat, rows, spec, context, folder, summary, targets)
         # Measured once by whoever comes first; asked for last, so that another worker can measure it meanwhile.
         before, before_full_precision = evals.score_before(base, chat, spec, context, quantisation)
-    return result.commit(
+    standing = result.commit(
         folder,
         TrialResult(
             trial_id=trial_id(spec),
@@ -82,7 +89,7 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
             spec=spec,
             resolved=resolved_identity(spec, base, rows, quantisation),
             data=rows.summary,
-            train=summary,
+            train=summary.model_copy(update={"num_eval_halvings": halvings.count}),
             before=before,
             before_full_precision=before_full_precision,
             after=after,
@@ -90,6 +97,8 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
             provenance=clock.read(device=str(model.device), num_tokens=summary.num_tokens),
         ),
     )
+    leftovers.sweep_finished(folder)
+    return standing
 
 
 def train_along(spec: TrialSpec, context: TrialContext) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -45,7 +44,8 @@ from harness.engine.launch import Options
 from harness.engine.places import HERE, Place
 from harness.engine.plan import Plan
 from harness.engine.resolve import Request
-from harness.errors import EXIT_DONE, EXIT_SOME_FAILED, BadInputError, DataError, DiskError, HarnessError, SpecError
+from harness.errors import EXIT_DONE, EXIT_SOME_FAILED, BadInputError, DataError, HarnessError, SpecError
+from harness.records import usable
 from harness.records.schema import SweepRecord
 from harness.records.store import MANIFEST, Store, disk_errors, write_atomic
 from harness.spec import Study
@@ -114,7 +114,7 @@ def sweep(
 def run_plan(made: Plan, options: Options, *, as_json: bool) -> Done:
     """Run a plan and write its report; raises as `sweep`."""
     plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
-    check_writable(made.store.root)
+    usable.check(made.store.root)
     extremes.say(made.setting.experiment, made.record.trials, made.store)
     if isinstance(made.setting.sweep, Study):
         made, summary = study.run(made, options, lambda: view.choose(made.store, as_json=as_json), hooks.mirrored)
@@ -128,22 +128,6 @@ def _run_sweep(made: Plan, options: Options, *, as_json: bool) -> launch.Summary
     runtime, shown = made.setting.experiment.runtime, view.choose(made.store, as_json=as_json)
     with hooks.mirrored(made):
         return launch.launch(made.store, made.record.trials, runtime, options, shown)
-
-
-def check_writable(root: Path) -> None:
-    """Refuse an output folder that cannot be written, before anything is computed.
-
-    Raises:
-        DiskError: it cannot be made or written.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-    except OSError as error:
-        raise DiskError(
-            f"OUT is {str(root)!r}, but must be a folder that can be written ({error.strerror})."
-        ) from error
 
 
 def check_workers(workers: int | None) -> None:
@@ -343,7 +327,7 @@ def start_claims(out: Path, *, fast: bool, workers: int | None, place: Place = H
         DiskError: the output folder cannot be written.
     """
     check_workers(workers)
-    check_writable(out)
+    usable.check(out)
     words = [sys.executable, "-m", "harness", "claims-run", "--foreground", "--out", str(out)]
     words += [*place.words(), *(["--fast"] if fast else [])]
     return claims_run.start(words + ([] if workers is None else ["--workers", str(workers)]), out)
@@ -359,7 +343,7 @@ def run_claims(
         DiskError: the output folder cannot be written.
     """
     check_workers(workers)
-    check_writable(out)
+    usable.check(out)
     requests = claims_run.requests(out, base, fast=fast)
     with contextlib.ExitStack() as stack:
         report_progress = stack.enter_context(claims_run.only_run(out))

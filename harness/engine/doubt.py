@@ -37,7 +37,9 @@ class Doubt:
         self.num_ran += 1
         self.no_disk = self.no_disk or outcome.no_disk
         failed = outcome.state == "FAILED"
-        self._kinds.add((outcome.state, outcome.cause, outcome.message if failed else ""))
+        # What is said of memory that ran out names sizes, which differ from trial to trial.
+        says = outcome.message if failed and outcome.cause != "oom" else ""
+        self._kinds.add((outcome.state, outcome.cause, says))
         if failed:
             self.failed.append(outcome.trial_id)
 

@@ -149,6 +149,7 @@ class _Launch:
         self.busy_since: dict[str, float] = {}
         self.deaths: dict[str, int] = {}
         self.halvings: dict[str, int] = {}
+        self.eval_halvings: dict[str, int] = {}
         self.reached: dict[str, str] = {}
         self.running: dict[Future[Outcome], str] = {}
         self.others: set[Future[None]] = set()
@@ -172,6 +173,7 @@ class _Launch:
             seen = states.of_trial(self.store, key)
             if seen.result is not None and self._is_whole(key, seen.result):
                 self.outcomes[key] = Outcome(key, seen.state, ran=False)
+                leftovers.sweep_finished(self.store.trial(key))
                 continue
             failure = seen.failure
             if failure is not None and not failure.reruns_by_itself and not self.options.retry_failed:
@@ -292,6 +294,7 @@ class _Launch:
                 self.rerun_after[key],
                 self.options.measure_into,
                 self.halvings.get(key, 0),
+                self.eval_halvings.get(key, 0),
             )
             self.running[executor.submit(worker.attempt, job)] = key
             self.view.started(trial)
@@ -353,14 +356,25 @@ class _Launch:
         return self._lost(key, error.cause_class, f"{error}, {MAX_ATTEMPTS} times in a row")
 
     def _killed_for_memory(self, key: str, error: WorkerDiedError) -> Outcome | None:
-        """Try a trial again at half the micro-batch; FAILED where it is at its smallest, or after three halvings."""
+        """Try a trial again at half the micro-batch, or half the rows of an evaluation where it was at one; FAILED
+        where it is at its smallest, or after three halvings."""
         spec, halvings = self.trials[key].spec, self.halvings.get(key, 0)
+        if worker.was_evaluating(self.store.trial(key)):
+            return self._killed_in_evaluation(key, error)
         found = forecast.num_halvings(self.store, spec, self.runtime)
         size = self.runtime.rows_per_pass(spec.train.batch_size, max(halvings, found))
         if size > 1 and max(halvings, found) < MAX_HALVINGS:
             self.halvings[key] = max(halvings, found) + 1
             return None
         return self._lost(key, "oom", f"{error}, at a micro-batch of {size}; it needs a machine with more memory")
+
+    def _killed_in_evaluation(self, key: str, error: WorkerDiedError) -> Outcome | None:
+        count = self.eval_halvings.get(key, self.runtime.num_eval_halvings)
+        size = max(1, self.runtime.eval_batch_size // 2**count)
+        if size > 1 and count < MAX_HALVINGS:
+            self.eval_halvings[key] = count + 1
+            return None
+        return self._lost(key, "oom", f"{error}, in an evaluation of {size} rows together; it needs more memory")
 
     def _lost(self, key: str, cause: str, message: str) -> Outcome:
         folder = self.store.trial(key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ LOG = logging.getLogger(__name__)
 CONNECT_SECONDS = 5
 ANSWER_MILLISECONDS = 20_000
 """After so long without a sign of the server it is out of reach: a cut cable must not hold the study."""
+NOT_NOW = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+"""What SQLite answers where nothing is wrong with the file."""
 DIALECT = "postgresql+psycopg"
 PASSWORD = "give the password in the environment, as PGPASSWORD or in the file that PGPASSFILE names."
 
@@ -44,8 +47,8 @@ class Mirror:
     def show(self, told: Sequence[Any], running: Sequence[Any] = ()) -> None:
         """Bring the database to what was told, and to the conditions that run now.
 
-        One that is unreadable or says otherwise is set aside and rebuilt. A server that does not answer is asked again
-        the next time, and is then told what it missed.
+        One that is unreadable or says otherwise is set aside and rebuilt. A server that does not answer, or a file that
+        another process locks, is asked again the next time, and is then told what it missed.
         """
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -168,8 +171,9 @@ class _File:
         )
 
     def is_away(self, error: Exception) -> bool:
-        """Return False: a file that cannot be read is a damaged one."""
-        return False
+        """Return whether another process locks the file, or its disk is full; one that cannot be read is damaged."""
+        origins = (getattr(cause, "orig", None) for cause in (error, error.__cause__, error.__context__))
+        return any(getattr(origin, "sqlite_errorcode", None) in NOT_NOW for origin in origins)
 
     def set_aside(self, why: str) -> None:
         """Rename the file."""

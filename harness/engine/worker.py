@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import os
 import shlex
 import sys
@@ -24,7 +25,7 @@ from harness.engine.progress import Reporter
 from harness.errors import BusyError, DiskError, HarnessError, StoreError, is_out_of_memory
 from harness.identity import trial_id
 from harness.records import attempts, leftovers, provenance, result
-from harness.records.schema import Failure, TrialResult
+from harness.records.schema import Failure, Progress, TrialResult
 from harness.records.seal import sealed
 from harness.records.store import (
     Store,
@@ -39,8 +40,11 @@ from harness.records.store import (
 from harness.spec import Runtime, TrialSpec
 
 T = TypeVar("T")
+LOG = logging.getLogger(__name__)
 LOCK = ".lock"
 LOG_TAIL_LINES = 40
+EVALUATING = ("scoring after", "scoring before", "probing")
+"""Phases of a trial in which nothing is trained."""
 DISK_ERRORS = (errno.EIO, errno.ENXIO, errno.ESTALE, errno.ENOLCK)
 """What a disk or a network file system answers when it fails, besides being full or read-only."""
 
@@ -67,6 +71,8 @@ class TrialJob:
     """The store whose forecasts learn from this trial, where it is not `root`."""
     num_halvings: int = 0
     """How often the micro-batch is halved from the start, because the system killed earlier attempts for memory."""
+    num_eval_halvings: int = 0
+    """Likewise of the rows of an evaluation, because it killed them there."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
     except Exception as error:
         outcome = _failed(error, folder, number, log, command, key)
     else:
-        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store)
+        _remember(job, finished, store)
         outcome = Outcome(key, finished.state, ran=True)
     finally:
         reporter.close()
@@ -158,10 +164,20 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
     return outcome
 
 
+def _remember(job: TrialJob, finished: TrialResult, store: Store) -> None:
+    """Let forecasts learn from a trial; where that cannot be written the trial is none the worse."""
+    try:
+        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store)
+    except (StoreError, OSError) as error:
+        LOG.warning("%s; forecasts learn nothing from trial %s", error, finished.trial_id[:12])
+
+
 def _fitting(job: TrialJob) -> Runtime:
     """Return how the trial runs, with the micro-batch that trials of its shape were found to fit in here."""
     found = forecast.num_halvings(Store(job.measure_into or job.root), job.spec, job.runtime)
-    return job.runtime.replace({"num_halvings": max(job.num_halvings, job.runtime.num_halvings, found)})
+    training = max(job.num_halvings, job.runtime.num_halvings, found)
+    evaluation = max(job.num_eval_halvings, job.runtime.num_eval_halvings)
+    return job.runtime.replace({"num_halvings": training, "num_eval_halvings": evaluation})
 
 
 def _standing(folder: Path) -> TrialResult | None:
@@ -195,8 +211,8 @@ def _whole(path: Path, read: Callable[[], T]) -> T | None:
 def _begin(job: TrialJob, folder: Path) -> int:
     """Write what an attempt leaves first and return its number, from 1."""
     events = folder / "attempts.jsonl"
-    cut_torn_tail(events)
     _whole(events, lambda: _starts(folder))
+    cut_torn_tail(events)
     number = 1 + num_attempts(folder)
     leftovers.sweep(folder)
     write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode(), durable=False)
@@ -221,6 +237,15 @@ def num_attempts(folder: Path) -> int:
 def newest_checkpoint(folder: Path) -> str:
     """Return the name of the newest checkpoint that a trial left, '' where there is none; names ascend."""
     return max((path.name for path in folder.glob("checkpoints/step_*")), default="")
+
+
+def was_evaluating(folder: Path) -> bool:
+    """Return whether the attempt that left its progress in a folder had trained, and scored or probed its model."""
+    try:
+        progress = Store(folder.parents[1]).read(folder / "progress.json", Progress)
+    except StoreError:
+        return False
+    return progress is not None and progress.phase in EVALUATING
 
 
 def _starts(folder: Path) -> int:

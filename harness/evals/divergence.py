@@ -31,18 +31,22 @@ MEASURES = (
 """What `compared` says of each predicted token."""
 
 
-def of_texts(pair: ModelPair, texts: Sequence[DriftText], *, batch_size: int) -> list[dict[str, np.ndarray]]:
+def of_texts(
+    pair: ModelPair, texts: Sequence[DriftText], *, batch_size: int, num_halvings: int = 0
+) -> list[dict[str, np.ndarray]]:
     """Return for each text the `MEASURES` of each of its predicted tokens, float64 [number of places].
 
     Args:
         pair: both in eval mode, gradients off.
         texts: with at least one place each.
         batch_size: texts computed together.
+        num_halvings: of the tokens and logits held at once, where memory ran out.
     """
     found: list[dict[str, np.ndarray]] = [{} for _ in texts]
     device = next(pair.tuned.parameters()).device.type
-    max_places = max(1, MAX_LOGITS.get(device, MAX_LOGITS["cpu"]) // _vocabulary(pair))
-    for batch in _batches(texts, batch_size, max_places, MAX_TOKENS.get(device, MAX_TOKENS["cpu"])):
+    max_places = max(1, (MAX_LOGITS.get(device, MAX_LOGITS["cpu"]) >> num_halvings) // _vocabulary(pair))
+    max_tokens = MAX_TOKENS.get(device, MAX_TOKENS["cpu"]) >> num_halvings
+    for batch in _batches(texts, batch_size, max_places, max_tokens):
         values = _compared_batch(pair, [(texts[number], places) for number, places in batch])
         start = 0
         for number, places in batch:

@@ -33,6 +33,7 @@ from harness.evals.sampling import sampled_decode
 from harness.evals.scorer import Scorer
 from harness.evals.table import NOT_FINITE, columns_of, write_parquet
 from harness.evals.weight_change import LayerChange
+from harness.models import Halvings
 from harness.records.schema import DriftSummary
 from harness.seeding import numpy_stream
 from harness.spec import EvalSpec
@@ -99,6 +100,7 @@ def measure(
     *,
     num_texts: int,
     batch_size: int,
+    halvings: Halvings | None = None,
 ) -> tuple[DriftSummary, list[DriftRow]]:
     """Return the means of the drift panel and the numbers that they are of.
 
@@ -110,16 +112,17 @@ def measure(
         spec: how models compute, how much they read, and the slices of raw text.
         num_texts: of each text set.
         batch_size: rows computed together; moves no number beyond floating-point order.
+        halvings: of it, where memory runs out; None are of this panel alone.
 
     Raises:
         ModelError: `base` is None and there is no adapter to switch off, or an adapter is merged.
         DataError: items of a slice are missing or cannot be read.
     """
     pair = ModelPair(tuned, base)
-    scorer = Scorer(tuned, chat, spec, batch_size=batch_size)
+    scorer = Scorer(tuned, chat, spec, batch_size=batch_size, halvings=halvings)
     with _both_evaluating(pair, spec):
         texts, prompts, reasons = _texts(pair, scorer, rows, spec, num_texts)
-        values = divergence.of_texts(pair, texts, batch_size=batch_size)
+        values = _compared(pair, scorer, texts)
         sampled = _sampled(pair, scorer, prompts, spec.items_seed)
     layers = weight_change.of_layers(pair)
     of_layers, why = _means_of_layers(layers)
@@ -192,13 +195,23 @@ def _longest(scorer: Scorer) -> int:
 
 
 def _greedy(model: nn.Module, scorer: Scorer, prompts: Sequence[Prompt]) -> list[Decoded]:
-    return greedy_decode(
-        model,
-        [prompt.input_ids for prompt in prompts],
-        stop_ids=scorer.chat.stop_token_ids,
-        has_ended=scorer.has_ended(scorer.turn_ends),
-        max_new_tokens=_longest(scorer),
-        batch_size=scorer.batch_size,
+    return scorer.in_what_fits(
+        lambda num_rows: greedy_decode(
+            model,
+            [prompt.input_ids for prompt in prompts],
+            stop_ids=scorer.chat.stop_token_ids,
+            has_ended=scorer.has_ended(scorer.turn_ends),
+            max_new_tokens=_longest(scorer),
+            batch_size=num_rows,
+        ),
+        len(prompts),
+    )
+
+
+def _compared(pair: ModelPair, scorer: Scorer, texts: Sequence[DriftText]) -> list[dict[str, np.ndarray]]:
+    return scorer.in_what_fits(
+        lambda num_rows: divergence.of_texts(pair, texts, batch_size=num_rows, num_halvings=scorer.halvings.count),
+        len(texts),
     )
 
 
@@ -215,13 +228,16 @@ def _sampled(pair: ModelPair, scorer: Scorer, prompts: Sequence[Prompt], seed: i
     repeated = [prompt.input_ids for prompt in prompts for _ in range(SAMPLES)]
 
     def sampled(model: nn.Module) -> list[Decoded]:
-        return sampled_decode(
-            model,
-            repeated,
-            draws,
-            stop_ids=scorer.chat.stop_token_ids,
-            has_ended=scorer.has_ended(scorer.turn_ends),
-            batch_size=scorer.batch_size,
+        return scorer.in_what_fits(
+            lambda num_rows: sampled_decode(
+                model,
+                repeated,
+                draws,
+                stop_ids=scorer.chat.stop_token_ids,
+                has_ended=scorer.has_ended(scorer.turn_ends),
+                batch_size=num_rows,
+            ),
+            len(repeated),
         )
 
     with pair.as_base() as base:

@@ -1,7 +1,7 @@
 """Scores of val items while a model trains: for curves, early stopping and description length.
 
     during.jsonl     one row per item and metric, appended while training; cut back where a checkpoint is continued from
-    during.parquet   the same rows as a table, once training has ended
+    during.parquet   the same rows as a table, once training has ended; the log goes when the result is committed
 
 Invariant: only val items are asked, the same ones each time, and asking moves nothing: the model, all random state and
 so every later step are those of a training that nobody watched. What does not live here: when it happens
@@ -22,6 +22,7 @@ from harness.evals.items import val_items
 from harness.evals.scorer import Scorer
 from harness.evals.scoring import ask, scorer_of
 from harness.evals.table import write_parquet
+from harness.models import Halvings
 from harness.records.store import read_lines
 from harness.spec import TrialSpec
 
@@ -42,7 +43,9 @@ COLUMNS = {
 """Columns of during.parquet; step 0 is before the first step. The others are as in items.parquet."""
 
 
-def watch(chat: ChatFormat, spec: TrialSpec, targets: Targets, *, batch_size: int) -> Watch | None:
+def watch(
+    chat: ChatFormat, spec: TrialSpec, targets: Targets, *, batch_size: int, halvings: Halvings | None = None
+) -> Watch | None:
     """Return what training calls to score val items: model -> rows of during.jsonl; None where nothing is watched.
 
     Args:
@@ -50,6 +53,7 @@ def watch(chat: ChatFormat, spec: TrialSpec, targets: Targets, *, batch_size: in
         spec: `probes`, and the tasks that they name.
         targets: gives the index of training targets, for the behaviour panel.
         batch_size: rows computed together.
+        halvings: of it, where memory runs out.
 
     Raises:
         DataError: a task has no val item, or items are missing or cannot be asked.
@@ -67,7 +71,7 @@ def watch(chat: ChatFormat, spec: TrialSpec, targets: Targets, *, batch_size: in
 
     def score(model: nn.Module) -> list[dict[str, Any]]:
         if not scorers or scorers[0][0] is not model:
-            scorers[:] = [(model, scorer_of(model, chat, evals, batch_size))]
+            scorers[:] = [(model, scorer_of(model, chat, evals, batch_size, halvings))]
         rows = ask(scorers[0][1], evals, slices, targets)
         return [{name: getattr(row, name) for name in COLUMNS if name != "step"} for row in rows]
 
@@ -75,7 +79,7 @@ def watch(chat: ChatFormat, spec: TrialSpec, targets: Targets, *, batch_size: in
 
 
 def write_table(folder: Path) -> None:
-    """Write during.parquet from during.jsonl, which goes; nothing where there is none.
+    """Write during.parquet from during.jsonl, which an attempt that is killed still needs; nothing where there is none.
 
     Raises:
         DiskError: the disk is full or read-only.
@@ -85,4 +89,3 @@ def write_table(folder: Path) -> None:
     rows = read_lines(folder / LOG)
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     write_parquet(folder / TABLE, columns, pa.schema(list(COLUMNS.items())))
-    (folder / LOG).unlink()

@@ -113,7 +113,7 @@ class _Row:
 
 
 def log_likelihoods(
-    model: nn.Module, requests: Sequence[Request], *, batch_size: int, max_length: int
+    model: nn.Module, requests: Sequence[Request], *, batch_size: int, max_length: int, num_halvings: int = 0
 ) -> list[Likelihood]:
     """Return the likelihood of each request, in order; `UNMEASURED` for a continuation longer than `max_length`.
 
@@ -124,12 +124,14 @@ def log_likelihoods(
         requests: contexts and continuations, none empty.
         batch_size: rows computed together.
         max_length: tokens the model reads at most.
+        num_halvings: of the tokens and logits held at once, where memory ran out.
     """
     results = [UNMEASURED] * len(requests)
     rows = sorted(_rows(requests, max_length, _share_limit(model)), key=lambda row: -len(row.tokens))
     # Apart, because our mask replaces the model's own, and with it the sliding window that longer rows need.
     for kind in ([row for row in rows if row.is_shared], [row for row in rows if not row.is_shared]):
-        for batch in _batches(kind, batch_size, next(model.parameters()).device.type, _vocabulary(model)):
+        device_type = next(model.parameters()).device.type
+        for batch in _batches(kind, batch_size, device_type, _vocabulary(model), num_halvings):
             for number, likelihood in _score(model, batch):
                 results[number] = likelihood
     return results
@@ -173,10 +175,12 @@ def _fits(row: _Row, sequence: tuple[int, ...], share_limit: int) -> bool:
     return new == 0 or old + new <= min(share_limit, length)
 
 
-def _batches(rows: list[_Row], batch_size: int, device_type: str, vocabulary: int) -> Iterator[list[_Row]]:
+def _batches(
+    rows: list[_Row], batch_size: int, device_type: str, vocabulary: int, num_halvings: int = 0
+) -> Iterator[list[_Row]]:
     """Yield batches of rows that come longest first, so that the first row of a batch is its width."""
-    max_tokens = MAX_TOKENS.get(device_type, MAX_TOKENS["cpu"])
-    max_logits = MAX_LOGITS.get(device_type, MAX_LOGITS["cpu"])
+    max_tokens = MAX_TOKENS.get(device_type, MAX_TOKENS["cpu"]) >> num_halvings
+    max_logits = MAX_LOGITS.get(device_type, MAX_LOGITS["cpu"]) >> num_halvings
     batch: list[_Row] = []
     num_logits = 0
     for row in rows:

@@ -83,7 +83,7 @@ def _interpolate(
 ) -> None:
     tasks = tuple(task for task in spec.evals.tasks if task.primary)
     evals = spec.evals.model_copy(update={"tasks": tasks})
-    scorer = scorer_of(model, chat, evals, context.runtime.eval_batch_size)
+    scorer = scorer_of(model, chat, evals, context.runtime.eval_batch_size, context.eval_halvings)
     weights = None if start is None else {name: held.detach().cpu() for name, held in start.named_parameters()}
     rows = interpolation.rows_between(
         model, weights, spec.probes.interpolation, lambda: ask(scorer, evals, targets=targets)
@@ -108,6 +108,7 @@ def _drift(
         spec.evals,
         num_texts=spec.probes.drift_texts,
         batch_size=context.runtime.eval_batch_size,
+        halvings=context.eval_halvings,
     )
     drift.write_rows(folder / drift.DRIFT_FILE, found)
     return summary

@@ -15,7 +15,7 @@ forward passes (likelihood.py, generation.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from lm_eval.api.instance import Instance
@@ -28,11 +28,13 @@ from harness.evals.generated import Generation
 from harness.evals.generation import Choose, HasEnded, decode, likeliest
 from harness.evals.likelihood import Likelihood, Request, log_likelihoods
 from harness.evals.sampling import by_draws
+from harness.models import Halvings
 from harness.spec import EvalSpec
 
 if TYPE_CHECKING:
     from harness.data import ChatFormat
 
+T = TypeVar("T")
 Tokens = tuple[int, ...]
 
 TAIL_TOKENS = 24
@@ -51,6 +53,7 @@ class Scorer(TemplateLM):
         batch_size: int,
         chat_tasks: Collection[str] = (),
         raw_tasks: Collection[str] = (),
+        halvings: Halvings | None = None,
     ) -> None:
         """Wrap a model.
 
@@ -61,6 +64,7 @@ class Scorer(TemplateLM):
             batch_size: rows computed together; moves no number beyond floating-point order.
             chat_tasks: keys of the tasks whose text the chat template rendered.
             raw_tasks: keys of the tasks whose answers are also kept with their special tokens.
+            halvings: of `batch_size`, where memory runs out; None are this scorer's own.
         """
         super().__init__()
         self.model = model
@@ -69,6 +73,7 @@ class Scorer(TemplateLM):
         self.max_length = min(spec.max_length, _context_of(model))
         self.raw_prefix = spec.raw_prefix
         self.batch_size = batch_size
+        self.halvings = Halvings() if halvings is None else halvings
         self.chat_tasks = frozenset(chat_tasks)
         self.raw_tasks = frozenset(raw_tasks)
         self.too_long: set[tuple[str | None, int | None]] = set()
@@ -178,14 +183,17 @@ class Scorer(TemplateLM):
                 f"which is {self.max_length} tokens here"
             )
 
-        decoded = decode(
-            self.model,
-            [prompt[-room:] for prompt in prompts],
-            choose,
-            stop_ids=self.chat.stop_token_ids,
-            has_ended=self.has_ended(until),
-            max_new_tokens=max_new_tokens,
-            batch_size=self.batch_size,
+        decoded = self.in_what_fits(
+            lambda num_rows: decode(
+                self.model,
+                [prompt[-room:] for prompt in prompts],
+                choose,
+                stop_ids=self.chat.stop_token_ids,
+                has_ended=self.has_ended(until),
+                max_new_tokens=max_new_tokens,
+                batch_size=num_rows,
+            ),
+            len(prompts),
         )
         texts = [self.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in decoded]
         raws = [self.tokenizer.decode(answer.tokens) for answer in decoded] if with_raw else [None] * len(decoded)
@@ -332,7 +340,24 @@ class Scorer(TemplateLM):
     # -- model --------------------------------------------------------------------------------------------------------
 
     def _likelihoods(self, requests: Sequence[Request]) -> list[Likelihood]:
-        return log_likelihoods(self.model, requests, batch_size=self.batch_size, max_length=self.max_length)
+        return self.in_what_fits(
+            lambda num_rows: log_likelihoods(
+                self.model,
+                requests,
+                batch_size=num_rows,
+                max_length=self.max_length,
+                num_halvings=self.halvings.count,
+            ),
+            len(requests),
+        )
+
+    def in_what_fits(self, compute: Callable[[int], T], num_rows: int) -> T:
+        """Return what a computation over so many rows gives; it gets how many to compute together.
+
+        Raises:
+            TooLittleMemoryError: they do not fit in memory, however few are computed together.
+        """
+        return self.halvings.in_what_fits(compute, self.batch_size, num_rows)
 
     def _note_length(self, request: Instance, context_length: int, continuation_length: int) -> None:
         where = (request.task_name, request.doc_id)

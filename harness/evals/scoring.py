@@ -69,6 +69,8 @@ class Context(Protocol):
     def runtime(self) -> Runtime: ...
     @property
     def report(self) -> Callable[..., None]: ...
+    @property
+    def eval_halvings(self) -> models.Halvings: ...
 
 
 def score_after(
@@ -148,8 +150,10 @@ def item_rows(
     return ask(scorer_of(model, chat, spec, batch_size), spec, targets=targets)
 
 
-def scorer_of(model: nn.Module, chat: ChatFormat, spec: EvalSpec, batch_size: int) -> Scorer:
-    """Return what asks the tasks of a spec."""
+def scorer_of(
+    model: nn.Module, chat: ChatFormat, spec: EvalSpec, batch_size: int, halvings: models.Halvings | None = None
+) -> Scorer:
+    """Return what asks the tasks of a spec; arguments as of `Scorer`."""
     chat = chat.asking(spec)
     return Scorer(
         model,
@@ -158,6 +162,7 @@ def scorer_of(model: nn.Module, chat: ChatFormat, spec: EvalSpec, batch_size: in
         batch_size=batch_size,
         chat_tasks=[task.key for task in spec.tasks if task.chat],
         raw_tasks=[task.key for task in spec.tasks if task.panel != "none"],
+        halvings=halvings,
     )
 
 
@@ -180,7 +185,12 @@ def ask(
 
 
 @bounds.watching()
-def sampler(chat: ChatFormat, prompts: Sequence[Sequence[Mapping[str, Any]]], spec: EvalSpec) -> Sampler:
+def sampler(
+    chat: ChatFormat,
+    prompts: Sequence[Sequence[Mapping[str, Any]]],
+    spec: EvalSpec,
+    halvings: models.Halvings | None = None,
+) -> Sampler:
     """Return the function that training calls to sample: (model, phase) -> rows for samples.jsonl.
 
     Each row is {"phase", "prompt", "answer", "stopped"}: the rendered prompt, the greedy answer, and whether it ended
@@ -190,13 +200,14 @@ def sampler(chat: ChatFormat, prompts: Sequence[Sequence[Mapping[str, Any]]], sp
         chat: tokenizer and template.
         prompts: messages up to and including a user's turn, one list per sample.
         spec: `dtype` and `max_length` are used, and the longest answer that any task asks for.
+        halvings: of the prompts answered together, where memory runs out.
     """
     chat = chat.asking(spec)
     rendered = [chat.render(messages, add_generation_prompt=True) for messages in prompts]
     max_new_tokens = max([task.max_new_tokens for task in spec.tasks if task.max_new_tokens] or [SAMPLE_MAX_NEW_TOKENS])
 
     def sample(model: nn.Module, phase: str) -> list[dict[str, Any]]:
-        scorer = Scorer(model, chat, spec, batch_size=SAMPLE_BATCH_SIZE)
+        scorer = Scorer(model, chat, spec, batch_size=SAMPLE_BATCH_SIZE, halvings=halvings)
         with evaluating(model, spec.dtype):
             questions = [tuple(encoded.ids) for encoded in chat.encode_batch(rendered)]
             answers = scorer.answer(questions, scorer.turn_ends, max_new_tokens, is_chat=True)
@@ -231,7 +242,7 @@ def _score_into(
     context: Context,
     targets: Targets | None = None,
 ) -> EvalScores:
-    scorer = scorer_of(model, chat, spec, context.runtime.eval_batch_size)
+    scorer = scorer_of(model, chat, spec, context.runtime.eval_batch_size, context.eval_halvings)
     rows = _ask_and_write_the_rest(folder, scorer, spec, targets)
     write_rows(folder / ITEMS_FILE, rows)
     return EvalScores(

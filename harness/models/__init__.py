@@ -7,12 +7,14 @@ when called.
 from __future__ import annotations
 
 from harness.models.files import BaseFiles, describe_folder, inspect_folder, planned_sha256
+from harness.models.halvings import Halvings
 from harness.models.load import load_model, load_tokenizer, model_without_weights, resolve_device
 from harness.models.locate import fetched_key, locate
 from harness.models.vocabulary import add_rows
 
 __all__ = [
     "BaseFiles",
+    "Halvings",
     "add_rows",
     "describe_folder",
     "fetched_key",

@@ -52,6 +52,18 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def namespace() -> str:
+    """Return where process ids mean what they mean here: the host and its namespace of them.
+
+    Containers that share a host's name, as those on its network do, have numbers of their own.
+    """
+    try:
+        inside = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        inside = ""
+    return f"{os.uname().nodename}+{inside}"
+
+
 def process_exists(pid: int) -> bool:
     """Return whether a process of this number is there and runs; one that ended and waits for its parent does not."""
     try:

@@ -1,20 +1,20 @@
 """What processes that are gone left half written: files and artefacts that nothing will ever rename.
 
-Invariant: only files of processes of this host that no longer exist are removed, and only half-built artefacts whose
-lock is free, so that it is safe at any time. What does not live here: writing (store.py), what a trial left half built
-in its folder, which its next attempt replaces.
+Invariant: only files of processes of this host that no longer exist are removed, only half-built artefacts whose lock
+is free, and of a trial only what its attempts needed until its result was committed, so that it is safe at any time.
+What does not live here: writing (store.py), what a trial left half built, which its next attempt replaces.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from harness.errors import BusyError, DiskError
-from harness.records.attempts import process_exists
+from harness.records.attempts import namespace, process_exists
+from harness.records.result import RESULT
 from harness.records.store import lock
 
 _OWNER = re.compile(r"\.(\d+)@(.+)\.[^.]+\.tmp$")
@@ -33,7 +33,16 @@ def sweep(folder: Path) -> int:
 
 def _is_left(path: Path) -> bool:
     owner = _OWNER.search(path.name)
-    return owner is not None and owner[2] == os.uname().nodename and not process_exists(int(owner[1]))
+    return owner is not None and owner[2] == namespace() and not process_exists(int(owner[1]))
+
+
+def sweep_finished(folder: Path) -> None:
+    """Remove what a trial needed until its result was committed: checkpoints, and rows that stand in its tables."""
+    if not (folder / RESULT).is_file():
+        return
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    with suppress(OSError):
+        (folder / "during.jsonl").unlink(missing_ok=True)
 
 
 def sweep_store(root: Path) -> int:

@@ -124,6 +124,8 @@ class TrainSummary(Row):
     """Rows of a forward pass at the end of training; None of a record from before it was kept."""
     num_halvings: int = 0
     """How often the micro-batch was halved for want of memory, here or by an earlier trial of the shape."""
+    num_eval_halvings: int = 0
+    """How often the rows of an evaluation that are computed together were halved for want of memory."""
 
 
 class DataSummary(Row):

@@ -30,10 +30,13 @@ from safetensors import SafetensorError
 
 from harness.errors import BadInputError, BusyError, DiskError, StoreError
 from harness.records import points, seal
+from harness.records.attempts import namespace
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What `link` answers where a file system has none: FAT, some network and FUSE file systems."""
 TAIL_BYTES, APPEND_SECONDS = 4096, 0.2
 
 
@@ -72,7 +75,7 @@ def fsync_folder(folder: Path) -> None:
 
 def _write_temporary(path: Path, content: bytes, *, durable: bool = True) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{os.getpid()}@{os.uname().nodename}"  # by which leftovers.py knows that nobody writes it any more
+    owner = f"{os.getpid()}@{namespace()}"  # by which leftovers.py knows that nobody writes it any more
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.{owner}.", suffix=".tmp", dir=path.parent)
     try:
         points.passing("temporary.made", path)
@@ -122,7 +125,7 @@ def commit_once(path: Path, content: bytes) -> bool:
     with disk_errors(path):
         temporary = _write_temporary(path, content)
         try:
-            os.link(temporary, path)
+            _link(temporary, path)
             points.passing("commit.linked", path)
         except FileExistsError:
             return False
@@ -132,6 +135,18 @@ def commit_once(path: Path, content: bytes) -> bool:
         fsync_folder(path.parent)
         points.passing("commit.synced", path)
         return True
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        raise DiskError(
+            f"{path} cannot be committed: its file system makes no hard links ({error.strerror}); set OUT= to a folder "
+            "on one that does"
+        ) from error
 
 
 def append_line(path: Path, row: Mapping[str, object]) -> None:
@@ -187,11 +202,15 @@ def read_lines(path: Path) -> list[dict[str, object]]:
     """Return the whole rows of a JSON-lines file, [] where there is none; a torn last line is left out.
 
     Raises:
-        StoreError: another line is not a JSON object; the sentence names it.
+        StoreError: another line is not a JSON object, or the file cannot be read; the sentence names it.
     """
-    if not path.exists():
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [_row(path, line) for line in path.read_bytes().split(b"\n")[:-1]]
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror})") from error
+    return [_row(path, line) for line in content.split(b"\n")[:-1]]
 
 
 def _row(path: Path, line: bytes) -> dict[str, object]:

@@ -43,6 +43,9 @@ class Runtime(Model):
     num_halvings: int = Field(default=0, ge=0, le=MAX_HALVINGS)
     """How often the micro-batch is halved from the start: the engine sets it where trials of a shape ran out of memory
     before."""
+    num_eval_halvings: int = Field(default=0, ge=0, le=MAX_HALVINGS)
+    """How often `eval_batch_size` is halved from the start: the engine sets it where the system killed an evaluation of
+    this trial for memory."""
 
     gpu_memory_gb: float | None = Field(default=None, gt=0)
     """GPU memory that one trial takes, in GiB: as many share a GPU as it holds. None gives each trial a whole one."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -29,6 +30,9 @@ from harness.train import log
 
 KEEP = 2
 """Complete checkpoints kept: the newest, and one to fall back on should it be damaged."""
+ENDING = ".safetensors"
+NEEDED = {"state.json", *(f"{name}{ENDING}" for name in ("trainable", "optimizer", "rng"))}
+"""Files without which there is nothing to continue from."""
 _log = logging.getLogger(__name__)
 Tensors = Mapping[str, torch.Tensor]
 
@@ -60,11 +64,11 @@ class Checkpoints:
         target = self.folder / f"step_{step:08d}"
         building = self.folder / f".{target.name}.building"
         with store.disk_errors(target):
-            for leftover in (building, target):
+            for leftover in (*self.folder.glob(".*.building"), target):
                 shutil.rmtree(leftover, ignore_errors=True)
             building.mkdir(parents=True)
             for name, tensors in groups.items():
-                save_file(_storable(tensors), building / f"{name}.safetensors")
+                save_file(_storable(tensors), building / f"{name}{ENDING}")
             marks = {path.name: log.seal(path) for path in self.logs}
             content = {"identity": self.identity, "logs": marks, "state": state}
             (building / "state.json").write_text(json.dumps(content, allow_nan=False))
@@ -95,16 +99,21 @@ class Checkpoints:
         return sorted(self.folder.glob("step_*"), reverse=True)
 
     def _load(self, path: Path) -> Loaded:
-        store.verify_manifest(path)
+        manifest = store.verify_manifest(path)
+        if not manifest.keys() >= NEEDED:
+            raise StoreError(f"{path} is damaged: {store.MANIFEST} does not name {', '.join(sorted(NEEDED))}")
         content = json.loads((path / "state.json").read_text())
-        if content["identity"] != self.identity:
+        if content["identity"] != self.identity or content["logs"].keys() != {path.name for path in self.logs}:
             raise StoreError(f"{path} belongs to another recipe, base or machine setting")
         for log_path in self.logs:
             if not log.holds(log_path, content["logs"][log_path.name]):
                 raise StoreError(f"{log_path} no longer begins with the rows that {path} was saved after")
+        try:
+            groups = {name.removesuffix(ENDING): load_file(path / name) for name in manifest if name.endswith(ENDING)}
+        except SafetensorError as error:
+            raise StoreError(f"{path} is damaged: it holds no tensors ({error})") from error
         for log_path in self.logs:
             os.truncate(log_path, content["logs"][log_path.name]["bytes"])
-        groups = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
         return Loaded(groups, content["state"])
 
 

@@ -84,12 +84,11 @@ def fit(
             watch(run)
             _consider_stopping(run)
             run.state = processes.agreed(run.state)
-        if run.finished:
-            break
-        if run.due(spec.eval_every):
+        if run.due(spec.eval_every) and not run.finished:
             write_samples(run, "during")
-        if run.due(run.runtime.checkpoint_every):
-            save(run)
+        every = run.runtime.checkpoint_every
+        if run.state.divergence is None and every and (run.due(every) or run.finished):
+            save(run)  # the last step as well: a trial killed while it is evaluated need not train again
     return _end(run)
 
 
@@ -128,6 +127,7 @@ def _begin(
         watch=watched,
         has_dropout=has_dropout(model),
         head=chosen(model, runtime.loss_kernel),
+        eval_halvings=context.eval_halvings,
         processes=processes,
     )
     if rows.reads_itself_alone:
@@ -273,7 +273,7 @@ def _consider_stopping(run: Run) -> None:
 
 
 def _end(run: Run) -> TrainSummary:
-    """Settle which weights are kept, sample from them, and drop the checkpoints."""
+    """Settle which weights are kept, and sample from them. Checkpoints stay until the trial's result is committed."""
     state = run.state
     if state.divergence is not None:
         state.val_loss = None
@@ -283,8 +283,6 @@ def _end(run: Run) -> TrainSummary:
             state.val_loss = run.best.val_loss
         write_samples(run, "after")
     run.model.eval()
-    if run.processes.is_main:
-        run.checkpoints.discard()
     trainable_parameters, total_parameters = count_parameters(run.model)
     return TrainSummary(
         num_steps=state.step,

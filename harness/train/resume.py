@@ -54,7 +54,7 @@ def save(run: Run) -> None:
         "optimizer": checkpoints.optimizer_tensors(run.model, run.optimizer),
         "rng": checkpoints.rng_tensors(),
     }
-    state = {"run": asdict(run.state)}
+    state = {"run": asdict(run.state), "num_eval_halvings": run.eval_halvings.count}
     if run.best is not None:
         groups["best"] = run.best.weights
         state["best"] = {name: getattr(run.best, name) for name in _BEST}
@@ -70,6 +70,7 @@ def resume(run: Run) -> bool:
     checkpoints.load_optimizer(run.model, run.optimizer, loaded.groups["optimizer"])
     run.state = State(**loaded.state["run"])
     run.state.num_halvings = max(run.state.num_halvings, run.runtime.num_halvings)
+    run.eval_halvings.count = max(run.eval_halvings.count, loaded.state.get("num_eval_halvings", 0))
     if run.best is not None:
         for name in _BEST:
             setattr(run.best, name, loaded.state["best"][name])

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from harness.data import PreparedData
+from harness.models import Halvings
 from harness.spec import Runtime, TrainSpec
 from harness.train.batches import Order
 from harness.train.checkpoints import Checkpoints
@@ -38,6 +39,8 @@ class Context(Protocol):
     def runtime(self) -> Runtime: ...
     @property
     def report(self) -> Callable[..., None]: ...
+    @property
+    def eval_halvings(self) -> Halvings: ...
 
 
 @dataclass
@@ -82,6 +85,8 @@ class Run:
     """None where no val items are scored while training."""
     has_dropout: bool
     head: Head
+    eval_halvings: Halvings
+    """Of `runtime.eval_batch_size`, for want of memory."""
     state: State = field(default_factory=State)
     processes: Processes = ALONE
 

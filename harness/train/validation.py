@@ -27,7 +27,8 @@ def validate(run: Run) -> None:
     weight_sum = sum(float(example.loss_weights[1:].sum(dtype=np.float64)) for example in run.rows.validation)
     if weight_sum == 0:
         return
-    loss = _nll_sum(run) / weight_sum
+    most, num_rows = run.runtime.eval_batch_size, len(run.rows.validation)
+    loss = run.eval_halvings.in_what_fits(lambda size: _nll_sum(run, size), most, num_rows) / weight_sum
     log.write_row(run.metrics, {"step": run.state.step, "val/loss": loss})
     if math.isfinite(loss):
         run.state.val_loss = loss
@@ -35,13 +36,11 @@ def validate(run: Run) -> None:
         run.state.divergence = f"validation loss is {loss} after step {run.state.step}, but must be finite"
 
 
-def _nll_sum(run: Run) -> float:
+def _nll_sum(run: Run, num_rows: int) -> float:
     rows = run.rows.validation
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     with evaluating(run.model):
-        for batch in batches.micro_batches(
-            rows, list(np.zeros((len(rows), 1))), run.runtime.eval_batch_size, run.device
-        ):
+        for batch in batches.micro_batches(rows, list(np.zeros((len(rows), 1))), num_rows, run.device):
             with run.autocast():
                 total += losses.objective(run.model, batch, run.head)[1]
     return total.item()

@@ -240,7 +240,7 @@ def _flip_logs(setting: Setting, tally: Tally, root: Path) -> None:
         for place in range(path.stat().st_size):
             bit = setting.random.randrange(8)
             faults.flip(path, place, bit)
-            tally.counts["flips"] += 1
+            tally.counts["flips in logs"] += 1  # which nothing is decided from: none need be found
             try:
                 worker.num_attempts(path.parent) if path is attempts else forecast.Forecast(Store(root)).of(
                     setting.trials[0].spec

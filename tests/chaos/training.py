@@ -34,7 +34,7 @@ from harness.records.schema import PlannedTrial, TrialResult
 from harness.records.store import Store, file_sha256, write_manifest
 from harness.spec import QLoraConfig, Runtime, TrialSpec
 from harness.train import checkpoints
-from tests.chaos import faults, invariants, processes, stub
+from tests.chaos import broken, faults, invariants, processes, stub
 from tests.chaos.setting import Setting, Tally
 from tests.engine.stub import stub_result
 from tests.engine.trials import of_spec
@@ -58,6 +58,7 @@ def kills(setting: Setting) -> Tally:
     torch.set_num_threads(1)
     _BASES["tiny"] = write_folder(setting.folder / "base")
     controls = {kind: _control(setting, kind, _trial(kind)) for kind in KINDS}
+    broken.apply(setting.build)  # what is forked from here on is of the broken build
     while tally.counts["kills while training"] < setting.count:
         kind = luck.choice(KINDS)
         root, trial = setting.fresh(), _trial(kind)

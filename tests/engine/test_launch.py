@@ -23,9 +23,12 @@ import pytest
 from harness.engine import doubt, forecast, launch, states, worker
 from harness.engine.view import LineView
 from harness.engine.worker import Outcome
+from harness.errors import DiskError
 from harness.records import result
-from harness.records.schema import PlannedTrial
+from harness.records.schema import PlannedTrial, TrialResult
 from harness.records.store import Store, lock, read_lines
+from harness.spec import TrialSpec
+from tests.engine.inline import inline
 from tests.engine.stub import behave, run_stub
 from tests.engine.stub_launch import RUNTIME
 from tests.engine.trials import child_of, of_spec, planned
@@ -260,6 +263,15 @@ def test_launch_failure_of_every_condition_stops_it(tmp_path: Path, raises: str,
     assert ("--retry-failed" in summary.message) == (raises == "ValueError")
 
 
+def test_launch_memory_that_runs_out_everywhere_stops_it_whatever_size_was_asked_for(tmp_path: Path) -> None:
+    def hungry(spec: TrialSpec, *_args: object) -> TrialResult:
+        raise MemoryError(f"tried to allocate {spec.seed + 1}.25 GiB")
+
+    how = launch.Options(1, run=hungry, prepare=False, executor=inline)
+    summary = launch.launch(Store(tmp_path), cells(0.0, 0.1, 0.2), RUNTIME, how)
+    assert (summary.why, len(summary.failed)) == ("equal_failures", doubt.EQUAL_FAILURES + 1)
+
+
 @pytest.mark.parametrize("num_failing", [3, 4, 7])
 def test_launch_failure_of_the_first_cells_alone_stops_no_other(tmp_path: Path, num_failing: int) -> None:
     for seed in range(num_failing):
@@ -340,7 +352,7 @@ def test_launch_damaged_attempts_of_a_trial_that_kills_its_worker_stop_no_other(
 
 
 def test_launch_folder_that_no_attempt_can_use_stops_no_other(tmp_path: Path) -> None:
-    (tmp_path / "trials" / planned(1)[0].trial_id / "attempts.jsonl").mkdir(parents=True)
+    (tmp_path / "trials" / planned(1)[0].trial_id / ".lock").mkdir(parents=True)
     summary = run(tmp_path)
     assert (summary.why, summary.exit_code, len(numbers(tmp_path))) == ("done", 1, 3)
     assert [(failed.cause, failed.trial_id) for failed in summary.failed] == [("disk", planned(1)[0].trial_id)]
@@ -489,6 +501,48 @@ def test_launch_damaged_measurements_are_set_aside_and_stop_nothing(tmp_path: Pa
     assert run(tmp_path, count=2).exit_code == 0
     assert path.with_name(f"{path.stem}.damaged-1.jsonl").exists()
     assert len(read_lines(path)) == 1
+
+
+def test_launch_folders_in_place_of_its_logs_are_set_aside_and_stop_nothing(tmp_path: Path) -> None:
+    run(tmp_path, count=1)
+    folder = tmp_path / "trials" / planned(1)[0].trial_id
+    (folder / "result.json").unlink()
+    (measured,) = tmp_path.glob("probes/*.jsonl")
+    for path in (measured, folder / "attempts.jsonl"):
+        path.unlink()
+        path.mkdir()
+    assert run(tmp_path, count=2).exit_code == 0
+    for path in (measured, folder / "attempts.jsonl"):
+        assert path.with_name(f"{path.name}.damaged-1").is_dir()
+        assert path.is_file()
+
+
+def test_launch_measurement_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an output folder of several users, where the file is another's."""
+
+    def refuse(*_args: object) -> None:
+        raise DiskError("probes cannot be written (Permission denied); set OUT= to a writable folder")
+
+    monkeypatch.setattr(forecast, "remember", refuse)
+    summary = run(tmp_path, executor=inline)
+    assert (summary.why, summary.exit_code) == ("done", 0)
+    assert len(numbers(tmp_path)) == len(planned(len(summary.outcomes)))
+
+
+def test_launch_leaves_no_checkpoint_of_a_committed_trial(tmp_path: Path) -> None:
+    """A kill between a commit and the removal of what only the attempt needed must not keep the disk full."""
+    run(tmp_path, count=1)
+    folder = tmp_path / "trials" / planned(1)[0].trial_id
+    (folder / "checkpoints" / "step_00000002").mkdir(parents=True)
+    (folder / "during.jsonl").touch()
+    unfinished = tmp_path / "trials" / ("0" * 64) / "checkpoints"
+    unfinished.mkdir(parents=True)
+    assert run(tmp_path, count=1).num_ran == 0
+    assert not (folder / "checkpoints").exists()
+    assert not (folder / "during.jsonl").exists()
+    assert unfinished.exists()
 
 
 def test_launch_trial_held_for_long_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from harness.engine import executor, forecast
+from harness.engine import executor, forecast, launch
+from harness.engine.progress import Reporter
+from harness.identity import trial_id
 from harness.records.store import Store, append_line, read_lines
+from tests.engine.inline import InlineExecutor
+from tests.engine.stub import run_stub
 from tests.engine.stub_hungry import RUNTIME
 from tests.engine.trials import planned
 
@@ -94,6 +99,45 @@ def test_kill_without_a_kill_of_the_kernel_is_none_for_memory(tmp_path: Path) ->
     finally:
         slots.stop()
     assert not isinstance(died.value, executor.KilledForMemoryError)
+
+
+class KillsInPhase(InlineExecutor):
+    """Kills for memory whoever works in a phase with more than so many rows of an evaluation together."""
+
+    def __init__(self, phase: str, fits: int) -> None:
+        self._phase, self._fits = phase, fits
+        self.tried: list[tuple[int, int]] = []
+
+    def submit(self, call: Any, /, *args: Any) -> Any:
+        job = args[0]
+        self.tried.append((job.num_halvings, job.num_eval_halvings))
+        if RUNTIME.eval_batch_size // 2**job.num_eval_halvings <= self._fits:
+            return super().submit(call, *args)
+        Reporter(Store(job.root).trial(trial_id(job.spec)) / "progress.json")(phase=self._phase)
+        future: Future[Any] = Future()
+        future.set_exception(executor.KilledForMemoryError(executor.KILLED_FOR_MEMORY))
+        return future
+
+
+@pytest.mark.parametrize(
+    ("phase", "fits", "tried", "state"),
+    [
+        ("scoring after", 2, [(0, 0), (0, 1), (0, 2)], "COMPLETE"),
+        ("probing", 0, [(0, 0), (0, 1), (0, 2), (0, 3)], "FAILED"),
+        ("train", 0, [(0, 0), (1, 0), (2, 0), (3, 0)], "FAILED"),
+    ],
+)
+def test_worker_killed_while_it_evaluates_tries_again_with_half_the_rows_of_an_evaluation(
+    phase: str, fits: int, tried: list[tuple[int, int]], state: str, tmp_path: Path
+) -> None:
+    kills, trials = KillsInPhase(phase, fits), planned(1)
+    how = launch.Options(1, run=run_stub, executor=lambda *_: kills, prepare=False)
+    summary = launch.launch(Store(tmp_path), trials, RUNTIME, how)
+    outcome = summary.outcomes[trials[0].trial_id]
+    assert outcome.state == state
+    assert outcome.cause == (None if state == "COMPLETE" else "oom")
+    assert kills.tried == tried[: len(kills.tried)]
+    assert phase == "train" or kills.tried == tried
 
 
 NUMBERS = ("num_steps", "num_tokens", "seconds_train", "seconds_total", "disk_bytes", "memory_bytes")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,21 @@ def test_study_with_a_damaged_database_sets_it_aside(tmp_path: Path, run: Runner
     assert run(tmp_path).record == first.record
     assert (first.folder / "study.set-aside-1.db").exists()
     assert len(database(first).get_trials()) == 5
+
+
+def test_study_whose_database_another_process_locks_goes_on_and_tells_it_later(
+    tmp_path: Path, run: Runner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **named: plain(*args, **(named | {"timeout": 0.01})))
+    made = run(tmp_path)
+    with closing(plain(made.folder / "study.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert len(run(tmp_path, {"num_conditions": 6}).record.trials) == 18
+        assert "goes on" in caplog.text
+    assert [path.name for path in made.folder.glob("study.*db")] == ["study.db"], "nothing is wrong with the file"
+    run(tmp_path, {"num_conditions": 6})
+    assert len(content_of(database(made))) == 6
 
 
 def test_study_stopped_on_the_way_ends_like_an_undisturbed_one(tmp_path: Path, run: Runner) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from harness.data import ChatFormat, chat_format
 from harness.evals.generated import Generation
+from harness.models import Halvings
 from harness.records.store import Store
 from harness.spec import EvalSpec, EvalTask, FileItems, Runtime
 from tests.models import tiny
@@ -29,6 +30,7 @@ class Context:
     store: Store
     runtime: Runtime = RUNTIME
     report: Callable[..., None] = lambda **progress: None
+    eval_halvings: Halvings = field(default_factory=Halvings)
 
 
 def llama(seed: int = 0, **changes: object) -> Any:

@@ -61,12 +61,11 @@ def test_a_task_without_val_items_is_refused(tmp_path: Path) -> None:
         watch(small.chat(), few, no_targets, batch_size=4)
 
 
-def test_table_holds_every_row_of_the_log_which_goes(tmp_path: Path) -> None:
+def test_table_holds_every_row_of_the_log(tmp_path: Path) -> None:
     row = dict.fromkeys(COLUMNS, None) | {"step": 3, "suite": "s", "value": 0.5}
     (tmp_path / LOG).write_text(json.dumps(row) + "\n" + json.dumps(row | {"step": 6, "value": None}) + "\n")
     write_table(tmp_path)
-    write_table(tmp_path)  # a second time there is nothing to do
+    write_table(tmp_path)  # a second attempt writes the same
     table = pd.read_parquet(tmp_path / TABLE)
     assert table["step"].to_list() == [3, 6]
     assert table["value"].isna().to_list() == [False, True]
-    assert not (tmp_path / LOG).exists()

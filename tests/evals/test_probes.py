@@ -18,6 +18,7 @@ from harness.records import result
 from harness.records.schema import TrialResult
 from harness.records.store import Store
 from harness.spec import PocketBase, TrialSpec
+from harness.train import loop
 from harness.trial import TrialContext, run_trial
 from tests.pocket.tiny import TINY_WORLD, tiny_experiment
 
@@ -44,11 +45,43 @@ def trial(**changes: Any) -> TrialSpec:
     return tiny_experiment().spec.replace(fields | changes)
 
 
-def ran(spec: TrialSpec, store: Store) -> TrialResult:
+def ran(spec: TrialSpec, store: Store, **changes: Any) -> TrialResult:
     base = spec.base
     assert isinstance(base, PocketBase)
     store.ensure_artefact("base", base_key(spec), lambda folder: pretrain.build(base, folder, lambda **_: None))
-    return run_trial(spec, TrialContext(store, tiny_experiment().runtime, command="", report=lambda **_: None))
+    runtime = tiny_experiment().runtime.replace(changes)
+    return run_trial(spec, TrialContext(store, runtime, command="", report=lambda **_: None))
+
+
+class Killed(BaseException):
+    """Ends an attempt where it stands."""
+
+
+@pytest.mark.parametrize("at", ["harness.evals.score_before", "harness.records.result.commit"])
+def test_trial_killed_after_its_training_is_evaluated_without_training_again(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = trial(**PROBES)
+    control = ran(spec, Store(tmp_path / "control"), checkpoint_every=3)
+
+    def killed(*_args: Any, **_options: Any) -> Any:
+        raise Killed
+
+    store, folder = Store(tmp_path / "run"), Store(tmp_path / "run").trial(control.trial_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(at, killed)
+        with pytest.raises(Killed):
+            ran(spec, store, checkpoint_every=3)
+    steps: list[int] = []
+    own = loop._step
+    monkeypatch.setattr(loop, "_step", lambda run: (steps.append(run.state.step), own(run)))
+    again = ran(spec, store, checkpoint_every=3)
+    assert steps == []
+    assert (again.train, again.after) == (control.train, control.after)
+    assert again.files.keys() == control.files.keys()
+    assert {name for name in again.files if again.files[name] != control.files[name]} == {"metrics.jsonl"}, "its clock"
+    assert not (folder / "checkpoints").exists()
+    assert not (folder / "during.jsonl").exists()
 
 
 @pytest.mark.parametrize("method", [{"kind": "full"}, LORA], ids=["full", "lora"])

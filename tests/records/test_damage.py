@@ -16,7 +16,7 @@ import pytest
 
 from harness.errors import BusyError, StoreError
 from harness.records import before, leftovers, result
-from harness.records.attempts import holders, process_exists
+from harness.records.attempts import holders, namespace, process_exists
 from harness.records.schema import EvalScores, Failure
 from harness.records.seal import opened, sealed
 from harness.records.store import Store, append_line, lock, read_lines, set_aside, write_manifest
@@ -136,11 +136,13 @@ def test_process_exists_not_when_it_ended_and_its_parent_has_not_looked() -> Non
 def test_leftovers_of_a_process_that_is_gone_are_removed_and_no_others(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    here = os.uname().nodename
+    here, host = namespace(), os.uname().nodename
     names = {
         f".result.json.{gone.pid}@{here}.ab12.tmp": False,
         f".result.json.{os.getpid()}@{here}.ab12.tmp": True,
         f".result.json.{gone.pid}@{here}.elsewhere.ab12.tmp": True,
+        # a container that shares the host's name, whose process is alive under this number there
+        f".result.json.{gone.pid}@{host}+4026532999.ab12.tmp": True,
         ".notes.tmp": True,
     }
     for name in names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInputError, BusyError, DiskError, StoreError
+from harness.records import usable
 from harness.records.schema import EvalScores, Failure, Progress, Row, Score, SweepRecord, TrialResult
 from harness.records.store import (
     MANIFEST,
@@ -65,6 +68,38 @@ def test_write_atomic_into_a_read_only_folder_is_one_sentence(tmp_path: Path, mo
     with pytest.raises(DiskError, match="cannot be written") as caught:
         write_atomic(tmp_path / "file", b"x")
     assert caught.value.exit_code == 75
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_output_folder_without_hard_links_is_one_sentence_before_anything_runs(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    usable.check(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.setattr(os, "link", refuse)
+    for commits in (lambda: commit_once(tmp_path / "result.json", b"{}"), lambda: usable.check(tmp_path / "out")):
+        with pytest.raises(DiskError, match="its file system makes no hard links") as error:
+            commits()
+        assert "\n" not in str(error.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_output_folder_whose_trials_are_no_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "trials").touch()
+    with pytest.raises(DiskError, match="must be a folder that can be written"):
+        usable.check(tmp_path)
+
+
+def test_output_folder_without_locks_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(DiskError, match="must be a folder that can be written and locked"):
+        usable.check(tmp_path / "out")
 
 
 def test_write_atomic_under_a_file_is_one_sentence(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from harness.data.packing import joined
 from harness.errors import TooLittleMemoryError, is_out_of_memory
+from harness.models import Halvings
 from harness.spec import Runtime
 from harness.train import batches, losses
 from tests.train import tiny
@@ -138,6 +139,21 @@ def test_resumed_run_goes_on_at_the_halved_size(fits: Any, tmp_path: Path) -> No
     assert set(tried) == {4}, "nothing is tried at the size that did not fit"
     assert summary.num_halvings == 1
     assert tiny.weights(resumed) == tiny.weights(whole)
+
+
+def test_validation_that_runs_out_of_memory_is_halved_for_the_rest_of_the_trial(fits: Any, tmp_path: Path) -> None:
+    rows = tiny.prepared(tiny.examples(32, seed=1), tiny.examples(12, seed=2))
+    runtime = tiny.runtime(micro_batch_size=2, eval_batch_size=12, checkpoint_every=2)
+    spec = tiny.recipe(eval_every=2)
+    tiny.fit(tiny.llama(), rows, spec, tmp_path / "whole", runtime=runtime)
+    halvings, tried = Halvings(), fits(3)
+    context = tiny.Context(runtime, eval_halvings=halvings)
+    summary = tiny.fit(tiny.llama(), rows, spec, tmp_path / "halved", context=context)
+    assert (halvings.count, summary.num_halvings) == (2, 0)
+    assert [size for size in tried if size > 3] == [12, 6]
+    ours, theirs = (tiny.log_of(tmp_path / name, only="val/loss") for name in ("halved", "whole"))
+    assert [row["val/loss"] for row in ours] == pytest.approx([row["val/loss"] for row in theirs], rel=1e-6)
+    assert tiny.log_of(tmp_path / "halved") == tiny.log_of(tmp_path / "whole")
 
 
 def interrupted(model: nn.Module, folder: Path, runtime: Runtime) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from harness.data.packing import joined
 from harness.errors import DiskError
 from harness.models import load_model
 from harness.models.files import inspect_folder
-from harness.records.store import read_lines
+from harness.records.store import read_lines, write_manifest
 from harness.spec import QLoraConfig
 from harness.train import checkpoints
 from tests.models.tiny import write_folder
@@ -82,7 +83,9 @@ def test_resume_after_a_stop_at_any_step_gives_the_same_bytes(method: str, at: i
     model = BUILDS[method]()
     summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
     assert (summary, *outcome(model, tmp_path / "run")) == expected
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept[-1] == f"step_{summary.num_steps:08d}"
+    assert len(kept) <= checkpoints.KEEP
 
 
 def test_resume_over_a_four_bit_base_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -235,6 +238,65 @@ def test_resume_without_any_intact_checkpoint_starts_again(tmp_path: Path) -> No
     interrupted(BUILDS["lora"](), tmp_path / "run", SPEC, 8)
     for path in (tmp_path / "run" / "checkpoints").glob("step_*"):
         (path / "manifest.json").unlink()
+    model = BUILDS["lora"]()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
+
+
+def manifest_without_a_name(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{}")
+
+
+def manifest_of_files_elsewhere(folder: Path) -> None:
+    named = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({f"../{folder.name}/{name}": named[name] for name in named}))
+
+
+def manifest_of_numbers(folder: Path) -> None:
+    (folder / "manifest.json").write_text(json.dumps(dict.fromkeys(os.listdir(folder), 3)))
+
+
+def empty_files(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+
+
+def folder_in_place_of_a_file(folder: Path) -> None:
+    (folder / "state.json").unlink()
+    (folder / "state.json").mkdir()
+
+
+def cut_with_a_manifest_that_fits(folder: Path) -> None:
+    os.truncate(folder / "optimizer.safetensors", 40)
+    write_manifest(folder)
+
+
+def file_in_place_of_the_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        manifest_without_a_name, manifest_of_files_elsewhere, manifest_of_numbers, empty_files,
+        folder_in_place_of_a_file, cut_with_a_manifest_that_fits, file_in_place_of_the_folder,
+    ],
+)  # fmt: skip
+def test_resume_from_a_spoiled_checkpoint_takes_the_one_before(spoil: Any, tmp_path: Path) -> None:
+    expected = undisturbed(BUILDS["lora"], tmp_path / "control")
+    interrupted(BUILDS["lora"](), tmp_path / "run", SPEC, 8)
+    spoil(tmp_path / "run" / "checkpoints" / "step_00000006")
+    model = BUILDS["lora"]()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
+    assert (summary, *outcome(model, tmp_path / "run")) == expected
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("damaged_*")] == ["damaged_step_00000006"]
+
+
+def test_resume_leaves_alone_what_does_not_belong_to_a_checkpoint(tmp_path: Path) -> None:
+    expected = undisturbed(BUILDS["lora"], tmp_path / "control")
+    interrupted(BUILDS["lora"](), tmp_path / "run", SPEC, 8)
+    (tmp_path / "run" / "checkpoints" / "step_00000006" / "foreign.safetensors").write_bytes(b"no tensors")
     model = BUILDS["lora"]()
     summary = tiny.fit(model, ROWS, SPEC, tmp_path / "run", runtime=SAVING, sample=one_sample)
     assert (summary, *outcome(model, tmp_path / "run")) == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness import train
 from harness.data import Example, PreparedData
 from harness.data.prepare import rows_sha256
+from harness.models import Halvings
 from harness.records.schema import DataSummary, TrainSummary
 from harness.records.store import read_lines
 from harness.seeding import preserved_rng
@@ -30,6 +31,7 @@ TIMES = ("seconds", "tokens_per_second")
 class Context:
     runtime: Runtime
     report: Callable[..., None] = lambda **progress: None
+    eval_halvings: Halvings = field(default_factory=Halvings)
 
 
 def llama(seed: int = 0, attention_dropout: float = 0.0) -> LlamaForCausalLM:
