@@ -63,6 +63,8 @@ class RayNodes:
 
     cluster: Any
     address: str
+    folder: Path
+    """Where it writes."""
 
     def add(self, **resources: Any) -> Any:
         """Add a node and return it."""
@@ -72,24 +74,31 @@ class RayNodes:
         """Take a node away, as a crash would."""
         self.cluster.remove_node(node, allow_graceful=False)
 
+    def kill(self, name: str) -> None:
+        """Kill one process of the head: gcs_server or raylet."""
+        self.cluster.head_node.all_processes[name][0].process.kill()
+
 
 @contextmanager
-def ray_cluster() -> Iterator[RayNodes]:
-    """Run a cluster of two nodes with one CPU each; it has no dashboard."""
+def ray_cluster(num_nodes: int = 2) -> Iterator[RayNodes]:
+    """Run a cluster of nodes with one CPU each; it has no dashboard, and its files go with it."""
     extra("ray")
-    with pytest.MonkeyPatch.context() as patch:
+    # A short path: sockets lie in it.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as folder:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        yield from _ray_cluster()
+        patch.setenv("RAY_TMPDIR", folder)
+        yield from _ray_cluster(num_nodes, Path(folder))
 
 
-def _ray_cluster() -> Iterator[RayNodes]:
+def _ray_cluster(num_nodes: int, folder: Path) -> Iterator[RayNodes]:
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    head = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE_BYTES} | head)
     try:
-        nodes = RayNodes(cluster, cluster.address)
-        nodes.add(num_cpus=1)
+        nodes = RayNodes(cluster, cluster.address, folder)
+        for _ in range(num_nodes - 1):
+            nodes.add(num_cpus=1)
         yield nodes
     finally:
         cluster.shutdown()

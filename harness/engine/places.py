@@ -7,6 +7,7 @@ does not live here: the executors themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -67,13 +68,13 @@ class RayCluster:
 
     def num_workers(self, asked: int | None, runtime: Runtime) -> int:
         """Return what was asked for, else what the cluster has room for."""
-        room = ray_executor.num_slots(ray_executor.check(self.address), runtime)
+        room = ray_executor.num_slots(ray_executor.nodes(ray_executor.check(self.address)), runtime)
         return asked or room
 
     def __call__(self, num_workers: int, runtime: Runtime) -> Executor:
         """Return an executor of tasks there."""
-        address = self.address or ""
-        return RayExecutor(num_workers, address, ray_executor.need(address, runtime))
+        ask = partial(ray_executor.need, runtime=runtime)
+        return RayExecutor(num_workers, ray_executor.check(self.address), ask)
 
     def words(self) -> list[str]:
         """Return the options of the command line that ask for it."""
