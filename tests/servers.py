@@ -12,8 +12,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -104,30 +104,65 @@ def _ray_cluster(num_nodes: int, folder: Path) -> Iterator[RayNodes]:
         cluster.shutdown()
 
 
+@dataclass
+class Slurm:
+    """munged, slurmctld and slurmd."""
+
+    folder: Path
+    """Where they write."""
+    programs: dict[str, str]
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, *words: str) -> None:
+        """Start one of them; a controller that ran before knows its jobs again."""
+        with (self.folder / f"{name}.out").open("a") as log:
+            words = (self.programs[name], *words)
+            self.processes[name] = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+
+    def start_controller(self) -> None:
+        """Start slurmctld, and wait until it answers."""
+        self.start("slurmctld", "-D", "-f", str(self.folder / "slurm.conf"))
+        until(_answers, self.folder)
+
+    def end(self, name: str) -> None:
+        """End one of them."""
+        process = self.processes[name]
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 @contextmanager
-def slurm() -> Iterator[Path]:
-    """Run munged, slurmctld and slurmd, point this process at them, and return the folder of their logs."""
+def slurm() -> Iterator[Slurm]:
+    """Run munged, slurmctld and slurmd, and point this process at them."""
     extra("submitit")
     if os.geteuid() != 0:
         pytest.skip("SLURM is not tested: its daemons need root here")
-    search = os.environ["PATH"] + ":/usr/sbin:/sbin"
-    with ExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setenv("PATH", search)
-        munged, controller, node = (program(name) for name in ("munged", "slurmctld", "slurmd"))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True)))
-        conf = _configure(folder)
-        patch.setenv("SLURM_CONF", str(conf))
-        key = folder / "munge.key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o600)
-        files = [f"--{name}-file={folder / name}" for name in ("pid", "log", "seed")]
-        _daemon(stack, folder, munged, "-F", "-f", f"--socket={folder}/munge.socket", f"--key-file={key}", *files)
-        until((folder / "munge.socket").exists, folder)
-        _daemon(stack, folder, controller, "-D", "-c", "-f", str(conf))
-        _daemon(stack, folder, node, "-D", "-f", str(conf))
-        until(_is_idle, folder)
-        yield folder
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="slurm-") as name:
+        patch.setenv("PATH", os.environ["PATH"] + ":/usr/sbin:/sbin")
+        found = Slurm(Path(name), {name: program(name) for name in ("munged", "slurmctld", "slurmd")})
+        patch.setenv("SLURM_CONF", str(_configure(found.folder)))
+        try:
+            _start(found)
+            yield found
+        finally:
+            for running in reversed(found.processes):
+                found.end(running)
+
+
+def _start(found: Slurm) -> None:
+    folder, key = found.folder, found.folder / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o600)
+    files = [f"--{name}-file={folder / name}" for name in ("pid", "log", "seed")]
+    found.start("munged", "-F", "-f", f"--socket={folder}/munge.socket", f"--key-file={key}", *files)
+    until((folder / "munge.socket").exists, folder)
+    found.start_controller()
+    found.start("slurmd", "-D", "-f", str(folder / "slurm.conf"))
+    until(_is_idle, folder)
 
 
 def _configure(folder: Path) -> Path:
@@ -147,24 +182,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _daemon(stack: ExitStack, folder: Path, *words: str) -> None:
-    log = (folder / f"{Path(words[0]).name}.out").open("w")
-    process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
-    stack.callback(_end, process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _answers() -> bool:
+    return subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode == 0
 
 
 def _is_idle() -> bool:
     done = subprocess.run(["sinfo", "--noheader", "--format=%T"], capture_output=True, text=True, check=False)
-    return done.stdout.split() == ["idle"] * 2 or done.stdout.split() == ["idle"]
+    return set(done.stdout.split()) == {"idle"}
 
 
 def until(condition: Callable[[], bool], folder: Path, seconds: float = 30.0) -> None:

@@ -16,7 +16,8 @@ import pytest
 from harness.engine.executor import Executor, LocalExecutor, WorkerDiedError
 from harness.engine.ray_driver import Need as RayNeed
 from harness.engine.ray_executor import RayExecutor
-from harness.engine.slurm_executor import Need, Slurm, SlurmExecutor
+from harness.engine.slurm_executor import SlurmExecutor
+from harness.engine.slurm_queue import Need, Slurm
 from harness.records.provenance import Clock
 from harness.records.store import write_atomic
 from harness.spec import Runtime

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine import launch, slurm_executor
+from harness.engine import launch, slurm_executor, slurm_queue
 from harness.engine.executor import KilledForMemoryError, PreemptedError, WorkerDiedError
 from harness.engine.places import SlurmQueue
-from harness.engine.slurm_executor import Job, Need, SlurmExecutor
-from harness.errors import SpecError
+from harness.engine.slurm_executor import SlurmExecutor
+from harness.engine.slurm_queue import Job, Need
+from harness.errors import SpecError, UnreachableError
 from harness.records import result
 from harness.records.store import Store, lock, read_lines, write_atomic
 from harness.spec import Runtime
@@ -31,13 +32,13 @@ from tests.engine.test_launch import ROOT, alive, numbers, runs, until
 from tests.engine.test_launch import run as run_here
 from tests.engine.trials import planned
 from tests.presence import extra
-from tests.servers import free_port, slurm
+from tests.servers import Slurm, free_port, slurm
 
 
 @pytest.fixture(scope="module")
-def queue() -> Iterator[Path]:
-    with slurm() as folder:
-        yield folder
+def queue() -> Iterator[Slurm]:
+    with slurm() as running:
+        yield running
 
 
 def processes(root: Path) -> list[int]:
@@ -61,7 +62,7 @@ def attempts(root: Path, seed: int) -> list[dict[str, object]]:
 
 
 @pytest.mark.slurm
-def test_slurm_killed_job_is_tried_again_and_moves_no_number(tmp_path: Path, queue: Path) -> None:
+def test_slurm_killed_job_is_tried_again_and_moves_no_number(tmp_path: Path, queue: Slurm) -> None:
     assert run_here(tmp_path / "here", count=4).exit_code == 0
     root = tmp_path / "queue"
     behave(root, 0, dies=True, times=1)
@@ -75,7 +76,7 @@ def test_slurm_killed_job_is_tried_again_and_moves_no_number(tmp_path: Path, que
 
 
 @pytest.mark.slurm
-def test_slurm_preempted_job_goes_back_into_the_queue_and_does_not_count(tmp_path: Path, queue: Path) -> None:
+def test_slurm_preempted_job_goes_back_into_the_queue_and_does_not_count(tmp_path: Path, queue: Slurm) -> None:
     behave(tmp_path, 0, sleep=8.0)
 
     def preempt() -> None:
@@ -95,7 +96,7 @@ def test_slurm_preempted_job_goes_back_into_the_queue_and_does_not_count(tmp_pat
 
 
 @pytest.mark.slurm
-def test_slurm_kill_for_memory_is_told_as_such(tmp_path: Path, queue: Path) -> None:
+def test_slurm_kill_for_memory_is_told_as_such(tmp_path: Path, queue: Slurm) -> None:
     executor = in_queue(tmp_path, Need(1, memory_gb=0.2))(1)
     try:
         with pytest.raises(KilledForMemoryError, match=r"SLURM job \d+ ended as .*runtime.memory_gb"):
@@ -105,7 +106,7 @@ def test_slurm_kill_for_memory_is_told_as_such(tmp_path: Path, queue: Path) -> N
 
 
 @pytest.mark.slurm
-def test_slurm_interrupted_launch_leaves_nothing_in_the_queue(tmp_path: Path, queue: Path) -> None:
+def test_slurm_interrupted_launch_leaves_nothing_in_the_queue(tmp_path: Path, queue: Slurm) -> None:
     behave(tmp_path, "all", sleep=60.0)
 
     def interrupt() -> None:
@@ -131,7 +132,7 @@ run(root, 3, 3, in_queue(root))
 
 
 @pytest.mark.slurm
-def test_slurm_jobs_of_a_killed_launcher_are_cancelled_by_the_next(tmp_path: Path, queue: Path) -> None:
+def test_slurm_jobs_of_a_killed_launcher_are_cancelled_by_the_next(tmp_path: Path, queue: Slurm) -> None:
     launcher = subprocess.Popen([sys.executable, "-c", _LAUNCHES, str(tmp_path)], cwd=ROOT)
     try:
         until(lambda: len(runs(tmp_path)) == 2)
@@ -148,7 +149,7 @@ def test_slurm_jobs_of_a_killed_launcher_are_cancelled_by_the_next(tmp_path: Pat
 
 
 @pytest.mark.slurm
-def test_slurm_partition_that_is_none_is_refused_and_the_default_taken(tmp_path: Path, queue: Path) -> None:
+def test_slurm_partition_that_is_none_is_refused_and_the_default_taken(tmp_path: Path, queue: Slurm) -> None:
     words = ["sweep", "lima_size", "--out", str(tmp_path), "--executor", "slurm", "--partition"]
     printed = run_cli(*words, "hgih", code=2)
     assert printed == "PARTITION is 'hgih', but must be among high, low.\n"
@@ -156,23 +157,23 @@ def test_slurm_partition_that_is_none_is_refused_and_the_default_taken(tmp_path:
     assert not list(tmp_path.iterdir())
     place = SlurmQueue(tmp_path, None)
     assert (place.num_workers(None, RUNTIME), place.num_workers(3, RUNTIME)) == (slurm_executor.DEFAULT_JOBS, 3)
-    assert slurm_executor.need(None, RUNTIME).num_gpus == 0  # device `auto` where the partition has none
-    assert slurm_executor.need(None, RUNTIME.replace({"device": "cuda"})).num_gpus == 1
+    assert slurm_queue.need(None, RUNTIME).num_gpus == 0  # device `auto` where the partition has none
+    assert slurm_queue.need(None, RUNTIME.replace({"device": "cuda"})).num_gpus == 1
 
 
 @pytest.mark.slurm
-def test_slurm_that_takes_no_such_job_stops_the_launch_with_75(tmp_path: Path, queue: Path) -> None:
+def test_slurm_that_takes_no_such_job_stops_the_launch_with_75(tmp_path: Path, queue: Slurm) -> None:
     make = in_queue(tmp_path, Need(1, memory_gb=400.0))
-    with pytest.raises(slurm_executor.UnreachableError, match="EXECUTOR is 'slurm', but must be a queue that takes"):
+    with pytest.raises(UnreachableError, match="EXECUTOR is 'slurm', but must be a queue that takes"):
         run(tmp_path, 1, 1, make)
 
 
 @pytest.mark.slurm
 def test_slurm_that_does_not_answer_is_one_sentence_and_exit_75(
-    tmp_path: Path, queue: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, queue: Slurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf = tmp_path / "slurm.conf"
-    lines = (queue / "slurm.conf").read_text().splitlines()
+    lines = (queue.folder / "slurm.conf").read_text().splitlines()
     kept = [line for line in lines if not line.startswith("SlurmctldPort")]
     conf.write_text("\n".join([*kept, f"SlurmctldPort={free_port()}", "MessageTimeout=5", ""]))
     monkeypatch.setenv("SLURM_CONF", str(conf))
@@ -264,8 +265,9 @@ class Fake:
     def states(self, ids: object) -> dict[str, str] | None:
         return dict(self.told) if self.answers else None
 
-    def cancel(self, ids: object) -> None:
+    def cancel(self, ids: object) -> bool:
         self.cancelled += list(ids)  # type: ignore[call-overload]
+        return True
 
 
 @pytest.mark.parametrize(
@@ -348,11 +350,11 @@ def test_slurm_orphans_of_a_launcher_that_lives_are_left_alone(tmp_path: Path) -
 
 
 def test_slurm_parameters_state_threads_for_the_step_as_well() -> None:
-    found = slurm_executor._parameters(Need(4, "gpu", 90, 1.5, 1))
-    assert (found["cpus_per_task"], found["srun_args"]) == (4, ["--cpus-per-task=4"])
+    found = slurm_queue._parameters(Need(4, "gpu", 90, 1.5, 1))
+    assert (found["cpus_per_task"], found["srun_args"]) == (4, ["--cpus-per-task=4", "--export=ALL"])
     assert (found["partition"], found["time"], found["mem"], found["gpus_per_node"]) == ("gpu", 90, "1536MB", 1)
     assert "export OMP_NUM_THREADS=4" in found["setup"]
-    bare = slurm_executor._parameters(Need(1))
+    bare = slurm_queue._parameters(Need(1))
     assert bare["time"] is None
     assert not {"partition", "mem", "gpus_per_node"} & set(bare)
 
