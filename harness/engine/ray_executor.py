@@ -195,10 +195,7 @@ def check(address: str | None) -> str:
             "or `ray start --head` prints it."
         )
     if importlib.util.find_spec("ray") is None:
-        raise SpecError(
-            "EXECUTOR is 'ray', but must be 'local' where Ray is not installed; "
-            "run: .venv/bin/pip install -c constraints.txt -e '.[ray]'"
-        )
+        raise SpecError("EXECUTOR is 'ray', but must be 'local' where Ray is not installed; run: make schedulers")
     try:
         socket.create_connection((found["host"], int(found["port"])), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError):

@@ -168,8 +168,7 @@ def check(partition: str | None) -> None:
         import submitit  # noqa: F401
     except ImportError:
         raise SpecError(
-            "EXECUTOR is 'slurm', but must be 'local' where submitit is not installed; "
-            "run: .venv/bin/pip install -c constraints.txt -e '.[slurm]'"
+            "EXECUTOR is 'slurm', but must be 'local' where submitit is not installed; run: make schedulers"
         ) from None
     names = {name.rstrip("*") for name in _partitions("%R", None)}
     missing = [name for name in (partition or "").split(",") if name and name not in names]

@@ -17,6 +17,7 @@ from harness.engine.places import RayCluster
 from harness.engine.ray_driver import Node
 from harness.errors import SpecError, UnreachableError
 from harness.records.store import Store, read_lines
+from tests.engine.canary import CANARY, SECRETS, files_with, variables_and_wait
 from tests.engine.inline import inline
 from tests.engine.stub import behave, run_stub
 from tests.engine.stub_launch import RUNTIME
@@ -123,6 +124,25 @@ def test_ray_sweep_from_base_to_report_equals_a_local_one(
     run_cli(*asked, "--out", str(tmp_path / "here"))
     assert scores(tmp_path / "ray") == scores(tmp_path / "here")
     assert len(scores(tmp_path / "ray")) == 3
+
+
+def test_ray_writes_no_secret_of_the_launcher_to_disk(
+    tmp_path: Path, nodes: RayNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, CANARY)
+    monkeypatch.setenv("HARNESS_HARMLESS", "harmless-and-sent")
+    made = ray_executor.RayExecutor(1, nodes.address, lambda found: ray_executor.need(found, RUNTIME))
+    try:
+        seen = made.submit(variables_and_wait, (*SECRETS, "HARNESS_HARMLESS"), tmp_path / "go")
+        until((tmp_path / "go.awaited").exists)
+        assert not files_with(CANARY, nodes.folder, tmp_path)
+        assert files_with("harmless-and-sent", nodes.folder)  # the search finds what is there
+        (tmp_path / "go").touch()
+        assert seen.result(timeout=60) == [*[None] * len(SECRETS), "harmless-and-sent"]
+    finally:
+        made.stop()
+    assert not files_with(CANARY, nodes.folder, tmp_path)
 
 
 def test_ray_tells_its_machines_and_the_memory_of_their_gpus(nodes: RayNodes) -> None:
