@@ -7,12 +7,13 @@ the executors under test.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def _ray_cluster(num_nodes: int, folder: Path) -> Iterator[RayNodes]:
         yield nodes
     finally:
         cluster.shutdown()
+        kill_all("RAY_TMPDIR", str(folder))
 
 
 @dataclass
@@ -149,9 +151,10 @@ def slurm() -> Iterator[Slurm]:
         try:
             _start(found)
             yield found
-        finally:
-            for running in reversed(found.processes):
-                found.end(running)
+        finally:  # with what the daemons started, which would wait for them
+            kill_all("SLURM_CONF", os.environ["SLURM_CONF"])
+            for process in found.processes.values():
+                process.wait()
 
 
 def _start(found: Slurm) -> None:
@@ -174,6 +177,14 @@ def _configure(folder: Path) -> Path:
     ports = {"controller_port": free_port(), "node_port": free_port()}
     conf.write_text(SLURM_CONF.format(folder=folder, host=host, **ports))
     return conf
+
+
+def kill_all(variable: str, value: str) -> None:
+    """Kill the processes that were started with a variable of this value, and theirs."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # gone, or not ours
+            if f"{variable}={value}".encode() in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def free_port() -> int:
