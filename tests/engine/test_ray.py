@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -194,6 +195,24 @@ def test_ray_address_that_is_none_is_refused(address: str, tmp_path: Path) -> No
     assert printed.startswith(f"ADDRESS is {address!r}, but must be host:port")
     assert len(printed.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("executor_name", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_place_whose_extra_is_not_installed_is_refused(
+    tmp_path: Path, executor_name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sbatch", "srun"):
+        (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setitem(sys.modules, package, None)
+    address = ["--address", "a:1"] if executor_name == "ray" else []
+    words = ["sweep", "lima_size", "--out", str(tmp_path / "out"), "--executor", executor_name, *address]
+    printed = run_cli(*words, code=2)
+    assert printed.startswith(f"EXECUTOR is '{executor_name}', but must be 'local' where ")
+    assert printed.endswith("is not installed; run: make schedulers\n")
+    assert len(printed.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_ray_cluster_that_does_not_answer_is_one_sentence_and_exit_75(tmp_path: Path) -> None:
