@@ -114,6 +114,7 @@ class Driver:
             self.nodes: list[Node] = self._hear(JOIN_SECONDS + ray_driver.MEMORY_SECONDS)
         except BaseException:
             self._process.kill()
+            self._process.join()
             raise
         self._numbers, self._guard, self._stopped = itertools.count(), threading.Lock(), False
         self._lost: UnreachableError | None = None
@@ -168,14 +169,12 @@ class Driver:
             self._stopped = True
             with suppress(OSError):
                 self._channel.send(None)
-        self._end()
-        self._listener.join()
-
-    def _end(self) -> None:
         self._process.join(STOP_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+        self._listener.join()
+        self._channel.close()
 
 
 # -- the cluster ------------------------------------------------------------------------------------------------------
