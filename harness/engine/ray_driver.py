@@ -110,8 +110,11 @@ def _nodes(memories: Callable[[], dict[str, float]] | None) -> list[Node]:
 
     alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     with_gpus = [key for key, resources in alive.items() if resources.get("GPU", 0) > 0]
-    known = _gpu_memories(with_gpus, memories) if memories is not None and with_gpus else {}
-    return [Node(resources, known.get(key, ())) for key, resources in alive.items()]
+    if memories is None or not with_gpus:
+        return [Node(resources) for resources in alive.values()]
+    known = _gpu_memories(with_gpus, memories)
+    # One that does not say was just lost: a job that asked for its GPUs would wait for ever.
+    return [Node(alive[key], known.get(key, ())) for key in alive if key not in with_gpus or key in known]
 
 
 def _gpu_memories(node_ids: list[str], memories: Callable[[], dict[str, float]]) -> dict[str, tuple[float, ...]]:
