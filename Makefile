@@ -117,7 +117,7 @@ need_rows = @test -n "$$DATA" || { echo "DATA is empty, but must be a folder of 
 need_tokenizer = @test -n "$$BASE" || { echo "BASE is empty, but must be the folder of a tokenizer" >&2; exit 2; }
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check chaos bench bench-engine bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory clean
+.PHONY: help setup schedulers check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check chaos bench bench-engine bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -151,9 +151,15 @@ $(VENV)/.ready-postgres: pyproject.toml constraints.txt $(VENV)/.ready
 	@$(PIP) install -c constraints.txt -e '.[postgres]'
 	@touch $@
 
+$(VENV)/.ready-schedulers: pyproject.toml constraints.txt $(VENV)/.ready
+	@$(PIP) install -c constraints.txt -e '.[ray,slurm]'
+	@touch $@
+
 $(VENV)/.ready-notebook: pyproject.toml constraints.txt $(VENV)/.ready
 	@$(PIP) install -c constraints.txt -e '.[notebook]'
 	@touch $@
+
+schedulers: $(VENV)/.ready-schedulers ## Install what EXECUTOR=ray and EXECUTOR=slurm need, and the tests of both
 
 check: $(VENV)/.ready-dev ## Format, lint, types, import directions
 	@$(VENV)/bin/ruff format --check .

@@ -15,9 +15,6 @@ from typing import NoReturn
 
 import pytest
 
-EXTRAS = {"ray": "ray", "submitit": "slurm"}
-"""Module -> the extra that brings it."""
-
 
 def program(*names: str) -> str:
     """Return the path of the first program that is here."""
@@ -26,17 +23,15 @@ def program(*names: str) -> str:
 
 
 def package(name: str, advice: str = "make check installs it") -> ModuleType:
-    """Return a module of the extra `dev`."""
+    """Return a module; by default of the extra `dev`."""
     if importlib.util.find_spec(name.split(".")[0]) is None:
         _missing(f"{name} is not installed: {advice}")
     return importlib.import_module(name)
 
 
 def extra(name: str) -> ModuleType:
-    """Return a module of an extra that is no part of `dev`; where it is missing the test is skipped, in CI too."""
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed: an extra of its own, pip install -e '.[{EXTRAS[name]}]'")
-    return importlib.import_module(name)
+    """Return a module of the extras `ray` and `slurm`, which are no part of `dev`."""
+    return package(name, "make schedulers installs it")
 
 
 def _missing(reason: str) -> NoReturn:

@@ -48,7 +48,8 @@ def checkout(tmp_path: Path) -> Path:
     python.write_text(ARGUMENTS)
     python.chmod(0o755)
     later = (tmp_path / "constraints.txt").stat().st_mtime + 10
-    for stamp in (".ready", ".ready-dev", ".ready-dashboard", ".ready-notebook", ".ready-postgres"):
+    extras = ("dev", "dashboard", "notebook", "postgres", "schedulers")
+    for stamp in (".ready", *(f".ready-{extra}" for extra in extras)):
         (tmp_path / ".venv" / stamp).touch()
         os.utime(tmp_path / ".venv" / stamp, (later, later))
     return tmp_path
@@ -242,6 +243,13 @@ def test_make_target_with_an_extra_installs_it_first_and_once(checkout: Path, ex
     opened = f"[-m][harness][{extra}][lima_size]\n"
     assert make(checkout, extra, "NAME=lima_size").stdout == installed + opened
     assert make(checkout, extra, "NAME=lima_size").stdout == opened
+
+
+def test_make_schedulers_installs_both_extras_once(checkout: Path) -> None:
+    (checkout / ".venv/.ready-schedulers").unlink()
+    (checkout / ".venv/.ready").touch()
+    assert make(checkout, "schedulers").stdout.endswith("[-c][constraints.txt][-e][.[ray,slurm]]\n")
+    assert "install" not in make(checkout, "schedulers").stdout
 
 
 def test_make_help_lists_every_target_with_its_text(checkout: Path) -> None:

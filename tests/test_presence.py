@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.presence import package, program
+from tests.presence import extra, package, program
 
 ROOT = Path(__file__).parents[1]
 NOT_OF_DEV = {"presidio_analyzer", "immutabledict"}
 """What the environment of the tests may lack: the extra `pii`, and a package that a stand-in is made for."""
 
 
-@pytest.mark.parametrize("need", [lambda: program("no-such-program"), lambda: package("no_such_package")])
+@pytest.mark.parametrize(
+    "need",
+    [lambda: program("no-such-program"), lambda: package("no_such_package"), lambda: extra("no_such_scheduler")],
+)
 @pytest.mark.parametrize(
     ("ci", "outcome"), [("", pytest.skip.Exception), ("false", pytest.skip.Exception), ("true", pytest.fail.Exception)]
 )
@@ -45,11 +48,12 @@ def test_no_test_passes_over_a_package_of_the_tests_by_itself() -> None:
 
 def test_ci_says_to_its_tests_that_it_is_ci(tmp_path: Path) -> None:
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
-    for name in ("chromium", "pdftotext", "pdflatex", "bwrap", "pg_lsclusters", "make"):
+    debian = ("chromium", "pdftotext", "pdflatex", "bwrap", "pg_lsclusters", "munged", "slurmctld", "slurmd")
+    for name in (*debian, "make"):
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text('#!/bin/sh\necho "$1: $CI"\n')
         path.chmod(0o755)
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run([tmp_path / ".ci/run"], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["check: true", "test: true"]
+    assert done.stdout.splitlines() == ["check: true", "schedulers: true", "test: true"]

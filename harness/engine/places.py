@@ -7,14 +7,16 @@ does not live here: the executors themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from harness.engine import executor as executors
-from harness.engine import ray_executor, slurm_executor
+from harness.engine import ray_executor, slurm_executor, slurm_queue
 from harness.engine.executor import Executor
 from harness.engine.ray_executor import RayExecutor
-from harness.engine.slurm_executor import Slurm, SlurmExecutor
+from harness.engine.slurm_executor import SlurmExecutor
+from harness.engine.slurm_queue import Slurm
 from harness.errors import SpecError, unknown_name
 from harness.spec import Runtime
 
@@ -67,13 +69,13 @@ class RayCluster:
 
     def num_workers(self, asked: int | None, runtime: Runtime) -> int:
         """Return what was asked for, else what the cluster has room for."""
-        room = ray_executor.num_slots(ray_executor.check(self.address), runtime)
+        room = ray_executor.num_slots(ray_executor.nodes(ray_executor.check(self.address)), runtime)
         return asked or room
 
     def __call__(self, num_workers: int, runtime: Runtime) -> Executor:
         """Return an executor of tasks there."""
-        address = self.address or ""
-        return RayExecutor(num_workers, address, ray_executor.need(address, runtime))
+        ask = partial(ray_executor.need, runtime=runtime)
+        return RayExecutor(num_workers, ray_executor.check(self.address), ask)
 
     def words(self) -> list[str]:
         """Return the options of the command line that ask for it."""
@@ -89,12 +91,12 @@ class SlurmQueue:
 
     def num_workers(self, asked: int | None, runtime: Runtime) -> int:
         """Return what was asked for, else a fixed number of jobs in the queue."""
-        slurm_executor.check(self.partition)
+        slurm_queue.check(self.partition)
         return asked or slurm_executor.DEFAULT_JOBS
 
     def __call__(self, num_workers: int, runtime: Runtime) -> Executor:
         """Return an executor of jobs there."""
-        need = slurm_executor.need(self.partition, runtime)
+        need = slurm_queue.need(self.partition, runtime)
         return SlurmExecutor(num_workers, lambda folder: Slurm(folder, need), self.root)
 
     def words(self) -> list[str]:

@@ -1,76 +1,70 @@
 """Jobs as tasks of a Ray cluster that runs already.
 
-Ray chooses the machine by what a job asks for: CPUs, a share of a GPU, memory. Invariant: Ray retries nothing; a job
-whose worker or machine is lost raises `WorkerDiedError`, and the launch decides. The store lies in a folder that all
-machines share. What does not live here: starting a cluster, and what is tried again (launch.py).
+Ray chooses the machine by what a job asks for: CPUs, a share of a GPU, memory. Invariants: a job whose worker or
+machine is lost raises `WorkerDiedError`, and the launch decides; a lost cluster raises `UnreachableError` from every
+job. The store lies in a folder that all machines share. What does not live here: Ray itself, which runs in a process
+of its own (ray_driver.py); starting a cluster, and what is tried again (launch.py).
 """
 
-# pyright: reportMissingImports=false
-# Ray is an extra that may not be installed where types are checked.
 from __future__ import annotations
 
-import logging
+import importlib.util
+import itertools
+import multiprocessing
+import os
+import pickle
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.engine import devices, remote
-from harness.engine.executor import KilledForMemoryError, WorkerDiedError
+from harness.engine import devices, ray_driver
+from harness.engine.executor import WorkerDiedError
+from harness.engine.ray_driver import BEAT, REFUSED, Need, Node, Work
 from harness.errors import SpecError, UnreachableError
 from harness.spec import Runtime
 
 T = TypeVar("T")
 ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<port>\d{1,5})")
 CONNECT_SECONDS = 5.0
-HEALTH_SECONDS = 30.0
+IMPORT_SECONDS = 120.0
+JOIN_SECONDS = 15.0
+"""How long a cluster may take to answer at first."""
+SILENT_SECONDS = 60.0
+"""How long it may be silent later: its head may be started anew in between."""
+STOP_SECONDS = 5.0
 BYTES_PER_GB = 2**30
-
-
-@dataclass(frozen=True)
-class Need:
-    """What one job asks of the cluster."""
-
-    num_threads: int
-    num_cpus: int
-    num_gpus: float
-    """A share of one GPU where trials declare their memory; 0.0 is none."""
-    memory_bytes: int | None
 
 
 class RayExecutor:
     """Slots on a Ray cluster."""
 
-    def __init__(self, num_slots: int, address: str, need: Need) -> None:
+    def __init__(self, num_slots: int, address: str, ask: Callable[[Sequence[Node]], Need]) -> None:
         """Join the cluster.
 
         Args:
             num_slots: jobs that are handed to Ray at a time; it runs as many of them as there is room for.
             address: `host:port` of the cluster.
-            need: what each job asks for.
+            ask: says what each job asks for, from the machines there are.
 
         Raises:
+            SpecError: what `ask` raises.
             UnreachableError: no cluster answers there.
         """
-        import ray
-
         self.num_slots = num_slots
+        self._driver = Driver(address, devices.memories)
+        try:
+            self._need = ask(self._driver.nodes)
+        except SpecError:
+            self._driver.stop()
+            raise
         # Ray ends the worker after a job with a GPU, to free its memory.
-        self.keeps_workers = need.num_gpus == 0
-        self._joined = join(address)
-        options = {"num_cpus": need.num_cpus, "num_gpus": need.num_gpus, "memory": need.memory_bytes}
-        variables = remote.variables(need.num_threads)
-        self._task = ray.remote(max_retries=0, runtime_env={"env_vars": variables}, **options)(remote.run)
+        self.keeps_workers = self._need.num_gpus == 0
         self._folder = Path.cwd()
-        self._guard, self._stopped = threading.Lock(), False
-        self._running: set[Any] = set()
         self._threads = ThreadPoolExecutor(num_slots, thread_name_prefix="ray")
 
     def submit(self, call: Callable[..., T], /, *args: Any) -> Future[T]:
@@ -78,59 +72,120 @@ class RayExecutor:
         return self._threads.submit(self._run, call, args)
 
     def _run(self, call: Callable[..., T], args: tuple[Any, ...]) -> T:
-        import ray
-        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
-
-        reference = None
+        content = self._driver.run(self._need, self._folder, call, args).result()
         try:
-            reference = self._start(call, args)
-            return ray.get(reference)
-        except RayTaskError as error:  # what the job itself raised
-            raise (error.cause if isinstance(error.cause, Exception) else error) from None
-        except OutOfMemoryError as error:
-            raise KilledForMemoryError(_first_sentence(error)) from error
-        except RayError as error:
-            raise WorkerDiedError(f"Ray lost the worker: {_first_sentence(error)}") from error
-        finally:
-            self._running.discard(reference)
-
-    def _start(self, call: Callable[..., T], args: tuple[Any, ...]) -> Any:
-        with self._guard:
-            if self._stopped:
-                raise WorkerDiedError("the launcher is stopping")
-            reference = self._task.remote(self._folder, call, args)
-            self._running.add(reference)
-            return reference
+            value, error = pickle.loads(content)
+        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, TypeError, ValueError) as problem:
+            text = f"what the job returned cannot be read ({type(problem).__name__}: {problem})"
+            raise WorkerDiedError(text) from problem
+        if error is not None:
+            raise error
+        return value
 
     def stop(self) -> None:
         """Cancel what runs and what waits, and leave the cluster."""
-        import ray
+        self._driver.stop()
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
+
+class Driver:
+    """The process that has joined the cluster, as the launcher sees it."""
+
+    def __init__(self, address: str, memories: Callable[[], dict[str, float]] | None = None) -> None:
+        """Start it and wait until it has joined.
+
+        Args:
+            address: `host:port` of the cluster.
+            memories: what to ask every machine with GPUs; None asks nothing.
+
+        Raises:
+            UnreachableError: no cluster answers there.
+        """
+        self._address = address
+        context = multiprocessing.get_context("spawn")
+        self._channel, its_end = context.Pipe()
+        words = os.getpid(), its_end, address, memories
+        self._process = context.Process(target=ray_driver.serve, args=words, name="ray", daemon=True)
+        self._process.start()
+        its_end.close()
+        try:
+            for seconds in (IMPORT_SECONDS, JOIN_SECONDS):
+                self._hear(seconds)
+            self.nodes: list[Node] = self._hear(JOIN_SECONDS + ray_driver.MEMORY_SECONDS)
+        except BaseException:
+            self._process.kill()
+            self._process.join()
+            raise
+        self._numbers, self._guard, self._stopped = itertools.count(), threading.Lock(), False
+        self._lost: UnreachableError | None = None
+        self._open: dict[int, Future[bytes]] = {}
+        self._listener = threading.Thread(target=self._listen, name="ray", daemon=True)
+        self._listener.start()
+
+    def _hear(self, seconds: float) -> Any:
+        try:
+            word, content = self._channel.recv() if self._channel.poll(seconds) else (REFUSED, None)
+        except (EOFError, OSError):
+            word, content = REFUSED, None
+        if word == REFUSED:
+            raise _unreachable(self._address, *([content] if content else []))
+        return content
+
+    def run(self, need: Need, folder: Path, call: Callable[..., Any], args: tuple[Any, ...]) -> Future[bytes]:
+        """Hand over a job; the future holds what it returned and raised, packed."""
+        future: Future[bytes] = Future()
+        with self._guard:
+            if self._stopped:
+                future.set_exception(WorkerDiedError("the launcher is stopping"))
+            elif self._lost is not None:
+                future.set_exception(self._lost)
+            else:
+                number = next(self._numbers)
+                self._open[number] = future
+                with suppress(OSError):  # the listener hears of it as well
+                    self._channel.send(Work(number, need, folder, call, args))
+        return future
+
+    def _listen(self) -> None:
+        """Hand over results until the process is gone or silent."""
+        why = f"nothing was heard from it for {SILENT_SECONDS:.0f} seconds"
+        try:
+            while self._channel.poll(SILENT_SECONDS):
+                word, content = self._channel.recv()
+                if word != BEAT:
+                    self._open.pop(word).set_result(content)
+        except (EOFError, OSError):
+            why = "its head or this machine's part of it is gone"
+        with self._guard:
+            self._lost = _lost(self._address, why)
+            error = WorkerDiedError("the launcher is stopping") if self._stopped else self._lost
+            for future in self._open.values():
+                with suppress(InvalidStateError):
+                    future.set_exception(error)
+
+    def stop(self) -> None:
+        """Cancel every job, and leave the cluster."""
         with self._guard:
             self._stopped = True
-            running = list(self._running)
-        for reference in running:
-            ray.cancel(reference, force=True)
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        if self._joined:
-            ray.shutdown()
-
-
-def _first_sentence(error: Exception) -> str:
-    """Return the beginning of one of Ray's messages, which go on with a page of advice."""
-    text = " ".join(str(error).split())
-    return re.split(r"(?<=[a-z])\. ", text, maxsplit=1)[0]
+            with suppress(OSError):
+                self._channel.send(None)
+        self._process.join(STOP_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._listener.join()
+        self._channel.close()
 
 
 # -- the cluster ------------------------------------------------------------------------------------------------------
 
 
 def check(address: str | None) -> str:
-    """Return the address of a cluster that answers.
+    """Return an address at which something listens.
 
     Raises:
         SpecError: it is no address, or Ray is not installed.
-        UnreachableError: no cluster answers there.
+        UnreachableError: nothing listens there.
     """
     found = ADDRESS.fullmatch(address or "")
     if found is None or address is None:
@@ -138,19 +193,11 @@ def check(address: str | None) -> str:
             f"ADDRESS is {address!r}, but must be host:port of a running Ray cluster with EXECUTOR=ray; `ray status` "
             "or `ray start --head` prints it."
         )
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise SpecError(
-            "EXECUTOR is 'ray', but must be 'local' where Ray is not installed; "
-            "run: .venv/bin/pip install -c constraints.txt -e '.[ray]'"
-        ) from None
+    if importlib.util.find_spec("ray") is None:
+        raise SpecError("EXECUTOR is 'ray', but must be 'local' where Ray is not installed; run: make schedulers")
     try:
         socket.create_connection((found["host"], int(found["port"])), timeout=CONNECT_SECONDS).close()
-        # In a process of its own: where something else listens there, Ray waits for minutes and then ends its process.
-        words = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-        subprocess.run(words, capture_output=True, check=True, timeout=HEALTH_SECONDS)
-    except (OSError, OverflowError, subprocess.SubprocessError):
+    except (OSError, OverflowError):
         raise _unreachable(address) from None
     return address
 
@@ -162,89 +209,56 @@ def _unreachable(address: str, reason: str = "nothing there answers as one") -> 
     )
 
 
-def join(address: str) -> bool:
-    """Connect this process to a cluster; return False where it is connected already.
+def _lost(address: str, reason: str) -> UnreachableError:
+    return UnreachableError(
+        f"ADDRESS is {address!r}, but must be a Ray cluster that stays ({reason}); start it again and run the same "
+        "command, or continue on this machine with the same command without EXECUTOR and ADDRESS."
+    )
+
+
+def nodes(address: str) -> list[Node]:
+    """Return the machines of a cluster, with the memory of their GPUs.
 
     Raises:
-        UnreachableError: the cluster does not take it.
+        UnreachableError: no cluster answers there.
     """
-    import ray
-    from ray.exceptions import RayError
-
-    if ray.is_initialized():
-        return False
-    before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place, which ends the launch in the middle
-    try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise _unreachable(address, _first_sentence(error)) from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-    return True
+    driver = Driver(address, devices.memories)
+    driver.stop()
+    return driver.nodes
 
 
-def need(address: str, runtime: Runtime) -> Need:
-    """Return what a trial asks of a cluster."""
+def need(found: Sequence[Node], runtime: Runtime) -> Need:
+    """Return what a trial asks of a cluster.
+
+    Raises:
+        SpecError: trials declare more memory than the smallest GPU has.
+    """
     memory = None if runtime.memory_gb is None else int(runtime.memory_gb * BYTES_PER_GB)
-    return Need(runtime.num_threads, runtime.num_cores, _gpu_share(address, runtime), memory)
+    return Need(runtime.num_threads, runtime.num_cores, _gpu_share(found, runtime), memory)
 
 
-def _gpu_share(address: str, runtime: Runtime) -> float:
-    """Return the share of a GPU: by declared memory that of the smallest GPU of the cluster, else a whole one.
-
-    Raises:
-        SpecError: trials declare more than the smallest GPU has.
-    """
-    nodes = [node for node in _nodes(address) if node["Resources"].get("GPU", 0) > 0]
-    if runtime.device == "cpu" or (runtime.device == "auto" and not nodes):
+def _gpu_share(found: Sequence[Node], runtime: Runtime) -> float:
+    """Return the share of a GPU: by declared memory that of the smallest GPU of the cluster, else a whole one."""
+    with_gpus = [node for node in found if node.resources.get("GPU", 0) > 0]
+    if runtime.device == "cpu" or (runtime.device == "auto" and not with_gpus):
         return 0.0
     if runtime.gpu_memory_gb is None:
         return 1.0
-    smallest = min((gb for node in nodes for gb in _gpu_memories(address, node["NodeID"])), default=None)
+    smallest = min((gb for node in with_gpus for gb in node.gpu_memories_gb), default=None)
     count = devices.per_gpu(smallest, runtime.gpu_memory_gb)
     if count == 0:
         raise SpecError(devices.too_much(runtime.gpu_memory_gb, smallest or 0.0))
     return 1.0 / count
 
 
-def _gpu_memories(address: str, node_id: str) -> list[float]:
-    import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    joined = join(address)
-    try:
-        there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        ask = ray.remote(max_retries=0, num_cpus=0)(devices.memories)
-        return list(ray.get(ask.options(scheduling_strategy=there).remote()).values())
-    except RayError:
-        return []
-    finally:
-        if joined:
-            ray.shutdown()
-
-
-def _nodes(address: str) -> list[dict[str, Any]]:
-    import ray
-
-    joined = join(address)
-    try:
-        return [node for node in ray.nodes() if node["Alive"]]
-    finally:
-        if joined:
-            ray.shutdown()
-
-
-def num_slots(address: str, runtime: Runtime) -> int:
+def num_slots(found: Sequence[Node], runtime: Runtime) -> int:
     """Return how many trials the cluster has room for.
 
     Raises:
         SpecError: not even one.
     """
-    one = need(address, runtime)
-    nodes = _nodes(address)
-    count = sum(_room(node["Resources"], one) for node in nodes)
+    one = need(found, runtime)
+    count = sum(_room(node.resources, one) for node in found)
     if count == 0:
         raise SpecError(
             f"a trial asks for {one.num_cpus} CPUs (runtime.num_threads, num_processes), {one.num_gpus:g} GPUs and "

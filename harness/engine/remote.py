@@ -17,14 +17,19 @@ from typing import Any, TypeVar
 from harness.engine import heap
 from harness.engine.executor import WorkerDiedError, environment
 from harness.errors import EXIT_TRY_AGAIN
+from harness.tracking import redact
 
 T = TypeVar("T")
 OUR_PREFIX = "HARNESS_"
 
 
 def variables(num_threads: int) -> dict[str, str]:
-    """Return the environment variables of a job elsewhere: those of a local worker, and the user's own for us."""
-    ours = {name: value for name, value in os.environ.items() if name.startswith(OUR_PREFIX)}
+    """Return the environment variables of a job elsewhere: those of a local worker, and the user's own for us.
+
+    No secret is among them, since schedulers write them to disk.
+    """
+    given = {name: value for name, value in os.environ.items() if name.startswith(OUR_PREFIX)}
+    ours = {name: value for name, value in given.items() if not redact.is_secret(name, value)}
     return environment(num_threads) | {heap.HUGE_PAGES: "1"} | ours
 
 

@@ -15,7 +15,7 @@ from typing import Any
 REDACTED = "[redacted]"
 # "token" in the singular: num_tokens=400 is a count.
 _SECRET_NAME = r"(?:token|api[_-]?key|secret|password|passwd|credentials?)"
-_ENVIRONMENT = re.compile(rf"(?:^|_)({_SECRET_NAME}|key)$", re.IGNORECASE)
+_ENVIRONMENT = re.compile(rf"({_SECRET_NAME}|(?:^|_)key)$", re.IGNORECASE)  # PGPASSWORD, too
 _TOKENS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opusr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{12,}|wandb_v\d_\w{16,})"
@@ -28,6 +28,11 @@ def environment_secrets(environment: Mapping[str, str] = os.environ) -> tuple[st
     """Return the values of variables named like secrets, longest first; short ones would redact innocent text."""
     values = {value for name, value in environment.items() if _ENVIRONMENT.search(name) and len(value) >= 8}
     return tuple(sorted(values, key=len, reverse=True))
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Return whether a variable of the environment holds a secret, by its name or by the shape of its value."""
+    return _ENVIRONMENT.search(name) is not None or redact(value) != value
 
 
 def redact(value: Any, secrets: Iterable[str] = ()) -> Any:

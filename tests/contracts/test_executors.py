@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from harness.engine.executor import Executor, LocalExecutor, WorkerDiedError
-from harness.engine.ray_executor import Need as RayNeed
+from harness.engine.ray_driver import Need as RayNeed
 from harness.engine.ray_executor import RayExecutor
-from harness.engine.slurm_executor import Need, Slurm, SlurmExecutor
+from harness.engine.slurm_executor import SlurmExecutor
+from harness.engine.slurm_queue import Need, Slurm
 from harness.records.provenance import Clock
 from harness.records.store import write_atomic
 from harness.spec import Runtime
@@ -45,9 +46,8 @@ def _local(request: pytest.FixtureRequest, root: Path) -> Make:
 
 def _ray(request: pytest.FixtureRequest, root: Path) -> Make:
     nodes: RayNodes = request.getfixturevalue("cluster")
-    return partial(
-        RayExecutor, address=nodes.address, need=RayNeed(num_threads=1, num_cpus=1, num_gpus=0.0, memory_bytes=None)
-    )
+    need = RayNeed(num_threads=1, num_cpus=1, num_gpus=0.0, memory_bytes=None)
+    return partial(RayExecutor, address=nodes.address, ask=lambda found: need)
 
 
 def _submitit(request: pytest.FixtureRequest, root: Path) -> Make:

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from harness.engine import launch
-from harness.engine.slurm_executor import Need, Slurm, SlurmExecutor
+from harness.engine.slurm_executor import SlurmExecutor
+from harness.engine.slurm_queue import Need, Slurm
 from harness.records.store import Store, write_atomic
 from tests.engine.stub import run_stub
 from tests.engine.stub_launch import RUNTIME

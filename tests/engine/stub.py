@@ -36,7 +36,8 @@ ERRORS = {kind.__name__: kind for kind in (DataError, DiskError, StoreError, Val
 def behave(root: Path, seed: int | str, **what: Any) -> None:
     """Make trials of a seed (or "all") misbehave in the first times=attempts.
 
-    They sleep=seconds, have writes=text as their attempts.jsonl, raises=class name or dies=True.
+    They sleep=seconds, wait until a file waits=path is there, have writes=text as their attempts.jsonl, raises=class
+    name or dies=True.
     """
     root.mkdir(parents=True, exist_ok=True)
     path = root / "behaviour.json"
@@ -61,6 +62,8 @@ def _misbehave(root: Path, seed: int, attempt: int, folder: Path) -> None:
     table = json.loads(path.read_text()) if path.exists() else {}
     what = table.get("all", {}) | table.get(str(seed), {})
     time.sleep(what.get("sleep", 0.0))
+    while "waits" in what and not Path(what["waits"]).exists():
+        time.sleep(0.05)
     if attempt > what.get("times", 10**9):
         return
     if text := what.get("writes"):

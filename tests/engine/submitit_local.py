@@ -11,7 +11,7 @@ import pytest
 import submitit
 
 from harness.engine import remote
-from harness.engine.slurm_executor import Job, as_job
+from harness.engine.slurm_queue import Job, as_job
 
 
 class LocalScheduler:
@@ -36,10 +36,11 @@ class LocalScheduler:
         """Return RUNNING, FINISHED or INTERRUPTED."""
         return {key: self.jobs[key].state for key in ids if key in self.jobs}
 
-    def cancel(self, ids: Iterable[str]) -> None:
+    def cancel(self, ids: Iterable[str]) -> bool:
         """Signal the jobs, as scancel does."""
         for key in ids:
             self.signal(key, signal.SIGTERM)
+        return True
 
     def signal(self, key: str, number: signal.Signals) -> None:
         """Send a signal to one job."""

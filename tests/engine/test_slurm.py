@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine import launch, slurm_executor
+from harness.engine import launch, slurm_executor, slurm_queue
 from harness.engine.executor import KilledForMemoryError, PreemptedError, WorkerDiedError
 from harness.engine.places import SlurmQueue
-from harness.engine.slurm_executor import Job, Need, SlurmExecutor
-from harness.errors import SpecError
+from harness.engine.slurm_executor import SlurmExecutor
+from harness.engine.slurm_queue import Job, Need
+from harness.errors import SpecError, UnreachableError
 from harness.records import result
 from harness.records.store import Store, lock, read_lines, write_atomic
 from harness.spec import Runtime
+from tests.engine.canary import CANARY, SECRETS, files_with, variables_and_wait
 from tests.engine.queued import POLL_SECONDS, in_queue, run, take, write_and_sleep
 from tests.engine.stub import behave
 from tests.engine.stub_launch import RUNTIME
@@ -31,13 +33,13 @@ from tests.engine.test_launch import ROOT, alive, numbers, runs, until
 from tests.engine.test_launch import run as run_here
 from tests.engine.trials import planned
 from tests.presence import extra
-from tests.servers import free_port, slurm
+from tests.servers import Slurm, free_port, slurm
 
 
 @pytest.fixture(scope="module")
-def queue() -> Iterator[Path]:
-    with slurm() as folder:
-        yield folder
+def queue() -> Iterator[Slurm]:
+    with slurm() as running:
+        yield running
 
 
 def processes(root: Path) -> list[int]:
@@ -61,7 +63,7 @@ def attempts(root: Path, seed: int) -> list[dict[str, object]]:
 
 
 @pytest.mark.slurm
-def test_slurm_killed_job_is_tried_again_and_moves_no_number(tmp_path: Path, queue: Path) -> None:
+def test_slurm_killed_job_is_tried_again_and_moves_no_number(tmp_path: Path, queue: Slurm) -> None:
     assert run_here(tmp_path / "here", count=4).exit_code == 0
     root = tmp_path / "queue"
     behave(root, 0, dies=True, times=1)
@@ -75,7 +77,7 @@ def test_slurm_killed_job_is_tried_again_and_moves_no_number(tmp_path: Path, que
 
 
 @pytest.mark.slurm
-def test_slurm_preempted_job_goes_back_into_the_queue_and_does_not_count(tmp_path: Path, queue: Path) -> None:
+def test_slurm_preempted_job_goes_back_into_the_queue_and_does_not_count(tmp_path: Path, queue: Slurm) -> None:
     behave(tmp_path, 0, sleep=8.0)
 
     def preempt() -> None:
@@ -95,7 +97,7 @@ def test_slurm_preempted_job_goes_back_into_the_queue_and_does_not_count(tmp_pat
 
 
 @pytest.mark.slurm
-def test_slurm_kill_for_memory_is_told_as_such(tmp_path: Path, queue: Path) -> None:
+def test_slurm_kill_for_memory_is_told_as_such(tmp_path: Path, queue: Slurm) -> None:
     executor = in_queue(tmp_path, Need(1, memory_gb=0.2))(1)
     try:
         with pytest.raises(KilledForMemoryError, match=r"SLURM job \d+ ended as .*runtime.memory_gb"):
@@ -105,7 +107,29 @@ def test_slurm_kill_for_memory_is_told_as_such(tmp_path: Path, queue: Path) -> N
 
 
 @pytest.mark.slurm
-def test_slurm_interrupted_launch_leaves_nothing_in_the_queue(tmp_path: Path, queue: Path) -> None:
+def test_slurm_writes_no_secret_of_the_launcher_to_disk(
+    tmp_path: Path, queue: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, CANARY)
+    monkeypatch.setenv("HARNESS_HARMLESS", "and sent")
+    executor = in_queue(tmp_path)(1)
+    try:
+        seen = executor.submit(variables_and_wait, (*SECRETS, "HARNESS_HARMLESS"), tmp_path / "go")
+        until((tmp_path / "go.awaited").exists)
+        assert not files_with(CANARY, queue.folder, tmp_path)
+        # As a plain sbatch would: the search finds what is there.
+        subprocess.run(["sbatch", "--hold", "--wrap=true", "--output=/dev/null"], check=True, capture_output=True)
+        assert [path.name for path in files_with(CANARY, queue.folder, tmp_path)] == ["environment"]
+        (tmp_path / "go").touch()
+        assert seen.result(timeout=60) == [*[None] * len(SECRETS), "and sent"]
+    finally:
+        executor.stop()
+        subprocess.run(["scancel", "--state=PENDING"], check=True)
+
+
+@pytest.mark.slurm
+def test_slurm_interrupted_launch_leaves_nothing_in_the_queue(tmp_path: Path, queue: Slurm) -> None:
     behave(tmp_path, "all", sleep=60.0)
 
     def interrupt() -> None:
@@ -131,7 +155,7 @@ run(root, 3, 3, in_queue(root))
 
 
 @pytest.mark.slurm
-def test_slurm_jobs_of_a_killed_launcher_are_cancelled_by_the_next(tmp_path: Path, queue: Path) -> None:
+def test_slurm_jobs_of_a_killed_launcher_are_cancelled_by_the_next(tmp_path: Path, queue: Slurm) -> None:
     launcher = subprocess.Popen([sys.executable, "-c", _LAUNCHES, str(tmp_path)], cwd=ROOT)
     try:
         until(lambda: len(runs(tmp_path)) == 2)
@@ -148,7 +172,7 @@ def test_slurm_jobs_of_a_killed_launcher_are_cancelled_by_the_next(tmp_path: Pat
 
 
 @pytest.mark.slurm
-def test_slurm_partition_that_is_none_is_refused_and_the_default_taken(tmp_path: Path, queue: Path) -> None:
+def test_slurm_partition_that_is_none_is_refused_and_the_default_taken(tmp_path: Path, queue: Slurm) -> None:
     words = ["sweep", "lima_size", "--out", str(tmp_path), "--executor", "slurm", "--partition"]
     printed = run_cli(*words, "hgih", code=2)
     assert printed == "PARTITION is 'hgih', but must be among high, low.\n"
@@ -156,31 +180,55 @@ def test_slurm_partition_that_is_none_is_refused_and_the_default_taken(tmp_path:
     assert not list(tmp_path.iterdir())
     place = SlurmQueue(tmp_path, None)
     assert (place.num_workers(None, RUNTIME), place.num_workers(3, RUNTIME)) == (slurm_executor.DEFAULT_JOBS, 3)
-    assert slurm_executor.need(None, RUNTIME).num_gpus == 0  # device `auto` where the partition has none
-    assert slurm_executor.need(None, RUNTIME.replace({"device": "cuda"})).num_gpus == 1
+    assert slurm_queue.need(None, RUNTIME).num_gpus == 0  # device `auto` where the partition has none
+    assert slurm_queue.need(None, RUNTIME.replace({"device": "cuda"})).num_gpus == 1
 
 
 @pytest.mark.slurm
-def test_slurm_that_takes_no_such_job_stops_the_launch_with_75(tmp_path: Path, queue: Path) -> None:
+def test_slurm_that_takes_no_such_job_stops_the_launch_with_75(tmp_path: Path, queue: Slurm) -> None:
     make = in_queue(tmp_path, Need(1, memory_gb=400.0))
-    with pytest.raises(slurm_executor.UnreachableError, match="EXECUTOR is 'slurm', but must be a queue that takes"):
+    with pytest.raises(UnreachableError, match="EXECUTOR is 'slurm', but must be a queue that takes"):
         run(tmp_path, 1, 1, make)
 
 
 @pytest.mark.slurm
 def test_slurm_that_does_not_answer_is_one_sentence_and_exit_75(
-    tmp_path: Path, queue: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, queue: Slurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf = tmp_path / "slurm.conf"
-    lines = (queue / "slurm.conf").read_text().splitlines()
+    lines = (queue.folder / "slurm.conf").read_text().splitlines()
     kept = [line for line in lines if not line.startswith("SlurmctldPort")]
-    conf.write_text("\n".join([*kept, f"SlurmctldPort={free_port()}", "MessageTimeout=5", ""]))
+    conf.write_text("\n".join([*kept, f"SlurmctldPort={free_port()}", ""]))
     monkeypatch.setenv("SLURM_CONF", str(conf))
     printed = run_cli("sweep", "lima_size", "--out", str(tmp_path / "out"), "--executor", "slurm", code=75)
     assert printed.startswith("EXECUTOR is 'slurm', but must be a SLURM that answers (")
     assert printed.endswith("or continue on this machine with the same command without EXECUTOR.\n")
     assert len(printed.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slurm
+def test_slurm_controller_that_dies_in_the_middle_is_waited_for(
+    tmp_path: Path, queue: Slurm, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The last on this SLURM: the node tells a new controller only some time later that the first job is over.
+    behave(tmp_path, "all", waits=str(tmp_path / "go"))
+
+    def restart() -> None:
+        until(lambda: len(runs(tmp_path)) == 1)
+        queue.end("slurmctld")
+        (tmp_path / "go").touch()  # one ends, the next cannot be queued
+        until(lambda: "SLURM does not answer" in caplog.text)
+        until(lambda: len(numbers(tmp_path)) == 1)
+        queue.start_controller()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    summary = run(tmp_path, 2, 1, in_queue(tmp_path))
+    thread.join()
+    assert (summary.exit_code, len(numbers(tmp_path))) == (0, 2)
+    assert set(runs(tmp_path).values()) == {1}
+    assert [record.getMessage()[:22] for record in caplog.records] == ["SLURM does not answer;", "SLURM answers again"]
 
 
 def test_slurm_that_is_not_here_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +304,9 @@ class Fake:
         self.folder, self.told, self.cancelled = folder, {}, []  # type: ignore[var-annotated]
         self.answers = True
 
-    def submit(self, call: Callable[..., object], *args: object) -> Job:
+    def submit(self, call: Callable[..., object], *args: object) -> Job | None:
+        if not self.answers:
+            return None
         key = str(len(self.told) + 1)
         self.told[key] = "PENDING"
         return Job(key, self.folder / f"{key}_0_result.pkl", self.folder / f"{key}_0_log.err")
@@ -264,8 +314,9 @@ class Fake:
     def states(self, ids: object) -> dict[str, str] | None:
         return dict(self.told) if self.answers else None
 
-    def cancel(self, ids: object) -> None:
+    def cancel(self, ids: object) -> bool:
         self.cancelled += list(ids)  # type: ignore[call-overload]
+        return True
 
 
 @pytest.mark.parametrize(
@@ -328,10 +379,50 @@ def test_slurm_job_that_left_the_queue_long_ago_is_lost(tmp_path: Path) -> None:
     executor = SlurmExecutor(1, Fake, tmp_path, 0.02)
     try:
         future = executor.submit(os.getpid)
+        until(lambda: bool(executor.job_ids()))
         executor._scheduler.told.clear()  # type: ignore[attr-defined]
         assert "gone from the queue" in str(future.exception(timeout=10))
     finally:
         executor.stop()
+
+
+def test_slurm_that_is_silent_for_too_long_is_given_up_with_75(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_executor, "PATIENCE_SECONDS", 1.0)
+    executor = SlurmExecutor(1, Fake, tmp_path, 0.02)
+    try:
+        queued = executor.submit(os.getpid)
+        until(lambda: bool(executor.job_ids()))
+        executor._scheduler.answers = False  # type: ignore[attr-defined]
+        for future in (queued, executor.submit(os.getpid)):
+            error = future.exception(timeout=10)
+            assert isinstance(error, UnreachableError)
+            assert "(it did not for 1 seconds); start it and run the same command again, or continue" in str(error)
+    finally:
+        executor.stop()
+
+
+def test_slurm_jobs_that_cannot_be_cancelled_are_left_to_the_next_launch(tmp_path: Path) -> None:
+    fakes: list[Fake] = []
+
+    def make(folder: Path) -> Fake:
+        fakes.append(Fake(folder))
+        return fakes[-1]
+
+    executor = SlurmExecutor(1, make, tmp_path, 0.02)
+    future = executor.submit(os.getpid)
+    until(lambda: bool(executor.job_ids()))
+    fakes[0].answers = False
+    until(lambda: executor._silent_since is not None)
+    executor.stop()
+    assert isinstance(future.exception(), WorkerDiedError)
+    assert fakes[0].cancelled == []
+    unanswered = Fake(tmp_path)
+    unanswered.answers = False
+    slurm_executor.cancel_orphans(tmp_path / "slurm", unanswered)
+    fakes[0].answers = True
+    slurm_executor.cancel_orphans(tmp_path / "slurm", fakes[0])
+    assert fakes[0].cancelled == ["1"]
+    assert not list((tmp_path / "slurm").glob("launch-*"))
 
 
 def test_slurm_orphans_of_a_launcher_that_lives_are_left_alone(tmp_path: Path) -> None:
@@ -348,11 +439,11 @@ def test_slurm_orphans_of_a_launcher_that_lives_are_left_alone(tmp_path: Path) -
 
 
 def test_slurm_parameters_state_threads_for_the_step_as_well() -> None:
-    found = slurm_executor._parameters(Need(4, "gpu", 90, 1.5, 1))
-    assert (found["cpus_per_task"], found["srun_args"]) == (4, ["--cpus-per-task=4"])
+    found = slurm_queue._parameters(Need(4, "gpu", 90, 1.5, 1))
+    assert (found["cpus_per_task"], found["srun_args"]) == (4, ["--cpus-per-task=4", "--export=ALL"])
     assert (found["partition"], found["time"], found["mem"], found["gpus_per_node"]) == ("gpu", 90, "1536MB", 1)
     assert "export OMP_NUM_THREADS=4" in found["setup"]
-    bare = slurm_executor._parameters(Need(1))
+    bare = slurm_queue._parameters(Need(1))
     assert bare["time"] is None
     assert not {"partition", "mem", "gpus_per_node"} & set(bare)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.tracking.redact import REDACTED, environment_secrets, redact
+from harness.tracking.redact import REDACTED, environment_secrets, is_secret, redact
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,22 @@ def test_redact_innocent_text_stays(text: str) -> None:
 def test_redact_walks_structures_and_keeps_types() -> None:
     value = {"a": [1, 2.5, None, True, "s3cr3t-value"], "s3cr3t-value": {"b": "x s3cr3t-value y"}}
     assert redact(value, ["s3cr3t-value"]) == {"a": [1, 2.5, None, True, REDACTED], REDACTED: {"b": f"x {REDACTED} y"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("WANDB_API_KEY", "x", True),
+        ("PGPASSWORD", "x", True),
+        ("DATABASE", "postgresql://me:abc123@db/lab", True),
+        ("LOGIN", "hf_abc123def456ghijkl", True),
+        ("KEYBOARD", "qwertz", False),
+        ("PATH", "/usr/bin:/bin", False),
+        ("HARNESS_RUN_CODE", "1", False),
+    ],
+)
+def test_variable_is_a_secret_by_its_name_or_its_value(name: str, value: str, secret: bool) -> None:
+    assert is_secret(name, value) is secret
 
 
 def test_environment_secrets_are_those_named_so_longest_first() -> None:
