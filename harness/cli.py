@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from harness import redact
 from harness.cli_options import (
     Address,
     Base,
@@ -433,10 +434,11 @@ def _keep_traceback(out: Path) -> None:
     path = out / "logs" / "last_error.log"
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc())
+        path.write_text(redact.redact(traceback.format_exc()))
         print(f"traceback: {path}", file=sys.stderr)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line, secrets redacted in all that it prints."""
+    with redact.output():
+        app()

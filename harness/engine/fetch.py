@@ -28,6 +28,7 @@ from harness.errors import ModelError, SpecError, unknown_name
 from harness.models.gguf import write_dequantised
 from harness.models.locate import ORIGIN, hub_key
 from harness.records.store import Store, file_sha256, read_manifest, write_atomic
+from harness.redact import redact
 from harness.spec import FetchItem, HubItem, Package, PackageArtefact, read_lock
 
 LOCK = catalog.HUB_LOCK
@@ -185,7 +186,7 @@ def _hub_errors(item: HubItem) -> Iterator[None]:
     try:
         yield
     except offline as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = redact((str(error).strip().splitlines() or [type(error).__name__])[0])[:160]
         raise ModelError(
             f"{item.repo_id} cannot be fetched ({reason}); run make fetch where the hub can be reached"
         ) from error

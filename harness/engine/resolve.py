@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from harness.errors import DataError, ModelError, SpecError, shown, unknown_name
 from harness.identity import canonical_json
 from harness.records import result
 from harness.records.store import MANIFEST, Store
+from harness.redact import holds_secret
 from harness.spec import (
     WORLD_SEED,
     Experiment,
@@ -149,6 +150,7 @@ def _is_special(name: str) -> bool:
 def _check_paths(request: Request) -> None:
     """Refuse what no file system takes as a path, which would end in an error of the system's at its first use."""
     given = {"BASE": request.base, "DATA": request.data, "EVALS": request.evals, "OUT": str(request.out)}
+    _check_secrets(request)
     for name, path in given.items():
         if path is None:
             continue
@@ -156,6 +158,19 @@ def _check_paths(request: Request) -> None:
         if "\0" in path or longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
             rule = f"a path of at most {LONGEST_PATH} bytes, {LONGEST_NAME} a name, without NUL"
             raise SpecError(f"{name} is {shown(path)}, but must be {rule}; shorten it.")
+
+
+def _check_secrets(request: Request) -> None:
+    """Refuse what holds a secret, because records and the commands in them keep it."""
+    given = {field.name.upper(): getattr(request, field.name) for field in fields(request)}
+    for name, value in given.items():
+        text = "" if value is None else str(value)
+        places = (text, os.path.abspath(text), os.path.realpath(text)) if "/" in text and "\0" not in text else (text,)
+        if any(map(holds_secret, places)):
+            raise SpecError(
+                f"{name} is {shown(text)}, but must hold no secret, because records keep it; rename what it means, or "
+                "give it in the environment."
+            )
 
 
 def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
