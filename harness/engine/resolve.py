@@ -39,6 +39,8 @@ from harness.spec import (
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes, on Linux."""
 LONGEST_FIELD = 200
+DEEPEST = 32
+"""Objects and lists inside one another in SET."""
 METHODS = {"full": FullConfig, "lora": LoraConfig, "qlora": QLoraConfig}
 
 
@@ -299,10 +301,10 @@ def parse_set(text: str | None) -> dict[str, Any]:
     rule = 'but must be a JSON object of dotted fields, such as {"train.batch_size": 8}'
     try:
         tree = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"SET is {shown(text)}, {rule} ({error}).") from None
-    if not isinstance(tree, dict):
-        raise SpecError(f"SET is {shown(text)}, {rule}.")
+    if not isinstance(tree, dict) or _depth(tree) > DEEPEST:
+        raise SpecError(f"SET is {shown(text)}, {rule}, at most {DEEPEST} deep.")
     for name, value in tree.items():
         if len(name) > LONGEST_FIELD:
             raise SpecError(f"SET {shown(name)} is no field, but must be one, of at most {LONGEST_FIELD} characters.")
@@ -311,6 +313,15 @@ def parse_set(text: str | None) -> dict[str, Any]:
                 f"SET {shown(name)} is {shown(value)}, but must be text: half a surrogate pair is no character."
             )
     return tree
+
+
+def _depth(tree: Any) -> int:
+    """Return how many objects and lists are inside one another, at most one more than is allowed."""
+    level, depth = [tree], 0
+    while (level := [node for node in level if isinstance(node, dict | list)]) and depth <= DEEPEST:
+        level = [inner for node in level for inner in (node.values() if isinstance(node, dict) else node)]
+        depth += 1
+    return depth
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
