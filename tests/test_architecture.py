@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     | MEASURES
     | {"harness.pocket", "harness.trial", "experiments", "sweeps", "analysis"},
     "harness.cli_options": set(),
-    "harness.cli": RECORDS | {"harness.cli_options", "harness.engine", "analysis"},
+    "harness.cli_output": RECORDS | {"harness.engine"},
+    "harness.cli": RECORDS | {"harness.cli_options", "harness.cli_output", "harness.engine", "analysis"},
     "harness.__main__": {"harness.cli"},
     "analysis": FOUNDATION | {"harness.records"},
     "experiments": FOUNDATION | WORLD,

@@ -22,6 +22,7 @@ from harness.errors import EXIT_BAD_INPUT, EXIT_DONE
 from harness.identity import base_key, canonical_json
 from harness.records.schema import AUDIT_FILES
 from harness.records.store import Store
+from harness.records.writable import check_writable
 from harness.spec import PocketBase, TrialSpec
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def audit(request: Request) -> AuditView:
     name, spec = resolve_spec(request)
     store = Store(request.out)
     check_base(spec.base, store, name)
+    check_writable(store.root)
     _build_base(spec, store)
     folder = request.out / "audits" / f"{name}-{_hash(spec)}"
     with output_to(store.root / "logs" / "audit.log"):

@@ -28,6 +28,7 @@ from harness.errors import ModelError, SpecError, unknown_name
 from harness.models.gguf import write_dequantised
 from harness.models.locate import ORIGIN, hub_key
 from harness.records.store import Store, file_sha256, read_manifest, write_atomic
+from harness.records.writable import check_writable
 from harness.redact import redact
 from harness.spec import FetchItem, HubItem, Package, PackageArtefact, read_lock
 
@@ -65,6 +66,7 @@ def fetch(items: Sequence[FetchItem], store: Store, say: Say, *, lock: Path = LO
         ModelError: there is no network, or bytes are not the pinned ones.
         DiskError: the disk is full or read-only.
     """
+    check_writable(store.root)
     return [
         fetch_packages(item, store, say) if isinstance(item, PackageArtefact) else fetch_hub(item, store, say, lock)
         for item in items

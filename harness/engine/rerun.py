@@ -81,8 +81,8 @@ def _read(prefix: str, store: Store) -> tuple[PlannedTrial, Runtime]:
     found = sorted(path.name for path in (store.root / "trials").glob(f"{prefix}*")) if prefix.isalnum() else []
     if len(found) != 1:
         raise SpecError(
-            f"trial id is {shown(prefix)}, but must name exactly one trial of {store.root / 'trials'} ({len(found)} match); "
-            "the ids are in the report's trials.csv."
+            f"trial id is {shown(prefix)}, but must name exactly one trial of {store.root / 'trials'} "
+            f"({len(found)} match); the ids are in the report's trials.csv."
         )
     folder = store.trial(found[0])
     spec, runtime = store.read(folder / "spec.json", TrialSpec), store.read(folder / "runtime.json", Runtime)

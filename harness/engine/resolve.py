@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -151,15 +152,33 @@ def _is_special(name: str) -> bool:
 
 def _check_paths(request: Request) -> None:
     """Refuse what no file system takes as a path, which would end in an error of the system's at its first use."""
-    given = {"BASE": request.base, "DATA": request.data, "EVALS": request.evals, "OUT": str(request.out)}
     _check_secrets(request)
-    for name, path in given.items():
-        if path is None:
-            continue
-        longest = max(len(part) for part in os.fsencode(path.replace("\0", "")).split(b"/"))
-        if "\0" in path or longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
-            rule = f"a path of at most {LONGEST_PATH} bytes, {LONGEST_NAME} a name, without NUL"
-            raise SpecError(f"{name} is {shown(path)}, but must be {rule}; shorten it.")
+    for name, path in (("BASE", request.base), ("DATA", request.data), ("EVALS", request.evals)):
+        if path is not None:
+            _check_path(name, path)
+    check_out(request.out)
+
+
+def _check_path(name: str, path: str) -> None:
+    longest = max(len(part) for part in os.fsencode(path.replace("\0", "")).split(b"/"))
+    if "\0" in path or longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
+        rule = f"a path of at most {LONGEST_PATH} bytes, {LONGEST_NAME} a name, without NUL"
+        raise SpecError(f"{name} is {shown(path)}, but must be {rule}; shorten it.")
+
+
+def check_out(out: Path) -> None:
+    """Refuse an output folder that is something else already, or no path at all.
+
+    Raises:
+        SpecError: it is.
+    """
+    _check_path("OUT", str(out))
+    try:
+        usable = out.is_dir() or not os.path.lexists(out)
+    except OSError:
+        usable = False
+    if not usable:
+        raise SpecError(f"OUT is {shown(str(out))}, but must be a folder, or a path where one can be made.")
 
 
 def _check_secrets(request: Request) -> None:
@@ -230,7 +249,7 @@ def _trial_experiment(prefix: str, store: Store) -> Experiment:
     if not (store.trial(found[0]) / "weights" / MANIFEST).is_file():
         raise ModelError(
             f"BASE is 'trial:{prefix}', but that trial kept no weights; "
-            f"run: python -m harness run-trial {found[0]} --keep all --out {store.root}"
+            f"run: python -m harness run-trial {found[0]} --keep all --out {shlex.quote(str(store.root))}"
         )
     root = _root_experiment(standing.spec, store)
     spec = root.spec.replace({"base": TrialBase(trial_id=found[0])})

@@ -152,14 +152,23 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
         outcome = _failed(error, folder, number, log, command, key)
     else:
         forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store)
-        outcome = Outcome(key, finished.state, ran=True)
+        outcome = _ended(finished, log)
     finally:
         reporter.close()
         if "torch" in sys.modules:  # models hold cycles
             gc.collect()
-    end = {"event": "end", "attempt": number, "state": outcome.state, "cause": outcome.cause}
+    cause = outcome.cause if outcome.state == "FAILED" else None
+    end = {"event": "end", "attempt": number, "state": outcome.state, "cause": cause}
     append_line(folder / "attempts.jsonl", end | {"time_utc": provenance.utc_now()})
     return outcome
+
+
+def _ended(finished: TrialResult, log: Path) -> Outcome:
+    """Return how a trial ended that has a result; one that DIVERGED says why, as a failure does."""
+    why = finished.train.divergence if finished.state == "DIVERGED" else None
+    if why is None:
+        return Outcome(finished.trial_id, finished.state, ran=True)
+    return Outcome(finished.trial_id, finished.state, ran=True, cause="nan", message=redact.redact(why), log=str(log))
 
 
 def _fitting(job: TrialJob) -> Runtime:

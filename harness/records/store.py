@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 
 from harness.errors import BadInputError, BusyError, DiskError, StoreError
 from harness.records import points, seal
+from harness.spec.names import is_inner_path
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 LOG = logging.getLogger(__name__)
@@ -189,9 +190,7 @@ def read_lines(path: Path) -> list[dict[str, object]]:
     Raises:
         StoreError: another line is not a JSON object; the sentence names it.
     """
-    if not path.exists():
-        return []
-    return [_row(path, line) for line in path.read_bytes().split(b"\n")[:-1]]
+    return [_row(path, line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 
 def _row(path: Path, line: bytes) -> dict[str, object]:
@@ -283,10 +282,10 @@ def read_manifest(folder: Path) -> dict[str, str]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{folder} is not complete: {MANIFEST} is missing or damaged ({error})") from error
-    if not isinstance(manifest, dict):
-        raise StoreError(f"{folder / MANIFEST} is damaged: it is not a JSON object")
+    if not isinstance(manifest, dict) or not all(map(is_inner_path, cast("dict[str, str]", manifest))):
+        raise StoreError(f"{folder / MANIFEST} is damaged: it is not a JSON object of files below its folder")
     return cast("dict[str, str]", manifest)
 
 
