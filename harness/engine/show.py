@@ -219,12 +219,12 @@ def _(value: Refused, console: Console) -> None:
 
 @show.register
 def _(value: Started, console: Console) -> None:
-    root = value.log.parents[1]
+    root = shlex.quote(str(value.log.parents[1]))
     _line(console, f"claims-run {'started' if value.is_new else 'is running already'}: process {value.pid}")
     _line(console, f"  log:  tail -f {value.log}")
     _line(
         console,
-        f"  look: python -m harness claims --out {shlex.quote(str(root))}   (make: claims; status for each sweep)",
+        f"  look: python -m harness claims --out {root}   (make: claims; status for each sweep)",
     )
     _line(console, f"  stop: kill {value.pid}   (the same command goes on where it stopped)")
 

@@ -39,7 +39,7 @@ def status(request: Request | None, out: Path) -> StatusView:
 def _all(store: Store) -> StatusView:
     records: list[SweepRecord] = []
     problems: list[str] = []
-    for path in sorted(store.root.glob("sweeps/*/sweep.json")):
+    for path in (folder / "sweep.json" for folder in sorted(store.root.glob("sweeps/*"))):
         try:
             record = store.read(path, SweepRecord)
         except (StoreError, BadInputError) as error:
