@@ -22,6 +22,7 @@ import pytest
 from pyarrow import parquet
 
 from harness import cli
+from harness.records import result
 from tests.engine.leaking import CANARIES, SECRETS, UNKNOWN
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,8 @@ def leaking(out: Path, *words: str, **environment: str) -> tuple[int, str]:
 
 def test_secrets_are_in_no_file_and_no_output_of_a_sweep_with_failures(tmp_path: Path) -> None:
     words = ["sweep", "lima_size", "--base", "tiny", "--set", json.dumps(SMALL), "--workers", "1"]
-    code, printed = leaking(tmp_path, *words)
+    out = tmp_path / "my out's $HOME"  # a place that has to be quoted
+    code, printed = leaking(out, *words)
     assert code == 1, printed
     assert "1 failed" in printed
     assert "again: python -m harness run-trial" in printed
@@ -87,6 +89,18 @@ def test_secrets_are_in_no_file_and_no_output_of_a_sweep_with_failures(tmp_path:
     written = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert {".log", ".json", ".jsonl", ".parquet", ".html", ".md", ".tex", ".pdf", ".wandb"} <= written, written
     assert leaks(tmp_path, printed) == set()
+    (line,) = [line for line in printed.splitlines() if line.startswith("  again: ")][:1]
+    again = pasted(line.removeprefix("  again: "))
+    assert again.returncode == 0, again.stdout + again.stderr
+    (key,) = [word for word in line.split() if len(word) == 64]
+    assert f"trial {key[:12]} COMPLETE" in again.stdout
+    assert result.read(out / "trials" / key) is not None
+
+
+def pasted(line: str) -> subprocess.CompletedProcess[str]:
+    """Run one line as a shell does that somebody pasted it into, where `python` is this one."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_secrets_of_a_study_with_failures_are_in_no_file(tmp_path: Path) -> None:
