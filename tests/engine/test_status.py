@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -106,7 +107,10 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("file", ["result.json", "failure.json", "progress.json", "sweep.json"])
 def test_status_of_a_damaged_file_says_so_and_ends_in_order(file: str, damage: str, tmp_path: Path) -> None:
-    outcomes = {("equal_epochs", 25, 0): "FAILED", ("equal_epochs", 25, 1): "RUNNING"}
+    outcomes: dict[tuple[str, Any, int], str | None] = {
+        ("equal_epochs", 25, 0): "FAILED",
+        ("equal_epochs", 25, 1): "RUNNING",
+    }
     _, name = build(tmp_path, synthetic.Plan(seeds=(0, 1), values=(25,), scale=0.1, outcomes=outcomes))
     (path, *_) = [*tmp_path.glob(f"trials/*/{file}"), *tmp_path.glob(f"sweeps/*/{file}")]
     DAMAGE[damage](path)
