@@ -139,7 +139,7 @@ def _(value: StatusView, console: Console) -> None:
             _line(console, f"  running {key[:12]}: {where}")
         for key, failure in one["failed"].items():
             _line(console, f"  FAILED {key[:12]} ({failure['cause']}): {failure['message']}")
-            _line(console, f"    again: {failure['command']}")
+            _whole(console, f"    again: {failure['command']}")
         for key, problem in one["damaged"].items():
             _line(console, f"  DAMAGED {key[:12]}: {problem}; the next launch sets it aside and runs it again")
 
@@ -169,7 +169,7 @@ def _(value: Done, console: Console) -> None:
         show(value.report, console)
     for outcome in summary.failed:
         _line(console, f"FAILED {outcome.trial_id[:12]} ({outcome.cause}): {outcome.message}")
-        _line(console, f"  again: {rerun_command(outcome.trial_id, value.plan.store.root)}")
+        _whole(console, f"  again: {rerun_command(outcome.trial_id, value.plan.store.root)}")
     _line(
         console,
         f"{len(summary.outcomes)} of {summary.num_planned} trials final or failed, {summary.num_ran} ran now in "
@@ -264,6 +264,11 @@ _RATIOS = {"statement": 3, "verdict": 2, "estimate, 95 % interval": 3, "publishe
 
 def _line(console: Console, text: str) -> None:
     console.print(Text(text))
+
+
+def _whole(console: Console, text: str) -> None:
+    """Print a line that is to be pasted: unbroken, however long."""
+    console.print(Text(text), soft_wrap=True)
 
 
 def _table(*names: str) -> Table:

@@ -222,7 +222,7 @@ class LiveView(Counting):
         self._left = self.seconds_left()
         if outcome.cause is not None:
             self._live.console.print(Text(f"{outcome.state} {trial.trial_id[:12]} {label(trial)}"))
-            self._live.console.print(Text("\n".join(failure_lines(outcome, self.store))))
+            self._live.console.print(Text("\n".join(failure_lines(outcome, self.store))), soft_wrap=True)
 
     def tick(self) -> None:
         if time.monotonic() - self._drawn >= 0.5:
