@@ -222,7 +222,7 @@ def _(value: Started, console: Console) -> None:
     root = shlex.quote(str(value.log.parents[1]))
     _line(console, f"claims-run {'started' if value.is_new else 'is running already'}: process {value.pid}")
     _line(console, f"  log:  tail -f {value.log}")
-    _line(
+    _whole(
         console,
         f"  look: python -m harness claims --out {root}   (make: claims; status for each sweep)",
     )
