@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -35,9 +35,8 @@ from harness.cli_options import (
     Suites,
     Workers,
 )
-from harness.cli_output import printed, printed_again, reported
+from harness.cli_output import printed, printed_again, reported, requested
 from harness.engine import auditing, commands, laboratory, places, watching
-from harness.engine.resolve import Request
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 
@@ -62,7 +61,7 @@ def plan(
 ) -> None:
     """Print the trials of a sweep, which are done, and what the rest costs. Runs nothing."""
     with reported(out):
-        request = _request(name, base, data, evals, suites, set_, panel, out)
+        request = requested(name, base, data, evals, suites, set_, panel, out)
         where = places.choose(executor, address, partition, out)
         planned = commands.plan(request, workers=workers, probe=probe, budget=budget, as_json=as_json, place=where)
         printed(planned.as_json() if as_json else planned, as_json=as_json)
@@ -89,7 +88,7 @@ def sweep(
 ) -> None:
     """Run a sweep (or study): every trial that has no result yet, then the report."""
     with reported(out):
-        request = _request(name, base, data, evals, suites, set_, panel, out)
+        request = requested(name, base, data, evals, suites, set_, panel, out)
         where = places.choose(executor, address, partition, out)
         done = commands.sweep(
             request,
@@ -124,7 +123,7 @@ def status(
 ) -> None:
     """Print where a sweep is, from its files alone: nothing is locked, nothing is written."""
     with reported(out):
-        request = _request(name, base, data, evals, suites, set_, panel, out) if name else None
+        request = requested(name, base, data, evals, suites, set_, panel, out) if name else None
         if watch:
             for current in watching.watch(request, out):
                 printed_again(current.as_json() if as_json else current, as_json=as_json)
@@ -148,7 +147,7 @@ def report(
 ) -> None:
     """Write the report of what is there: HTML, Markdown, tables, figures."""
     with reported(out):
-        printed(commands.report(_request(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
+        printed(commands.report(requested(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
 
 
 @app.command()
@@ -166,7 +165,7 @@ def figures(
 ) -> None:
     """Write the figures alone: vector PDF and the numbers behind each."""
     with reported(out):
-        printed(commands.figures(_request(name, base, data, evals, suites, set_, panel, out), venue), as_json=as_json)
+        printed(commands.figures(requested(name, base, data, evals, suites, set_, panel, out), venue), as_json=as_json)
 
 
 @app.command()
@@ -187,7 +186,7 @@ def compare(
 ) -> None:
     """Set another sweep beside one: differences of the conditions in common, paired where the items are the same."""
     with reported(out):
-        first = _request(name, base, data, evals, suites, set_, panel, out)
+        first = requested(name, base, data, evals, suites, set_, panel, out)
         given = {"name": other, "base": other_base, "data": other_data, "set": other_set}
         second = dataclasses.replace(first, **{field: value for field, value in given.items() if value is not None})
         found = commands.compare(first, second)
@@ -219,7 +218,7 @@ def recovery(
     """Train follow-ups of a finished sweep: does what was forgotten come back for people who are not told of again?"""
     with reported(out):
         done = commands.recovery(
-            _request(name, base, data, evals, suites, set_, panel, out),
+            requested(name, base, data, evals, suites, set_, panel, out),
             conditions=condition or (),
             rerun_first=rerun,
             workers=workers,
@@ -244,7 +243,7 @@ def audit(
 ) -> None:
     """Show what would be trained on: tokens by part, duplicates, contamination, sample rows. Trains nothing."""
     with reported(out):
-        found = auditing.audit(_request("", base, data, evals, suites, set_, "primary", out))
+        found = auditing.audit(requested("", base, data, evals, suites, set_, "primary", out))
         printed(found.as_json() if as_json else found, as_json=as_json)
         raise typer.Exit(found.exit_code)
 
@@ -333,7 +332,7 @@ def dashboard(
 ) -> None:
     """Open optuna-dashboard on a study, on this machine only."""
     with reported(out):
-        commands.dashboard(_request(name, base, data, evals, suites, set_, panel, out), port, storage)
+        commands.dashboard(requested(name, base, data, evals, suites, set_, panel, out), port, storage)
 
 
 @app.command()
@@ -351,7 +350,7 @@ def notebook(
 ) -> None:
     """Open a marimo notebook on a sweep, on this machine only: yours, beside its report."""
     with reported(out):
-        commands.notebook(_request(name, base, data, evals, suites, set_, panel, out), port, headless=headless)
+        commands.notebook(requested(name, base, data, evals, suites, set_, panel, out), port, headless=headless)
 
 
 @app.command(name="run-trial")
@@ -382,21 +381,7 @@ def mirror(
 ) -> None:
     """Rebuild the W&B mirror of a sweep from its records."""
     with reported(out):
-        printed(commands.mirror(_request(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
-
-
-def _request(
-    name: str,
-    base: str,
-    data: str | None,
-    evals: str | None,
-    suites: str | None,
-    set_: str | None,
-    panel: str,
-    out: Path,
-) -> Request:
-    chosen: Literal["primary", "full"] = panel  # pyright: ignore[reportAssignmentType] - resolve() refuses others
-    return Request(name=name, base=base, data=data, evals=evals, suites=suites, set=set_, panel=chosen, out=out)
+        printed(commands.mirror(requested(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the command line prints, and the boundary at which errors become sentences and exit codes.
+"""What the verbs share: the request, what is printed, and the boundary at which errors become sentences and exit codes.
 
 Invariant: an error of ours is its own sentence, a defect of ours one line; a traceback goes to a file, never to the
 screen. What does not live here: the verbs (cli.py), how values look (engine/show.py).
@@ -13,13 +13,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from rich.console import Console
 
 from harness.engine import show
-from harness.engine.resolve import check_out
+from harness.engine.resolve import Request, check_out
 from harness.errors import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
@@ -33,6 +33,21 @@ from harness.redact import redact
 
 WIDE = 180
 """Columns where output is no terminal."""
+
+
+def requested(
+    name: str,
+    base: str,
+    data: str | None,
+    evals: str | None,
+    suites: str | None,
+    set_: str | None,
+    panel: str,
+    out: Path,
+) -> Request:
+    """Return what was asked for, which `resolve` checks."""
+    chosen: Literal["primary", "full"] = panel  # pyright: ignore[reportAssignmentType] - resolve() refuses others
+    return Request(name=name, base=base, data=data, evals=evals, suites=suites, set=set_, panel=chosen, out=out)
 
 
 def printed(value: Any, *, as_json: bool, indent: int | None = 1) -> None:
