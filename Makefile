@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .SUFFIXES:
 
 override USER_VARIABLES := NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST \
-  OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE EXECUTOR ADDRESS PARTITION
+  OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE EXECUTOR ADDRESS PARTITION WATCH
 
 # make expands a command-line variable when it exports it, whether a recipe names it or not. `value` takes the text as it
 # is; `:=` makes it final. This must stay the first thing that touches a variable.
@@ -36,8 +36,9 @@ override STORAGE := $(value STORAGE)
 override EXECUTOR := $(value EXECUTOR)
 override ADDRESS := $(value ADDRESS)
 override PARTITION := $(value PARTITION)
+override WATCH := $(value WATCH)
 export NAME BASE DATA EVALS SUITES WORKERS OUT SET PANEL PROBE BUDGET RETRY VENUE FAST
-export OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE EXECUTOR ADDRESS PARTITION
+export OTHER OTHER_BASE OTHER_SET REPLICATES RERUN PORT FORMAT STORAGE EXECUTOR ADDRESS PARTITION WATCH
 
 # A variable that this file does not know is refused: make would expand it on export, too. $(foreach) sees names only.
 override v :=
@@ -75,6 +76,7 @@ $(call guard,PROBE,0 1,0 or 1)
 $(call guard,RETRY,0 1,0 or 1)
 $(call guard,FAST,0 1,0 or 1)
 $(call guard,RERUN,0 1,0 or 1)
+$(call guard,WATCH,0 1,0 or 1)
 $(call guard,REPLICATES,$(digits),a number)
 $(call guard,PORT,$(digits),a number)
 $(call guard,EXECUTOR,$(letters),local$(comma) ray or slurm)
@@ -185,8 +187,8 @@ sweep: $(VENV)/.ready $(if $(STORAGE),$(VENV)/.ready-postgres) ## Run NAME on BA
 
 study: sweep ## Run a study, e.g. NAME=tune
 
-status: $(VENV)/.ready ## Print where NAME (or everything) is
-	@$(harness) status $${NAME:+"$$NAME"} $(options)
+status: $(VENV)/.ready ## Print where NAME (or everything) is; WATCH=1 until it is over
+	@$(harness) status $${NAME:+"$$NAME"} $(options) $$(test "$$WATCH" != 1 || echo --watch)
 
 report: $(VENV)/.ready ## Write the report of NAME
 	$(need_name)

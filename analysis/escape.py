@@ -2,7 +2,7 @@
 
 Invariant: nothing that a model, a data file or an error message says can execute, style or hide anything in HTML,
 Markdown, LaTeX, a spreadsheet or a terminal. HTML itself is escaped by the template engine. What does not live here:
-redaction of secrets (harness/tracking/redact.py).
+redaction of secrets (harness/redact.py).
 """
 
 from __future__ import annotations

@@ -7,21 +7,18 @@ Exit codes: 0 done, 1 some trials failed, 2 bad input, 75 try again (disk full, 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import sys
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from harness import redact
 from harness.cli_options import (
     Address,
     Base,
+    Budget,
     Data,
     Evals,
     Executor,
@@ -32,17 +29,15 @@ from harness.cli_options import (
     Panel,
     Partition,
     Port,
+    RetryFailed,
     Set,
     Storage,
     Suites,
     Workers,
 )
-from harness.engine import auditing, commands, laboratory, places, show
-from harness.engine.resolve import Request
-from harness.errors import EXIT_SOME_FAILED, BadInputError, BusyError, DiskError, HarnessError, UnreachableError
+from harness.cli_output import printed, printed_again, reported, requested
+from harness.engine import auditing, commands, laboratory, places, watching
 
-WIDE = 180
-"""Columns where output is no terminal."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 
 
@@ -65,11 +60,11 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Print the trials of a sweep, which are done, and what the rest costs. Runs nothing."""
-    with _reported(out):
-        request = _request(name, base, data, evals, suites, set_, panel, out)
+    with reported(out):
+        request = requested(name, base, data, evals, suites, set_, panel, out)
         where = places.choose(executor, address, partition, out)
         planned = commands.plan(request, workers=workers, probe=probe, budget=budget, as_json=as_json, place=where)
-        _print(planned.as_json() if as_json else planned, as_json=as_json)
+        printed(planned.as_json() if as_json else planned, as_json=as_json)
 
 
 @app.command()
@@ -86,14 +81,14 @@ def sweep(
     executor: Executor = None,
     address: Address = None,
     partition: Partition = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run FAILED(data, bug) trials again.")] = False,
-    budget: Annotated[str | None, typer.Option(help="Stop cleanly after so long, e.g. 2h, 90m, 45s.")] = None,
+    retry_failed: RetryFailed = False,
+    budget: Budget = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
     """Run a sweep (or study): every trial that has no result yet, then the report."""
-    with _reported(out):
-        request = _request(name, base, data, evals, suites, set_, panel, out)
+    with reported(out):
+        request = requested(name, base, data, evals, suites, set_, panel, out)
         where = places.choose(executor, address, partition, out)
         done = commands.sweep(
             request,
@@ -104,7 +99,7 @@ def sweep(
             storage=storage,
             place=where,
         )
-        _print(done.as_json() if as_json else done, as_json=as_json)
+        printed(done.as_json() if as_json else done, as_json=as_json)
         raise typer.Exit(done.exit_code)
 
 
@@ -121,14 +116,21 @@ def status(
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
-    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again whenever it changed, until every trial has ended or Ctrl-C.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print where a sweep is, from its files alone: nothing is locked, nothing is written."""
-    with _reported(out):
-        request = _request(name, base, data, evals, suites, set_, panel, out) if name else None
-        for current in commands.watch_status(request, out, watch=watch):
-            _print(current.as_json() if as_json else current, as_json=as_json)
+    with reported(out):
+        request = requested(name, base, data, evals, suites, set_, panel, out) if name else None
+        if watch:
+            for current in watching.watch(request, out):
+                printed_again(current.as_json() if as_json else current, as_json=as_json)
+            return
+        current = watching.status(request, out)
+        printed(current.as_json() if as_json else current, as_json=as_json)
+        raise typer.Exit(current.exit_code)
 
 
 @app.command()
@@ -144,8 +146,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report of what is there: HTML, Markdown, tables, figures."""
-    with _reported(out):
-        _print(commands.report(_request(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
+    with reported(out):
+        printed(commands.report(requested(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
 
 
 @app.command()
@@ -162,8 +164,8 @@ def figures(
     as_json: Json = False,
 ) -> None:
     """Write the figures alone: vector PDF and the numbers behind each."""
-    with _reported(out):
-        _print(commands.figures(_request(name, base, data, evals, suites, set_, panel, out), venue), as_json=as_json)
+    with reported(out):
+        printed(commands.figures(requested(name, base, data, evals, suites, set_, panel, out), venue), as_json=as_json)
 
 
 @app.command()
@@ -183,12 +185,12 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Set another sweep beside one: differences of the conditions in common, paired where the items are the same."""
-    with _reported(out):
-        first = _request(name, base, data, evals, suites, set_, panel, out)
+    with reported(out):
+        first = requested(name, base, data, evals, suites, set_, panel, out)
         given = {"name": other, "base": other_base, "data": other_data, "set": other_set}
         second = dataclasses.replace(first, **{field: value for field, value in given.items() if value is not None})
         found = commands.compare(first, second)
-        _print(found.as_json() if as_json else found, as_json=as_json)
+        printed(found.as_json() if as_json else found, as_json=as_json)
 
 
 @app.command()
@@ -209,14 +211,14 @@ def recovery(
         list[str] | None, typer.Option(help="Id of a condition; again for more. Default: all.")
     ] = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run trials that kept no weights again first.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run FAILED(data, bug) trials again.")] = False,
-    budget: Annotated[str | None, typer.Option(help="Stop cleanly after so long, e.g. 2h, 90m, 45s.")] = None,
+    retry_failed: RetryFailed = False,
+    budget: Budget = None,
     as_json: Json = False,
 ) -> None:
     """Train follow-ups of a finished sweep: does what was forgotten come back for people who are not told of again?"""
-    with _reported(out):
+    with reported(out):
         done = commands.recovery(
-            _request(name, base, data, evals, suites, set_, panel, out),
+            requested(name, base, data, evals, suites, set_, panel, out),
             conditions=condition or (),
             rerun_first=rerun,
             workers=workers,
@@ -225,7 +227,7 @@ def recovery(
             as_json=as_json,
             place=places.choose(executor, address, partition, out),
         )
-        _print(done.as_json() if as_json else done, as_json=as_json)
+        printed(done.as_json() if as_json else done, as_json=as_json)
         raise typer.Exit(done.exit_code)
 
 
@@ -240,27 +242,27 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Show what would be trained on: tokens by part, duplicates, contamination, sample rows. Trains nothing."""
-    with _reported(out):
-        found = auditing.audit(_request("", base, data, evals, suites, set_, "primary", out))
-        _print(found.as_json() if as_json else found, as_json=as_json)
+    with reported(out):
+        found = auditing.audit(requested("", base, data, evals, suites, set_, "primary", out))
+        printed(found.as_json() if as_json else found, as_json=as_json)
         raise typer.Exit(found.exit_code)
 
 
 @app.command()
 def pocket(out: Out = Path("out"), workers: Workers = None, as_json: Json = False) -> None:
     """Show the pocket world: what its base knows, what it answers before and after fine-tuning, where the files are."""
-    with _reported(out):
+    with reported(out):
         shown = laboratory.tour(out, workers=workers, as_json=as_json)
-        _print(shown.as_json() if as_json else shown, as_json=as_json)
+        printed(shown.as_json() if as_json else shown, as_json=as_json)
         raise typer.Exit(shown.exit_code)
 
 
 @app.command(name="pocket-check")
 def pocket_check(out: Out = Path("out"), workers: Workers = None, as_json: Json = False) -> None:
     """Check the acceptance bands of the pocket world on three world seeds; exit 1 if one fails."""
-    with _reported(out):
+    with reported(out):
         checked = laboratory.check(out, workers=workers, as_json=as_json)
-        _print(checked.as_json() if as_json else checked, as_json=as_json)
+        printed(checked.as_json() if as_json else checked, as_json=as_json)
         raise typer.Exit(checked.exit_code)
 
 
@@ -271,12 +273,12 @@ def claims(
     as_json: Json = False,
 ) -> None:
     """Print the verdict of every claim, with the command that makes it. Writes nothing."""
-    with _reported(out):
+    with reported(out):
         found = commands.claims(out)
         if form is not None:
             print(found.pasted(form))
         else:
-            _print(found.as_json() if as_json else found, as_json=as_json)
+            printed(found.as_json() if as_json else found, as_json=as_json)
         if found.damaged:
             print("\n".join(found.damaged), file=sys.stderr)
         raise typer.Exit(found.exit_code)
@@ -295,24 +297,24 @@ def claims_run(
     foreground: Annotated[bool, typer.Option("--foreground", help="Run here, and end with it.")] = False,
 ) -> None:
     """Run every sweep that declares claims, detached from this terminal; after a kill the same command goes on."""
-    with _reported(out):
+    with reported(out):
         where = places.choose(executor, address, partition, out)
         if not foreground:
-            _print(commands.start_claims(out, fast=fast, workers=workers, place=where), as_json=False)
+            printed(commands.start_claims(out, fast=fast, workers=workers, place=where), as_json=False)
             return
         code = 0
         for done in commands.run_claims(out, fast=fast, workers=workers, place=where):
-            _print(done, as_json=False)
+            printed(done, as_json=False)
             code = max(code, done.exit_code)
-        _print(commands.claims(out), as_json=False)
+        printed(commands.claims(out), as_json=False)
         raise typer.Exit(code)
 
 
 @app.command()
 def fetch(base: Base = "pocket", evals: Evals = None, out: Out = Path("out"), as_json: Json = False) -> None:
     """Fetch and pin the weights of a base, or a hub dataset of items: the one command that uses the network."""
-    with _reported(out):
-        _print(commands.fetch(base, out, evals), as_json=as_json)
+    with reported(out):
+        printed(commands.fetch(base, out, evals), as_json=as_json)
 
 
 @app.command()
@@ -329,8 +331,8 @@ def dashboard(
     storage: Storage = None,
 ) -> None:
     """Open optuna-dashboard on a study, on this machine only."""
-    with _reported(out):
-        commands.dashboard(_request(name, base, data, evals, suites, set_, panel, out), port, storage)
+    with reported(out):
+        commands.dashboard(requested(name, base, data, evals, suites, set_, panel, out), port, storage)
 
 
 @app.command()
@@ -347,8 +349,8 @@ def notebook(
     headless: Annotated[bool, typer.Option("--headless", help="Open no browser; print the address.")] = False,
 ) -> None:
     """Open a marimo notebook on a sweep, on this machine only: yours, beside its report."""
-    with _reported(out):
-        commands.notebook(_request(name, base, data, evals, suites, set_, panel, out), port, headless=headless)
+    with reported(out):
+        commands.notebook(requested(name, base, data, evals, suites, set_, panel, out), port, headless=headless)
 
 
 @app.command(name="run-trial")
@@ -359,9 +361,9 @@ def run_trial(
     as_json: Json = False,
 ) -> None:
     """Run one row again. Where it has a result already, compare with it: the record stays as it is."""
-    with _reported(out):
+    with reported(out):
         done = commands.run_trial(trial_id, out, keep)
-        _print(done.as_json() if as_json else done, as_json=as_json)
+        printed(done.as_json() if as_json else done, as_json=as_json)
         raise typer.Exit(done.exit_code)
 
 
@@ -378,65 +380,11 @@ def mirror(
     as_json: Json = False,
 ) -> None:
     """Rebuild the W&B mirror of a sweep from its records."""
-    with _reported(out):
-        _print(commands.mirror(_request(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
-
-
-def _request(
-    name: str,
-    base: str,
-    data: str | None,
-    evals: str | None,
-    suites: str | None,
-    set_: str | None,
-    panel: str,
-    out: Path,
-) -> Request:
-    chosen: Literal["primary", "full"] = panel  # pyright: ignore[reportAssignmentType] - resolve() refuses others
-    return Request(name=name, base=base, data=data, evals=evals, suites=suites, set=set_, panel=chosen, out=out)
-
-
-def _print(value: Any, *, as_json: bool) -> None:
-    if as_json:
-        text = json.dumps(value, default=_plain)  # JSON has no nan and no infinity: what is not known is null
-        print(json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1))
-    else:
-        show.show(value, Console(width=None if sys.stdout.isatty() else WIDE))
-
-
-def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
-
-
-@contextlib.contextmanager
-def _reported(out: Path) -> Iterator[None]:
-    """Print an error of ours as it is and exit with its code; a traceback goes to a file, never to the screen."""
-    try:
-        yield
-    except HarnessError as error:
-        print(str(error), file=sys.stderr)
-        if not isinstance(error, BadInputError | BusyError | DiskError | UnreachableError):
-            _keep_traceback(out)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except typer.Exit:
-        raise
-    # The boundary of the program: a defect of ours is one line on the screen and a traceback in a file.
-    except Exception as error:
-        print(f"internal error, please report it: {type(error).__name__}: {error}", file=sys.stderr)
-        _keep_traceback(out)
-        raise typer.Exit(EXIT_SOME_FAILED) from None
-
-
-def _keep_traceback(out: Path) -> None:
-    path = out / "logs" / "last_error.log"
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc())
-        print(f"traceback: {path}", file=sys.stderr)
+    with reported(out):
+        printed(commands.mirror(requested(name, base, data, evals, suites, set_, panel, out)), as_json=as_json)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line, secrets redacted in all that it prints."""
+    with redact.output():
+        app()

@@ -39,4 +39,9 @@ Storage = Annotated[
         "The password is that of PGPASSWORD or PGPASSFILE."
     ),
 ]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run FAILED(data, bug) trials again.")]
+Budget = Annotated[str | None, typer.Option(help="Stop cleanly after so long, e.g. 2h, 90m, 45s.")]
+Watch = Annotated[
+    bool, typer.Option("--watch", help="Again whenever something changed, until every trial has ended or Ctrl-C.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]

@@ -10,6 +10,8 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+from harness.redact import redact
+
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -114,8 +116,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def shown(value: object) -> str:
-    """Return a value as a message quotes it: its repr, a long one cut."""
-    text = repr(value)
+    """Return a value as a message quotes it: its repr without secrets, a long one cut."""
+    text = redact(repr(value))
     return text if len(text) <= LONGEST_QUOTE else text[: LONGEST_QUOTE - 3] + "..."
 
 

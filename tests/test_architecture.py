@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"harness.errors", "harness.versions", "harness.spec", "harness.identity", "harness.seeding"}
+FOUNDATION = {
+    *("harness.errors", "harness.versions", "harness.spec", "harness.identity", "harness.seeding", "harness.redact"),
+}
 RECORDS = FOUNDATION | {"harness.records", "harness.pocket.world"}
 STATIONS = {"harness.data", "harness.models", "harness.methods"}
 MEASURES = {"harness.train", "harness.evals", "harness.tracking"}
@@ -24,7 +26,8 @@ WORLD = {
 }
 
 ALLOWED: dict[str, set[str]] = {
-    "harness.errors": set(),
+    "harness.redact": set(),
+    "harness.errors": {"harness.redact"},
     "harness.versions": set(),
     "harness.seeding": FOUNDATION,
     "harness.spec": {"harness.errors", "harness.versions"},
@@ -41,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     | MEASURES
     | {"harness.pocket", "harness.trial", "experiments", "sweeps", "analysis"},
     "harness.cli_options": set(),
-    "harness.cli": RECORDS | {"harness.cli_options", "harness.engine", "analysis"},
+    "harness.cli_output": RECORDS | {"harness.engine"},
+    "harness.cli": RECORDS | {"harness.cli_options", "harness.cli_output", "harness.engine", "analysis"},
     "harness.__main__": {"harness.cli"},
     "analysis": FOUNDATION | {"harness.records"},
     "experiments": FOUNDATION | WORLD,

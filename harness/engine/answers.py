@@ -15,7 +15,7 @@ from analysis.report import Report
 from harness.engine import launch, states
 from harness.engine.plan import Outlook, Plan, kept_less
 from harness.engine.powered import Power
-from harness.errors import EXIT_BAD_INPUT
+from harness.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_SOME_FAILED
 from harness.records.schema import SweepRecord
 from harness.records.store import Store
 
@@ -74,10 +74,22 @@ class StatusView:
 
     records: tuple[SweepRecord, ...]
     store: Store
+    problems: tuple[str, ...] = ()
+    """Plans that cannot be read."""
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_SOME_FAILED if self.problems else EXIT_DONE
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return what a machine wants to know."""
-        return [self._one(record) for record in self.records]
+        return [*map(self._one, self.records), *({"problem": problem} for problem in self.problems)]
+
+    def is_over(self, found: list[dict[str, Any]]) -> bool:
+        """Return whether nothing of what `as_json` returned will change by itself: every trial has ended."""
+        counts = [one["counts"] for one in found if "counts" in one]
+        proposing = any(record.kind == "study" and record.winners is None for record in self.records)
+        return bool(counts) and not proposing and not any({"PENDING", "RUNNING"} & set(count) for count in counts)
 
     def _one(self, record: SweepRecord) -> dict[str, Any]:
         found = states.of_record(self.store, record)

@@ -20,6 +20,7 @@ from harness.engine.resolve import Request, resolve_spec
 from harness.engine.worker import output_to
 from harness.errors import EXIT_BAD_INPUT, EXIT_DONE
 from harness.identity import base_key, canonical_json
+from harness.records import usable
 from harness.records.schema import AUDIT_FILES
 from harness.records.store import Store
 from harness.spec import PocketBase, TrialSpec
@@ -62,12 +63,14 @@ def audit(request: Request) -> AuditView:
         BadInputError: base, data or settings that cannot be used.
         DiskError: the output folder cannot be written.
     """
-    from harness import data, evals, models, train
-    from harness.data import picture
-
     name, spec = resolve_spec(request)
     store = Store(request.out)
     check_base(spec.base, store, name)
+    usable.check(store.root)
+    # Late: whoever asks amiss is told before they load.
+    from harness import data, evals, models, train
+    from harness.data import picture
+
     _build_base(spec, store)
     folder = request.out / "audits" / f"{name}-{_hash(spec)}"
     with output_to(store.root / "logs" / "audit.log"):

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-import time
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,16 +35,16 @@ from harness.engine import (
 from harness.engine import plan as plans
 from harness.engine import recovery as follow_ups
 from harness.engine import storage as storages
-from harness.engine.answers import Compared, Done, PlanView, Recovered, Refused, StatusView
+from harness.engine.answers import Compared, Done, PlanView, Recovered, Refused
 from harness.engine.claims_run import Started
 from harness.engine.claims_view import ClaimsView
 from harness.engine.launch import Options
+from harness.engine.launched import launched, planned
 from harness.engine.places import HERE, Place
 from harness.engine.plan import Plan
 from harness.engine.resolve import Request
 from harness.errors import EXIT_DONE, EXIT_SOME_FAILED, BadInputError, DataError, HarnessError, SpecError
 from harness.records import usable
-from harness.records.schema import SweepRecord
 from harness.records.store import MANIFEST, Store, disk_errors, write_atomic
 from harness.spec import Study
 
@@ -154,67 +152,18 @@ def parse_budget(text: str | None) -> float | None:
     return float(match[1]) * UNITS[match[2]]
 
 
-def watch_status(request: Request | None, out: Path, *, watch: bool) -> Iterator[StatusView]:
-    """Yield the status of one sweep, or of every sweep in the store, once or every two seconds."""
-    while True:
-        yield StatusView(tuple(_records(request, out)), Store(out))
-        if not watch:
-            return
-        time.sleep(2.0)
-
-
-def _records(request: Request | None, out: Path) -> Iterator[SweepRecord]:
-    store = Store(out)
-    if request is None:
-        for path in sorted(store.root.glob("sweeps/*/sweep.json")):
-            record = store.read(path, SweepRecord)
-            if record is not None:
-                yield record
-        return
-    yield _planned(request).record
-
-
-def _planned(request: Request) -> Plan:
-    """Return a plan with the trials that a launch recorded: a study's and a follow-up's are only known from there."""
-    if request.name.startswith(follow_ups.PREFIX):
-        return _followed(request)
-    made = plans.make_plan(request)
-    if isinstance(made.setting.sweep, Study):
-        record = made.store.read(made.folder / "sweep.json", SweepRecord)
-        if record is not None:
-            return Plan(made.request, made.setting, record, made.store)
-    return made
-
-
-def _followed(request: Request) -> Plan:
-    """Return the plan of a recovery test as it was launched."""
-    parent = plans.make_plan(replace(request, name=request.name.removeprefix(follow_ups.PREFIX)))
-    folder = parent.store.sweep(follow_ups.PREFIX + parent.folder.name)
-    record = parent.store.read(folder / "sweep.json", SweepRecord)
-    if record is None:
-        raise SpecError(f"{folder} does not exist, but must; run make recovery NAME={parent.record.name}.")
-    return Plan(request, parent.setting, record, parent.store)
-
-
 def report(request: Request) -> Report:
     """Write the report of what is there.
 
     Raises:
         SpecError: the sweep was never launched on this base.
     """
-    return hooks.write_report(_launched(request))
+    return hooks.write_report(launched(request))
 
 
 def figures(request: Request, venue: str | None) -> Report:
     """Write the figures alone."""
-    return hooks.write_figures(_launched(request), venue)
-
-
-def _launched(request: Request) -> Plan:
-    made = _planned(request)
-    if not (made.folder / "sweep.json").is_file():
-        raise SpecError(f"{made.folder} does not exist, but must before there is a report; run: {made.record.command}")
-    return made
+    return hooks.write_figures(launched(request), venue)
 
 
 def compare(request: Request, other: Request) -> Compared:
@@ -224,7 +173,7 @@ def compare(request: Request, other: Request) -> Compared:
         SpecError: one of them was never launched, or both are the same.
         DiskError: the disk is full or read-only.
     """
-    first, second = (open_sweep(made.store, made.folder.name) for made in map(_launched, (request, other)))
+    first, second = (open_sweep(made.store, made.folder.name) for made in map(launched, (request, other)))
     if first.folder == second.folder:
         raise SpecError(
             f"OTHER is {second.folder!r}, but must be another sweep than NAME; give OTHER, OTHER_BASE or OTHER_SET."
@@ -378,13 +327,13 @@ def fetch(base: str, out: Path, evals: str | None = None) -> list[str]:
 
 def dashboard(request: Request, port: int, storage: str | None = None) -> NoReturn:
     """Serve optuna-dashboard on the loopback interface until Ctrl-C; raises as `serving.dashboard`."""
-    made = _planned(request)
+    made = planned(request)
     serving.dashboard(made, port, storages.of_study(made, storage))
 
 
 def notebook(request: Request, port: int, *, headless: bool) -> NoReturn:
     """Open a sweep's notebook on the loopback interface until Ctrl-C; raises as `serving.notebook`."""
-    serving.notebook(_launched(request), port, headless=headless)
+    serving.notebook(launched(request), port, headless=headless)
 
 
 def run_trial(prefix: str, out: Path, keep: str | None) -> rerun.Rerun:
@@ -396,4 +345,4 @@ def run_trial(prefix: str, out: Path, keep: str | None) -> rerun.Rerun:
 
 def mirror(request: Request) -> list[str]:
     """Rebuild the W&B mirror of a sweep from its records."""
-    return hooks.rebuild_mirror(_launched(request))
+    return hooks.rebuild_mirror(launched(request))

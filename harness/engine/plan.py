@@ -249,5 +249,6 @@ def kept_less(plan: Plan) -> str | None:
         return None
     return (
         f"runtime.keep is {keep!r}, but {len(lacking)} finished trials were run with less and have no weights; "
-        f"run for each: python -m harness run-trial {lacking[0]} --keep {keep} --out {plan.store.root}"
+        f"run for each: python -m harness run-trial {lacking[0]} --keep {keep} --out "
+        f"{shlex.quote(str(plan.store.root))}"
     )

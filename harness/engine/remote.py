@@ -14,10 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from harness import redact
 from harness.engine import heap
 from harness.engine.executor import WorkerDiedError, environment
 from harness.errors import EXIT_TRY_AGAIN
-from harness.tracking import redact
 
 T = TypeVar("T")
 OUR_PREFIX = "HARNESS_"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from harness.engine import launch, states, view
 from harness.engine.beside import beside
 from harness.engine.launch import Options
-from harness.errors import SpecError
+from harness.errors import SpecError, shown
 from harness.identity import condition_id
 from harness.records import result
 from harness.records.schema import CHOICES_FILE, EvalScores, PlannedTrial, Scores, TrialResult
@@ -81,8 +81,8 @@ def _read(prefix: str, store: Store) -> tuple[PlannedTrial, Runtime]:
     found = sorted(path.name for path in (store.root / "trials").glob(f"{prefix}*")) if prefix.isalnum() else []
     if len(found) != 1:
         raise SpecError(
-            f"trial id is {prefix!r}, but must name exactly one trial of {store.root / 'trials'} ({len(found)} match); "
-            "the ids are in the report's trials.csv."
+            f"trial id is {shown(prefix)}, but must name exactly one trial of {store.root / 'trials'} "
+            f"({len(found)} match); the ids are in the report's trials.csv."
         )
     folder = store.trial(found[0])
     spec, runtime = store.read(folder / "spec.json", TrialSpec), store.read(folder / "runtime.json", Runtime)

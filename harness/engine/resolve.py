@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from harness.errors import DataError, ModelError, SpecError, shown, unknown_name
 from harness.identity import canonical_json
 from harness.records import result
 from harness.records.store import MANIFEST, Store
+from harness.redact import holds_secret
 from harness.spec import (
     WORLD_SEED,
     Experiment,
@@ -38,6 +40,8 @@ from harness.spec import (
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes, on Linux."""
 LONGEST_FIELD = 200
+DEEPEST = 32
+"""Objects and lists inside one another in SET."""
 METHODS = {"full": FullConfig, "lora": LoraConfig, "qlora": QLoraConfig}
 
 
@@ -148,14 +152,46 @@ def _is_special(name: str) -> bool:
 
 def _check_paths(request: Request) -> None:
     """Refuse what no file system takes as a path, which would end in an error of the system's at its first use."""
-    given = {"BASE": request.base, "DATA": request.data, "EVALS": request.evals, "OUT": str(request.out)}
-    for name, path in given.items():
-        if path is None:
-            continue
-        longest = max(len(part) for part in os.fsencode(path.replace("\0", "")).split(b"/"))
-        if "\0" in path or longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
-            rule = f"a path of at most {LONGEST_PATH} bytes, {LONGEST_NAME} a name, without NUL"
-            raise SpecError(f"{name} is {shown(path)}, but must be {rule}; shorten it.")
+    _check_secrets(request)
+    for name, path in (("BASE", request.base), ("DATA", request.data), ("EVALS", request.evals)):
+        if path is not None:
+            _check_path(name, path)
+    check_out(request.out)
+
+
+def _check_path(name: str, path: str) -> None:
+    longest = max(len(part) for part in os.fsencode(path.replace("\0", "")).split(b"/"))
+    if "\0" in path or longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
+        rule = f"a path of at most {LONGEST_PATH} bytes, {LONGEST_NAME} a name, without NUL"
+        raise SpecError(f"{name} is {shown(path)}, but must be {rule}; shorten it.")
+
+
+def check_out(out: Path) -> None:
+    """Refuse an output folder that is something else already, or no path at all.
+
+    Raises:
+        SpecError: it is.
+    """
+    _check_path("OUT", str(out))
+    try:
+        usable = out.is_dir() or not os.path.lexists(out)
+    except OSError:
+        usable = False
+    if not usable:
+        raise SpecError(f"OUT is {shown(str(out))}, but must be a folder, or a path where one can be made.")
+
+
+def _check_secrets(request: Request) -> None:
+    """Refuse what holds a secret, because records and the commands in them keep it."""
+    given = {field.name.upper(): getattr(request, field.name) for field in fields(request)}
+    for name, value in given.items():
+        text = "" if value is None else str(value)
+        places = (text, os.path.abspath(text), os.path.realpath(text)) if "/" in text and "\0" not in text else (text,)
+        if any(map(holds_secret, places)):
+            raise SpecError(
+                f"{name} is {shown(text)}, but must hold no secret, because records keep it; rename what it means, or "
+                "give it in the environment."
+            )
 
 
 def _given(request: Request, changes: Mapping[str, Any]) -> dict[str, str]:
@@ -213,7 +249,7 @@ def _trial_experiment(prefix: str, store: Store) -> Experiment:
     if not (store.trial(found[0]) / "weights" / MANIFEST).is_file():
         raise ModelError(
             f"BASE is 'trial:{prefix}', but that trial kept no weights; "
-            f"run: python -m harness run-trial {found[0]} --keep all --out {store.root}"
+            f"run: python -m harness run-trial {found[0]} --keep all --out {shlex.quote(str(store.root))}"
         )
     root = _root_experiment(standing.spec, store)
     spec = root.spec.replace({"base": TrialBase(trial_id=found[0])})
@@ -284,10 +320,10 @@ def parse_set(text: str | None) -> dict[str, Any]:
     rule = 'but must be a JSON object of dotted fields, such as {"train.batch_size": 8}'
     try:
         tree = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"SET is {shown(text)}, {rule} ({error}).") from None
-    if not isinstance(tree, dict):
-        raise SpecError(f"SET is {shown(text)}, {rule}.")
+    if not isinstance(tree, dict) or _depth(tree) > DEEPEST:
+        raise SpecError(f"SET is {shown(text)}, {rule}, at most {DEEPEST} deep.")
     for name, value in tree.items():
         if len(name) > LONGEST_FIELD:
             raise SpecError(f"SET {shown(name)} is no field, but must be one, of at most {LONGEST_FIELD} characters.")
@@ -296,6 +332,15 @@ def parse_set(text: str | None) -> dict[str, Any]:
                 f"SET {shown(name)} is {shown(value)}, but must be text: half a surrogate pair is no character."
             )
     return tree
+
+
+def _depth(tree: Any) -> int:
+    """Return how many objects and lists are inside one another, at most one more than is allowed."""
+    level, depth = [tree], 0
+    while (level := [node for node in level if isinstance(node, dict | list)]) and depth <= DEEPEST:
+        level = [inner for node in level for inner in (node.values() if isinstance(node, dict) else node)]
+        depth += 1
+    return depth
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Invariant: text of trials is shown as text, never as markup. What does not live 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from functools import singledispatch
 
@@ -22,6 +23,7 @@ from harness.engine.claims_view import ClaimsView
 from harness.engine.laboratory import Checked, Tour
 from harness.engine.plan import kept_less
 from harness.engine.view import duration, label
+from harness.engine.worker import rerun_command
 from harness.records.schema import CONFIRM_ARM
 from harness.spec import Study
 
@@ -123,9 +125,11 @@ def _(value: AuditView, console: Console) -> None:
 
 @show.register
 def _(value: StatusView, console: Console) -> None:
-    if not value.records:
+    if not value.records and not value.problems:
         _line(console, f"nothing was launched in {value.store.root} yet")
-    for one in value.as_json():
+    for problem in value.problems:
+        _line(console, f"DAMAGED: {problem}; the next launch sets it aside and writes it again")
+    for one in (one for one in value.as_json() if "counts" in one):
         counts = ", ".join(f"{count} {state}" for state, count in sorted(one["counts"].items())) or "no trials yet"
         name = f"{one['name']}@{one['base']}" + (f"-{one['set_hash']}" if one["set_hash"] else "")
         _line(console, f"{name}: {counts}")
@@ -135,7 +139,7 @@ def _(value: StatusView, console: Console) -> None:
             _line(console, f"  running {key[:12]}: {where}")
         for key, failure in one["failed"].items():
             _line(console, f"  FAILED {key[:12]} ({failure['cause']}): {failure['message']}")
-            _line(console, f"    again: {failure['command']}")
+            _whole(console, f"    again: {failure['command']}")
         for key, problem in one["damaged"].items():
             _line(console, f"  DAMAGED {key[:12]}: {problem}; the next launch sets it aside and runs it again")
 
@@ -165,7 +169,7 @@ def _(value: Done, console: Console) -> None:
         show(value.report, console)
     for outcome in summary.failed:
         _line(console, f"FAILED {outcome.trial_id[:12]} ({outcome.cause}): {outcome.message}")
-        _line(console, f"  again: python -m harness run-trial {outcome.trial_id} --out {value.plan.store.root}")
+        _whole(console, f"  again: {rerun_command(outcome.trial_id, value.plan.store.root)}")
     _line(
         console,
         f"{len(summary.outcomes)} of {summary.num_planned} trials final or failed, {summary.num_ran} ran now in "
@@ -215,10 +219,13 @@ def _(value: Refused, console: Console) -> None:
 
 @show.register
 def _(value: Started, console: Console) -> None:
-    root = value.log.parents[1]
+    root = shlex.quote(str(value.log.parents[1]))
     _line(console, f"claims-run {'started' if value.is_new else 'is running already'}: process {value.pid}")
     _line(console, f"  log:  tail -f {value.log}")
-    _line(console, f"  look: python -m harness claims --out {root}   (make: claims; status for each sweep)")
+    _whole(
+        console,
+        f"  look: python -m harness claims --out {root}   (make: claims; status for each sweep)",
+    )
     _line(console, f"  stop: kill {value.pid}   (the same command goes on where it stopped)")
 
 
@@ -257,6 +264,11 @@ _RATIOS = {"statement": 3, "verdict": 2, "estimate, 95 % interval": 3, "publishe
 
 def _line(console: Console, text: str) -> None:
     console.print(Text(text))
+
+
+def _whole(console: Console, text: str) -> None:
+    """Print a line that is to be pasted: unbroken, however long."""
+    console.print(Text(text), soft_wrap=True)
 
 
 def _table(*names: str) -> Table:

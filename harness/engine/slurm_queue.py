@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import redact
 from harness.engine import remote
 from harness.errors import SpecError, UnreachableError
 from harness.spec import Runtime
-from harness.tracking import redact
 
 PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(?:,[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -22,6 +22,7 @@ from harness.engine.forecast import Cost, Forecast, total_seconds
 from harness.engine.launch import View
 from harness.engine.worker import Outcome, log_tail, rerun_command
 from harness.errors import StoreError
+from harness.records.provenance import utc_now
 from harness.records.schema import PlannedTrial, Progress
 from harness.records.store import Store
 
@@ -118,12 +119,15 @@ def duration(seconds: float | None) -> str:
 
 
 def failure_lines(outcome: Outcome, store: Store) -> list[str]:
-    """Return what is known about a failure: its cause, the end of its log, and the command that runs it again."""
-    if outcome.state != "FAILED":
+    """Return what is known about a failure or a divergence: cause, end of the log, the command that runs it again."""
+    if outcome.cause is None:
         return []
-    tail = log_tail(Path(outcome.log), TAIL_LINES).splitlines() if outcome.log else []
     again = f"  again: {rerun_command(outcome.trial_id, store.root)}"
-    return [f"  {outcome.cause}: {outcome.message}", *(f"  | {line}" for line in tail), again]
+    return [f"  {outcome.cause}: {outcome.message}", *(f"  | {line}" for line in _tail(outcome)), again]
+
+
+def _tail(outcome: Outcome) -> list[str]:
+    return log_tail(Path(outcome.log), TAIL_LINES).splitlines() if outcome.log else []
 
 
 class LineView(Counting):
@@ -172,7 +176,8 @@ class JsonView(Counting):
         self._stream = stream or sys.stderr
 
     def _emit(self, event: str, **fields: object) -> None:
-        print(json.dumps({"event": event, **fields}), file=self._stream, flush=True)
+        row = {"event": event, "time_utc": utc_now(), **fields}
+        print(json.dumps(row), file=self._stream, flush=True)
 
     def begin(self, trials: dict[str, PlannedTrial], done: dict[str, str], num_workers: int) -> None:
         super().begin(trials, done, num_workers)
@@ -188,7 +193,9 @@ class JsonView(Counting):
 
     def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
         super().finished(trial, outcome)
-        self._emit("finished", **asdict(outcome))
+        again = rerun_command(outcome.trial_id, self.store.root)
+        more = {} if outcome.cause is None else {"log_tail": _tail(outcome), "command": again}
+        self._emit("finished", **asdict(outcome), **more)
 
 
 class LiveView(Counting):
@@ -213,9 +220,9 @@ class LiveView(Counting):
     def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
         super().finished(trial, outcome)
         self._left = self.seconds_left()
-        if outcome.state == "FAILED":
-            self._live.console.print(Text(f"FAILED {trial.trial_id[:12]} {label(trial)}"))
-            self._live.console.print(Text("\n".join(failure_lines(outcome, self.store))))
+        if outcome.cause is not None:
+            self._live.console.print(Text(f"{outcome.state} {trial.trial_id[:12]} {label(trial)}"))
+            self._live.console.print(Text("\n".join(failure_lines(outcome, self.store))), soft_wrap=True)
 
     def tick(self) -> None:
         if time.monotonic() - self._drawn >= 0.5:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from harness import redact
 from harness.engine import forecast, together
 from harness.engine.progress import Reporter
 from harness.errors import BusyError, DiskError, HarnessError, StoreError, is_out_of_memory
@@ -146,20 +147,24 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
     reporter = Reporter(folder / "progress.json")
     command = rerun_command(key, job.root)
     try:
-        with output_to(log):
-            reporter(phase="start")
-            finished = job.run(job.spec, store, _fitting(job), command, reporter)
+        try:
+            with output_to(log):
+                reporter(phase="start")
+                finished = job.run(job.spec, store, _fitting(job), command, reporter)
+        finally:
+            redact_log(folder, number)
     # The trial boundary: whatever a trial raises becomes its row.
     except Exception as error:
         outcome = _failed(error, folder, number, log, command, key)
     else:
         _remember(job, finished, store)
-        outcome = Outcome(key, finished.state, ran=True)
+        outcome = _ended(finished, log)
     finally:
         reporter.close()
         if "torch" in sys.modules:  # models hold cycles
             gc.collect()
-    end = {"event": "end", "attempt": number, "state": outcome.state, "cause": outcome.cause}
+    cause = outcome.cause if outcome.state == "FAILED" else None
+    end = {"event": "end", "attempt": number, "state": outcome.state, "cause": cause}
     append_line(folder / "attempts.jsonl", end | {"time_utc": provenance.utc_now()})
     return outcome
 
@@ -170,6 +175,14 @@ def _remember(job: TrialJob, finished: TrialResult, store: Store) -> None:
         forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store)
     except (StoreError, OSError) as error:
         LOG.warning("%s; forecasts learn nothing from trial %s", error, finished.trial_id[:12])
+
+
+def _ended(finished: TrialResult, log: Path) -> Outcome:
+    """Return how a trial ended that has a result; one that DIVERGED says why, as a failure does."""
+    why = finished.train.divergence if finished.state == "DIVERGED" else None
+    if why is None:
+        return Outcome(finished.trial_id, finished.state, ran=True)
+    return Outcome(finished.trial_id, finished.state, ran=True, cause="nan", message=redact.redact(why), log=str(log))
 
 
 def _fitting(job: TrialJob) -> Runtime:
@@ -214,6 +227,7 @@ def _begin(job: TrialJob, folder: Path) -> int:
     _whole(events, lambda: _starts(folder))
     cut_torn_tail(events)
     number = 1 + num_attempts(folder)
+    redact_log(folder, number - 1)
     leftovers.sweep(folder)
     write_atomic(folder / "spec.json", job.spec.model_dump_json(indent=1).encode(), durable=False)
     write_atomic(folder / "runtime.json", job.runtime.model_dump_json(indent=1).encode(), durable=False)
@@ -293,7 +307,7 @@ def _failed(error: Exception, folder: Path, number: int, log: Path, command: str
     except OSError:
         pass
     with disk_errors(log), log.open("a", encoding="utf-8") as stream:
-        stream.write("".join(traceback.format_exception(error)))
+        stream.write(redact.redact("".join(traceback.format_exception(error))))
     message = f"{type(error).__name__}: {error}" if not isinstance(error, HarnessError) else str(error)
     outcome = record_failure(folder, key, cause_of(error), message, number, command)
     return replace(outcome, no_disk=isinstance(error, DiskError))
@@ -301,7 +315,8 @@ def _failed(error: Exception, folder: Path, number: int, log: Path, command: str
 
 def record_failure(folder: Path, key: str, cause: Any, message: str, number: int, command: str) -> Outcome:
     """Write `failure.json` and return the outcome that goes with it."""
-    log = folder / "attempts" / f"{number}.log"
+    log, message = folder / "attempts" / f"{number}.log", redact.redact(message)
+    redact_log(folder, number)
     failure = Failure(
         cause=cause,
         message=message,
@@ -312,6 +327,15 @@ def record_failure(folder: Path, key: str, cause: Any, message: str, number: int
     )
     write_atomic(folder / result.FAILURE, sealed(failure))
     return Outcome(key, "FAILED", ran=True, cause=cause, message=message, log=str(log))
+
+
+def redact_log(folder: Path, number: int) -> None:
+    """Take the secrets out of an attempt's log that C libraries, other processes or a killed worker left there."""
+    log = folder / "attempts" / f"{number}.log"
+    with suppress(FileNotFoundError):
+        content = redact.redacted_bytes(log)
+        if content is not None:
+            write_atomic(log, content, durable=False)
 
 
 def log_tail(log: Path, num_lines: int = LOG_TAIL_LINES) -> str:
@@ -332,7 +356,8 @@ def output_to(log: Path) -> Iterator[None]:
         with log.open("ab", buffering=0) as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
-        yield
+        with redact.output():
+            yield
     finally:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # a full disk costs the last lines of the log

@@ -1,8 +1,8 @@
 """What a model folder must hold, and the hashes of what it holds. No torch here.
 
 Invariant: a folder is either whole - configuration, safetensors weights of the size their headers promise, tokenizer -
-or refused in one sentence. Weights in pickled form and code shipped with a model are refused: both execute on loading.
-What does not live here: which folder belongs to a base (locate.py).
+or refused in one sentence. Weights in pickled form are refused: they execute on loading. What does not live here: what
+its settings may say (scan.py), which folder belongs to a base (locate.py).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ModelError, StoreError
+from harness.errors import ModelError, StoreError, shown
 from harness.models import remembered
+from harness.models.scan import CONFIG, MAX_HEADER_BYTES, MAX_TOKENIZER_BYTES, check_place, read_json, scan
 from harness.records.store import file_sha256, read_manifest
 from harness.spec import FolderBase
 
-CONFIG = "config.json"
 GENERATION = "generation_config.json"
 SINGLE_WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -75,6 +75,7 @@ def inspect_folder(
     config = _read_config(folder)
     sha256_of = sha256_of or cached_sha256
     hashes = [sha256_of(path) for path in weight_files(folder)]
+    scan(tokenizer_folder)
     tokenizers = tokenizer_files(tokenizer_folder)
     return BaseFiles(
         folder=folder,
@@ -114,14 +115,23 @@ def weight_files(folder: Path) -> list[Path]:
         ModelError: there are none, one is missing, or one is half-written.
     """
     index = folder / WEIGHTS_INDEX
-    shards = _read_json(index).get("weight_map", {}).values() if index.is_file() else [SINGLE_WEIGHTS]
-    names = sorted(set(shards))
+    shards = _weight_map(index).values() if index.is_file() else [SINGLE_WEIGHTS]
+    names = sorted({str(name) for name in shards})
+    if outside := next((name for name in names if Path(name).name != name), None):
+        raise ModelError(f"{index} names {shown(outside)}, but must name files beside it; copy the model again")
     if not names or not (folder / names[0]).is_file():
         raise ModelError(_no_weights(folder))
     paths = [folder / name for name in names]
     for path in paths:
         check_safetensors(path)
     return paths
+
+
+def _weight_map(index: Path) -> dict[str, Any]:
+    found = read_json(index).get("weight_map", {})
+    if not isinstance(found, dict):
+        raise ModelError(f"{index} has weight_map {shown(found)}, but must map tensors to files; copy the model again")
+    return found
 
 
 def _no_weights(folder: Path) -> str:
@@ -148,9 +158,10 @@ def check_safetensors(path: Path) -> None:
     try:
         with path.open("rb") as stream:
             (header_bytes,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(header_bytes)) if header_bytes < size else {}
+            is_header = header_bytes < min(size, MAX_HEADER_BYTES)
+            header = json.loads(stream.read(header_bytes)) if is_header else {}
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ModelError(f"{path} has no readable safetensors header ({error}); copy or download it again") from error
     expected = 8 + header_bytes + max(ends, default=0)
     if size != expected or not ends:
@@ -169,13 +180,18 @@ def tokenizer_files(folder: Path) -> list[Path]:
             "save the tokenizer beside the weights with save_pretrained"
         )
     named = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return sorted([*named, *(folder / "chat_templates").glob("*.jinja")])
+    files = sorted([*named, *(folder / "chat_templates").glob("*.jinja")])
+    for path in files:
+        check_place(path, folder)
+        if (size := path.stat().st_size) > MAX_TOKENIZER_BYTES:
+            raise ModelError(f"{path} has {size} bytes, but must have at most {MAX_TOKENIZER_BYTES}; copy it again")
+    return files
 
 
 def _has_chat_template(files: list[Path]) -> bool:
     if any(path.name.startswith("chat_template") for path in files):
         return True
-    return any(path.name == "tokenizer_config.json" and _read_json(path).get("chat_template") for path in files)
+    return any(path.name == "tokenizer_config.json" and read_json(path).get("chat_template") for path in files)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -183,32 +199,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} is not a folder, but must be one that holds a model; check the path")
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{folder} holds no {CONFIG}, but must hold a whole model; copy or download it again")
-    config = _read_json(folder / CONFIG)
-    for name in (CONFIG, "tokenizer_config.json"):
-        if (folder / name).is_file() and _read_json(folder / name).get("auto_map"):
-            raise ModelError(
-                f"{folder / name} has auto_map, code that would run on loading, but must have none; "
-                "use an architecture that transformers itself knows"
-            )
-    if config.get("quantization_config"):
-        raise ModelError(
-            f"{folder / CONFIG} has quantization_config, but a base must hold its full weights; "
-            "dequantise and save it first (method qlora quantises by itself)"
-        )
-    config = {**config, **config.get("text_config", {})}  # multimodal configurations nest the language model's
+    scan(folder)
+    config = read_json(folder / CONFIG)
+    inner = config.get("text_config")  # multimodal configurations nest the language model's
+    config = {**config, **(inner if isinstance(inner, dict) else {})}
     if not isinstance(config.get("vocab_size"), int):
         raise ModelError(f"{folder / CONFIG} has no vocab_size, but must describe a causal language model")
     return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable JSON ({error}); copy or download the model again") from error
-    if not isinstance(tree, dict):
-        raise ModelError(f"{path} holds {type(tree).__name__}, but must hold a JSON object; copy the model again")
-    return tree
 
 
 def verify_folder(folder: Path, *, remedy: str) -> None:

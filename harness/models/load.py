@@ -35,7 +35,7 @@ def load_tokenizer(files: BaseFiles) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(
             files.tokenizer_folder, local_files_only=True, trust_remote_code=False
         )
-    except (ValueError, KeyError, OSError, ImportError) as error:
+    except _unloadable() as error:
         raise ModelError(
             f"the tokenizer in {files.tokenizer_folder} cannot be loaded ({_first_line(error)})"
         ) from error
@@ -92,7 +92,7 @@ def model_without_weights(files: BaseFiles) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
         with preserved_rng(), _quiet(), torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except _unloadable() as error:
         raise ModelError(f"the model in {files.folder} cannot be loaded ({_first_line(error)})") from error
 
 
@@ -109,7 +109,7 @@ def _from_files(files: BaseFiles, settings: dict[str, Any]) -> PreTrainedModel:
                 output_loading_info=True,
                 **settings,
             )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except _unloadable() as error:
         if _is_out_of_memory(error):
             raise
         raise ModelError(f"the model in {files.folder} cannot be loaded ({_first_line(error)})") from error
@@ -173,6 +173,14 @@ def _is_out_of_memory(error: Exception) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _unloadable() -> tuple[type[Exception], ...]:
+    """Return what the libraries raise of files that make no model."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    plain = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, ImportError, RuntimeError)
+    return (*plain, StrictDataclassError)
 
 
 def _first_line(error: Exception) -> str:

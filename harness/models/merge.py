@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.models.files import GENERATION, BaseFiles, tokenizer_files
 from harness.models.load import load_model
+from harness.models.scan import scan_adapter
 from harness.models.vocabulary import grow
 from harness.spec import Quantisation
 
@@ -31,6 +32,7 @@ def write_merged(
     """
     from peft import PeftModel
 
+    scan_adapter(adapter)
     model = load_model(base, "float32", "cpu", quantisation)
     if quantisation is not None:
         model = model.dequantize()

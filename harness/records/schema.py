@@ -42,6 +42,7 @@ from harness.spec.metrics import PANEL_METRICS as PANEL_METRICS
 from harness.spec.metrics import UNDIRECTED as UNDIRECTED
 from harness.spec.metrics import metrics_of as metrics_of
 from harness.spec.metrics import primary_metric as primary_metric
+from harness.spec.names import InnerPath, PathName
 
 AUDIT_FILES = ("audit.json", "audit.html", "rows.parquet")
 PROBE_FILES = ("during.parquet", "drift.parquet", "interpolation.parquet")
@@ -86,11 +87,11 @@ Scores = dict[str, Score]
 class EvalScores(Row):
     """All scores of one model: test items for tables, val items for choices."""
 
-    key: str
+    key: PathName
     """Store key of the evaluation: resolved weights, tokenizer, dtype, quantisation, template, items and settings."""
     test: Scores
     val: Scores
-    items_file: str
+    items_file: InnerPath
     """Where the per-item rows lie, relative to the store's root."""
     asked_with_sha256: str | None = None
     """Hash of the template and edit that prompts were written with; None where they are those of training."""
@@ -243,7 +244,7 @@ class TrialResult(Row):
     drift: DriftSummary | None = None
     """None where `probes.drift` is off, or the trial DIVERGED."""
     provenance: Provenance
-    files: dict[str, str] = Field(default_factory=dict)
+    files: dict[InnerPath, str] = Field(default_factory=dict)
     """File relative to the trial's folder -> sha256."""
 
 
@@ -285,7 +286,7 @@ CONFIRM_ARM = "confirm"
 class PlannedTrial(Row):
     """One cell of a sweep."""
 
-    trial_id: str
+    trial_id: PathName
     condition_id: str
     """Equal for replicates: of the recipe at seed 0 and, where `world` is given, at world seed 0."""
     arm: str
@@ -301,10 +302,10 @@ class SweepRecord(Row):
     """`sweep.json`: the resolved plan and the question; all that a report needs besides the trials."""
 
     schema_version: int = versions.RECORD_SCHEMA
-    name: str
-    base: str
+    name: PathName
+    base: PathName
     kind: Literal["sweep", "study"]
-    set_hash: str | None
+    set_hash: PathName | None
     hypothesis: str
     refuted_if: str
     source: str

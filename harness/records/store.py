@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from harness.errors import BadInputError, BusyError, DiskError, StoreError
 from harness.records import points, seal
 from harness.records.attempts import namespace
+from harness.spec.names import is_inner_path
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 LOG = logging.getLogger(__name__)
@@ -302,10 +303,10 @@ def read_manifest(folder: Path) -> dict[str, str]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{folder} is not complete: {MANIFEST} is missing or damaged ({error})") from error
-    if not isinstance(manifest, dict):
-        raise StoreError(f"{folder / MANIFEST} is damaged: it is not a JSON object")
+    if not isinstance(manifest, dict) or not all(map(is_inner_path, cast("dict[str, str]", manifest))):
+        raise StoreError(f"{folder / MANIFEST} is damaged: it is not a JSON object of files below its folder")
     return cast("dict[str, str]", manifest)
 
 

@@ -125,8 +125,8 @@ class TrainSpec(Model):
     """One training run. A step is one optimizer step over `batch_size` examples - of packed data: rows of several
     examples - however they are split."""
 
-    num_epochs: float | None = Field(default=None, gt=0)
-    num_steps: int | None = Field(default=None, ge=1)
+    num_epochs: float | None = Field(default=None, gt=0, le=1e6)
+    num_steps: int | None = Field(default=None, ge=1, le=10**12)
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     schedule: Literal["cosine", "linear", "constant"]

@@ -27,6 +27,7 @@ from typing import Any
 from harness.errors import BusyError, HarnessError, StoreError
 from harness.records.schema import Failure, PlannedTrial, SweepRecord, TrialResult
 from harness.records.store import Store, commit_once, lock, read_lines, write_atomic
+from harness.redact import environment_secrets, protect_output, redact
 from harness.tracking.content import (
     STEP,
     config_of,
@@ -36,7 +37,6 @@ from harness.tracking.content import (
     history_row,
     summary_of,
 )
-from harness.tracking.redact import environment_secrets, redact
 
 DEFAULT_PROJECT = "sft-ablations"
 RUN_ID_LENGTH = 16
@@ -160,6 +160,7 @@ def main(arguments: list[str]) -> int:
     """Follow a sweep until standard input closes; print at most one line, why the mirror is incomplete."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the launch, which then closes our input
     os.nice(10)
+    protect_output()
     stop = threading.Event()
     threading.Thread(target=_wait_for_the_end_of_input, args=(stop,), daemon=True).start()
     try:
@@ -181,7 +182,7 @@ def _wait_for_the_end_of_input(stop: threading.Event) -> None:
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return redact(text[:200], environment_secrets())
+    return redact(text)[:200]
 
 
 # -- mirroring --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from harness import cli
+from harness import cli_output
 from harness.cli import app
 from harness.engine import catalog, executor, forecast, plan, recovery
 from harness.engine import serving as engine_serving
@@ -217,7 +217,7 @@ def test_cli_default_workers_fill_the_cores(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_cli_json_has_null_for_what_is_not_known_or_has_no_end(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print({"bands": [{"low": -math.inf, "value": math.nan, "high": 0.1}]}, as_json=True)
+    cli_output.printed({"bands": [{"low": -math.inf, "value": math.nan, "high": 0.1}]}, as_json=True)
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.engine import catalog
-from harness.errors import BadInputError, SpecError
+from harness.errors import BadInputError, ModelError, SpecError
 from harness.spec import Study, Sweep, TrialSpec, parse_json
 from tests.engine.trials import planned
 
@@ -142,10 +145,57 @@ def require_value_or_problems(kind: type[Any], tree: Any) -> None:
     except SpecError as error:
         problems = error.problems
     else:
-        assert parse_json(kind, value.model_dump_json()) == value
+        require_round_trip(value)
         return
     assert problems
     assert all("\n" not in problem and len(problem) < 1500 for problem in problems)
+
+
+def require_round_trip(value: Any) -> None:
+    """Check that a value's own JSON gives the same value, and that the same JSON."""
+    text = value.model_dump_json()
+    again = parse_json(type(value), text)
+    assert again == value
+    assert again.model_dump_json() == text
+
+
+@pytest.mark.parametrize("name", catalog.sweep_names())
+def test_shipped_sweep_reads_its_own_json(name: str) -> None:
+    require_round_trip(catalog.load_sweep(name))
+
+
+@pytest.mark.parametrize("name", catalog.experiment_names())
+def test_shipped_experiment_reads_its_own_json(name: str) -> None:
+    with contextlib.suppress(ModelError):  # one on a hub model that is not pinned yet
+        experiment = catalog.load_experiment(name)
+        require_round_trip(experiment)
+        require_round_trip(experiment.spec)
+
+
+class Widened(Sweep):
+    """A sweep whose JSON says more than is read."""
+
+    @model_serializer(mode="wrap")
+    def _more(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return handler(self) | {"pruned": None}
+
+
+class Narrowed(Sweep):
+    """A sweep whose JSON leaves out what is not neutral."""
+
+    @model_serializer(mode="wrap")
+    def _less(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name != "worlds"}
+
+
+@pytest.mark.parametrize("kind", [Widened, Narrowed])
+def test_sweep_whose_json_is_not_what_it_reads_would_be_found(kind: type[Sweep]) -> None:
+    sweep = catalog.load_sweep("claim_b4_size")
+    assert isinstance(sweep, Sweep)
+    assert sweep.worlds
+    broken = kind.model_validate(dict(sweep))
+    with pytest.raises((AssertionError, SpecError)):
+        require_round_trip(broken)
 
 
 # -- grids ------------------------------------------------------------------------------------------------------------
@@ -178,6 +228,51 @@ def test_plan_of_axes_that_contradict_each_other_is_refused(name: str, changes: 
     assert sentence in " ".join(printed.split())
     assert len(printed.strip().splitlines()) <= MAX_LINES
     assert not exists
+
+
+def literal(field: str, value: str) -> str:
+    return f'{{"{field}": {value}}}'
+
+
+NUMBERS = ("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "-0.0", "1e-400", "9" * 5000, "1" * 400 + ".0")
+HOSTILE = {
+    "an object 100 000 deep": '{"a":' * 100_000 + "1" + "}" * 100_000,
+    "a list 100 000 deep": "[" * 100_000,
+    "lists 900 deep": literal("train.learning_rate", "[" * 900 + "]" * 900),
+    "objects 500 deep": '{"data":' * 500 + "1" + "}" * 500,
+    "33 deep": literal("data", "[" * 32 + "]" * 32),
+    "a field twice": '{"train.batch_size": 8, "train.batch_size": 4}',
+    "an inner field twice": '{"evals": {"val_share": 0.1, "val_share": 0.2}}',
+    "half a pair": r'{"data.template": "\ud800"}',
+    "half a pair as a field": r'{"\ud800": 1}',
+    "a bare half pair": "\udce9",
+    "NUL": r'{"data.template": "\u0000"}',
+    "epochs without end": literal("train.num_epochs", "1e308"),
+    "steps without end": '{"train.num_steps": 9223372036854775808, "train.num_epochs": null}',
+    "rows without end": literal("data.num_examples", "9" * 23),
+    "people without end": literal("world.people_per_tier", "1000000000"),
+    "10^9 cells": json.dumps({"data.num_examples": list(range(1, 32_000)), "seed": list(range(32_000))}),
+    "10^9 worlds": json.dumps({"world.seed": list(range(32_000)), "seed": list(range(32_000))}),
+    **{f"rate {value[:12]}": literal("train.learning_rate", value) for value in NUMBERS},
+    **{f"seed {value[:12]}": literal("seed", f"[{value}]") for value in NUMBERS},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_plan_of_a_hostile_set_is_refused_quickly_and_creates_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    code, printed, exists = asked("plan", "lima_size", "--set", HOSTILE[name])
+    assert time.monotonic() - started < 5
+    assert code == 2, printed
+    assert 1 <= len(printed.strip().splitlines()) <= MAX_LINES
+    assert max(map(len, printed.splitlines())) < 2000
+    assert "Traceback" not in printed
+    assert "internal error" not in printed
+    assert not exists
+    assert not list(tmp_path.iterdir())
 
 
 # -- files that a researcher writes -----------------------------------------------------------------------------------
