@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import nn
 from harness.errors import StoreError
 from harness.records import store
 from harness.train import log
+from harness.train.placed import like
 
 KEEP = 2
 """Complete checkpoints kept: the newest, and one to fall back on should it be damaged."""
@@ -51,8 +52,13 @@ class Checkpoints:
     logs: tuple[Path, ...]
     """Logs that are cut back to where they were when a checkpoint is continued from."""
 
-    def save(self, step: int, groups: Mapping[str, Tensors], state: dict[str, Any]) -> None:
+    def save(self, step: int, groups: Iterable[tuple[str, Tensors]], state: dict[str, Any]) -> None:
         """Write a checkpoint and remove all but the newest `KEEP`.
+
+        Args:
+            step: the steps taken.
+            groups: names and tensors, each of which is written before the next is asked for.
+            state: what else a run is continued from.
 
         Raises:
             DiskError: the disk is full or read-only.
@@ -63,8 +69,9 @@ class Checkpoints:
             for leftover in (building, target):
                 shutil.rmtree(leftover, ignore_errors=True)
             building.mkdir(parents=True)
-            for name, tensors in groups.items():
+            for name, tensors in groups:
                 save_file(_storable(tensors), building / f"{name}.safetensors")
+                del tensors
             marks = {path.name: log.seal(path) for path in self.logs}
             content = {"identity": self.identity, "logs": marks, "state": state}
             (building / "state.json").write_text(json.dumps(content, allow_nan=False))
@@ -131,7 +138,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
     parameters = dict(model.named_parameters())
     for key, tensor in tensors.items():
         name, quantity = key.rsplit("/", 1)
-        optimizer.state[parameters[name]][quantity] = tensor.to(parameters[name].device)
+        optimizer.state[parameters[name]][quantity] = like(tensor, parameters[name])
 
 
 def rng_tensors() -> dict[str, torch.Tensor]:
@@ -150,4 +157,4 @@ def load_rng(tensors: Tensors) -> None:
 def copy_into(model: nn.Module, tensors: Tensors) -> None:
     """Overwrite trained parameters by name."""
     for name, parameter in trainable(model).items():
-        parameter.copy_(tensors[name])
+        parameter.copy_(like(tensors[name], parameter))
