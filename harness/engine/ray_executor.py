@@ -191,7 +191,7 @@ def need(address: str, runtime: Runtime) -> Need:
 
 
 def _gpu_share(address: str, runtime: Runtime) -> float:
-    """Return the share of a GPU: by declared memory that of the smallest GPU of the cluster, else a whole one.
+    """Return the share of a GPU: by declared memory that of the smallest GPU of the cluster, else one a process.
 
     Raises:
         SpecError: trials declare more than the smallest GPU has.
@@ -200,7 +200,7 @@ def _gpu_share(address: str, runtime: Runtime) -> float:
     if runtime.device == "cpu" or (runtime.device == "auto" and not nodes):
         return 0.0
     if runtime.gpu_memory_gb is None:
-        return 1.0
+        return float(runtime.num_processes)
     smallest = min((gb for node in nodes for gb in _gpu_memories(address, node["NodeID"])), default=None)
     count = devices.per_gpu(smallest, runtime.gpu_memory_gb)
     if count == 0:

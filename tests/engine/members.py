@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
+from typing import Literal
 
 from harness.engine.together import Member
+from harness.engine.worker import num_attempts
 from harness.errors import DataError
+from harness.identity import trial_id
+from harness.records.schema import TrialResult
 from harness.records.store import Store, write_atomic
-from harness.spec import TrialSpec
+from harness.spec import Runtime, TrialSpec
+from tests.engine.stub import run_stub
 
 
 def dies(*args: object) -> None:
@@ -35,3 +41,31 @@ def second_refuses(member: Member, *args: object) -> None:
 
 def first_refuses(member: Member, *args: object) -> None:
     (waits if member.rank else refuses)(member, *args)
+
+
+def second_is_lost(
+    member: Member,
+    spec: TrialSpec,
+    store: Store,
+    runtime: Runtime,
+    command: str,
+    report: Callable[..., None],
+    *,
+    how: Literal["dies", "stops", "needs_halving"],
+    times: int,
+) -> TrialResult | None:
+    """Lose the second member in the first attempts, while the first trains and waits for it; then run the stub."""
+    report(phase="train", step=1)
+    is_lost = runtime.num_halvings < times if how == "needs_halving" else _attempt(spec, store) <= times
+    if not is_lost:
+        return None if member.rank else run_stub(spec, store, runtime, command, report)
+    if not member.rank:
+        threading.Event().wait(60.0)
+    if how == "needs_halving":
+        raise MemoryError("no room")
+    os.kill(os.getpid(), signal.SIGKILL if how == "dies" else signal.SIGSTOP)
+    return None
+
+
+def _attempt(spec: TrialSpec, store: Store) -> int:
+    return num_attempts(store.trial(trial_id(spec)))

@@ -64,22 +64,25 @@ CASES = {
     "token_mean": Case(tiny.llama, tiny.recipe(eval_every=2)),
     "example_mean": Case(tiny.llama, tiny.recipe(loss_reduction="example_mean")),
     "groups": Case(tiny.llama, tiny.recipe(loss_reduction="micro_batch_mean", loss_group_size=3)),
-    "dropout": Case(lambda: tiny.lora(dropout=0.3), tiny.recipe()),
+    "dropout": Case(lambda: tiny.lora(dropout=0.3), tiny.recipe(batch_size=4)),
     # 21 examples in batches of 20: the second step has one, so that one process has nothing to do.
     "idle": Case(tiny.llama, tiny.recipe(batch_size=20, num_steps=None, num_epochs=1)),
     "stopped": Case(tiny.llama, tiny.recipe(eval_every=1, early_stopping_patience=1, learning_rate=0.5, num_steps=6)),
     # The output layer, tied to the embedding, is read outside of any forward pass.
-    "sliced": Case(tiny.llama, tiny.recipe(), many_logits=1),
+    "sliced": Case(tiny.llama, tiny.recipe(num_steps=3), many_logits=1),
     # bfloat16 keeps 8 bits: where an activation is rounded the other way it moves by 2^-8.
-    "autocast": Case(tiny.llama, tiny.recipe(dtype="bfloat16_autocast", learning_rate=1e-4), rtol=2**-8),
-    "mixed": Case(half_lora, tiny.recipe(dtype="bfloat16", learning_rate=1e-4), rtol=2**-8),
+    "autocast": Case(tiny.llama, tiny.recipe(num_steps=3, dtype="bfloat16_autocast", learning_rate=1e-4), rtol=2**-8),
+    "mixed": Case(half_lora, tiny.recipe(num_steps=3, dtype="bfloat16", learning_rate=1e-4), rtol=2**-8),
 }
 METHODS = {"full": tiny.llama, "lora": lambda: tiny.lora(dropout=0.0)}
 PACKING = {"off": (ROWS, 8), "packed": (PACKED, 4)}
 for method, packing, accumulated in product(METHODS, PACKING, ("whole", "accumulated")):
     laid, batch_size = PACKING[packing]
     CASES[f"{method}-{packing}-{accumulated}"] = Case(
-        METHODS[method], tiny.recipe(batch_size=batch_size), laid, 1 if accumulated == "accumulated" else batch_size
+        METHODS[method],
+        tiny.recipe(batch_size=batch_size, num_steps=3),
+        laid,
+        1 if accumulated == "accumulated" else batch_size,
     )
 
 
@@ -129,7 +132,8 @@ class OwnShareNorm(Sharded):
     """A broken build: each process clips by the norm of its own share of the gradient."""
 
     def norm(self, model: nn.Module) -> torch.Tensor:
-        return torch.nn.utils.get_total_norm([gradient.to_local() for gradient in gradients(model)])
+        shares: list[Any] = gradients(model)
+        return torch.nn.utils.get_total_norm([share.to_local() for share in shares])
 
 
 BROKEN: dict[str, type[Together]] = {
