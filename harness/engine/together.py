@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -40,6 +40,8 @@ LOOPBACK = "127.0.0.1"
 PROGRESS, TRAINING = "progress.json", "train"
 DIED = "one of the trial's processes died; it was killed or crashed outside Python"
 KILLED_FOR_MEMORY = "one of the trial's processes died; the system killed it because memory ran out"
+ECHO_SECONDS = 2.0
+"""How long the others may take to fail as well, once one has."""
 STOOD_STILL = (
     f"the trial's processes stood still for {STILL_SECONDS:.0f} s while training; one of them was stopped or hung"
 )
@@ -71,6 +73,7 @@ def run_trial(
         HarnessError: what any of them raised first.
     """
     count, port, kills = runtime.num_processes, _free_port(), memory_kills()
+    processes: list[Any] = []
     members = [Member(rank, count, port) for rank in range(count)]
     pool = ProcessPoolExecutor(
         max_workers=len(members),
@@ -78,42 +81,69 @@ def run_trial(
         initializer=start_worker,
         initargs=(os.getpid(), environment(runtime.num_threads)),
     )
-    processes: dict[int, Any] = {}
     try:
         # Each waits for the others before it does anything, so that each gets a process of its own.
         futures = [pool.submit(_take_part, member, spec, store, runtime, command, report) for member in members]
-        processes |= pool._processes or {}  # the standard library has no public list of them
-        return _outcome(futures, list(processes), store.trial(trial_id(spec)) / PROGRESS)
+        processes = list((pool._processes or {}).values())  # the standard library has no public list of them
+        _await_main(futures, processes, store.trial(trial_id(spec)) / PROGRESS)
     except BrokenProcessPool as error:
-        for_memory = killed_for_memory(list(processes.values()), kills)
+        for_memory = killed_for_memory(processes, kills)
         raise (KilledForMemoryError(KILLED_FOR_MEMORY) if for_memory else WorkerDiedError(DIED)) from error
     finally:
         for process in list((pool._processes or {}).values()):
             process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _outcome(futures: list[Future[TrialResult | None]], pids: list[int], progress: Path) -> TrialResult:
-    """Return the main process's result as soon as it is there, or raise what went wrong first."""
-    waiting, standstill = set(futures), Standstill()
-    while not futures[0].done():
-        done, waiting = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION)
-        for future in done:
-            _raise_what_ended(future)
-        if not done and standstill.lasts(pids, training=_phase(progress) == TRAINING):
-            raise WorkerDiedError(STOOD_STILL)
     finished = futures[0].result()
     assert finished is not None
     return finished
 
 
-def _raise_what_ended(future: Future[TrialResult | None]) -> None:
-    """Raise what a process raised, if it did; the others already wait for one that ran out of memory."""
-    error = future.exception()
-    if error is not None and is_out_of_memory(error):
-        problem = str(error).partition("\n")[0]
-        raise KilledForMemoryError(f"memory ran out in one of the trial's processes ({problem})") from error
-    future.result()
+def _await_main(futures: list[Future[TrialResult | None]], processes: list[Any], progress: Path) -> None:
+    """Return once the main process is done, or raise what went wrong first.
+
+    Raises:
+        BrokenProcessPool: a process is dead.
+    """
+    standstill, pids = Standstill(), [process.pid for process in processes]
+    while True:
+        wait([future for future in futures if not future.done()], POLL_SECONDS, FIRST_COMPLETED)
+        if futures[0].done() and futures[0].exception() is None:
+            return
+        if _errors(futures):
+            wait(futures, ECHO_SECONDS)  # what the others raise may be the cause, and this one's the echo
+        if told := [error for error in _errors(futures) if not _is_echo(error)]:
+            raise _lost_to_memory(told[0]) if is_out_of_memory(told[0]) else told[0]
+        for error in _errors(futures):
+            if isinstance(error, BrokenProcessPool):
+                raise error
+        # A pool may miss the death of a process that it started last.
+        if not all(process.is_alive() for process in processes):
+            raise BrokenProcessPool(DIED)
+        for error in _errors(futures):
+            raise WorkerDiedError(f"the trial's processes lost one another ({_first_line(error)})") from error
+        if standstill.lasts(pids, training=_phase(progress) == TRAINING):
+            raise WorkerDiedError(STOOD_STILL)
+
+
+def _errors(futures: list[Future[TrialResult | None]]) -> list[BaseException]:
+    """Return what processes raised, by rank."""
+    return [error for future in futures if future.done() and (error := future.exception()) is not None]
+
+
+def _is_echo(error: BaseException) -> bool:
+    """Return whether an error says no more than that another process is gone."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    of_group = isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL"))
+    return isinstance(error, BrokenProcessPool) or "DistError" in names or of_group
+
+
+def _lost_to_memory(error: BaseException) -> KilledForMemoryError:
+    """Return what lets the launch halve the micro-batch: within the step the others already wait for this process."""
+    return KilledForMemoryError(f"memory ran out in one of the trial's processes ({_first_line(error)})")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _phase(progress: Path) -> str | None:

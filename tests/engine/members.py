@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from harness.engine.together import Member
 from harness.engine.worker import num_attempts
@@ -16,6 +16,12 @@ from harness.records.schema import TrialResult
 from harness.records.store import Store, write_atomic
 from harness.spec import Runtime, TrialSpec
 from tests.engine.stub import run_stub
+
+Loss = Literal["dies", "stops", "needs_halving"]
+
+
+def silent(**progress: object) -> None:
+    """Report nothing; it is sent to every member, and therefore lies here."""
 
 
 def dies(*args: object) -> None:
@@ -31,15 +37,15 @@ def waits(member: Member, spec: TrialSpec, store: Store, *args: object) -> None:
     threading.Event().wait(60.0)
 
 
-def second_dies(member: Member, *args: object) -> None:
+def second_dies(member: Member, *args: Any) -> None:
     (dies if member.rank else waits)(member, *args)
 
 
-def second_refuses(member: Member, *args: object) -> None:
+def second_refuses(member: Member, *args: Any) -> None:
     (refuses if member.rank else waits)(member, *args)
 
 
-def first_refuses(member: Member, *args: object) -> None:
+def first_refuses(member: Member, *args: Any) -> None:
     (waits if member.rank else refuses)(member, *args)
 
 
@@ -51,7 +57,7 @@ def second_is_lost(
     command: str,
     report: Callable[..., None],
     *,
-    how: Literal["dies", "stops", "needs_halving"],
+    how: Loss,
     times: int,
 ) -> TrialResult | None:
     """Lose the second member in the first attempts, while the first trains and waits for it; then run the stub."""

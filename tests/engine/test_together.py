@@ -9,8 +9,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from harness.engine import catalog, devices, executor, launch, plan, standstill,
 from harness.engine.executor import WorkerDiedError
 from harness.engine.launch import Options
 from harness.engine.plan import Plan, Request
+from harness.engine.worker import Outcome
 from harness.errors import DataError, SpecError
 from harness.records import result
 from harness.records.schema import TrialResult
@@ -142,10 +146,6 @@ def test_together_trial_whose_member_was_killed_gives_the_same_bytes(trained: di
 # -- members that do not go on ----------------------------------------------------------------------------------------
 
 
-def silent(**progress: object) -> None:
-    """Report nothing."""
-
-
 @pytest.mark.parametrize(
     ("part", "error"), [(members.second_dies, WorkerDiedError), (members.second_refuses, DataError)]
 )
@@ -154,7 +154,7 @@ def test_together_one_that_ends_ends_all(
 ) -> None:
     monkeypatch.setattr(together, "_take_part", part)
     with pytest.raises(error):
-        together.run_trial(stubs(1)[0].spec, Store(tmp_path), TWO, "", silent)
+        together.run_trial(stubs(1)[0].spec, Store(tmp_path), TWO, "", members.silent)
     for file in tmp_path.glob("0"):
         until(lambda file=file: not alive(int(file.read_text())), seconds=10.0)
 
@@ -162,10 +162,10 @@ def test_together_one_that_ends_ends_all(
 def test_together_main_that_fails_ends_those_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "_take_part", members.first_refuses)
     with pytest.raises(DataError, match="as asked"):
-        together.run_trial(stubs(1)[0].spec, Store(tmp_path), TWO, "", silent)
+        together.run_trial(stubs(1)[0].spec, Store(tmp_path), TWO, "", members.silent)
 
 
-def launched(root: Path, monkeypatch: pytest.MonkeyPatch, how: str, times: int) -> launch.Outcome:
+def launched(root: Path, monkeypatch: pytest.MonkeyPatch, how: members.Loss, times: int) -> Outcome:
     """Launch a stub trial in two processes of which the second is lost so often."""
     monkeypatch.setattr(together, "_take_part", partial(members.second_is_lost, how=how, times=times))
     options = Options(1, executor=inline, prepare=False)
@@ -173,18 +173,24 @@ def launched(root: Path, monkeypatch: pytest.MonkeyPatch, how: str, times: int) 
     return outcome
 
 
+def lost(*args: object) -> None:
+    raise WorkerDiedError(together.DIED)
+
+
 def test_together_member_that_dies_is_replaced_within_the_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = launched(tmp_path, monkeypatch, "dies", times=launch.MAX_ATTEMPTS - 1)
+    outcome = launched(tmp_path, monkeypatch, "dies", times=1)
     assert outcome.state == "COMPLETE"
-    assert worker.num_attempts(Store(tmp_path).trial(outcome.trial_id)) == launch.MAX_ATTEMPTS
+    assert worker.num_attempts(Store(tmp_path).trial(outcome.trial_id)) == 2
 
 
 def test_together_member_that_always_dies_fails_the_trial_as_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = launched(tmp_path, monkeypatch, "dies", times=99)
+    monkeypatch.setattr(together, "run_trial", lost)
+    options = Options(1, executor=inline, prepare=False)
+    (outcome,) = launch.launch(Store(tmp_path), stubs(1), TWO, options).outcomes.values()
     assert (outcome.state, outcome.cause) == ("FAILED", "killed")
     assert outcome.message == f"{together.DIED}, 3 times in a row"
     assert together.DIED in (tmp_path / "trials" / outcome.trial_id / "attempts" / "3.log").read_text()
@@ -204,7 +210,7 @@ def test_together_member_that_the_kernel_killed_for_memory_is_told_apart(
     monkeypatch.setattr(executor, "memory_kills", lambda: 1)
     monkeypatch.setattr(together, "_take_part", members.second_dies)
     with pytest.raises(executor.KilledForMemoryError):
-        together.run_trial(stubs(1)[0].spec, Store(tmp_path), TWO, "", silent)
+        together.run_trial(stubs(1)[0].spec, Store(tmp_path), TWO, "", members.silent)
 
 
 def test_together_member_that_is_stopped_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +219,36 @@ def test_together_member_that_is_stopped_is_replaced(tmp_path: Path, monkeypatch
     outcome = launched(tmp_path, monkeypatch, "stops", times=1)
     assert outcome.state == "COMPLETE"
     assert worker.num_attempts(Store(tmp_path).trial(outcome.trial_id)) == 2
+
+
+CLOSED = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_dead", "expected"),
+    [
+        ((CLOSED, DataError("no rows")), False, DataError),
+        ((CLOSED, None), True, BrokenProcessPool),
+        ((CLOSED, None), False, WorkerDiedError),
+        ((None, ValueError("a bug")), False, ValueError),
+    ],
+)
+def test_together_raises_the_cause_and_not_its_echo(
+    raised: tuple[Exception | None, ...],
+    is_dead: bool,
+    expected: type[Exception],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(together, "ECHO_SECONDS", 0.01)
+    monkeypatch.setattr(together, "POLL_SECONDS", 0.01)
+    futures: list[Any] = [Future() for _ in raised]
+    for future, error in zip(futures, raised, strict=True):
+        if error is not None:
+            future.set_exception(error)
+    processes = [SimpleNamespace(pid=os.getpid(), is_alive=lambda: not is_dead)]
+    with pytest.raises(expected):
+        together._await_main(futures, processes, tmp_path / "none")
 
 
 def test_standstill_is_of_processes_that_train_and_compute_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
