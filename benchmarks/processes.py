@@ -14,11 +14,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from harness.engine import heap
 from harness.engine.together import Member, _free_port
 from harness.records.provenance import _reset_peak_memory, peak_memory_bytes
 from harness.spec import Runtime
 
-SIZE = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 11}
+SIZE: dict[str, Any] = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 11}
 NUM_TOKENS = 32
 RUNTIME = Runtime(num_threads=1, micro_batch_size=2, eval_batch_size=2, device="cpu")
 LAYOUTS = {
@@ -50,6 +51,7 @@ def _measured(runtime: Runtime, folder: Path) -> list[int]:
 
 def _train(member: Member, runtime: Runtime, folder: Path) -> None:
     os.environ.update(member.variables())
+    heap.give_back_freed()  # as the engine does for shares
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

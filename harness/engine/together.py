@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engine import heap
 from harness.engine.devices import too_few
 from harness.engine.executor import (
     KilledForMemoryError,
@@ -163,6 +164,8 @@ def _take_part(
     from harness.engine.worker import set_threads
 
     set_threads(runtime.num_threads)
+    if runtime.sharding == "fsdp":
+        heap.give_back_freed()
     _require_gpus(runtime)
     together = _group(runtime)
     try:
