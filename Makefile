@@ -119,7 +119,7 @@ need_rows = @test -n "$$DATA" || { echo "DATA is empty, but must be a folder of 
 need_tokenizer = @test -n "$$BASE" || { echo "BASE is empty, but must be the folder of a tokenizer" >&2; exit 2; }
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup schedulers check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check chaos bench bench-engine bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory clean
+.PHONY: help setup schedulers check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check chaos bench bench-engine bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory bench-processes clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -264,6 +264,9 @@ bench-labels: $(VENV)/.ready-dev ## Compare the labels of those files with TRL's
 bench-memory: $(VENV)/.ready-dev ## Measure the memory that preparing a million rows takes with the tokenizer BASE, a folder
 	$(need_tokenizer)
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.memory --tokenizer "$$BASE"
+
+bench-processes: $(VENV)/.ready-dev ## Measure what each of several processes holds that train one model
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.processes
 
 clean: ## Remove caches and build files; results under OUT stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

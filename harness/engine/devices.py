@@ -89,6 +89,26 @@ def per_gpu(memory_gb: float | None, declared_gb: float | None) -> int:
     return int(memory_gb / declared_gb + 1e-9)  # 24 / 2.4 must be 10
 
 
+def grouped(names: Sequence[str], num_processes: int) -> tuple[str, ...]:
+    """Return the GPUs of each slot whose trials train in several processes, as CUDA_VISIBLE_DEVICES takes them.
+
+    Raises:
+        SpecError: there are fewer than processes.
+    """
+    if len(names) < num_processes:
+        raise SpecError(too_few(num_processes, len(names)))
+    firsts = range(0, len(names) - num_processes + 1, num_processes)
+    return tuple(",".join(names[first : first + num_processes]) for first in firsts)
+
+
+def too_few(num_processes: int, num_gpus: int) -> str:
+    """Return the one sentence for more processes than GPUs."""
+    return (
+        f"runtime.num_processes is {num_processes}, but must be at most {num_gpus}, since each takes a GPU of its own; "
+        "lower it, or set runtime.device to 'cpu'."
+    )
+
+
 def too_much(declared_gb: float, memory_gb: float) -> str:
     """Return the one sentence for a declaration that no GPU can hold."""
     return (

@@ -172,7 +172,7 @@ class _Slot:
         try:
             return future.result()
         except BrokenProcessPool as error:
-            for_memory = _killed_for_memory(processes, kills)
+            for_memory = killed_for_memory(processes, kills)
             self._drop()
             raise (KilledForMemoryError(KILLED_FOR_MEMORY) if for_memory else WorkerDiedError(DIED)) from error
 
@@ -209,7 +209,7 @@ class _Slot:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _killed_for_memory(processes: list[Any], kills_before: int | None) -> bool:
+def killed_for_memory(processes: list[Any], kills_before: int | None) -> bool:
     """Return whether a worker ended by SIGKILL while the kernel killed for memory: it does not say whom."""
     kills = memory_kills()
     if kills is None or kills_before is None or kills <= kills_before:
@@ -247,9 +247,9 @@ def default_workers(runtime: Runtime) -> int:
     """Return how many trials run at a time: as many as the GPUs hold, else as fill the cores at the trial's threads.
 
     Raises:
-        SpecError: trials declare more memory than any GPU has.
+        SpecError: trials declare more memory than any GPU has, or train in more processes than there are GPUs.
     """
-    if runtime.device != "cpu" and devices.gpus():
+    if (runtime.device == "cuda" and runtime.num_processes > 1) or (runtime.device != "cpu" and devices.gpus()):
         return len(_gpu_slots(runtime))
     return max(1, len(os.sched_getaffinity(0)) // runtime.num_cores)
 
@@ -258,15 +258,17 @@ def local(num_workers: int, runtime: Runtime) -> LocalExecutor:
     """Return the executor for trials on this machine; what they declare of a GPU's memory limits their number.
 
     Raises:
-        SpecError: trials declare more memory than any GPU has.
+        SpecError: trials declare more memory than any GPU has, or train in more processes than there are GPUs.
     """
     slots = () if runtime.device == "cpu" else _gpu_slots(runtime)
-    if slots and runtime.gpu_memory_gb is not None:
+    if slots and (runtime.gpu_memory_gb is not None or runtime.num_processes > 1):
         num_workers = min(num_workers, len(slots))
     return LocalExecutor(num_workers, runtime.num_threads, slots)
 
 
 def _gpu_slots(runtime: Runtime) -> tuple[str, ...]:
+    if runtime.num_processes > 1:
+        return devices.grouped(devices.gpus(), runtime.num_processes)
     if runtime.gpu_memory_gb is None:
         return devices.gpus()
     return devices.slots(devices.inventory(), runtime.gpu_memory_gb)

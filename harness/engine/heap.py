@@ -16,6 +16,8 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 KEPT_BYTES = (2**31 - 1, 32 * 2**20)
 """The largest that mallopt takes, and the largest that glibc before 2.35 does. Blocks below it come from the heap."""
+SMALL_BYTES = 2**16
+"""Blocks below it come from the heap where freed ones are handed back."""
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 """torch asks for pages of 2 MB under blocks of 2 MB and more where this is set before it is imported. Source:
 https://github.com/pytorch/pytorch/blob/v2.13.0/c10/core/impl/alloc_cpu.cpp"""
@@ -40,3 +42,14 @@ def keep_freed(environment: MutableMapping[str, str]) -> bool:
     if not any(mallopt(M_MMAP_THRESHOLD, size) == 1 for size in KEPT_BYTES):
         return False
     return mallopt(M_TRIM_THRESHOLD, KEPT_BYTES[0]) == 1
+
+
+def give_back_freed() -> None:
+    """Let this process hand freed blocks back at once, where the C library takes such settings.
+
+    Weights that are gathered for one layer after another are blocks of many sizes: a heap that keeps them grew to twice
+    what a process held of a model of 50 M weights (benchmarks/processes.py).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, SMALL_BYTES)

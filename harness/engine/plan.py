@@ -24,7 +24,18 @@ from harness.records import result
 from harness.records.schema import PlannedTrial, SweepRecord
 from harness.records.seal import sealed
 from harness.records.store import MANIFEST, Store, set_aside, write_atomic
-from harness.spec import ArtefactBase, BaseRef, FolderBase, HubBase, PocketBase, Study, Sweep, TrialBase
+from harness.spec import (
+    ArtefactBase,
+    BaseRef,
+    FolderBase,
+    HubBase,
+    PocketBase,
+    QLoraConfig,
+    Runtime,
+    Study,
+    Sweep,
+    TrialBase,
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ def make_plan(request: Request) -> Plan:
     if isinstance(sweep, Study):
         space.check(setting)
     record = _record(request, setting)
+    _check_sharding(setting.experiment.runtime, record)
     worlds.check_generated([setting.experiment.spec, *(trial.spec for trial in record.trials)])
     return Plan(request, setting, record, Store(request.out))
 
@@ -96,6 +108,15 @@ def _record(request: Request, setting: Setting) -> SweepRecord:
         claims=claimed.on_base(setting),
         **extremes.declared(setting.experiment),
     )
+
+
+def _check_sharding(runtime: Runtime, record: SweepRecord) -> None:
+    """Refuse to share out what cannot be; a study's trials are refused when they run."""
+    if runtime.sharding != "none" and any(isinstance(trial.spec.method, QLoraConfig) for trial in record.trials):
+        raise SpecError(
+            f"runtime.sharding is {runtime.sharding!r}, but must be 'none' with method 'qlora', whose 4-bit blocks "
+            "cannot be shared out; leave the method out, or let each process hold the whole model."
+        )
 
 
 def _measures(setting: Setting) -> dict[str, tuple[str, ...]]:

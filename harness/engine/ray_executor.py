@@ -238,12 +238,12 @@ def need(found: Sequence[Node], runtime: Runtime) -> Need:
 
 
 def _gpu_share(found: Sequence[Node], runtime: Runtime) -> float:
-    """Return the share of a GPU: by declared memory that of the smallest GPU of the cluster, else a whole one."""
+    """Return the share of a GPU: by declared memory that of the smallest GPU of the cluster, else one a process."""
     with_gpus = [node for node in found if node.resources.get("GPU", 0) > 0]
     if runtime.device == "cpu" or (runtime.device == "auto" and not with_gpus):
         return 0.0
     if runtime.gpu_memory_gb is None:
-        return 1.0
+        return float(runtime.num_processes)
     smallest = min((gb for node in with_gpus for gb in node.gpu_memories_gb), default=None)
     count = devices.per_gpu(smallest, runtime.gpu_memory_gb)
     if count == 0:

@@ -189,8 +189,8 @@ def _partitions(column: str, partition: str | None) -> list[str]:
 
 
 def need(partition: str | None, runtime: Runtime) -> Need:
-    """Return what a trial asks for; under device `auto` a GPU where the partition has any."""
+    """Return what a trial asks for; under device `auto` a GPU where the partition has any, and one a process."""
     has_gpus = runtime.device == "auto" and any("gpu" in text for text in _partitions("%G", partition))
-    num_gpus = int(runtime.device == "cuda" or has_gpus)
+    num_gpus = runtime.num_processes * int(runtime.device == "cuda" or has_gpus)
     limits = runtime.time_limit_minutes, runtime.memory_gb
     return Need(runtime.num_threads, partition, *limits, num_gpus, runtime.num_processes)

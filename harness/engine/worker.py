@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from harness import redact
 from harness.engine import forecast, together
+from harness.engine.executor import WorkerDiedError
 from harness.engine.progress import Reporter
 from harness.errors import BusyError, DiskError, HarnessError, StoreError, is_out_of_memory
 from harness.identity import trial_id
@@ -111,7 +112,11 @@ def set_threads(num_threads: int) -> None:
 
 
 def attempt(job: TrialJob) -> Outcome:
-    """Try a trial once and return how it ended. Never raises for a trial's own failure."""
+    """Try a trial once and return how it ended. Never raises for a trial's own failure.
+
+    Raises:
+        WorkerDiedError: a process that trained it with others is gone, and so is the attempt, as if this one had died.
+    """
     store, key = Store(job.root), trial_id(job.spec)
     folder = store.trial(key)
     try:
@@ -153,6 +158,10 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
                 finished = job.run(job.spec, store, _fitting(job), command, reporter)
         finally:
             redact_log(folder, number)
+    except WorkerDiedError as error:
+        with disk_errors(log), log.open("a", encoding="utf-8") as stream:
+            stream.write(f"{error}\n")
+        raise
     # The trial boundary: whatever a trial raises becomes its row.
     except Exception as error:
         outcome = _failed(error, folder, number, log, command, key)

@@ -50,19 +50,25 @@ class Runtime(Model):
     gpu_memory_gb: float | None = Field(default=None, gt=0)
     """GPU memory that one trial takes, in GiB: as many share a GPU as it holds. None gives each trial a whole one."""
     num_processes: int = Field(default=1, ge=1, le=64)
-    """Processes that train one trial's model together, on CPU; each has `num_threads`. As with the micro-batch, the
-    order of additions is the machine's: last digits may differ from those of one process."""
+    """Processes that train one trial's model together; each has `num_threads`, and on GPUs one of its own. As with the
+    micro-batch, the order of additions is the machine's: last digits may differ from those of one process."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """What each of several processes holds: all of the model, or with `fsdp` its share of weights, gradients and
+    optimizer state, so that a model may be trained that is too large for one."""
     memory_gb: float | None = Field(default=None, gt=0)
     """Main memory that one trial asks of Ray or SLURM, in GiB; None asks for none, and SLURM gives its own default."""
     time_limit_minutes: int | None = Field(default=None, ge=5)
     """What a SLURM job of one attempt may take; None is the partition's default."""
 
     @model_validator(mode="after")
-    def _processes_are_for_the_cpu(self) -> Runtime:
-        if self.num_processes > 1 and self.device != "cpu":
-            raise ValueError(
-                f"device is {self.device!r}, but must be 'cpu' where num_processes is {self.num_processes}"
-            )
+    def _processes_know_their_device(self) -> Runtime:
+        several = f"where num_processes is {self.num_processes}"
+        if self.num_processes > 1 and self.device == "auto":
+            raise ValueError(f"device is 'auto', but must be 'cpu' or 'cuda' {several}")
+        if self.num_processes > 1 and self.gpu_memory_gb is not None:
+            raise ValueError(f"gpu_memory_gb is {self.gpu_memory_gb:g}, but must be None {several}: each has a GPU")
+        if self.num_processes == 1 and self.sharding != "none":
+            raise ValueError(f"sharding is {self.sharding!r}, but must be 'none' {several}; raise num_processes")
         return self
 
     @property
@@ -71,8 +77,12 @@ class Runtime(Model):
         return self.num_threads * self.num_processes
 
     def rows_per_pass(self, batch_size: int, num_halvings: int) -> int:
-        """Return the rows of a forward pass after so many halvings: a step has as many passes more, the same tokens."""
-        return max(1, -(-min(self.micro_batch_size, batch_size) // 2**num_halvings))
+        """Return the rows of a forward pass after so many halvings: a step has as many passes more, the same tokens.
+
+        Without any, they are few enough for every process to get some.
+        """
+        each = -(-batch_size // self.num_processes)
+        return max(1, -(-min(self.micro_batch_size, each) // 2**num_halvings))
 
 
 class MethodReference(Model):

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ from torch import nn
 from harness.errors import StoreError
 from harness.records import store
 from harness.train import log
+from harness.train.placed import like
 
 KEEP = 2
 """Complete checkpoints kept: the newest, and one to fall back on should it be damaged."""
 ENDING = ".safetensors"
-NEEDED = {"state.json", *(f"{name}{ENDING}" for name in ("trainable", "optimizer", "rng"))}
-"""Files without which there is nothing to continue from."""
+OPTIMIZER = "optimizer"
+"""How the names of the files with the optimizer's state begin: one, or one for each quantity that shares hold."""
+NEEDED = ("state.json", f"trainable{ENDING}", OPTIMIZER, f"rng{ENDING}")
+"""How the names of files begin without which there is nothing to continue from."""
 _log = logging.getLogger(__name__)
 Tensors = Mapping[str, torch.Tensor]
 
@@ -55,8 +58,13 @@ class Checkpoints:
     logs: tuple[Path, ...]
     """Logs that are cut back to where they were when a checkpoint is continued from."""
 
-    def save(self, step: int, groups: Mapping[str, Tensors], state: dict[str, Any]) -> None:
+    def save(self, step: int, groups: Iterable[tuple[str, Tensors]], state: dict[str, Any]) -> None:
         """Write a checkpoint and remove all but the newest `KEEP`.
+
+        Args:
+            step: the steps taken.
+            groups: names and tensors, each of which is written before the next is asked for.
+            state: what else a run is continued from.
 
         Raises:
             DiskError: the disk is full or read-only.
@@ -67,8 +75,9 @@ class Checkpoints:
             for leftover in (*self.folder.glob(".*.building"), target):
                 shutil.rmtree(leftover, ignore_errors=True)
             building.mkdir(parents=True)
-            for name, tensors in groups.items():
+            for name, tensors in groups:
                 save_file(_storable(tensors), building / f"{name}{ENDING}")
+                del tensors
             marks = {path.name: log.seal(path) for path in self.logs}
             content = {"identity": self.identity, "logs": marks, "state": state}
             (building / "state.json").write_text(json.dumps(content, allow_nan=False))
@@ -100,8 +109,8 @@ class Checkpoints:
 
     def _load(self, path: Path) -> Loaded:
         manifest = store.verify_manifest(path)
-        if not manifest.keys() >= NEEDED:
-            raise StoreError(f"{path} is damaged: {store.MANIFEST} does not name {', '.join(sorted(NEEDED))}")
+        if not all(any(name.startswith(needed) for name in manifest) for needed in NEEDED):
+            raise StoreError(f"{path} is damaged: {store.MANIFEST} does not name {', '.join(NEEDED)}")
         content = json.loads((path / "state.json").read_text())
         if content["identity"] != self.identity or content["logs"].keys() != {path.name for path in self.logs}:
             raise StoreError(f"{path} belongs to another recipe, base or machine setting")
@@ -140,7 +149,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: 
     parameters = dict(model.named_parameters())
     for key, tensor in tensors.items():
         name, quantity = key.rsplit("/", 1)
-        optimizer.state[parameters[name]][quantity] = tensor.to(parameters[name].device)
+        optimizer.state[parameters[name]][quantity] = like(tensor, parameters[name])
 
 
 def rng_tensors() -> dict[str, torch.Tensor]:
@@ -159,4 +168,4 @@ def load_rng(tensors: Tensors) -> None:
 def copy_into(model: nn.Module, tensors: Tensors) -> None:
     """Overwrite trained parameters by name."""
     for name, parameter in trainable(model).items():
-        parameter.copy_(tensors[name])
+        parameter.copy_(like(tensors[name], parameter))

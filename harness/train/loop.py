@@ -73,19 +73,21 @@ def fit(
     """
     run = _begin(model, rows, spec, seed, context, folder, sample, watched, processes)
     if run.state.step == 0:
-        validate(run)
-        watch(run)
-        write_samples(run, "before")
+        with run.whole():
+            validate(run)
+            watch(run)
+            write_samples(run, "before")
     run.state = processes.agreed(run.state)
     while not run.finished:
         _step(run)
         if run.state.divergence is None and (run.due(spec.eval_every) or run.finished):
-            validate(run)
-            watch(run)
-            _consider_stopping(run)
+            with run.whole():
+                validate(run)
+                watch(run)
+                _consider_stopping(run)
+                if run.due(spec.eval_every) and not run.finished:
+                    write_samples(run, "during")
             run.state = processes.agreed(run.state)
-        if run.due(spec.eval_every) and not run.finished:
-            write_samples(run, "during")
         every = run.runtime.checkpoint_every
         if run.state.divergence is None and every and (run.due(every) or run.finished):
             save(run)  # the last step as well: a trial killed while it is evaluated need not train again
@@ -110,6 +112,11 @@ def _begin(
         folder.mkdir(parents=True, exist_ok=True)
     logs = folder / "metrics.jsonl", folder / "samples.jsonl", folder / "during.jsonl"
     run_identity = identity(model, rows, spec, seed, runtime) if runtime.checkpoint_every else ""
+    head, drops = chosen(model, runtime.loss_kernel), has_dropout(model)
+    if rows.reads_itself_alone:
+        segments.require(model)
+    model.train()
+    model = processes.share(model)
     run = Run(
         model=model,
         rows=rows,
@@ -125,14 +132,11 @@ def _begin(
         best=_best(spec),
         during=logs[2],
         watch=watched,
-        has_dropout=has_dropout(model),
-        head=chosen(model, runtime.loss_kernel),
+        has_dropout=drops,
+        head=head,
         eval_halvings=context.eval_halvings,
         processes=processes,
     )
-    if rows.reads_itself_alone:
-        segments.require(model)
-    model.train()
     seed_torch(seed, "train.other")
     _continue_or_clear(run, logs)
     return run
@@ -215,7 +219,7 @@ def _backward(run: Run, rows: Sequence[Example]) -> Measured:
             objective.backward()
             sums += torch.stack([objective.detach(), nll_sum])
     sums = run.processes.add_up(run.model, sums)
-    norm = torch.nn.utils.get_total_norm(schedules.gradients(run.model))
+    norm = run.processes.norm(run.model)
     total_objective, total_nll, grad_norm = torch.cat([sums, norm.reshape(1).to(sums)]).tolist()
     weight_sum = float(weight_sums.sum())
     return Measured(total_nll / weight_sum if weight_sum else None, total_objective, grad_norm)
@@ -275,6 +279,8 @@ def _consider_stopping(run: Run) -> None:
 def _end(run: Run) -> TrainSummary:
     """Settle which weights are kept, and sample from them. Checkpoints stay until the trial's result is committed."""
     state = run.state
+    trainable_parameters, total_parameters = count_parameters(run.model)
+    run.model = run.processes.gathered(run.model)
     if state.divergence is not None:
         state.val_loss = None
     else:
@@ -283,7 +289,6 @@ def _end(run: Run) -> TrainSummary:
             state.val_loss = run.best.val_loss
         write_samples(run, "after")
     run.model.eval()
-    trainable_parameters, total_parameters = count_parameters(run.model)
     return TrainSummary(
         num_steps=state.step,
         num_epochs=state.num_examples_seen / run.rows.num_examples,

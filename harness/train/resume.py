@@ -8,6 +8,8 @@ disk (checkpoints.py).
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import torch
@@ -16,6 +18,7 @@ from torch import nn
 from harness.data import PreparedData
 from harness.spec import Runtime, TrainSpec
 from harness.train import checkpoints
+from harness.train.placed import gathered
 from harness.train.run import Run, State
 
 _BEST = ("value", "step", "val_loss", "num_worse")
@@ -32,6 +35,7 @@ def identity(model: nn.Module, rows: PreparedData, spec: TrainSpec, seed: int, r
     where = (runtime.num_threads, runtime.micro_batch_size, runtime.loss_kernel, torch.__version__)
     layout = ("end to end",) if rows.reads_itself_alone else ()
     layout += (f"{runtime.num_processes} processes",) if runtime.num_processes > 1 else ()
+    layout += (runtime.sharding,) if runtime.sharding != "none" else ()
     facts = (spec.model_dump_json(), seed, rows.summary.rows_sha256, *layout, *where)
     digest.update(repr(facts).encode())
     for name, parameter in model.named_parameters():
@@ -42,23 +46,35 @@ def identity(model: nn.Module, rows: PreparedData, spec: TrainSpec, seed: int, r
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint of a run that has just finished a step.
+    """Write a checkpoint of a run that has just finished a step: the main process does, of whole tensors.
 
     Raises:
         DiskError: the disk is full or read-only.
     """
+    groups = _groups(run)
     if not run.processes.is_main:
+        deque(groups, maxlen=0)  # what is gathered takes all processes
         return
-    groups = {
-        "trainable": checkpoints.trainable(run.model),
-        "optimizer": checkpoints.optimizer_tensors(run.model, run.optimizer),
-        "rng": checkpoints.rng_tensors(),
-    }
     state = {"run": asdict(run.state), "num_eval_halvings": run.eval_halvings.count}
     if run.best is not None:
-        groups["best"] = run.best.weights
         state["best"] = {name: getattr(run.best, name) for name in _BEST}
     run.checkpoints.save(run.state.step, groups, state)
+
+
+def _groups(run: Run) -> Iterator[tuple[str, checkpoints.Tensors]]:
+    """Yield the parts of a checkpoint; of weights in shares one kind at a time, lest all be whole at once."""
+    is_main = run.processes.is_main
+    yield "trainable", gathered(checkpoints.trainable(run.model), keep=is_main)
+    moments = checkpoints.optimizer_tensors(run.model, run.optimizer)
+    if run.processes.shards:
+        for kind in sorted({name.rsplit("/", 1)[1] for name in moments}):
+            chosen = {name: tensor for name, tensor in moments.items() if name.endswith(f"/{kind}")}
+            yield f"{checkpoints.OPTIMIZER}_{kind}", gathered(chosen, keep=is_main)
+    else:
+        yield checkpoints.OPTIMIZER, moments
+    yield "rng", checkpoints.rng_tensors()
+    if run.best is not None and is_main:
+        yield "best", run.best.weights
 
 
 def resume(run: Run) -> bool:
@@ -67,13 +83,15 @@ def resume(run: Run) -> bool:
     if loaded is None:
         return False
     checkpoints.copy_into(run.model, loaded.groups["trainable"])
-    checkpoints.load_optimizer(run.model, run.optimizer, loaded.groups["optimizer"])
+    for name, tensors in loaded.groups.items():
+        if name.startswith(checkpoints.OPTIMIZER):
+            checkpoints.load_optimizer(run.model, run.optimizer, tensors)
     run.state = State(**loaded.state["run"])
     run.state.num_halvings = max(run.state.num_halvings, run.runtime.num_halvings)
     run.eval_halvings.count = max(run.eval_halvings.count, loaded.state.get("num_eval_halvings", 0))
     if run.best is not None:
         for name in _BEST:
             setattr(run.best, name, loaded.state["best"][name])
-        run.best.weights = loaded.groups["best"]
+        run.best.weights = loaded.groups["best"] if run.processes.is_main else {}
     checkpoints.load_rng(loaded.groups["rng"])
     return True

@@ -6,8 +6,8 @@ here: anything that acts on a run.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,6 +68,7 @@ class Run:
     """One training run."""
 
     model: nn.Module
+    """What forward passes go through: of several processes perhaps a share of each weight."""
     rows: PreparedData
     spec: TrainSpec
     runtime: Runtime
@@ -98,10 +99,8 @@ class Run:
     @property
     def forward_size(self) -> int:
         """Examples per forward pass: one where there is dropout, so that each example's masks are its own stream and
-        the micro-batch, which is the machine's, moves no number; and few enough for every process to get some."""
-        each = math.ceil(self.spec.batch_size / self.processes.count)
-        size = self.runtime.rows_per_pass(self.spec.batch_size, self.state.num_halvings)
-        return 1 if self.has_dropout else min(size, each)
+        the micro-batch, which is the machine's, moves no number."""
+        return 1 if self.has_dropout else self.runtime.rows_per_pass(self.spec.batch_size, self.state.num_halvings)
 
     @property
     def finished(self) -> bool:
@@ -117,9 +116,23 @@ class Run:
         """Return the context of every forward pass: bf16 arithmetic over float32 weights, or nothing."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.dtype == "bfloat16_autocast")
 
-    def shared_casts(self) -> torch.autocast:
+    def shared_casts(self) -> AbstractContextManager[object]:
         """Return the context of all passes of a step: weights are cast to bf16 once for as long as they stay the same.
 
-        It computes in no dtype of its own; what autocast keeps is let go with the outermost of its contexts.
+        It computes in no dtype of its own; what autocast keeps is let go with the outermost of its contexts. Where a
+        process holds a share of each weight it keeps no cast of the whole.
         """
+        if self.processes.shards:
+            return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16, enabled=False)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Let `model` be one with all its weights in the main process; every process goes in and out together."""
+        trained = self.model
+        self.model = self.processes.gathered(trained)
+        try:
+            yield
+        finally:
+            self.processes.let_go(self.model)
+            self.model = trained

@@ -1,10 +1,15 @@
-"""Two processes that train one model, over gloo, beside one process that trains it alone."""
+"""Two processes that train one model, over gloo, beside one process that trains it alone.
+
+Each case is trained by processes that hold the whole model (`ddp`) and by such as hold half of each weight (`fsdp`).
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,23 +20,70 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from harness.data import PreparedData
+from harness.data.packing import joined
 from harness.engine.together import Member, _free_port
+from harness.spec import TrainSpec
+from harness.train import losses as loss
 from harness.train import processes
 from harness.train.processes import ALONE, Together
+from harness.train.schedules import gradients
+from harness.train.sharding import Sharded
 from tests.train import tiny
 
 ROWS = tiny.prepared(tiny.examples(21), tiny.examples(6, seed=9))
-SMALL = tiny.runtime(micro_batch_size=3)
-CASES: dict[str, tuple[Callable[[], nn.Module], Any]] = {
-    "token_mean": (tiny.llama, tiny.recipe(eval_every=2)),
-    "example_mean": (tiny.llama, tiny.recipe(loss_reduction="example_mean")),
-    "groups": (tiny.llama, tiny.recipe(loss_reduction="micro_batch_mean", loss_group_size=3)),
-    "dropout": (lambda: tiny.lora(dropout=0.3), tiny.recipe()),
+PACKED = replace(
+    tiny.prepared([joined(ROWS.train[first : first + 3]) for first in range(0, 21, 3)], ROWS.validation),
+    reads_itself_alone=True,
+)
+KINDS: dict[str, type[Together]] = {"ddp": Together, "fsdp": Sharded}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and how many rows a forward pass takes at most."""
+
+    build: Callable[[], nn.Module]
+    spec: TrainSpec
+    rows: PreparedData = ROWS
+    micro_batch_size: int = 3
+    many_logits: int = loss.MANY_LOGITS
+    rtol: float = 1e-4
+    """Of the weights: float32 sums of some hundred terms in another order, through up to nine steps of Adam."""
+
+
+def half_lora() -> nn.Module:
+    """Return adapters in float32 on a base in bfloat16."""
+    model = tiny.lora(dropout=0.0)
+    for parameter in model.parameters():
+        parameter.data = parameter.data if parameter.requires_grad else parameter.data.bfloat16()
+    return model
+
+
+CASES = {
+    "token_mean": Case(tiny.llama, tiny.recipe(eval_every=2)),
+    "example_mean": Case(tiny.llama, tiny.recipe(loss_reduction="example_mean")),
+    "groups": Case(tiny.llama, tiny.recipe(loss_reduction="micro_batch_mean", loss_group_size=3)),
+    "dropout": Case(lambda: tiny.lora(dropout=0.3), tiny.recipe(batch_size=4)),
     # 21 examples in batches of 20: the second step has one, so that one process has nothing to do.
-    "idle": (tiny.llama, tiny.recipe(batch_size=20, num_steps=None, num_epochs=1)),
-    "stopped": (tiny.llama, tiny.recipe(eval_every=1, early_stopping_patience=1, learning_rate=0.5, num_steps=6)),
+    "idle": Case(tiny.llama, tiny.recipe(batch_size=20, num_steps=None, num_epochs=1)),
+    "stopped": Case(tiny.llama, tiny.recipe(eval_every=1, early_stopping_patience=1, learning_rate=0.5, num_steps=6)),
+    # The output layer, tied to the embedding, is read outside of any forward pass.
+    "sliced": Case(tiny.llama, tiny.recipe(num_steps=3), many_logits=1),
+    # bfloat16 keeps 8 bits: where an activation is rounded the other way it moves by 2^-8.
+    "autocast": Case(tiny.llama, tiny.recipe(num_steps=3, dtype="bfloat16_autocast", learning_rate=1e-4), rtol=2**-8),
+    "mixed": Case(half_lora, tiny.recipe(num_steps=3, dtype="bfloat16", learning_rate=1e-4), rtol=2**-8),
 }
-SAVING = tiny.runtime(micro_batch_size=3, checkpoint_every=2)
+METHODS = {"full": tiny.llama, "lora": lambda: tiny.lora(dropout=0.0)}
+PACKING = {"off": (ROWS, 8), "packed": (PACKED, 4)}
+for method, packing, accumulated in product(METHODS, PACKING, ("whole", "accumulated")):
+    laid, batch_size = PACKING[packing]
+    CASES[f"{method}-{packing}-{accumulated}"] = Case(
+        METHODS[method],
+        tiny.recipe(batch_size=batch_size, num_steps=3),
+        laid,
+        1 if accumulated == "accumulated" else batch_size,
+    )
 
 
 class Averaging(Together):
@@ -52,17 +104,63 @@ class Own(Together):
         return sums
 
 
+class AveragingShares(Sharded):
+    """A broken build: shares of gradients are averaged, as torch does of itself."""
+
+    def share(self, model: nn.Module) -> nn.Module:
+        from torch.distributed.fsdp import FSDPModule
+
+        shared = super().share(model)
+        for module in shared.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(float(self.count))
+        return shared
+
+
+class OwnNorm(Together):
+    """A broken build: each process clips by the norm of its own gradient."""
+
+    def add_up(self, model: nn.Module, sums: torch.Tensor) -> torch.Tensor:
+        self.own = super().norm(model)
+        return super().add_up(model, sums)
+
+    def norm(self, model: nn.Module) -> torch.Tensor:
+        return self.own
+
+
+class OwnShareNorm(Sharded):
+    """A broken build: each process clips by the norm of its own share of the gradient."""
+
+    def norm(self, model: nn.Module) -> torch.Tensor:
+        shares: list[Any] = gradients(model)
+        return torch.nn.utils.get_total_norm([share.to_local() for share in shares])
+
+
+BROKEN: dict[str, type[Together]] = {
+    kind.__name__: kind for kind in (Averaging, Own, AveragingShares, OwnNorm, OwnShareNorm)
+}
+
+
 def one_sample(_model: nn.Module, phase: str) -> list[dict[str, Any]]:
     return [{"answer": phase}]
 
 
 def train_case(name: str, folder: Path, group: Any = ALONE, **options: Any) -> dict[str, torch.Tensor]:
     """Train one case and return its weights, with those of a parameter that nothing reaches."""
-    build, spec = CASES[name]
-    model = build()
+    case = CASES[name]
+    model = case.build()
     model.register_parameter("unreached", nn.Parameter(torch.ones(2, 2)))
-    tiny.fit(model, ROWS, spec, folder, processes=group, sample=one_sample, **({"runtime": SMALL} | options))
+    loss.MANY_LOGITS = case.many_logits
+    plain = {"runtime": runtime_of(case, group), "sample": one_sample}
+    tiny.fit(model, case.rows, case.spec, folder, processes=group, **(plain | options))
+    loss.MANY_LOGITS = Case.many_logits
     return {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+
+
+def runtime_of(case: Case, group: Any, **changes: Any) -> Any:
+    """Return how a case runs in a group."""
+    several = {"num_processes": group.count, "device": "cpu", "sharding": "fsdp" if group.shards else "none"}
+    return tiny.runtime(micro_batch_size=case.micro_batch_size, **several, **changes)
 
 
 class Stopped(BaseException):
@@ -83,24 +181,36 @@ def interrupted(folder: Path, together: Together) -> None:
     handle = register_optimizer_step_pre_hook(before)
     try:
         with pytest.raises(Stopped):
-            train_case("dropout", folder, together, runtime=SAVING)
+            train_case("dropout", folder, together, runtime=saving(together))
     finally:
         handle.remove()
+
+
+def saving(group: Any) -> Any:
+    """Return a runtime that keeps a checkpoint every second step."""
+    return runtime_of(CASES["dropout"], group, checkpoint_every=2)
 
 
 def take_part(member: Member, root: Path) -> None:
     """Train every case in this process; what came of it is left in files."""
     os.environ.update(member.variables())
     torch.set_num_threads(1)
-    together = Together()
-    for name in CASES:
-        _keep(train_case(name, root / name, together), root, name, member)
-    for kind in (Averaging, Own):
-        broken = kind()
-        _keep(train_case("token_mean", root / kind.__name__, broken), root, kind.__name__, member)
-    _keep(train_case("dropout", root / "undisturbed", together, runtime=SAVING), root, "undisturbed", member)
-    interrupted(root / "continued", together)
-    _keep(train_case("dropout", root / "continued", together, runtime=SAVING), root, "continued", member)
+    for kind, make in KINDS.items():
+        together, folder = make(), root / kind
+        for name in CASES:
+            _keep(train_case(name, folder / name, together), folder, name, member)
+        _keep(
+            train_case("dropout", folder / "undisturbed", together, runtime=saving(together)),
+            folder,
+            "undisturbed",
+            member,
+        )
+        interrupted(folder / "continued", together)
+        _keep(
+            train_case("dropout", folder / "continued", together, runtime=saving(together)), folder, "continued", member
+        )
+    for name, make in BROKEN.items():
+        _keep(train_case("token_mean", root / name, make()), root, name, member)
     together.close()
 
 
@@ -125,27 +235,35 @@ def of(root: Path, name: str, rank: int = 0) -> dict[str, torch.Tensor]:
     return load_file(root / f"{name}.{rank}.safetensors")
 
 
-def losses(folder: Path) -> list[float]:
-    return [row["train/loss"] for row in tiny.log_of(folder)]
+def logged(folder: Path, column: str = "train/loss") -> list[float]:
+    return [row[column] for row in tiny.log_of(folder)]
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, torch.Tensor]]]:
+    """Return where one process trained each case, and its weights."""
+    root = tmp_path_factory.mktemp("one")
+    return {name: (root / name, train_case(name, root / name)) for name in CASES}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CASES)
-def test_processes_train_as_one_but_for_the_order_of_additions(name: str, two: Path, tmp_path: Path) -> None:
-    alone = train_case(name, tmp_path)
-    for key, tensor in of(two, name).items():
-        # float32 sums of some hundred terms in another order, through up to nine steps of Adam
-        torch.testing.assert_close(tensor, alone[key], rtol=1e-4, atol=2e-6)
-    np.testing.assert_allclose(losses(two / name), losses(tmp_path), rtol=1e-5)
-    counted = [{key: row[key] for key in ("step", "epoch", "train/num_tokens")} for row in tiny.log_of(tmp_path)]
-    assert [{key: row[key] for key in counted[0]} for row in tiny.log_of(two / name)] == counted
-    assert (len(counted) < CASES[name][1].num_steps) if name == "stopped" else counted
-    assert (two / name / "samples.jsonl").read_text() == (tmp_path / "samples.jsonl").read_text()
+def test_processes_train_as_one_but_for_the_order_of_additions(name: str, kind: str, two: Path, one: Any) -> None:
+    (single, alone), several = one[name], two / kind / name
+    rtol = CASES[name].rtol
+    for key, tensor in of(two / kind, name).items():
+        torch.testing.assert_close(tensor, alone[key], rtol=rtol, atol=2e-2 * rtol)
+    np.testing.assert_allclose(logged(several), logged(single), rtol=0.1 * rtol)
+    counted = [{key: row[key] for key in ("step", "epoch", "train/num_tokens")} for row in tiny.log_of(single)]
+    assert [{key: row[key] for key in counted[0]} for row in tiny.log_of(several)] == counted
+    assert (len(counted) < (CASES[name].spec.num_steps or 0)) if name == "stopped" else counted
+    assert (several / "samples.jsonl").read_text() == (single / "samples.jsonl").read_text()
 
 
-# In "stopped" the main process alone goes back to the best weights.
-@pytest.mark.parametrize("name", ["token_mean", "example_mean", "groups", "dropout", "idle", "continued"])
+# In "stopped" the main process alone goes back to the best weights; processes that hold shares hold nothing twice.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "stopped"] + ["continued"])
 def test_processes_hold_the_same_bytes_after_training(name: str, two: Path) -> None:
-    first, second = of(two, name, 0), of(two, name, 1)
+    first, second = of(two / "ddp", name, 0), of(two / "ddp", name, 1)
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -157,20 +275,23 @@ def test_processes_exchange_gradients_in_groups_of_one_kind(monkeypatch: pytest.
     assert list(processes._buckets([])) == []
 
 
-def test_processes_leave_alone_what_no_pass_reached(two: Path) -> None:
-    assert torch.equal(of(two, "token_mean")["unreached"], torch.ones(2, 2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_leave_alone_what_no_pass_reached(kind: str, two: Path) -> None:
+    assert torch.equal(of(two / kind, "token_mean")["unreached"], torch.ones(2, 2))
 
 
-@pytest.mark.parametrize("broken", ["Averaging", "Own"])
-def test_processes_that_scale_otherwise_are_found_out(broken: str, two: Path) -> None:
-    good, bad = tiny.log_of(two / "token_mean"), tiny.log_of(two / broken)
-    norms = [[row["train/grad_norm"] for row in rows] for rows in (good, bad)]
-    assert not np.allclose(norms[0], norms[1], rtol=1e-3)
+@pytest.mark.parametrize("broken", BROKEN)
+def test_processes_that_scale_otherwise_are_found_out(broken: str, two: Path, one: Any) -> None:
+    single, alone = one["token_mean"]
+    assert not np.allclose(logged(two / broken, "train/grad_norm"), logged(single, "train/grad_norm"), rtol=1e-3)
+    assert not np.allclose(logged(two / broken), logged(single), rtol=1e-5)
+    assert not torch.allclose(of(two, broken)["model.norm.weight"], alone["model.norm.weight"], rtol=1e-4, atol=2e-6)
 
 
-def test_processes_continue_from_a_checkpoint_with_the_same_bytes(two: Path) -> None:
-    undisturbed, continued = of(two, "undisturbed"), of(two, "continued")
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_continue_from_a_checkpoint_with_the_same_bytes(kind: str, two: Path) -> None:
+    undisturbed, continued = of(two / kind, "undisturbed"), of(two / kind, "continued")
     assert all(torch.equal(undisturbed[key], continued[key]) for key in undisturbed)
-    logs = [json.dumps(tiny.log_of(two / name)) for name in ("undisturbed", "continued")]
+    logs = [json.dumps(tiny.log_of(two / kind / name)) for name in ("undisturbed", "continued")]
     assert logs[0] == logs[1]
     assert len(json.loads(logs[0])) == 6
