@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import os
 import shlex
 import sys
@@ -41,6 +42,8 @@ from harness.spec import Runtime, TrialSpec
 T = TypeVar("T")
 LOCK = ".lock"
 LOG_TAIL_LINES = 40
+IMPORTED = ("harness.trial", "harness.evals.scoring", "transformers.generation", "transformers.modeling_layers")
+ADAPTING = {"lora": ("peft",), "qlora": ("peft", "bitsandbytes")}
 DISK_ERRORS = (errno.EIO, errno.ENXIO, errno.ESTALE, errno.ENOLCK)
 """What a disk or a network file system answers when it fails, besides being full or read-only."""
 
@@ -93,7 +96,14 @@ def run_trial(
     if runtime.num_processes > 1:
         return together.run_trial(spec, store, runtime, command, report)
     set_threads(runtime.num_threads)
+    import_all(spec.method.kind)
     return trial.run_trial(spec, trial.TrialContext(store, runtime, command, report))
+
+
+def import_all(method: str = "full") -> None:
+    """Import what a trial of a kind of method uses, so that neither its seconds nor its memory hold it."""
+    for module in IMPORTED + ADAPTING.get(method, ()):
+        importlib.import_module(module)
 
 
 def set_threads(num_threads: int) -> None:
@@ -147,7 +157,7 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
     except Exception as error:
         outcome = _failed(error, folder, number, log, command, key)
     else:
-        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store)
+        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store, job.runtime)
         outcome = Outcome(key, finished.state, ran=True)
     finally:
         reporter.close()

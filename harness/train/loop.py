@@ -33,6 +33,7 @@ from harness.train.head import chosen
 from harness.train.log import Reporter, write_row
 from harness.train.out_of_memory import in_what_fits
 from harness.train.processes import ALONE, Processes
+from harness.train.rehearsal import rehearse
 from harness.train.resume import identity, resume, save
 from harness.train.run import Context, Run, Sample, Watch
 from harness.train.validation import sample as write_samples
@@ -90,6 +91,8 @@ def fit(
             write_samples(run, "during")
         if run.due(run.runtime.checkpoint_every):
             save(run)
+    if run.runtime.rehearses:
+        rehearse(run, _backward)
     return _end(run)
 
 
