@@ -11,12 +11,14 @@ from __future__ import annotations
 import heapq
 import json
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.engine import footprint, measurement, rates, rows
 from harness.engine.footprint import Footprint
 from harness.engine.measurement import Measurement, num_halvings, remember, set_damaged_aside, shape
+from harness.engine.rates import Rates
 from harness.errors import StoreError
 from harness.records.schema import PlannedTrial
 from harness.records.store import Store
@@ -48,6 +50,20 @@ def num_steps(spec: TrialSpec) -> int | None:
     return None if size is None or spec.data.is_packed else spec.train.steps(size)
 
 
+def _packed_steps(spec: TrialSpec, found: Rates | None) -> int | None:
+    """Return the steps over packed rows that hold as many examples as those of measured trials; None without any."""
+    size, epochs = spec.data.num_examples, spec.train.num_epochs
+    if (
+        found is None
+        or size is None
+        or epochs is None
+        or not spec.data.is_packed
+        or math.isnan(found.examples_per_step)
+    ):
+        return None
+    return max(1, math.ceil(size * epochs / found.examples_per_step))
+
+
 class Forecast:
     """Forecasts trials of one store; reads each shape's measurements once, and again after `refresh`."""
 
@@ -77,9 +93,10 @@ class Forecast:
         return rates.of_rank(self._alike(spec, measured), spec) is not None
 
     def _of(self, spec: TrialSpec, measured: list[Measurement]) -> Cost:
-        steps, alike = num_steps(spec), self._alike(spec, measured)
+        alike = self._alike(spec, measured)
         peak, parts = self._memory(spec, measured, alike)
         found = rates.of_rank(alike, spec)
+        steps = num_steps(spec) or _packed_steps(spec, found)
         if found is None or steps is None:
             return Cost(steps, None, None, None, peak, parts)
         tokens, disk = round(found.tokens_per_step * steps), round(found.disk_bytes)

@@ -42,6 +42,8 @@ class Measurement(BaseModel):
     disk_bytes: float
     memory_bytes: float | None
     """Peak of the process."""
+    num_examples_seen: float | None = None
+    """Of packed data, several a row."""
     trial_id: str = ""
     seconds_per_step: float | None = None
     """Of a warm step."""
@@ -146,6 +148,7 @@ def remember(store: Store, spec: TrialSpec, result: TrialResult, ran_in: Store, 
         "host": os.uname().nodename,
         "num_steps": train.num_steps,
         "num_tokens": train.num_tokens,
+        "num_examples_seen": train.num_examples_seen,
         "num_validations": num_validations(spec.train, train.num_steps),
         "num_halvings": train.num_halvings,
         "micro_batch_size": train.micro_batch_size,

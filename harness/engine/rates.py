@@ -6,6 +6,7 @@ not tell is taken to be alike. What does not live here: how rows come to be (mea
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class Rates:
     seconds_besides: float
     tokens_per_step: float
     disk_bytes: float
+    examples_per_step: float
+    """NaN where rows of earlier versions do not tell."""
 
     @classmethod
     def of(cls, measured: list[Measurement]) -> Rates:
@@ -39,6 +42,7 @@ class Rates:
             seconds_besides=median(_besides),
             tokens_per_step=median(lambda row: row.num_tokens / row.num_steps),
             disk_bytes=median(lambda row: row.disk_bytes),
+            examples_per_step=median(lambda row: (row.num_examples_seen or math.nan) / row.num_steps),
         )
 
     def towards(self, other: Rates, share: float) -> Rates:
