@@ -49,7 +49,7 @@ MEMORY_WITHIN = 0.15
 SAMPLE: dict[str, tuple[dict[str, Any], ...]] = {
     "lima_size": ({"data.num_examples": 100}, {"data.num_examples": 800}),
     "epochs": ({"train.num_epochs": 8.0},),
-    "learning_rate": ({"method": "lora", "train.learning_rate": 1.0},),
+    "learning_rate": ({"method": "lora", "train.learning_rate": 3e-3},),
     "lora_rank": ({"method.rank": 16, "method.rank_scaling": "alpha_over_rank"},),
     "loss_mask": ({"data.prompt_loss_weight": 1.0, "data.completion_ratio": "low"},),
 }

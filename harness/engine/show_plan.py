@@ -30,12 +30,12 @@ def parts(value: PlanView, console: Console) -> None:
     if not groups:
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("MB at the peak of", *COLUMNS, "sum", "when"):
-        table.add_column(name, justify="left" if name in ("MB at the peak of", "when") else "right")
+    for name in ("MB at the peak", *COLUMNS, "sum", "when"):
+        table.add_column(name, justify="left" if name in ("MB at the peak", "when") else "right")
     for found, names in groups.items():
         others = len(set(names)) - 1
         cells = [f"{getattr(found, name) / 1e6:,.0f}" for name in COLUMNS]
-        name = names[0] + (f" and {others} more" if others else "")
+        name = names[0] + (f" (+{others})" if others else "")
         table.add_row(*map(Text, (name, *cells, f"{found.total / 1e6:,.0f}", PHASES[found.phase])))
     console.print(table)
 

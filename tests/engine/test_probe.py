@@ -101,9 +101,8 @@ def test_plan_shows_memory_by_its_parts_and_what_the_workers_take_together(
     assert "peak memory with WORKERS=1: unknown (PROBE=1 measures)" in printed(ask("epochs"), capsys)
     ask("epochs", probe=True)
     said = printed(ask("epochs", workers=2), capsys)
-    print(said)
     assert re.search(r"process +weights +adapters +gradients +optimiser +activations +sum +when", said)
-    assert re.search(r"num_epochs=1 and 4 more +100 +10 +0 +10 +20 +20 +160 +training", said)
+    assert re.search(r"num_epochs=1 \(\+4\) +100 +10 +0 +10 +20 +20 +160 +training", said)
     assert "peak memory with WORKERS=2: 320.0 MB of 400.0 MB on this machine" in said
     assert "WARNING" not in said
     said = printed(ask("epochs", workers=3), capsys)
@@ -170,4 +169,4 @@ def test_budget_leaves_a_report_of_what_is_there(ask: Asker, tmp_path: Path, mon
     assert all(path.is_file() for path in done.report.files)
     frame = load_sweep("epochs", base="tiny", out=tmp_path)
     assert len(frame) == 15
-    assert (frame["state"] == "COMPLETE").sum() == done.summary.num_ran
+    assert list(frame["state"]).count("COMPLETE") == done.summary.num_ran

@@ -13,8 +13,11 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from harness.engine import footprint
+from harness.engine.measurement import Measurement
 from harness.methods import held_bytes
 from harness.train import loop, rehearsal
+from tests.specs import pinned_spec
 from tests.train import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -103,56 +106,46 @@ def test_held_bytes_are_those_of_weights_gradients_and_the_optimizer_itself(make
 
 
 PROGRAM = """
-import json, sys, tempfile
+import json, os, sys, tempfile
 from pathlib import Path
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 from harness.engine import heap
-import os
+heap.keep_freed(os.environ)
+from transformers import LlamaConfig, LlamaForCausalLM
+from harness.engine import footprint
+from harness.engine.measurement import Measurement
 from harness.methods import held_bytes
-from harness.records.provenance import Clock, peak_memory_bytes
+from harness.records.provenance import Clock
 from tests.train import tiny
 
-heap.keep_freed(os.environ)
-micro, rehearses, steps = int(sys.argv[1]), sys.argv[2] == "probe", int(sys.argv[3])
-runtime = tiny.runtime(micro_batch_size=micro, rehearses=rehearses)
-rows = tiny.prepared(tiny.examples(64, seed=1, longest=240))
-tiny.fit(tiny.llama(), tiny.prepared(tiny.examples(8)), tiny.recipe(num_steps=1), Path(tempfile.mkdtemp()))
-clock = Clock("a command", runtime)
-config = LlamaConfig(vocab_size=tiny.VOCAB, hidden_size=384, intermediate_size=1024, num_hidden_layers=8,
+CONFIG = LlamaConfig(vocab_size=tiny.VOCAB, hidden_size=384, intermediate_size=1024, num_hidden_layers=4,
                      num_attention_heads=6, tie_word_embeddings=True)
-model = LlamaForCausalLM(config)
-folder = Path(tempfile.mkdtemp())
-with clock.training():
-    tiny.fit(model, rows, tiny.recipe(num_steps=steps), folder, runtime=runtime)
-with clock.evaluating():
-    pass
-memory = clock.read(device="cpu", num_tokens=1, held=held_bytes(model)).memory
-log = [[row["rehearsal/rows_per_pass"], row["rehearsal/peak_bytes"]]
-       for row in tiny.log_of(folder, only="rehearsal/rows_per_pass")]
-print(json.dumps({"memory": memory.model_dump(), "rehearsed": log, "rows_per_pass": micro}))
+ROWS = tiny.prepared(tiny.examples(16, seed=1, longest=120))
+
+def measured(micro, rehearses, steps):
+    runtime, folder = tiny.runtime(micro_batch_size=micro, rehearses=rehearses), Path(tempfile.mkdtemp())
+    clock, model = Clock("a command", runtime), LlamaForCausalLM(CONFIG)
+    with clock.training():
+        tiny.fit(model, ROWS, tiny.recipe(num_steps=steps, batch_size=4), folder, runtime=runtime)
+    with clock.evaluating():
+        pass
+    memory = clock.read(device="cpu", num_tokens=1, held=held_bytes(model)).memory
+    names = ("rehearsal/rows_per_pass", "rehearsal/peak_bytes")
+    rehearsed = [[row[name] for name in names] for row in tiny.log_of(folder, only=names[0])]
+    return {"memory": memory.model_dump(), "rehearsed": rehearsed, "rows_per_pass": micro}
+
+tiny.fit(tiny.llama(), tiny.prepared(tiny.examples(8)), tiny.recipe(num_steps=1), Path(tempfile.mkdtemp()))
+print(json.dumps([measured(4, True, 2), measured(1, False, 4), measured(4, False, 4)]))
 """
 
 
-def in_own_process(*words: str) -> dict[str, Any]:
-    """Train a Llama of 15 M parameters in a fresh process and return what it measured."""
-    command = [sys.executable, "-c", PROGRAM, *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
-
-
 def test_memory_of_a_real_small_model_is_forecast_from_a_probe_of_another_micro_batch() -> None:
-    from harness.engine import footprint
-    from harness.engine.measurement import Measurement
-    from tests.specs import pinned_spec
-
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
+    probe, *trials = json.loads(done.stdout)
     plain = {"num_steps": 2, "num_tokens": 1, "seconds_train": 1.0, "seconds_total": 1.0, "disk_bytes": 1}
-    probe = Measurement.model_validate_json(
-        json.dumps(plain | {"memory_bytes": None} | in_own_process("8", "probe", "2"))
-    )
-    for size in (2, 8):
-        actual = in_own_process(str(size), "trial", "8")["memory"]
-        expected = footprint.of([probe], pinned_spec(), size)
+    known = Measurement.model_validate_json(json.dumps(plain | {"memory_bytes": None} | probe))
+    for trial in trials:
+        actual = trial["memory"]
+        expected = footprint.of([known], pinned_spec(), trial["rows_per_pass"])
         assert expected is not None
         above = max(actual["train_peak_bytes"], actual["load_peak_bytes"]) - actual["start_bytes"]
         assert expected.above_process == pytest.approx(above, rel=0.15)
