@@ -31,7 +31,7 @@ from harness.identity import trial_id
 from harness.records import leftovers, result
 from harness.records.schema import PlannedTrial, TrialResult
 from harness.records.store import Store, disk_errors
-from harness.spec import MAX_HALVINGS, Runtime, TrialBase
+from harness.spec import MAX_HALVINGS, PocketBase, Runtime, TrialBase
 
 LOG = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
@@ -40,6 +40,8 @@ POLL_SECONDS = 0.25
 BUSY_SECONDS = 0.5
 BUSY_NAMED_SECONDS = 30.0
 PROBE_STEPS = 5
+POCKET_PROBE_STEPS = 40
+"""Steps of the pocket base take some hundredths of a second each: with few of them one slow moment decides."""
 DAY_SECONDS = 86400.0
 
 Why = Literal["done", "interrupted", "budget", "disk", "equal_failures", "machine"]
@@ -435,5 +437,6 @@ def probe(
 
 
 def _shortened(trial: PlannedTrial) -> PlannedTrial:
-    spec = trial.spec.replace({"train.num_epochs": None, "train.num_steps": PROBE_STEPS})
+    steps = POCKET_PROBE_STEPS if isinstance(trial.spec.base, PocketBase) else PROBE_STEPS
+    spec = trial.spec.replace({"train.num_epochs": None, "train.num_steps": steps})
     return trial.model_copy(update={"spec": spec, "trial_id": trial_id(spec)})
