@@ -119,7 +119,7 @@ need_rows = @test -n "$$DATA" || { echo "DATA is empty, but must be a folder of 
 need_tokenizer = @test -n "$$BASE" || { echo "BASE is empty, but must be the folder of a tokenizer" >&2; exit 2; }
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup schedulers check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check chaos bench bench-engine bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory bench-processes clean
+.PHONY: help setup schedulers check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check chaos bench bench-engine bench-forecast bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory bench-processes clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -241,6 +241,9 @@ bench: $(VENV)/.ready-dev ## Compare with a loop of separate training and evalua
 
 bench-engine: $(VENV)/.ready-dev ## Measure what the engine adds to a trial, to a call with nothing to do, and to planning 10 000 cells
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.engine
+
+bench-forecast: $(VENV)/.ready-dev ## Compare the forecasts of make plan with what trials take: seconds (pocket), memory (SmolLM2 of OUT; DATA its rows)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.forecast $${OUT:+--store "$$OUT"} $${DATA:+--rows "$$DATA"}
 
 bench-scorer: $(VENV)/.ready-dev ## Compare the scorer with lm-eval's own, on the bases that are here
 	@OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.scorer

@@ -94,7 +94,9 @@ def run_trial(spec: TrialSpec, context: TrialContext) -> TrialResult:
             before_full_precision=before_full_precision,
             after=after,
             drift=drift,
-            provenance=clock.read(device=str(model.device), num_tokens=summary.num_tokens),
+            provenance=clock.read(
+                device=str(model.device), num_tokens=summary.num_tokens, held=methods.held_bytes(tuned)
+            ),
         ),
     )
     leftovers.sweep_finished(folder)

@@ -29,7 +29,7 @@ class Ahead:
     num_confirming: int
     """Trials on fresh seeds."""
     cost: Cost
-    """What each is taken to cost: the mean of the trials planned, or of both ends of the space."""
+    """What each is taken to cost: the mean of the trials planned, or of both ends of the space; the largest peak."""
 
     def costs(self) -> list[Cost]:
         """Return the expected cost of each."""
@@ -44,7 +44,7 @@ def of_study(setting: Setting, record: SweepRecord, store: Store) -> Ahead:
     left = max(0, study.num_conditions - len(sampled)) if record.winners is None else 0
     winners = 1 if len(study.objectives) == 1 else study.max_confirmed
     to_confirm = 0 if record.winners is not None else min(winners, study.num_conditions) * len(study.confirm_seeds)
-    forecast = Forecast(store)
+    forecast = Forecast(store, setting.experiment.runtime)
     cost = _mean(forecast.of(trial.spec) for trial in examples(setting, record))
     return Ahead(left, left * len(space.seeds(setting)), to_confirm, cost)
 
@@ -61,4 +61,6 @@ def _mean(costs: Iterable[Cost]) -> Cost:
     columns = {name: [getattr(cost, name) for cost in known] for name in names}
     means = {name: None if None in column else statistics.fmean(column) for name, column in columns.items()}
     whole = {name: mean if name == "seconds" or mean is None else round(mean) for name, mean in means.items()}
+    if whole["memory_bytes"] is not None:
+        whole["memory_bytes"] = max(columns["memory_bytes"])  # what has to fit is the largest
     return Cost(**whole)  # pyright: ignore[reportArgumentType]

@@ -7,7 +7,7 @@ here: how it looks (show.py).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,9 @@ class PlanView:
             "num_done": outlook.num_done,
             "seconds_left": outlook.seconds_left,
             "disk_bytes_left": outlook.disk_left,
+            "memory_bytes_left": outlook.memory_left,
+            "memory_bytes_here": outlook.memory_here,
+            "warning": outlook.warning,
             "num_in_budget": outlook.num_in_budget,
             "num_to_propose": outlook.ahead.num_trials if outlook.ahead else 0,
             "num_to_confirm": outlook.ahead.num_confirming if outlook.ahead else 0,
@@ -61,7 +64,7 @@ class PlanView:
                     "seed": trial.seed,
                     "world": trial.world,
                     "state": outlook.states[trial.trial_id].state,
-                    **vars(outlook.costs[trial.trial_id]),
+                    **asdict(outlook.costs[trial.trial_id]),
                 }
                 for trial in plan.record.trials
             ],

@@ -74,7 +74,13 @@ def plan(
         if isinstance(made.setting.sweep, Study):
             trials = ahead.examples(made.setting, made.record)
         launch.probe(made.store, trials, runtime, options, view.choose(made.store, as_json=as_json))
-    return PlanView(made, plans.outlook(made, num_workers, seconds), num_workers, budget, powered.of_plan(made))
+    return PlanView(
+        made,
+        plans.outlook(made, num_workers, seconds, runs_here=place == HERE),
+        num_workers,
+        budget,
+        powered.of_plan(made),
+    )
 
 
 def sweep(

@@ -7,7 +7,6 @@ import. What does not live here: the trials themselves (worker.py).
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.engine.progress import Reporter
-from harness.engine.worker import output_to, set_threads
+from harness.engine.worker import import_all, output_to, set_threads
 from harness.identity import base_key, canonical
 from harness.records.schema import PlannedTrial
 from harness.records.store import Store
@@ -236,5 +235,4 @@ def export_slices(job: ExportJob) -> int:
 
 def warm_up() -> None:
     """Import what a trial uses, so that a worker is ready when its first one comes."""
-    for module in ("harness.trial", "harness.evals.scoring", "transformers.generation", "transformers.modeling_layers"):
-        importlib.import_module(module)
+    import_all()

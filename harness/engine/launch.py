@@ -31,7 +31,7 @@ from harness.identity import trial_id
 from harness.records import leftovers, result
 from harness.records.schema import PlannedTrial, TrialResult
 from harness.records.store import Store, disk_errors
-from harness.spec import MAX_HALVINGS, Runtime, TrialBase
+from harness.spec import MAX_HALVINGS, PocketBase, Runtime, TrialBase
 
 LOG = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
@@ -40,6 +40,8 @@ POLL_SECONDS = 0.25
 BUSY_SECONDS = 0.5
 BUSY_NAMED_SECONDS = 30.0
 PROBE_STEPS = 5
+POCKET_PROBE_STEPS = 40
+"""Steps of the pocket base take some hundredths of a second each: with few of them one slow moment decides."""
 DAY_SECONDS = 86400.0
 
 Why = Literal["done", "interrupted", "budget", "disk", "equal_failures", "machine"]
@@ -237,6 +239,10 @@ class _Launch:
                 self.others |= {executor.submit(jobs.warm_up) for _ in range(executor.num_slots - 1)}
             self._await(executor, jobs.check, jobs.CheckJob(checked, self.store.root, self.runtime))
         self.others |= {executor.submit(jobs.score_before, job) for job in befores}
+        while self.runtime.rehearses and self.others and not self.stop.wanted:
+            self._wait()
+            self._check_others()
+            self.view.tick()
 
     def _starts_from_planned(self, trial: PlannedTrial) -> bool:
         return isinstance(trial.spec.base, TrialBase) and trial.spec.base.trial_id in self.trials
@@ -420,15 +426,17 @@ class _Launch:
 def probe(
     store: Store, trials: Iterable[PlannedTrial], runtime: Runtime, options: Options, view: View | None = None
 ) -> Summary:
-    """Measure one short trial of each shape that has no measurement, so that the plan can forecast the rest.
+    """Measure one short trial of each shape and setting that has no measurement, so that the plan can forecast the
+    rest; where ranks differ, one at each end.
 
-    The short trials run in a scratch store that shares the artefacts, and are thrown away.
+    The short trials run in a scratch store that shares the artefacts, and are thrown away. Scores of bases are measured
+    before them, since a trial that waits for its base's would seem to take as long.
 
     Raises:
         BadInputError: base, template or data cannot be used.
         DiskError: the output folder cannot be written.
     """
-    short = [_shortened(trial) for trial in forecast.unmeasured(store, trials)]
+    short = [_shortened(trial) for trial in forecast.unmeasured(store, trials, runtime)]
     probes = store.root / "probes"
     with disk_errors(probes):
         probes.mkdir(parents=True, exist_ok=True)
@@ -438,11 +446,13 @@ def probe(
         folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=probes))
     try:
         scratch = beside(store, folder, [trial.spec for trial in short])
-        return launch(scratch, short, runtime, replace(options, measure_into=store.root), view)
+        measuring = runtime.replace({"rehearses": True})
+        return launch(scratch, short, measuring, replace(options, measure_into=store.root), view)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shortened(trial: PlannedTrial) -> PlannedTrial:
-    spec = trial.spec.replace({"train.num_epochs": None, "train.num_steps": PROBE_STEPS})
+    steps = POCKET_PROBE_STEPS if isinstance(trial.spec.base, PocketBase) else PROBE_STEPS
+    spec = trial.spec.replace({"train.num_epochs": None, "train.num_steps": steps})
     return trial.model_copy(update={"spec": spec, "trial_id": trial_id(spec)})

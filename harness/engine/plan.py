@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import methods, models
-from harness.engine import ahead, asked, axes, claimed, extremes, space, worlds
+from harness.engine import ahead, asked, axes, claimed, extremes, footprint, space, worlds
 from harness.engine.ahead import Ahead
 from harness.engine.forecast import Cost, Forecast, num_within, total_seconds
 from harness.engine.resolve import Request, Setting, resolve
@@ -213,17 +213,25 @@ class Outlook:
     """Trials of the rest that end within the budget; None without a budget or where a cost is unknown."""
     ahead: Ahead | None = None
     """Of a study, what it has not planned yet; its cost is in `seconds_left` and `disk_left`."""
+    memory_left: int | None = None
+    """The peak of the rest, in bytes: of the largest trials together, as many as there are workers."""
+    memory_here: int | None = None
+    """What processes may take on this machine; None where trials run elsewhere, or the system does not tell."""
+    warning: str | None = None
+    """Where the peak does not fit."""
 
 
-def outlook(plan: Plan, num_workers: int, budget_seconds: float | None = None) -> Outlook:
-    """Return what is done and what the rest is expected to cost on a number of workers."""
+def outlook(plan: Plan, num_workers: int, budget_seconds: float | None = None, *, runs_here: bool = True) -> Outlook:
+    """Return what is done and what the rest is expected to cost on a number of workers, here or on other machines."""
     states = of_record(plan.store, plan.record)
-    forecast = Forecast(plan.store)
+    forecast = Forecast(plan.store, plan.setting.experiment.runtime)
     costs = {trial_id: forecast.of(trial.spec) for trial_id, trial in plan.trials.items()}
     planned = [costs[trial_id] for trial_id, state in states.items() if state.state not in SETTLED]
     to_come = ahead.of_study(plan.setting, plan.record, plan.store) if plan.record.kind == "study" else None
     left = planned + (to_come.costs() if to_come else [])
-    disk = [cost.disk_bytes for cost in left]
+    disk, peaks = [cost.disk_bytes for cost in left], [cost.memory_bytes for cost in left]
+    machine = footprint.machine_bytes() if runs_here else None
+    asked_for = None if runs_here else plan.setting.experiment.runtime.memory_gb
     return Outlook(
         states=states,
         costs=costs,
@@ -233,6 +241,9 @@ def outlook(plan: Plan, num_workers: int, budget_seconds: float | None = None) -
         notes=_notes(plan),
         num_in_budget=None if budget_seconds is None else num_within(left, num_workers, budget_seconds),
         ahead=to_come,
+        memory_left=footprint.peak_together(peaks, num_workers if runs_here else 1),
+        memory_here=machine,
+        warning=footprint.warning(peaks, num_workers, machine) if runs_here else footprint.too_little(peaks, asked_for),
     )
 
 

@@ -201,7 +201,8 @@ def _of_ours(error: BaseException) -> BaseException:
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
     if isinstance(error, RayTaskError):
-        return error.cause if isinstance(error.cause, Exception) else WorkerDiedError(first_sentence(error))
+        cause = getattr(error, "cause", None)
+        return cause if isinstance(cause, Exception) else WorkerDiedError(first_sentence(error))
     if isinstance(error, OutOfMemoryError):
         return KilledForMemoryError(first_sentence(error))
     if isinstance(error, RayError):

@@ -15,13 +15,14 @@ from rich.text import Text
 
 from analysis import numbers
 from analysis.report import Report
-from harness.engine import rerun, show_pocket
+from harness.engine import rerun, show_plan, show_pocket
 from harness.engine.answers import Compared, Done, PlanView, Recovered, Refused, StatusView
 from harness.engine.auditing import AuditView
 from harness.engine.claims_run import Started
 from harness.engine.claims_view import ClaimsView
 from harness.engine.laboratory import Checked, Tour
 from harness.engine.plan import kept_less
+from harness.engine.show_plan import number, size
 from harness.engine.view import duration, label
 from harness.engine.worker import rerun_command
 from harness.records.schema import CONFIRM_ARM
@@ -44,15 +45,17 @@ def _(value: list, console: Console) -> None:
 def _(value: PlanView, console: Console) -> None:
     record, outlook = value.plan.record, value.outlook
     _line(console, f"{record.kind} {record.name} on {record.base}: {record.hypothesis}")
-    table = _table("trial", "arm", "condition", "state", "steps", "tokens", "time", "disk")
+    table = _table("trial", "arm", "condition", "state", "steps", "tokens", "time", "memory", "disk")
     for trial in record.trials:
         cost = outlook.costs[trial.trial_id]
-        cells = (number(cost.num_steps), number(cost.num_tokens), duration(cost.seconds), size(cost.disk_bytes))
+        counts = number(cost.num_steps), number(cost.num_tokens)
+        cells = (*counts, duration(cost.seconds), size(cost.memory_bytes), size(cost.disk_bytes))
         name = label(trial).rsplit(" [", 1)[0]
         state = outlook.states[trial.trial_id].state
         table.add_row(*map(Text, (trial.trial_id[:12], trial.arm, name, state, *cells)))
     if record.trials:
         console.print(table)
+    show_plan.parts(value, console)
     for line in _study_lines(value):
         _line(console, line)
     for line in (*outlook.notes, *value.power.lines()):
@@ -63,6 +66,8 @@ def _(value: PlanView, console: Console) -> None:
         f"{duration(outlook.seconds_left)} and {size(outlook.disk_left)}"
         + ("" if outlook.seconds_left is not None else " (PROBE=1 measures)"),
     )
+    for line in show_plan.memory_lines(value):
+        _line(console, line)
     if value.budget is not None:
         num_left = len(value.plan.trials) - outlook.num_done + (len(outlook.ahead.costs()) if outlook.ahead else 0)
         reached = "unknown" if outlook.num_in_budget is None else f"{outlook.num_in_budget} of {num_left}"
@@ -276,15 +281,3 @@ def _table(*names: str) -> Table:
     for index, name in enumerate(names):
         table.add_column(name, justify="left" if index < 4 else "right", no_wrap=index != 2)
     return table
-
-
-def number(value: int | None) -> str:
-    """Return a count as text, `unknown` for None."""
-    return "unknown" if value is None else f"{value:,}"
-
-
-def size(value: int | None) -> str:
-    """Return bytes as text, `unknown` for None."""
-    if value is None:
-        return "unknown"
-    return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.1f} GB"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import logging
 import os
 import shlex
@@ -47,6 +48,8 @@ LOCK = ".lock"
 LOG_TAIL_LINES = 40
 EVALUATING = ("scoring after", "scoring before", "probing")
 """Phases of a trial in which nothing is trained."""
+IMPORTED = ("harness.trial", "harness.evals.scoring", "transformers.generation", "transformers.modeling_layers")
+ADAPTING = {"lora": ("peft",), "qlora": ("peft", "bitsandbytes")}
 DISK_ERRORS = (errno.EIO, errno.ENXIO, errno.ESTALE, errno.ENOLCK)
 """What a disk or a network file system answers when it fails, besides being full or read-only."""
 
@@ -101,7 +104,14 @@ def run_trial(
     if runtime.num_processes > 1:
         return together.run_trial(spec, store, runtime, command, report)
     set_threads(runtime.num_threads)
+    import_all(spec.method.kind)
     return trial.run_trial(spec, trial.TrialContext(store, runtime, command, report))
+
+
+def import_all(method: str = "full") -> None:
+    """Import what a trial of a kind of method uses, so that neither its seconds nor its memory hold it."""
+    for module in IMPORTED + ADAPTING.get(method, ()):
+        importlib.import_module(module)
 
 
 def set_threads(num_threads: int) -> None:
@@ -181,7 +191,7 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
 def _remember(job: TrialJob, finished: TrialResult, store: Store) -> None:
     """Let forecasts learn from a trial; where that cannot be written the trial is none the worse."""
     try:
-        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store)
+        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store, job.runtime)
     except (StoreError, OSError) as error:
         LOG.warning("%s; forecasts learn nothing from trial %s", error, finished.trial_id[:12])
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["METHODS", "Method", "attach", "check", "count_parameters", "quantisation", "save"]
+__all__ = ["METHODS", "Method", "attach", "check", "count_parameters", "held_bytes", "quantisation", "save"]
 
 GENERATION = "generation_config.json"
 ADAPTER_PARTS = ("lora_", "trainable_tokens_")
@@ -118,3 +118,35 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
         trained += size if parameter.requires_grad else 0
         base += 0 if any(part in name for part in ADAPTER_PARTS) else size
     return trained, base
+
+
+def held_bytes(model: nn.Module) -> dict[str, int]:
+    """Return the bytes that a model takes while it trains, without what passes need: its base as it is held, what a
+    method put beside it, and gradient and the optimizer's two moments of what is trained, each in the weights' dtype.
+
+    The names are those of `MemoryUse`. Tied weights count once, 4-bit ones with their scales.
+    """
+    base = adapter = trained = 0
+    for name, parameter in model.named_parameters():
+        size = parameter.numel() * parameter.element_size() + _scale_bytes(parameter)
+        trained += size if parameter.requires_grad else 0
+        if any(part in name for part in ADAPTER_PARTS):
+            adapter += size
+        else:
+            base += size
+    base += sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    moments = 2 * trained
+    return {
+        "weights_bytes": base,
+        "adapter_bytes": adapter,
+        "gradient_bytes": trained,
+        "optimiser_bytes": moments,
+    }
+
+
+def _scale_bytes(parameter: nn.Parameter) -> int:
+    """Return what the scales of a 4-bit weight take, those of its scales included; 0 of any other."""
+    state = getattr(parameter, "quant_state", None)
+    outer = getattr(state, "state2", None)
+    held = [getattr(one, "absmax", None) for one in (state, outer)]
+    return sum(scales.numel() * scales.element_size() for scales in held if scales is not None)

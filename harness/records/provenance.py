@@ -11,14 +11,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from harness.records.schema import Provenance
+from harness.records.schema import MemoryUse, Provenance
 from harness.spec import Runtime
 
 LIBRARIES = (
@@ -36,7 +36,9 @@ class Clock:
         self._started = time.perf_counter()
         self._started_utc = utc_now()
         self._seconds = {"train": 0.0, "eval": 0.0}
-        _reset_peak_memory()
+        self._peaks: dict[str, int | None] = {}
+        begin_peak_memory()
+        self._resident_at_start = peak_memory_bytes()
 
     @contextmanager
     def training(self) -> Generator[None, None, None]:
@@ -53,19 +55,29 @@ class Clock:
     @contextmanager
     def _counting(self, what: str) -> Generator[None, None, None]:
         start = time.perf_counter()
+        self._end_phase("load")
         try:
             yield
         finally:
             self._seconds[what] += time.perf_counter() - start
+            self._end_phase(what)
 
-    def read(self, *, device: str, num_tokens: int) -> Provenance:
+    def _end_phase(self, what: str) -> None:
+        """Take the peak of a phase down, and give back what it freed, so that the next has a peak of its own."""
+        peaks = [peak for peak in (self._peaks.get(what), peak_memory_bytes()) if peak is not None]
+        self._peaks[what] = max(peaks, default=None)
+        begin_peak_memory(of_gpu=False)
+
+    def read(self, *, device: str, num_tokens: int, held: Mapping[str, int] | None = None) -> Provenance:
         """Return the provenance so far.
 
         Args:
             device: where the model was, e.g. "cpu" or "cuda:0".
             num_tokens: training tokens read, for the tokens per second.
+            held: what the model takes, from `methods.held_bytes`.
         """
         commit, dirty = git_state()
+        peaks = [peak for peak in (*self._peaks.values(), peak_memory_bytes()) if peak is not None]
         train_seconds = self._seconds["train"]
         return Provenance(
             host=platform.node(),
@@ -82,9 +94,19 @@ class Clock:
             seconds_train=train_seconds,
             seconds_eval=self._seconds["eval"],
             tokens_per_second=num_tokens / train_seconds if train_seconds > 0 and num_tokens else None,
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=max(peaks, default=None),
             peak_gpu_memory_bytes=_peak_gpu_memory_bytes(),
             loss_kernel=self._runtime.loss_kernel,
+            memory=None if held is None else self._memory(held),
+        )
+
+    def _memory(self, held: Mapping[str, int]) -> MemoryUse:
+        return MemoryUse(
+            start_bytes=self._resident_at_start,
+            load_peak_bytes=self._peaks.get("load"),
+            train_peak_bytes=self._peaks.get("train"),
+            eval_peak_bytes=self._peaks.get("eval"),
+            **held,
         )
 
 
@@ -135,9 +157,9 @@ def cpu_name() -> str:
     return f"{names[0] if names else 'unknown'} x {os.cpu_count()}"
 
 
-def _reset_peak_memory() -> None:
-    # A worker's later trials must not inherit an earlier one's peak: what that freed goes back to the system (glibc),
-    # then 5 resets the high-water mark (Linux).
+def begin_peak_memory(*, of_gpu: bool = True) -> None:
+    """Let the peaks of memory begin anew at what is held now: what was freed before goes back to the system (glibc)."""
+    # A worker's later trials must not inherit an earlier one's peak. 5 resets the high-water mark (Linux).
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -147,7 +169,7 @@ def _reset_peak_memory() -> None:
         return
     finally:
         torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
+        if of_gpu and torch is not None and torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
 

@@ -200,6 +200,27 @@ class ResolvedIdentity(Row):
     """Task key -> sha256 of the items asked."""
 
 
+class MemoryUse(Row):
+    """What a trial's process held of memory, and what its model takes of it; never part of identity.
+
+    Peaks are resident high-water marks of the process, of a phase each: training, evaluation, and the rest, which is
+    loading. None is unknown.
+    """
+
+    start_bytes: int | None
+    """Resident when the trial began: the libraries, and what earlier trials left."""
+    load_peak_bytes: int | None
+    train_peak_bytes: int | None
+    eval_peak_bytes: int | None
+    weights_bytes: int
+    """Of the base, as they are held: 4-bit ones with their scales."""
+    adapter_bytes: int
+    gradient_bytes: int
+    """Of what is trained."""
+    optimiser_bytes: int
+    """Its two moments."""
+
+
 class Provenance(Row):
     """Where and how a result came about; never part of identity."""
 
@@ -223,6 +244,8 @@ class Provenance(Row):
     peak_gpu_memory_bytes: int | None
     loss_kernel: str = "torch"
     """What computed the training loss."""
+    memory: MemoryUse | None = None
+    """None in records of before it was measured."""
 
 
 class TrialResult(Row):

@@ -47,6 +47,8 @@ class Runtime(Model):
     """How often `eval_batch_size` is halved from the start: the engine sets it where the system killed an evaluation of
     this trial for memory."""
 
+    rehearses: bool = False
+    """Whether training, once done, tries what forward passes of each size need of memory: of a probe, by the engine."""
     gpu_memory_gb: float | None = Field(default=None, gt=0)
     """GPU memory that one trial takes, in GiB: as many share a GPU as it holds. None gives each trial a whole one."""
     num_processes: int = Field(default=1, ge=1, le=64)

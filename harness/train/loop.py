@@ -33,6 +33,7 @@ from harness.train.head import chosen
 from harness.train.log import Reporter, write_row
 from harness.train.out_of_memory import in_what_fits
 from harness.train.processes import ALONE, Processes
+from harness.train.rehearsal import rehearse
 from harness.train.resume import identity, resume, save
 from harness.train.run import Context, Run, Sample, Watch
 from harness.train.validation import sample as write_samples
@@ -91,6 +92,8 @@ def fit(
         every = run.runtime.checkpoint_every
         if run.state.divergence is None and every and (run.due(every) or run.finished):
             save(run)  # the last step as well: a trial killed while it is evaluated need not train again
+    if run.runtime.rehearses:
+        rehearse(run, _backward)
     return _end(run)
 
 

@@ -81,9 +81,9 @@ def test_forecast_shape_is_what_decides_cost() -> None:
 def test_forecast_of_a_finished_trial_knows_its_siblings(tmp_path: Path) -> None:
     store = Store(tmp_path)
     how = launch.Options(1, run=run_stub, prepare=False, executor=inline)
-    assert forecast.unmeasured(store, planned(3)) == [planned(3)[0]]
+    assert forecast.unmeasured(store, planned(3), RUNTIME) == [planned(3)[0]]
     launch.launch(store, planned(1), RUNTIME, how)
-    assert forecast.unmeasured(store, planned(3)) == []
+    assert forecast.unmeasured(store, planned(3), RUNTIME) == []
     # The stub says 2 steps in .1 of .2 seconds; the pinned recipe takes ceil(300 / 16) = 19 steps.
     assert forecast.Forecast(store).of(planned(2)[1].spec).seconds == pytest.approx(0.05 * 19 + 0.1)
 
