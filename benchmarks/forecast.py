@@ -36,7 +36,7 @@ from typing import Any
 
 from experiments import smollm2_135m_instruct
 from harness import data
-from harness.engine import forecast, launch, plan, worker
+from harness.engine import forecast, launch, measuring, plan, worker
 from harness.engine.resolve import Request
 from harness.identity import condition_id, trial_id
 from harness.records import result
@@ -139,7 +139,7 @@ def _of_sweep(name: str, arguments: argparse.Namespace) -> Iterator[Pair]:
         made = plan.make_plan(Request(name=name, out=store.root))
         runtime = made.setting.experiment.runtime
         how = launch.Options(1, run=run_in_cpu_seconds if arguments.clock == "cpu" else worker.run_trial)
-        launch.probe(store, made.record.trials, runtime, how)
+        measuring.probe(store, made.record.trials, runtime, how)
         chosen = sample(made)
         costs = {trial.trial_id: forecast.Forecast(store, runtime).of(trial.spec) for trial in chosen}
         launch.launch(store, chosen, runtime, how)
@@ -188,7 +188,7 @@ def memory(arguments: argparse.Namespace) -> list[Pair]:
 def _of_method(method: MethodReference, length: int, arguments: argparse.Namespace) -> Iterator[Pair]:
     trial, sizes = planned(method, length, arguments), arguments.micro_batches
     with scratch(arguments.store) as store:
-        launch.probe(store, [trial], _runtime(max(sizes), arguments), launch.Options(1))
+        measuring.probe(store, [trial], _runtime(max(sizes), arguments), launch.Options(1))
         for size in sizes:
             expected = forecast.Forecast(store, _runtime(size, arguments)).of(trial.spec).footprint
             assert expected is not None

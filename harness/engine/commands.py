@@ -24,6 +24,7 @@ from harness.engine import (
     extremes,
     hooks,
     launch,
+    measuring,
     powered,
     proposals,
     rerun,
@@ -73,7 +74,7 @@ def plan(
         trials = made.record.trials
         if isinstance(made.setting.sweep, Study):
             trials = ahead.examples(made.setting, made.record)
-        launch.probe(made.store, trials, runtime, options, view.choose(made.store, as_json=as_json))
+        measuring.probe(made.store, trials, runtime, options, view.choose(made.store, as_json=as_json))
     return PlanView(
         made,
         plans.outlook(made, num_workers, seconds, runs_here=place == HERE),

@@ -8,30 +8,26 @@ a launch that is killed at any point is continued by the same command. What does
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.engine import executor as executors
 from harness.engine import forecast, jobs, states, worker
-from harness.engine.beside import beside
 from harness.engine.doubt import Doubt
 from harness.engine.executor import Executor, KilledForMemoryError, PreemptedError, WorkerDiedError
 from harness.engine.stopping import Stop, stopped_by_signals
 from harness.engine.worker import Outcome, TrialFunction, TrialJob
 from harness.errors import BadInputError, DiskError, StoreError
-from harness.identity import trial_id
 from harness.records import leftovers, result
 from harness.records.schema import PlannedTrial, TrialResult
-from harness.records.store import Store, disk_errors
-from harness.spec import MAX_HALVINGS, PocketBase, Runtime, TrialBase
+from harness.records.store import Store
+from harness.spec import MAX_HALVINGS, Runtime, TrialBase
 
 LOG = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
@@ -39,10 +35,6 @@ MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.25
 BUSY_SECONDS = 0.5
 BUSY_NAMED_SECONDS = 30.0
-PROBE_STEPS = 5
-POCKET_PROBE_STEPS = 40
-"""Steps of the pocket base take some hundredths of a second each: with few of them one slow moment decides."""
-DAY_SECONDS = 86400.0
 
 Why = Literal["done", "interrupted", "budget", "disk", "equal_failures", "machine"]
 """`machine`: a study cannot go on without a trial that failed by its machine."""
@@ -421,38 +413,3 @@ class _Launch:
         if failure is not None and failure.reruns_by_itself:
             return "mend the cause and run the same command again: it tries them again by itself, after the others"
         return "mend the cause and run the same command with --retry-failed (make: RETRY=1)"
-
-
-def probe(
-    store: Store, trials: Iterable[PlannedTrial], runtime: Runtime, options: Options, view: View | None = None
-) -> Summary:
-    """Measure one short trial of each shape and setting that has no measurement, so that the plan can forecast the
-    rest; where ranks differ, one at each end.
-
-    The short trials run in a scratch store that shares the artefacts, and are thrown away. Scores of bases are measured
-    before them, since a trial that waits for its base's would seem to take as long.
-
-    Raises:
-        BadInputError: base, template or data cannot be used.
-        DiskError: the output folder cannot be written.
-    """
-    short = [_shortened(trial) for trial in forecast.unmeasured(store, trials, runtime)]
-    probes = store.root / "probes"
-    with disk_errors(probes):
-        probes.mkdir(parents=True, exist_ok=True)
-        for leftover in probes.glob("scratch*"):  # of a probe that was killed
-            if time.time() - leftover.stat().st_mtime > DAY_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=probes))
-    try:
-        scratch = beside(store, folder, [trial.spec for trial in short])
-        measuring = runtime.replace({"rehearses": True})
-        return launch(scratch, short, measuring, replace(options, measure_into=store.root), view)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _shortened(trial: PlannedTrial) -> PlannedTrial:
-    steps = POCKET_PROBE_STEPS if isinstance(trial.spec.base, PocketBase) else PROBE_STEPS
-    spec = trial.spec.replace({"train.num_epochs": None, "train.num_steps": steps})
-    return trial.model_copy(update={"spec": spec, "trial_id": trial_id(spec)})

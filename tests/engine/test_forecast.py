@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine import forecast, launch
+from harness.engine import forecast, launch, measuring
 from harness.records.schema import TrialResult
 from harness.records.store import Store, append_line
 from harness.spec import Runtime, TrialSpec
@@ -92,12 +92,12 @@ def test_forecast_probe_measures_each_unknown_shape_once_and_leaves_no_trial(tmp
     store = Store(tmp_path)
     other = of_spec(pinned_spec().replace({"train.batch_size": 4}))
     how = launch.Options(1, run=run_stub, prepare=False, executor=inline)
-    summary = launch.probe(store, [*planned(3), other], RUNTIME, how)
+    summary = measuring.probe(store, [*planned(3), other], RUNTIME, how)
     assert (summary.num_ran, summary.exit_code) == (2, 0)
     assert len(list((tmp_path / "probes").glob("*.jsonl"))) == 2
     assert not (tmp_path / "trials").exists()
     assert not (tmp_path / "probes/scratch").exists()
-    assert launch.probe(store, [*planned(3), other], RUNTIME, how).num_ran == 0
+    assert measuring.probe(store, [*planned(3), other], RUNTIME, how).num_ran == 0
     assert forecast.Forecast(store).of(other.spec).seconds is not None
 
 

@@ -122,13 +122,13 @@ def test_plan_as_json_has_the_parts_and_the_peak(ask: Asker) -> None:
 PROBING = """
 import sys
 from pathlib import Path
-from harness.engine import launch
+from harness.engine import launch, measuring
 from harness.records.store import Store
 from tests.engine.stub import run_stub
 from tests.engine.stub_launch import RUNTIME
 from tests.engine.trials import planned
 options = launch.Options(1, run=run_stub, prepare=False)
-print(launch.probe(Store(Path(sys.argv[1])), planned(1), RUNTIME, options).num_ran)
+print(measuring.probe(Store(Path(sys.argv[1])), planned(1), RUNTIME, options).num_ran)
 """
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from harness.engine import catalog, launch, plan, rerun
+from harness.engine import catalog, launch, measuring, plan, rerun
 from harness.engine.launch import Options
 from harness.engine.plan import Plan, Request
 from harness.errors import ModelError
@@ -72,7 +72,7 @@ def test_rerun_of_trials_that_start_from_trials_leaves_their_ancestors_alone(roo
     assert snapshot(store.trial(parent)) == before
     (trial,) = planned(root, f"trial:{child}").record.trials
     probed = [trial.model_copy(update={"spec": trial.spec.replace({"train.batch_size": 8})})]
-    summary = launch.probe(store, probed, tiny_experiment().runtime, OPTIONS)
+    summary = measuring.probe(store, probed, tiny_experiment().runtime, OPTIONS)
     assert (summary.num_ran, summary.failed) == (1, [])
     assert not list((root / "probes").glob("scratch*"))
     assert snapshot(store.trial(parent)) == before
@@ -150,5 +150,7 @@ def test_probe_that_is_refused_leaves_nothing_and_harms_no_other(root: Path, mon
 
     monkeypatch.setattr(launch, "launch", refuse)
     with pytest.raises(ModelError):
-        launch.probe(Store(root), planned(root, "tiny", rate=0.003).record.trials, tiny_experiment().runtime, OPTIONS)
+        measuring.probe(
+            Store(root), planned(root, "tiny", rate=0.003).record.trials, tiny_experiment().runtime, OPTIONS
+        )
     assert set((root / "probes").iterdir()) == folders
