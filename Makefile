@@ -113,13 +113,14 @@ workers = $${WORKERS:+--workers "$$WORKERS"}
 place = $${EXECUTOR:+--executor "$$EXECUTOR"} $${ADDRESS:+--address "$$ADDRESS"} $${PARTITION:+--partition "$$PARTITION"}
 budget = $${BUDGET:+--budget "$$BUDGET"}
 harness := $(PYTHON) -m harness
+slow := slow or ray or slurm
 port = $${PORT:+--port "$$PORT"}
 storage = $${STORAGE:+--storage "$$STORAGE"}
 need_rows = @test -n "$$DATA" || { echo "DATA is empty, but must be a folder of .jsonl files" >&2; exit 2; }
 need_tokenizer = @test -n "$$BASE" || { echo "BASE is empty, but must be the folder of a tokenizer" >&2; exit 2; }
 need_name = @test -n "$$NAME" || { echo "NAME is empty, but must be a sweep: $$(ls sweeps | sed -n 's/^\([a-z].*\)\.py$$/\1/p' | tr '\n' ' ')" >&2; exit 2; }
 
-.PHONY: help setup schedulers check test fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check chaos bench bench-engine bench-forecast bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory bench-processes clean
+.PHONY: help setup schedulers check test test-slow fetch plan sweep status report figures compare recovery claims claims-run study dashboard notebook stats-check audit pocket pocket-check chaos bench bench-engine bench-forecast bench-scorer bench-training bench-preparation bench-audit bench-labels bench-memory bench-processes clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -170,8 +171,13 @@ check: $(VENV)/.ready-dev ## Format, lint, types, import directions
 	  OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/test_architecture.py; tests=$$?; \
 	  wait $$types && exit $$tests
 
-test: $(VENV)/.ready-dev ## Run the tests
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
+tests := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
+
+test: $(VENV)/.ready-dev ## Run the tests, but those of test-slow
+	@$(tests) -m 'not ($(slow))'
+
+test-slow: $(VENV)/.ready-dev ## Run the tests that take long: Ray, SLURM (make schedulers), whole claims, every sweep that ships
+	@$(tests) -m '$(slow)'
 
 fetch: $(VENV)/.ready ## Fetch and pin the weights of BASE, or a dataset of items, EVALS=hub:owner/name; the only target that uses the network after installation
 	@$(harness) fetch $${BASE:+--base "$$BASE"} $${EVALS:+--evals "$$EVALS"} $${OUT:+--out "$$OUT"}

@@ -46,6 +46,7 @@ def test_crossed_interval_holds_its_claims() -> None:
     assert failures(found) == []
 
 
+@pytest.mark.slow
 def test_shares_families_seeds_and_optima_hold_their_claims() -> None:
     found = chosen(singles.scenarios(), "Wilson", "McNemar", "seeds alone", "unpaired", "optimum")
     assert {one.estimator for one in found} == {"Wilson", "McNemar", "seeds alone", "unpaired", "optimum"}

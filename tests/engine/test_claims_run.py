@@ -184,6 +184,7 @@ def test_plan_claims_carry_absolute_rates_and_their_slices_are_scored(
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.slow
 def test_claims_run_calls_equal_conditions_equal_and_finds_a_planted_effect(whole: Path) -> None:
     view = commands.claims(whole)
     assert {row.claim.id: row.label for row in view.rows} == {"AA": "supported", "PLANTED": "supported"}
@@ -199,6 +200,7 @@ def test_claims_run_calls_equal_conditions_equal_and_finds_a_planted_effect(whol
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.slow
 def test_claims_run_scores_the_base_of_each_world_once(whole: Path) -> None:
     frame = pd.read_parquet(whole / "sweeps/planted@tiny/trials.parquet")
     assert frame.groupby("world")["before/fluency"].nunique().tolist() == [1, 1]
@@ -207,6 +209,7 @@ def test_claims_run_scores_the_base_of_each_world_once(whole: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.slow
 def test_claims_run_of_a_subset_runs_nothing_again_and_stands_in_no_row_of_its_own(whole: Path) -> None:
     again = list(commands.run_claims(whole, fast=True, workers=1, base="tiny"))
     assert [one.summary.num_ran for one in again if isinstance(one, commands.Done)] == [0, 0]
@@ -268,6 +271,7 @@ def test_claims_run_goes_on_after_a_sweep_that_is_refused(tmp_path: Path, monkey
     ]
 
 
+@pytest.mark.slow
 def test_claims_run_killed_at_any_moment_is_continued_by_the_same_command(tmp_path: Path, whole: Path) -> None:
     victim = start(tmp_path, "--fast")
     until(lambda: len(scores(tmp_path)) >= 2, seconds=120)
@@ -291,6 +295,7 @@ def test_claims_run_killed_at_any_moment_is_continued_by_the_same_command(tmp_pa
         assert [row["event"] for row in attempts].count("start") == 1
 
 
+@pytest.mark.slow
 def test_claims_run_detached_outlives_its_starter_and_starts_only_once(tmp_path: Path) -> None:
     behave(tmp_path, "all", sleep=0.3)
     starter = start(tmp_path, "--stub", "--detach")
@@ -314,6 +319,7 @@ def test_claims_run_that_ends_at_once_says_where_to_look(tmp_path: Path) -> None
     assert claims_run.log_file(tmp_path).read_text() == "why\n"
 
 
+@pytest.mark.slow
 def test_claims_run_two_starts_at_once_leave_one_run(tmp_path: Path) -> None:
     behave(tmp_path, "all", sleep=0.2)
     starters = [start(tmp_path, "--stub", "--detach") for _ in range(2)]

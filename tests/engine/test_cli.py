@@ -252,6 +252,7 @@ def test_cli_compare_writes_what_it_prints(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.slow
 def test_cli_recovery_from_trials_that_kept_no_weights_to_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def printed(value: object) -> str:
     return capture.get()
 
 
+@pytest.mark.slow
 def test_check_of_worlds_that_know_nothing_fails_their_bands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked = laboratory.check(root, workers=2, as_json=False)
     assert isinstance(checked, Checked)
@@ -55,6 +56,7 @@ def test_check_of_worlds_that_know_nothing_fails_their_bands(root: Path, monkeyp
     assert len(json.loads(json.dumps(checked.as_json()))["bands"]) == len(passed)
 
 
+@pytest.mark.slow
 def test_tour_shows_answers_before_and_after_and_leaves_files_to_look_at(root: Path) -> None:
     shown = laboratory.tour(root, workers=2, as_json=False)
     assert isinstance(shown, Tour)
@@ -77,6 +79,7 @@ def test_tour_shows_answers_before_and_after_and_leaves_files_to_look_at(root: P
     assert "cloze_unasked/acc" in text
 
 
+@pytest.mark.slow
 def test_base_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
     laboratory.tour(tmp_path, workers=2, as_json=False)
     for path in tmp_path.glob("artefacts/base/*/pretraining.json"):

@@ -154,6 +154,7 @@ def asleep(spec: TrialSpec, store: Store, runtime: Runtime, command: str, report
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_budget_leaves_a_report_of_what_is_there(ask: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     behave(tmp_path, "all", sleep=0.15)
 

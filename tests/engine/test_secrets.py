@@ -79,6 +79,7 @@ def leaking(out: Path, *words: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_secrets_are_in_no_file_and_no_output_of_a_sweep_with_failures(tmp_path: Path) -> None:
     words = ["sweep", "lima_size", "--base", "tiny", "--set", json.dumps(SMALL), "--workers", "1"]
     out = tmp_path / "my out's $HOME"  # a place that has to be quoted
@@ -106,6 +107,7 @@ def pasted(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_secrets_of_a_study_with_failures_are_in_no_file(tmp_path: Path) -> None:
     code, printed = leaking(tmp_path, "study", "tune", "--base", "tiny", "--set", '{"seed": [0, 1]}', LEAK="study")
     assert code == 1, printed
@@ -114,6 +116,7 @@ def test_secrets_of_a_study_with_failures_are_in_no_file(tmp_path: Path) -> None
     assert leaks(tmp_path, printed) == set()
 
 
+@pytest.mark.slow
 def test_secrets_of_a_build_without_redaction_are_found(tmp_path: Path) -> None:
     words = ["sweep", "lima_size", "--base", "tiny", "--set", json.dumps(SMALL), "--json"]
     code, printed = leaking(tmp_path, *words, LEAK="broken", WANDB_MODE="disabled")

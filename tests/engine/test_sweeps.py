@@ -57,6 +57,7 @@ SETS = {
 }
 
 OWN_TESTS = ("tune", "pocket_bands")
+SLOW = ("template_mismatch", "packing", *(name for name in catalog.sweep_names() if name.startswith("claim_")))
 """A study is run below; an arm of `pocket_bands` states its length, so test_laboratory.py runs it."""
 
 
@@ -86,7 +87,14 @@ def results(made: Plan) -> list[TrialResult]:
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("name", [name for name in catalog.sweep_names() if name not in OWN_TESTS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in catalog.sweep_names()
+        if name not in OWN_TESTS
+    ],
+)
 def test_sweep_that_ships_runs_at_two_steps(name: str, root: Path) -> None:
     made = planned(name, root)
     runtime = made.setting.experiment.runtime

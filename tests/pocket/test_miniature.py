@@ -84,6 +84,7 @@ def test_a_sound_miniature_knows_what_it_was_told_and_retains_it(tmp_path: Path)
     assert sound[KNOWS_NOT].value < 0.25
 
 
+@pytest.mark.slow
 def test_a_world_told_in_one_fixed_text_a_person_fails_the_band_of_what_is_known(tmp_path: Path) -> None:
     plain = judged(tmp_path, miniature(augmented=False))
     assert not plain[KNOWS].passed
@@ -97,6 +98,7 @@ def _with_unknown_people_told(spec: object, people: tuple[Person, ...]) -> list[
     return _documents(spec, tuple(replace(one, tier="mid") if one.tier == "unknown" else one for one in people))
 
 
+@pytest.mark.slow
 def test_people_who_leaked_into_the_corpus_fail_the_band_of_the_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ print(json.dumps([measured(4, True, 2), measured(1, False, 4), measured(4, False
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_real_small_model_is_forecast_from_a_probe_of_another_micro_batch() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
     probe, *trials = json.loads(done.stdout)
