@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.engine import heap
 from harness.engine.together import Member, _free_port
-from harness.records.provenance import _reset_peak_memory, peak_memory_bytes
+from harness.records.provenance import begin_peak_memory, peak_memory_bytes
 from harness.spec import Runtime
 
 SIZE: dict[str, Any] = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 11}
@@ -62,7 +62,7 @@ def _train(member: Member, runtime: Runtime, folder: Path) -> None:
     torch.set_num_threads(1)
     group: Any = ALONE if member.count == 1 else (Sharded if runtime.sharding == "fsdp" else Together)()
     tiny.fit(tiny.llama(), tiny.prepared(tiny.examples(8)), tiny.recipe(num_steps=1), folder / "warm")
-    _reset_peak_memory()
+    begin_peak_memory()
     before = peak_memory_bytes() or 0
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, num_attention_heads=8, **SIZE))

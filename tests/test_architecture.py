@@ -166,3 +166,44 @@ def test_import_of_a_heavy_layer_is_seen_by_the_same_check() -> None:
     code = f"import sys, torch; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "torch" in done.stdout
+
+
+def missing(path: Path) -> list[str]:
+    """Return what a file imports from ours that is not there: neither a module nor a name at the top of one."""
+    found = []
+    for name in sorted(imported(path, path.stem)):
+        module, _, last = name.rpartition(".")
+        if _file(name) is None and last not in _defined(_file(module)):
+            found.append(f"{path.name} imports {name}")
+    return found
+
+
+def _file(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _defined(path: Path | None) -> set[str]:
+    tree = ast.parse(path.read_text()) if path is not None else ast.Module([], [])
+    names = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return names | {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        for alias in getattr(node, "names", ())
+        if isinstance(alias, ast.alias)
+    }
+
+
+def test_imports_of_what_no_test_runs_are_there() -> None:
+    files = [path for folder in ("benchmarks", "notebooks") for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert files
+    assert [bad for path in files for bad in missing(path)] == []
+
+
+def test_imports_of_what_is_gone_are_found(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "from harness.engine import plan, gone\ndef later():\n    from harness.redact import lost, redact\n"
+    )
+    assert missing(broken) == ["broken.py imports harness.engine.gone", "broken.py imports harness.redact.lost"]
