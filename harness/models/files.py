@@ -19,7 +19,15 @@ from typing import Any
 
 from harness.errors import ModelError, StoreError, shown
 from harness.models import remembered
-from harness.models.scan import CONFIG, MAX_HEADER_BYTES, MAX_TOKENIZER_BYTES, check_place, read_json, scan
+from harness.models.scan import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    MAX_HEADER_BYTES,
+    MAX_TOKENIZER_BYTES,
+    check_place,
+    read_json,
+    scan,
+)
 from harness.records.store import file_sha256, read_manifest
 from harness.spec import FolderBase
 
@@ -75,6 +83,7 @@ def inspect_folder(
     config = _read_config(folder)
     sha256_of = sha256_of or cached_sha256
     hashes = [sha256_of(path) for path in weight_files(folder)]
+    _refuse_adapter(folder)
     scan(tokenizer_folder)
     tokenizers = tokenizer_files(tokenizer_folder)
     return BaseFiles(
@@ -127,6 +136,15 @@ def weight_files(folder: Path) -> list[Path]:
     return paths
 
 
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse a model with an adapter beside it: the library would load that as well, though it was not hashed."""
+    if (folder / ADAPTER_CONFIG).exists():
+        raise ModelError(
+            f"{folder} holds a model and {ADAPTER_CONFIG}, but must hold a model alone: the adapter would be loaded "
+            "with it; move it away, or merge it and save the whole"
+        )
+
+
 def _weight_map(index: Path) -> dict[str, Any]:
     found = read_json(index).get("weight_map", {})
     if not isinstance(found, dict):
@@ -135,7 +153,7 @@ def _weight_map(index: Path) -> dict[str, Any]:
 
 
 def _no_weights(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         return f"{folder} holds an adapter, but must hold a whole model; merge it into its base and save that"
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickled:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoTokenizer
 
 from harness.errors import ModelError
@@ -114,6 +115,18 @@ def test_scan_of_an_adapter_reads_no_pickle(folder: Path, canary: Path, tmp_path
     with pytest.raises(ModelError, match="megatron_config, a module that would be imported"):
         write_merged(inspect_folder(folder), adapter, None, folder, tmp_path / "merged")
     assert not canary.exists()
+
+
+def test_scan_refuses_an_adapter_beside_a_model_that_would_be_loaded_with_it(folder: Path, tmp_path: Path) -> None:
+    found = inspect_folder(folder)
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(load_model(found, "float32", "cpu"), config).save_pretrained(tmp_path / "adapter")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tmp_path / "adapter" / name, folder)
+    with pytest.raises(ModelError, match=r"holds a model and adapter_config\.json"):
+        inspect_folder(folder)
+    # The library loads what was not hashed where the folder was not looked at again.
+    assert any("lora_" in name for name, _ in load_model(found, "float32", "cpu").named_parameters())
 
 
 @pytest.mark.parametrize(
