@@ -46,6 +46,8 @@ class Loaded:
 
     groups: dict[str, dict[str, torch.Tensor]]
     state: dict[str, Any]
+    lengths: dict[Path, int]
+    """Of the logs when it was saved, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Checkpoints:
         Raises:
             DiskError: the disk is full or read-only.
         """
-        target = self.folder / f"step_{step:08d}"
+        target = self._folder_of(step)
         building = self.folder / f".{target.name}.building"
         with store.disk_errors(target):
             for leftover in (*self.folder.glob(".*.building"), target):
@@ -91,17 +93,32 @@ class Checkpoints:
         """Return the newest checkpoint that verifies, with the logs cut back to it; None where there is none."""
         for path in self._complete():
             try:
-                return self._load(path)
+                loaded = self._load(path)
             except StoreError as error:
                 aside = path.with_name(f"damaged_{path.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 os.rename(path, aside)
                 _log.warning("%s; set aside as %s", error, aside)
+            else:
+                for log_path, length in loaded.lengths.items():
+                    os.truncate(log_path, length)
+                return loaded
         return None
+
+    def of_step(self, step: int) -> Loaded:
+        """Return the checkpoint that another process of the run goes on from; nothing on the disk moves.
+
+        Raises:
+            StoreError: it does not verify.
+        """
+        return self._load(self._folder_of(step))
 
     def discard(self) -> None:
         """Remove every checkpoint, complete or not."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _folder_of(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}"
 
     def _complete(self) -> list[Path]:
         """Return the checkpoint folders, newest first."""
@@ -121,9 +138,7 @@ class Checkpoints:
             groups = {name.removesuffix(ENDING): load_file(path / name) for name in manifest if name.endswith(ENDING)}
         except SafetensorError as error:
             raise StoreError(f"{path} is damaged: it holds no tensors ({error})") from error
-        for log_path in self.logs:
-            os.truncate(log_path, content["logs"][log_path.name]["bytes"])
-        return Loaded(groups, content["state"])
+        return Loaded(groups, content["state"], {path: content["logs"][path.name]["bytes"] for path in self.logs})
 
 
 def _storable(tensors: Tensors) -> dict[str, torch.Tensor]:

@@ -146,17 +146,15 @@ def _begin(
 
 
 def _continue_or_clear(run: Run, logs: tuple[Path, ...]) -> None:
-    """Go on from a checkpoint; the main process looks for one first, since it sets damaged ones aside."""
-    continued = False
+    """Go on from a checkpoint; the main process chooses, cuts the logs back and sets damaged ones aside."""
     run.state.num_halvings = run.runtime.num_halvings
-    if run.processes.is_main:
-        continued = bool(run.runtime.checkpoint_every) and resume(run)
-        if not continued:
-            run.checkpoints.discard()
-            for path in logs:
-                path.unlink(missing_ok=True)
-    if run.processes.agreed(continued) and not run.processes.is_main:
-        resume(run)
+    if run.processes.is_main and not (run.runtime.checkpoint_every and resume(run)):
+        run.checkpoints.discard()
+        for path in logs:
+            path.unlink(missing_ok=True)
+    step = run.processes.agreed(run.state.step)
+    if step and not run.processes.is_main:
+        resume(run, step)
 
 
 def _best(spec: TrainSpec) -> Best | None:

@@ -77,9 +77,16 @@ def _groups(run: Run) -> Iterator[tuple[str, checkpoints.Tensors]]:
         yield "best", run.best.weights
 
 
-def resume(run: Run) -> bool:
-    """Put a run where its newest intact checkpoint left it; return False where there is none."""
-    loaded = run.checkpoints.newest()
+def resume(run: Run, step: int | None = None) -> bool:
+    """Put a run where its newest intact checkpoint left it, or that of a step that the main process went on from.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        StoreError: that of the step does not verify here.
+    """
+    loaded = run.checkpoints.newest() if step is None else run.checkpoints.of_step(step)
     if loaded is None:
         return False
     checkpoints.copy_into(run.model, loaded.groups["trainable"])

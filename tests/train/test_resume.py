@@ -21,12 +21,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from harness import methods
 from harness.data import PreparedData
 from harness.data.packing import joined
-from harness.errors import DiskError
+from harness.errors import DiskError, StoreError
 from harness.models import load_model
 from harness.models.files import inspect_folder
 from harness.records.store import read_lines, write_manifest
 from harness.spec import QLoraConfig
 from harness.train import checkpoints
+from harness.train.processes import Alone
 from tests.models.tiny import write_folder
 from tests.train import tiny
 
@@ -209,6 +210,35 @@ def test_resume_under_early_stopping_remembers_the_best_weights(tmp_path: Path) 
     model = BUILDS["full"]()
     summary = tiny.fit(model, ROWS, spec, tmp_path / "run", runtime=SAVING, sample=one_sample)
     assert (summary, *outcome(model, tmp_path / "run")) == expected
+
+
+class Second(Alone):
+    """One of several processes that is not the main one, which goes on from step 9."""
+
+    is_main = False
+
+    def agreed(self, value: Any) -> Any:
+        return value or 9
+
+
+def test_resume_of_another_process_moves_no_log_that_the_main_one_already_writes(tmp_path: Path) -> None:
+    undisturbed(BUILDS["full"], tmp_path)  # what follows the last checkpoint is in the logs
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
+    model = BUILDS["full"]()
+    summary = tiny.fit(model, ROWS, SPEC, tmp_path, runtime=SAVING, sample=one_sample, processes=Second())
+    assert summary.num_steps == 9
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")} == before
+
+
+def test_resume_of_another_process_from_a_damaged_checkpoint_is_an_error_and_no_other_checkpoint(
+    tmp_path: Path,
+) -> None:
+    undisturbed(BUILDS["full"], tmp_path)
+    damage(tmp_path / "checkpoints" / "step_00000009" / "optimizer.safetensors")
+    kept = sorted((tmp_path / "checkpoints").iterdir())
+    with pytest.raises(StoreError, match=r"optimizer\.safetensors is damaged"):
+        tiny.fit(BUILDS["full"](), ROWS, SPEC, tmp_path, runtime=SAVING, processes=Second())
+    assert sorted((tmp_path / "checkpoints").iterdir()) == kept
 
 
 def damage(path: Path) -> None:
