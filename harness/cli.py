@@ -33,6 +33,7 @@ from harness.cli_options import (
     Set,
     Storage,
     Suites,
+    Watch,
     Workers,
 )
 from harness.cli_output import printed, printed_again, reported, requested
@@ -116,9 +117,7 @@ def status(
     set_: Set = None,
     panel: Panel = "primary",
     out: Out = Path("out"),
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Again whenever it changed, until every trial has ended or Ctrl-C.")
-    ] = False,
+    watch: Watch = False,
     as_json: Json = False,
 ) -> None:
     """Print where a sweep is, from its files alone: nothing is locked, nothing is written."""

@@ -361,7 +361,8 @@ class _Launch:
         spec, halvings = self.trials[key].spec, self.halvings.get(key, 0)
         if worker.was_evaluating(self.store.trial(key)):
             return self._killed_in_evaluation(key, error)
-        found = forecast.num_halvings(self.store, spec, self.runtime)
+        measured = Store(self.options.measure_into or self.store.root)  # where its worker looks, too
+        found = forecast.num_halvings(measured, spec, self.runtime)
         size = self.runtime.rows_per_pass(spec.train.batch_size, max(halvings, found))
         if size > 1 and max(halvings, found) < MAX_HALVINGS:
             self.halvings[key] = max(halvings, found) + 1

@@ -41,7 +41,7 @@ class Measurement(BaseModel):
     seconds_total: float
     disk_bytes: float
     memory_bytes: float | None
-    """Peak of the process."""
+    """Peak of the process; of several, that of the main one for each."""
     num_examples_seen: float | None = None
     """Of packed data, several a row."""
     trial_id: str = ""
@@ -115,7 +115,8 @@ def setting(spec: TrialSpec, runtime: Runtime) -> dict[str, str | int | bool]:
     if isinstance(method, QLoraConfig):
         adapted["quantisation"] = str(method.base_quantisation)
     names = ("num_threads", "num_processes", "eval_batch_size", "device", "loss_kernel")
-    return adapted | {name: getattr(runtime, name) for name in names}
+    shared = {} if runtime.sharding == "none" else {"sharding": runtime.sharding}
+    return adapted | {name: getattr(runtime, name) for name in names} | shared
 
 
 def rank(spec: TrialSpec) -> int | None:
@@ -158,7 +159,7 @@ def remember(store: Store, spec: TrialSpec, result: TrialResult, ran_in: Store, 
         "rank": rank(spec),
         "setting": setting(spec, runtime),
     }
-    append_line(path, row | _seconds(logged, result) | _memory(spec, logged, result))
+    append_line(path, row | _seconds(logged, result) | _memory(spec, logged, result, runtime))
 
 
 def _seconds(logged: list[dict[str, Any]], result: TrialResult) -> dict[str, Any]:
@@ -181,10 +182,12 @@ def _numbers(logged: list[dict[str, Any]], name: str) -> list[float]:
     return [float(row[name]) for row in logged if isinstance(row.get(name), int | float)]
 
 
-def _memory(spec: TrialSpec, logged: list[dict[str, Any]], result: TrialResult) -> dict[str, Any]:
+def _memory(spec: TrialSpec, logged: list[dict[str, Any]], result: TrialResult, runtime: Runtime) -> dict[str, Any]:
     """Return what a trial measured of its memory; where a GPU holds the model, its parts are not this process's."""
     provenance = result.provenance
     peak, memory = provenance.peak_memory_bytes, provenance.memory
+    if runtime.num_processes > 1:  # the others are not measured, and of shares no process holds the parts of the model
+        return {"memory_bytes": None if peak is None else peak * runtime.num_processes}
     if memory is None or provenance.device != "cpu":
         return {"memory_bytes": peak}
     rehearsed = [[row.get(name) for name in REHEARSED] for row in logged if REHEARSED[0] in row]

@@ -161,9 +161,10 @@ def _take_part(
     """Run the trial in the main process, train along in any other."""
     os.environ.update(member.variables())
     from harness import trial
-    from harness.engine.worker import set_threads
+    from harness.engine.worker import import_all, set_threads
 
     set_threads(runtime.num_threads)
+    import_all(spec.method.kind)
     if runtime.sharding == "fsdp":
         heap.give_back_freed()
     _require_gpus(runtime)

@@ -170,7 +170,7 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
             redact_log(folder, number)
     except WorkerDiedError as error:
         with disk_errors(log), log.open("a", encoding="utf-8") as stream:
-            stream.write(f"{error}\n")
+            stream.write(redact.redact(f"{error}\n"))
         raise
     # The trial boundary: whatever a trial raises becomes its row.
     except Exception as error:

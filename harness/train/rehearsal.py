@@ -33,7 +33,7 @@ def rehearse(run: Run, backward: Backward) -> None:
     """
     if run.state.divergence is not None or run.processes.count > 1 or run.device.type != "cpu":
         return
-    _log(run, run.forward_size, peak_memory_bytes(), 0.0)
+    _log(run, run.forward_size, 0.0)
     for size in sizes(run.forward_size):
         for rows in heaviest(run, size):
             started = time.perf_counter()
@@ -41,7 +41,7 @@ def rehearse(run: Run, backward: Backward) -> None:
             begin_peak_memory(of_gpu=False)
             if not _fits(_sized(run, size), rows, backward):
                 return
-            _log(run, size, peak_memory_bytes(), time.perf_counter() - started)
+            _log(run, size, time.perf_counter() - started)
 
 
 def sizes(largest: int) -> list[int]:
@@ -87,6 +87,9 @@ def _fits(run: Run, rows: Sequence[Example], backward: Backward) -> bool:
     return True
 
 
-def _log(run: Run, size: int, peak: int | None, seconds: float) -> None:
-    row = {"step": run.state.step, "rehearsal/rows_per_pass": size, "rehearsal/peak_bytes": peak}
-    write_row(run.metrics, row | {"rehearsal/seconds": seconds})
+def _log(run: Run, size: int, seconds: float) -> None:
+    """Log the peak since it began anew; where dropout takes one row a pass it is also that of the size asked for."""
+    asked = run.runtime.rows_per_pass(run.spec.batch_size, run.state.num_halvings)
+    row = {"step": run.state.step, "rehearsal/peak_bytes": peak_memory_bytes()}
+    for named, taken in ((size, seconds), *([(asked, 0.0)] if run.has_dropout and asked > size else [])):
+        write_row(run.metrics, row | {"rehearsal/rows_per_pass": named, "rehearsal/seconds": taken})

@@ -11,8 +11,10 @@ import pytest
 
 from harness.engine import footprint, forecast, measurement, rates
 from harness.engine.measurement import Measurement
+from harness.records.schema import MemoryUse
 from harness.records.store import Store, append_line
 from harness.spec import Runtime, TrialSpec
+from tests.engine.stub import stub_result
 from tests.specs import pinned_spec
 
 MEGABYTE = 10**6
@@ -124,6 +126,21 @@ def test_forecast_of_another_setting_is_unknown(tmp_path: Path) -> None:
         assert (cost.seconds, cost.memory_bytes, cost.footprint) == (None, None, None)
     for change in ({"method.target_modules": "mlp"}, {"method.dropout": 0.1}):
         assert forecast.Forecast(store, RUNTIME).of(lora(8).replace(change)).memory_bytes is None
+
+
+def test_forecast_of_several_processes_has_the_peak_of_each_and_no_parts(tmp_path: Path) -> None:
+    alone = RUNTIME.replace({"device": "cpu"})
+    two = alone.replace({"num_processes": 2})
+    shared, spec, store = two.replace({"sharding": "fsdp"}), lora(8), Store(tmp_path)
+    finished = stub_result(spec, alone, "command")
+    memory = MemoryUse.model_validate(row()["memory"])
+    told = finished.provenance.model_copy(update={"device": "cpu", "peak_memory_bytes": 300, "memory": memory})
+    for runtime in (alone, two):
+        measurement.remember(store, spec, finished.model_copy(update={"provenance": told}), store, runtime)
+    costs = [forecast.Forecast(store, runtime).of(spec) for runtime in (alone, two, shared)]
+    assert costs[0].footprint is not None
+    assert (costs[1].memory_bytes, costs[1].footprint) == (600, None)
+    assert costs[2] == forecast.Cost(costs[0].num_steps, None, None, None, None)  # nothing is known of shares
 
 
 def test_forecast_of_another_micro_batch_knows_the_memory_that_a_probe_tried_and_no_seconds(tmp_path: Path) -> None:

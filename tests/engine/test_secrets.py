@@ -23,8 +23,15 @@ import pytest
 from pyarrow import parquet
 
 from harness import cli
+from harness.engine import worker
+from harness.engine.executor import WorkerDiedError
+from harness.engine.worker import TrialJob
 from harness.records import result
+from harness.records.schema import TrialResult
+from harness.redact import REDACTED
 from tests.engine.leaking import CANARIES, SECRETS, UNKNOWN
+from tests.engine.stub_launch import RUNTIME
+from tests.engine.trials import planned as stubs
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"seed": [0, 1], "data.num_examples": [8], "train.num_epochs": 1, "evals.num_items": 4}
@@ -176,3 +183,15 @@ def test_secret_in_a_traceback_is_not_in_its_file(
     captured = capsys.readouterr()
     assert "[redacted]" in (tmp_path / "logs/last_error.log").read_text()
     assert leaks(tmp_path, captured.out + captured.err) == set()
+
+
+def test_secret_in_what_a_lost_process_said_is_not_in_the_log(tmp_path: Path) -> None:
+    def lost(*_: object) -> TrialResult:
+        raise WorkerDiedError(f"memory ran out in one of the trial's processes ({UNKNOWN})")
+
+    job = TrialJob(stubs(1)[0].spec, tmp_path, RUNTIME, lost)
+    with pytest.raises(WorkerDiedError):
+        worker.attempt(job)
+    assert leaks(tmp_path, "") == set()
+    (log,) = tmp_path.rglob("1.log")
+    assert "(" + REDACTED in log.read_text()

@@ -62,6 +62,16 @@ def test_rehearsal_tries_every_size_up_to_that_of_a_pass_on_the_heaviest_steps(
     assert all(row["rehearsal/peak_bytes"] > 0 for row in log)
 
 
+def test_rehearsal_with_dropout_has_the_peaks_of_single_rows_under_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    log = fitted(tiny.lora(dropout=0.1), tmp_path, micro_batch_size=6, **REHEARSES)
+    peaks = {
+        size: [row["rehearsal/peak_bytes"] for row in log if row["rehearsal/rows_per_pass"] == size] for size in (1, 6)
+    }
+    assert peaks[1] == peaks[6]
+    assert len(log) == 2 * len(peaks[1]) >= 4
+    assert sum(row["rehearsal/seconds"] for row in log if row["rehearsal/rows_per_pass"] == 6) == 0.0
+
+
 def test_rehearsal_heaviest_steps_by_hand() -> None:
     # Steps of two rows; the second one's later pass is the longest, the third one's first.
     assert rehearsal.sizes(1) == [1]
