@@ -23,14 +23,16 @@ from typing import Any, TextIO, cast
 REDACTED = "[redacted]"
 MIN_LENGTH = 8
 """Characters of a variable's value that is redacted: a shorter one would take innocent text with it."""
-# "token" in the singular: num_tokens=400 is a count.
-_SECRET_NAME = r"(?:token|api[_-]?key|secret|password|passwd|passphrase|credentials?)"
+# "token" in the singular: num_tokens=400 is a count, and what comes per token is a number.
+_SECRET_NAME = r"(?:(?<!\bper[ _])(?<!_per_)token|api[_-]?key|secret|password|passwd|passphrase|credentials?)"
 _ENVIRONMENT = re.compile(rf"{_SECRET_NAME}$|(?:^|_)(?:key|key_id|pass|auth|pat)$|_pwd$", re.IGNORECASE)
 _TOKENS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[opusr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{12,}|wandb_v\d_\w{16,})"
 )
-_ASSIGNED = re.compile(rf"((?:\b|_){_SECRET_NAME}[\"']?\s*[=:]\s*|--?{_SECRET_NAME}\s+)[\"']?[^\s\"'&]+", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    rf"((?:\b|_){_SECRET_NAME}[\"']?\s*[=:]\s*|--?{_SECRET_NAME}\s+)([\"']?)[^\s\"'&]+", re.IGNORECASE
+)
 _URL_USER = re.compile(r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)")
 _URL_PASSWORD = re.compile(r"://[^/\s@:]*:([^/\s@]+)@")
 
@@ -99,7 +101,7 @@ def _redact_text(text: str, secrets: tuple[str, ...]) -> str:
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     text = _URL_USER.sub(REDACTED, _TOKENS.sub(REDACTED, text))
-    return _ASSIGNED.sub(rf"\1{REDACTED}", text)
+    return _ASSIGNED.sub(rf"\1\2{REDACTED}", text)
 
 
 def redacted_bytes(path: Path) -> bytes | None:

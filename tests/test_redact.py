@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 import sys
 import urllib.parse
@@ -23,6 +24,7 @@ from harness.redact import REDACTED, environment_secrets, is_secret, redact
         "postgresql://user:abc123def456@host/db",
         "hf_abc123def456ghijkl",
         "key sk-abc123def456ghijkl",
+        "developer_token=abc123def456",
     ],
 )
 def test_redact_secret_goes(text: str) -> None:
@@ -41,6 +43,8 @@ def test_redact_secret_goes(text: str) -> None:
         "python -m harness trial " + "0f" * 32,
         "https://arxiv.org/abs/2305.11206",
         "the token mean over the batch",
+        '{"edl_bits_per_token": 0.53, "loss": 2.0}',
+        "loss per token: 2.31",
     ],
 )
 def test_redact_innocent_text_stays(text: str) -> None:
@@ -52,9 +56,14 @@ def test_redact_walks_structures_and_keeps_types() -> None:
     assert redact(value, ["s3cr3t-value"]) == {"a": [1, 2.5, None, True, REDACTED], REDACTED: {"b": f"x {REDACTED} y"}}
 
 
+def test_redact_leaves_json_that_can_be_read() -> None:
+    assert json.loads(redact('{"api_key": "abc123def456", "b": 1}')) == {"api_key": REDACTED, "b": 1}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "secret"),
     [
+        ("DEVELOPER_TOKEN", "x", True),
         ("WANDB_API_KEY", "x", True),
         ("PGPASSWORD", "x", True),
         ("DATABASE", "postgresql://me:abc123@db/lab", True),
