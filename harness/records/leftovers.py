@@ -21,13 +21,16 @@ _OWNER = re.compile(r"\.(\d+)@(.+)\.[^.]+\.tmp$")
 
 
 def sweep(folder: Path) -> int:
-    """Remove temporary files without a writer from a folder, not from those below it, and return their number."""
+    """Remove temporary files and folders without a writer from a folder, not from those below it; return how many."""
     if not folder.is_dir():
         return 0
     found = [path for path in folder.glob(".*.tmp") if _is_left(path)]
     with suppress(OSError):  # whoever has to write here will say what is wrong with the disk
         for path in found:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
     return len(found)
 
 
@@ -47,7 +50,14 @@ def sweep_finished(folder: Path) -> None:
 
 def sweep_store(root: Path) -> int:
     """Remove them from the folders of a store that belong to no single trial, with the half-built artefacts."""
-    shared = [root, root / "claims", root / "probes", *root.glob("artefacts/*"), *root.glob("sweeps/*")]
+    shared = [
+        root,
+        root / "trials",
+        root / "claims",
+        root / "probes",
+        *root.glob("artefacts/*"),
+        *root.glob("sweeps/*"),
+    ]
     return sum(sweep(folder) for folder in shared) + sum(map(_sweep_building, root.glob("artefacts/*/.*.building")))
 
 

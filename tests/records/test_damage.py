@@ -21,6 +21,7 @@ from harness.records.schema import EvalScores, Failure
 from harness.records.seal import opened, sealed
 from harness.records.store import Store, append_line, lock, read_lines, set_aside, write_manifest
 
+ROOT = Path(__file__).parents[2]
 FAILURE = Failure(cause="oom", message="m", log_tail="", command="c", attempt=1, time_utc="2026-01-01T00:00:00+00:00")
 
 
@@ -149,6 +150,20 @@ def test_leftovers_of_a_process_that_is_gone_are_removed_and_no_others(tmp_path:
         (tmp_path / name).touch()
     assert leftovers.sweep(tmp_path) == 1
     assert {name: (tmp_path / name).exists() for name in names} == names
+
+
+def test_leftovers_of_a_look_at_the_output_folder_that_was_killed_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom harness.records import usable\n"
+        "usable.commit_once = lambda path, content: (path.touch(), 'trials' in str(path) and os.kill(os.getpid(), 9))\n"
+        "usable.check(Path(sys.argv[1]))"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.rglob(".check*"))) == 1
+    leftovers.sweep_store(tmp_path)
+    assert list(tmp_path.rglob(".check*")) == []
 
 
 def test_leftovers_half_built_artefact_goes_unless_it_is_being_built(tmp_path: Path) -> None:
