@@ -66,6 +66,7 @@ def plan(
         where = places.choose(executor, address, partition, out)
         planned = commands.plan(request, workers=workers, probe=probe, budget=budget, as_json=as_json, place=where)
         printed(planned.as_json() if as_json else planned, as_json=as_json)
+        raise typer.Exit(planned.exit_code)
 
 
 @app.command()

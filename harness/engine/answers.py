@@ -32,6 +32,13 @@ class PlanView:
     num_workers: int
     budget: str | None = None
     power: Power = field(default_factory=Power)
+    probed: launch.Summary | None = None
+    """How its probes ended; None where none were asked for."""
+
+    @property
+    def exit_code(self) -> int:
+        """That of its probes: without one that failed, something stays unknown."""
+        return EXIT_DONE if self.probed is None else self.probed.exit_code
 
     def as_json(self) -> dict[str, Any]:
         """Return what a machine wants to know."""
@@ -55,6 +62,7 @@ class PlanView:
             "num_to_confirm": outlook.ahead.num_confirming if outlook.ahead else 0,
             "notes": list(outlook.notes),
             "power": self.power.as_json(),
+            "failed_probes": [vars(outcome) for outcome in self.probed.failed] if self.probed else [],
             "trials": [
                 {
                     "trial_id": trial.trial_id,

@@ -67,20 +67,23 @@ def plan(
     check_workers(workers)
     made = proposals.with_recorded(plans.make_plan(request))
     runtime = made.setting.experiment.runtime
-    num_workers = place.num_workers(workers, runtime)
+    num_workers, probed = place.num_workers(workers, runtime), None
     if probe:
         plans.check_base(made.setting.experiment.spec.base, made.store, made.record.base)
         options = Options(num_workers, executor=place)
         trials = made.record.trials
         if isinstance(made.setting.sweep, Study):
             trials = ahead.examples(made.setting, made.record)
-        measuring.probe(made.store, trials, runtime, options, view.choose(made.store, as_json=as_json))
+        again = f"{plans.command_of(request, 'plan')} --probe"
+        shown = view.choose(made.store, as_json=as_json, again=again)
+        probed = measuring.probe(made.store, trials, runtime, options, shown)
     return PlanView(
         made,
         plans.outlook(made, num_workers, seconds, runs_here=place == HERE),
         num_workers,
         budget,
         powered.of_plan(made),
+        probed,
     )
 
 

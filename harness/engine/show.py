@@ -66,7 +66,7 @@ def _(value: PlanView, console: Console) -> None:
         f"{duration(outlook.seconds_left)} and {size(outlook.disk_left)}"
         + ("" if outlook.seconds_left is not None else " (PROBE=1 measures)"),
     )
-    for line in show_plan.memory_lines(value):
+    for line in (*show_plan.memory_lines(value), *show_plan.probe_lines(value)):
         _line(console, line)
     if value.budget is not None:
         num_left = len(value.plan.trials) - outlook.num_done + (len(outlook.ahead.costs()) if outlook.ahead else 0)

@@ -1,4 +1,4 @@
-"""How a plan's memory is printed: its parts, and whether the trials fit.
+"""How a plan's memory is printed, its parts and whether the trials fit, and what became of its probes.
 
 Invariant: conditions of equal parts share a line. What does not live here: what the numbers are (footprint.py).
 """
@@ -52,6 +52,16 @@ def memory_lines(value: PlanView) -> Iterator[str]:
         yield f"peak memory of the largest trial: {size(outlook.memory_left)}"
     if outlook.warning:
         yield outlook.warning
+
+
+def probe_lines(value: PlanView) -> Iterator[str]:
+    """Yield what of the probes did not end as it should."""
+    if value.probed is None:
+        return
+    for outcome in value.probed.failed:
+        yield f"a probe FAILED ({outcome.cause}), so that what it would have measured is unknown: {outcome.message}"
+    if value.probed.message:
+        yield f"probes: {value.probed.message}"
 
 
 def number(value: int | None) -> str:

@@ -36,6 +36,8 @@ class Counting(View):
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.again: str | None = None
+        """What runs a failed trial again where it has no command of its own, as a probe."""
         self.trials: dict[str, PlannedTrial] = {}
         self.states: dict[str, str] = {}
         self.running: dict[str, PlannedTrial] = {}
@@ -87,6 +89,10 @@ class Counting(View):
             return (time.monotonic() - self.started_at) / self.num_ran * len(left)
         return expected
 
+    def command(self, outcome: Outcome) -> str:
+        """Return the one line that runs a trial again."""
+        return self.again or rerun_command(outcome.trial_id, self.store.root)
+
     def progress(self) -> list[tuple[PlannedTrial, Progress | None]]:
         """Return the running trials and where each is."""
         return [(trial, _read(self.store.trial(key) / "progress.json")) for key, trial in self.running.items()]
@@ -118,12 +124,11 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def failure_lines(outcome: Outcome, store: Store) -> list[str]:
+def failure_lines(outcome: Outcome, command: str) -> list[str]:
     """Return what is known about a failure or a divergence: cause, end of the log, the command that runs it again."""
     if outcome.cause is None:
         return []
-    again = f"  again: {rerun_command(outcome.trial_id, store.root)}"
-    return [f"  {outcome.cause}: {outcome.message}", *(f"  | {line}" for line in _tail(outcome)), again]
+    return [f"  {outcome.cause}: {outcome.message}", *(f"  | {line}" for line in _tail(outcome)), f"  again: {command}"]
 
 
 def _tail(outcome: Outcome) -> list[str]:
@@ -154,7 +159,7 @@ class LineView(Counting):
         super().finished(trial, outcome)
         left = duration(self.seconds_left())
         self._say(f"{self.counts()}: {trial.trial_id[:12]} {label(trial)} {outcome.state}; left: {left}")
-        for line in failure_lines(outcome, self.store):
+        for line in failure_lines(outcome, self.command(outcome)):
             self._say(line)
 
     def tick(self) -> None:
@@ -193,8 +198,7 @@ class JsonView(Counting):
 
     def finished(self, trial: PlannedTrial, outcome: Outcome) -> None:
         super().finished(trial, outcome)
-        again = rerun_command(outcome.trial_id, self.store.root)
-        more = {} if outcome.cause is None else {"log_tail": _tail(outcome), "command": again}
+        more = {} if outcome.cause is None else {"log_tail": _tail(outcome), "command": self.command(outcome)}
         self._emit("finished", **asdict(outcome), **more)
 
 
@@ -222,7 +226,7 @@ class LiveView(Counting):
         self._left = self.seconds_left()
         if outcome.cause is not None:
             self._live.console.print(Text(f"{outcome.state} {trial.trial_id[:12]} {label(trial)}"))
-            self._live.console.print(Text("\n".join(failure_lines(outcome, self.store))), soft_wrap=True)
+            self._live.console.print(Text("\n".join(failure_lines(outcome, self.command(outcome)))), soft_wrap=True)
 
     def tick(self) -> None:
         if time.monotonic() - self._drawn >= 0.5:
@@ -252,9 +256,10 @@ def _cells(trial: PlannedTrial, progress: Progress | None) -> tuple[str, ...]:
     return (*name, progress.phase, f"{progress.step}/{progress.num_steps}", loss, speed)
 
 
-def choose(store: Store, *, as_json: bool) -> View:
-    """Return the view that fits where output goes."""
-    if as_json:
-        return JsonView(store)
+def choose(store: Store, *, as_json: bool, again: str | None = None) -> View:
+    """Return the view that fits where output goes; `again` is as of `Counting`."""
     console = Console(stderr=True)
-    return LiveView(store, console) if console.is_terminal else LineView(store)
+    plain = LiveView(store, console) if console.is_terminal else LineView(store)
+    chosen = JsonView(store) if as_json else plain
+    chosen.again = again
+    return chosen

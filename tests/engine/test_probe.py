@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from analysis import load_sweep
 from harness.engine import catalog, commands, footprint, launch, show
 from harness.engine.answers import PlanView
 from harness.engine.resolve import Request
+from harness.errors import DataError
 from harness.records.schema import MemoryUse, TrialResult
 from harness.records.store import Store
 from harness.spec import Runtime, TrialSpec
@@ -108,6 +110,30 @@ def test_plan_shows_memory_by_its_parts_and_what_the_workers_take_together(
     said = printed(ask("epochs", workers=3), capsys)
     assert "WARNING: WORKERS=3 takes 0.5 GB of memory, but there is 0.4 GB; WORKERS=2 fits" in said
     assert max(map(len, said.splitlines())) <= 100
+
+
+def test_probe_that_fails_is_told_with_a_command_that_exists_and_a_code(
+    ask: Asker, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "Options", failing(commands.Options))
+    view = ask("epochs", probe=True)
+    (finished,) = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"finished"' in line]
+    words = finished["command"].split()
+    assert words[:5] == ["python", "-m", "harness", "plan", "epochs"]
+    assert words[-1] == "--probe"
+    assert view.exit_code == 1
+    assert [one["cause"] for one in view.as_json()["failed_probes"]] == ["data"]
+    assert "a probe FAILED (data), so that what it would have measured is unknown: no rows" in printed(
+        view, capsys, 200
+    )
+    assert ask("epochs").exit_code == 0
+
+
+def failing(make: Callable[..., launch.Options]) -> Callable[..., launch.Options]:
+    def refuse(*_: object) -> TrialResult:
+        raise DataError("no rows")
+
+    return lambda *args, **more: replace(make(*args, **more), run=refuse)
 
 
 def test_plan_as_json_has_the_parts_and_the_peak(ask: Asker) -> None:
