@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from harness.engine import footprint, measurement, rates, rows
 from harness.engine.footprint import Footprint
@@ -64,6 +65,24 @@ def _packed_steps(spec: TrialSpec, found: Rates | None) -> int | None:
     return max(1, math.ceil(size * epochs / found.examples_per_step))
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What measurements say of trials that are alike."""
+
+    rates: Rates | None
+    peak: int | None
+    parts: Footprint | None
+
+
+def _cost(spec: TrialSpec, known: _Known) -> Cost:
+    found = known.rates
+    steps = num_steps(spec) or _packed_steps(spec, found)
+    if found is None or steps is None:
+        return Cost(steps, None, None, None, known.peak, known.parts)
+    tokens, disk = round(found.tokens_per_step * steps), round(found.disk_bytes)
+    return Cost(steps, tokens, found.seconds(spec, steps), disk, known.peak, known.parts)
+
+
 class Forecast:
     """Forecasts trials of one store; reads each shape's measurements once, and again after `refresh`."""
 
@@ -73,34 +92,35 @@ class Forecast:
         self._runtime = runtime
         self._measured: dict[str, list[Measurement]] = {}
         self._shapes: dict[tuple[int, ...], tuple[TrialSpec, str]] = {}
+        self._all_known: dict[tuple[Any, ...], _Known] = {}
         self._costs: dict[tuple[int, ...], Cost] = {}
 
     def refresh(self) -> None:
         """Take what was measured since."""
         self._measured.clear()
+        self._all_known.clear()
         self._costs.clear()
 
     def of(self, spec: TrialSpec) -> Cost:
         """Return what a trial is expected to take, worked out once for the replicates of a condition."""
         key, name = self._shape(spec)
         if key not in self._costs:
-            self._costs[key] = self._of(spec, self._of_shape(name))
+            self._costs[key] = _cost(spec, self._known(spec, name))
         return self._costs[key]
 
     def is_measured(self, spec: TrialSpec) -> bool:
         """Return whether the seconds of a step are known."""
-        measured = self._of_shape(self._shape(spec)[1])
-        return rates.of_rank(self._alike(spec, measured), spec) is not None
+        return self._known(spec, self._shape(spec)[1]).rates is not None
 
-    def _of(self, spec: TrialSpec, measured: list[Measurement]) -> Cost:
-        alike = self._alike(spec, measured)
-        peak, parts = self._memory(spec, measured, alike)
-        found = rates.of_rank(alike, spec)
-        steps = num_steps(spec) or _packed_steps(spec, found)
-        if found is None or steps is None:
-            return Cost(steps, None, None, None, peak, parts)
-        tokens, disk = round(found.tokens_per_step * steps), round(found.disk_bytes)
-        return Cost(steps, tokens, found.seconds(spec, steps), disk, peak, parts)
+    def _known(self, spec: TrialSpec, name: str) -> _Known:
+        """Return what measurements say of a spec, gone through once for all that differ in nothing that they tell."""
+        how = () if self._runtime is None else tuple(measurement.setting(spec, self._runtime).items())
+        key = name, how, measurement.rank(spec), spec.train.early_stopping_patience is not None
+        if key not in self._all_known:
+            measured = self._of_shape(name)
+            alike = self._alike(spec, measured)
+            self._all_known[key] = _Known(rates.of_rank(alike, spec), *self._memory(spec, measured, alike))
+        return self._all_known[key]
 
     def _memory(
         self, spec: TrialSpec, measured: list[Measurement], alike: list[Measurement]

@@ -160,6 +160,26 @@ def test_forecast_seconds_of_a_rank_lie_between_measured_ones_and_are_unknown_be
     assert known.of(lora(64)).memory_bytes is not None  # of its parts
 
 
+def test_forecast_goes_through_measurements_once_for_conditions_that_they_do_not_tell_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    own = footprint.of
+    monkeypatch.setattr(footprint, "of", lambda measured, spec, size: passes.append(size) or own(measured, spec, size))
+    store = store_with(tmp_path, lora(8), *[row()] * 3)
+    known = forecast.Forecast(store, RUNTIME)
+    rates_of = [lora(8, **{"train.learning_rate": 1e-4 * number}) for number in range(1, 30)]
+    kept = lora(8, **{"train.early_stopping_patience": 1, "train.eval_every": 1})
+    others = [lora(8, **{"train.num_epochs": None, "train.num_steps": 7}), lora(4), kept]
+    costs = [known.of(spec) for spec in rates_of + others]
+    assert len(passes) == 3  # eval_every makes another shape, of which nothing is known
+    assert costs == [forecast.Forecast(store, RUNTIME).of(spec) for spec in rates_of + others]
+    assert len(set(costs)) == 4
+    known.refresh()
+    assert known.of(lora(8)) == costs[0]
+    assert len(passes) > 3
+
+
 def test_forecast_reads_rows_of_earlier_versions_without_parts(tmp_path: Path) -> None:
     spec, path = pinned_spec(), tmp_path / "probes" / f"{forecast.shape(pinned_spec())}.jsonl"
     path.parent.mkdir()
