@@ -16,15 +16,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from harness.engine.kills import own_groups
 from harness.engine.measurement import Measurement, rank
 from harness.records.schema import MemoryUse
 from harness.spec import TrialSpec
 
 Phase = Literal["train", "eval", "load"]
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+LIMITS = ("memory.max", "memory.limit_in_bytes")
+"""Of a control group, by version 2 and by version 1. Source: as kills.py."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,9 @@ def machine_bytes() -> int | None:
 
 def _limits() -> list[int]:
     found = []
-    for path in CGROUP_LIMITS:
+    for path in (group / name for group in own_groups() for name in LIMITS):
         try:
-            text = Path(path).read_text().strip()
+            text = path.read_text().strip()
         except OSError:
             continue
         found += [int(text)] if text.isdecimal() else []

@@ -2,7 +2,7 @@
 
 Invariant: the count only grows, and None says that nothing counts. A group counts its own processes: what runs out
 of memory elsewhere on the machine is not taken for the end of a worker. What does not live here: what a launch makes of
-it (executor.py).
+it (executor.py), what a group may take (footprint.py).
 
 Source: Linux, Documentation/admin-guide/cgroup-v2.rst (memory.events), cgroup-v1/memory.rst (memory.oom_control).
 """
@@ -17,9 +17,13 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 MACHINE = Path("/proc/vmstat")
 
 
+COUNTERS = ("memory.events", "memory.oom_control")
+"""Of a group, by version 2 and by version 1."""
+
+
 def memory_kills() -> int | None:
     """Return how many processes the kernel has killed for memory; None where it does not say."""
-    for path in (*_of_group(), MACHINE):
+    for path in (*(group / name for group in own_groups() for name in COUNTERS), MACHINE):
         try:
             counts = dict(line.split() for line in path.read_text().splitlines())
             return int(counts["oom_kill"])
@@ -28,17 +32,15 @@ def memory_kills() -> int | None:
     return None
 
 
-def _of_group() -> Iterator[Path]:
-    """Yield where the counter of this process's group may be: at its path, or at the top of what a container sees."""
+def own_groups() -> Iterator[Path]:
+    """Yield the folders of this process's group and of those around it, which may not all be there: a container sees
+    its own group as the top."""
     try:
         lines = [line.split(":", 2) for line in OWN_GROUPS.read_text().splitlines()]
     except OSError:
         return
     groups = {names: path for _, names, path in lines}
     of_memory = next((path for names, path in groups.items() if "memory" in names.split(",")), None)
-    if of_memory is not None:  # version 1
-        for path in (of_memory, "/"):
-            yield GROUPS / "memory" / path.lstrip("/") / "memory.oom_control"
-    elif "" in groups:  # version 2; the machine's own top group has no such file
-        for path in (groups[""], "/"):
-            yield GROUPS / path.lstrip("/") / "memory.events"
+    top, own = (GROUPS, groups.get("")) if of_memory is None else (GROUPS / "memory", of_memory)
+    if own is not None:  # of version 2 the machine's own top group has no such files
+        yield from (top / path.relative_to("/") for path in (Path(own), *Path(own).parents))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine import kills
+from harness.engine import footprint, kills
 
 V1 = "5:cpu,cpuacct:/box\n4:memory:/box\n0::/"
 V2 = "0::/box"
@@ -44,6 +44,21 @@ def test_kills_without_a_counter_of_the_group_are_those_of_the_machine(
     assert kills.memory_kills() == 84
     (tmp_path / "vmstat").write_text("nr_free_pages 5\n")  # before Linux 4.13
     assert kills.memory_kills() is None
+
+
+@pytest.mark.parametrize(("groups", "top", "name"), [(V1, "memory", "memory.limit_in_bytes"), (V2, "", "memory.max")])
+def test_memory_here_is_what_the_own_group_or_one_around_it_allows(
+    groups: str, top: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, groups.replace("/box", "/box/inner"), monkeypatch)
+    whole = footprint.machine_bytes()
+    assert whole is not None
+    box = tmp_path / "cgroup" / top / "box"
+    (box / "inner").mkdir(parents=True)
+    (box / "inner" / name).write_text("max\n")
+    assert footprint.machine_bytes() == whole
+    (box / name).write_text(f"{2**26}\n")
+    assert footprint.machine_bytes() == 2**26
 
 
 def write(root: Path, groups: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
