@@ -60,6 +60,7 @@ def rerun(prefix: str, store: Store, keep: Literal["none", "adapter", "all"] | N
     trial, runtime = _read(prefix, store)
     runtime = runtime.replace({"keep": keep}) if keep else runtime
     recorded = result.read(store.trial(trial.trial_id))
+    runtime = runtime if recorded is None else _halved_as(recorded, runtime)
     target = store if recorded is None else _fresh(store, trial)
     options = Options(num_workers=1, retry_failed=True)
     summary = launch.launch(target, [trial], runtime, options, view.choose(target, as_json=False))
@@ -94,6 +95,13 @@ def _read(prefix: str, store: Store) -> tuple[PlannedTrial, Runtime]:
         trial_id=found[0], condition_id=condition_id(spec), arm="rerun", axes={}, seed=spec.seed, spec=spec
     )
     return trial, runtime
+
+
+def _halved_as(recorded: TrialResult, runtime: Runtime) -> Runtime:
+    """Return how to run a trial with as many rows together as its record ended with: the order of additions is part of
+    the last digits, and today there may be more memory, or less."""
+    train = recorded.train
+    return runtime.replace({"num_halvings": train.num_halvings, "num_eval_halvings": train.num_eval_halvings})
 
 
 def _fresh(store: Store, trial: PlannedTrial) -> Store:

@@ -91,6 +91,17 @@ def test_rerun_of_a_child_whose_parent_kept_nothing_names_the_command_that_works
     assert rerun.rerun(child, store, None).as_json()["reproduced"]
 
 
+def test_rerun_of_a_trial_that_ran_out_of_memory_computes_as_many_rows_together(root: Path) -> None:
+    made = planned(root, "tiny", rate=0.003)
+    (trial_id,) = made.trials
+    halved = made.setting.experiment.runtime.replace({"num_halvings": 1, "num_eval_halvings": 2})
+    launch.launch(made.store, made.record.trials, halved, OPTIONS)
+    path = made.store.trial(trial_id) / "runtime.json"  # memory ran out while it ran, not before
+    path.write_text(made.setting.experiment.runtime.model_dump_json())
+    again = rerun.rerun(trial_id, made.store, None)
+    assert again.as_json()["reproduced"], again.differences
+
+
 def changed(store: Store, trial_id: str, part: str) -> str:
     """Change one number of a record, none of them a mean over test items, and return what tells of it."""
     folder = store.trial(trial_id)
