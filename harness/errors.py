@@ -94,17 +94,6 @@ class UnreachableError(HarnessError):
     cause_class = "killed"
 
 
-class DivergedError(HarnessError):
-    """Training left the numbers: a non-finite loss or one over the spec's limit. Ends a trial as DIVERGED, a result."""
-
-    cause_class = "nan"
-
-    def __init__(self, message: str, *, step: int, loss: float) -> None:
-        super().__init__(message)
-        self.step = step
-        self.loss = loss
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on a GPU or on the host; found without importing torch."""
     names = {kind.__name__ for kind in type(error).__mro__}
