@@ -1,8 +1,20 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+
+def _take(*_: object) -> None:
+    """Do nothing, as with an ignored signal; but what is started by exec does not inherit it."""
+
+
+# Tests send these to what they start, which must not be deaf to them: a shell starts what runs behind it with some of
+# them ignored, and that is inherited.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _take)
 
 
 @pytest.hookimpl(tryfirst=True)
