@@ -22,10 +22,16 @@ def program(*names: str) -> str:
     return found if found is not None else _missing(f"none of {', '.join(names)} is on this machine")
 
 
-def package(name: str, advice: str = "make check installs it") -> ModuleType:
-    """Return a module; by default of the extra `dev`."""
+def installed(name: str, advice: str = "make check installs it") -> None:
+    """Go on where a package of the extra `dev` is installed, without importing it: marimo's mere presence among the
+    modules makes transformers take this process for a notebook, and its Trainer then wants IPython."""
     if importlib.util.find_spec(name.split(".")[0]) is None:
         _missing(f"{name} is not installed: {advice}")
+
+
+def package(name: str, advice: str = "make check installs it") -> ModuleType:
+    """Return a module of the extra `dev`."""
+    installed(name, advice)
     return importlib.import_module(name)
 
 

@@ -14,7 +14,7 @@ from analysis.context import Context
 from analysis.opened import open_sweep
 from analysis.tables import contrasts_table
 from tests.analysis.synthetic import Plan, build
-from tests.presence import package
+from tests.presence import installed
 
 ROOT = Path(__file__).parents[1]
 ARM = "equal_epochs"
@@ -22,7 +22,7 @@ ARM = "equal_epochs"
 
 @pytest.fixture(autouse=True)
 def _marimo() -> None:
-    package("marimo", "make notebook installs it")
+    installed("marimo", "make notebook installs it")
 
 
 def script(*words: str, path: Path = ROOT / "notebooks/start.py") -> subprocess.CompletedProcess[str]:

@@ -32,7 +32,7 @@ from tests.analysis import synthetic
 from tests.analysis.synthetic import build
 from tests.engine.test_plan import with_qlora
 from tests.pocket.tiny import tiny_experiment
-from tests.presence import package
+from tests.presence import installed
 
 ROOT = Path(__file__).parents[2]
 SMALL = json.dumps({"seed": [0], "data.num_examples": [8, 16], "train.num_epochs": 1, "evals.num_items": 6})
@@ -315,7 +315,7 @@ def serving(*words: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_cli_dashboard_shows_a_study_on_loopback_alone_and_ends_with_its_process(tmp_path: Path) -> None:
-    package("optuna_dashboard", "make dashboard installs it")
+    installed("optuna_dashboard", "make dashboard installs it")
     folder = plan.make_plan(Request(name="tune", out=tmp_path)).folder
     folder.mkdir(parents=True)
     made = optuna.create_study(study_name="a-small-study", storage=f"sqlite:///{folder / 'study.db'}")
@@ -333,7 +333,7 @@ def test_cli_dashboard_shows_a_study_on_loopback_alone_and_ends_with_its_process
 
 
 def test_cli_notebook_is_a_copy_of_ones_own_on_loopback_alone(tmp_path: Path) -> None:
-    package("marimo", "make notebook installs it")
+    installed("marimo", "make notebook installs it")
     _, name = build(tmp_path, synthetic.Plan(seeds=(0,), values=(25, 400), scale=0.1))
     own = tmp_path / "sweeps" / name / "notebook.py"
     port = free_port()
