@@ -15,8 +15,6 @@ from pathlib import Path
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 MACHINE = Path("/proc/vmstat")
-
-
 COUNTERS = ("memory.events", "memory.oom_control")
 """Of a group, by version 2 and by version 1."""
 
