@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.engine import forecast
+from harness.engine import measurement
 from harness.engine.worker import Outcome
 from harness.records.schema import PlannedTrial
 
@@ -64,5 +64,5 @@ class Doubt:
         if self._scouts is None:
             tried = [key for key in self._trials if key in rerun_after]
             tried.sort(key=lambda key: rerun_after[key] == 0)
-            self._scouts = frozenset({forecast.shape(self._trials[key].spec): key for key in tried}.values())
+            self._scouts = frozenset({measurement.shape(self._trials[key].spec): key for key in tried}.values())
         return self._scouts

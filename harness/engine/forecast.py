@@ -18,14 +18,12 @@ from typing import Any
 
 from harness.engine import footprint, measurement, rates, rows
 from harness.engine.footprint import Footprint
-from harness.engine.measurement import Measurement, num_halvings, remember, set_damaged_aside, shape
+from harness.engine.measurement import Measurement, shape
 from harness.engine.rates import Rates
 from harness.errors import StoreError
 from harness.records.schema import PlannedTrial
 from harness.records.store import Store
 from harness.spec import Runtime, TrialSpec
-
-__all__ = ["Cost", "Forecast", "num_halvings", "remember", "set_damaged_aside", "shape"]
 
 LOG = logging.getLogger(__name__)
 

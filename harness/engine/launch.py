@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.engine import executor as executors
-from harness.engine import forecast, jobs, states, worker
+from harness.engine import jobs, measurement, states, worker
 from harness.engine.doubt import Doubt
 from harness.engine.executor import Executor, KilledForMemoryError, PreemptedError, WorkerDiedError
 from harness.engine.stopping import Stop, stopped_by_signals
@@ -190,7 +190,7 @@ class _Launch:
 
     def _work(self) -> Why:
         self.store.root.mkdir(parents=True, exist_ok=True)
-        forecast.set_damaged_aside(self.options.measure_into or self.store.root)
+        measurement.set_damaged_aside(self.options.measure_into or self.store.root)
         if self.options.prepare:
             self._build_bases()
         if self.stop.wanted:
@@ -362,7 +362,7 @@ class _Launch:
         if worker.was_evaluating(self.store.trial(key)):
             return self._killed_in_evaluation(key, error)
         measured = Store(self.options.measure_into or self.store.root)  # where its worker looks, too
-        found = forecast.num_halvings(measured, spec, self.runtime)
+        found = measurement.num_halvings(measured, spec, self.runtime)
         size = self.runtime.rows_per_pass(spec.train.batch_size, max(halvings, found))
         if size > 1 and max(halvings, found) < MAX_HALVINGS:
             self.halvings[key] = max(halvings, found) + 1

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from harness import redact
-from harness.engine import forecast, together
+from harness.engine import measurement, together
 from harness.engine.executor import WorkerDiedError
 from harness.engine.progress import Reporter
 from harness.errors import BusyError, DiskError, HarnessError, StoreError, is_out_of_memory
@@ -191,7 +191,7 @@ def _claimed(job: TrialJob, store: Store, folder: Path, key: str) -> Outcome:
 def _remember(job: TrialJob, finished: TrialResult, store: Store) -> None:
     """Let forecasts learn from a trial; where that cannot be written the trial is none the worse."""
     try:
-        forecast.remember(Store(job.measure_into or job.root), job.spec, finished, store, job.runtime)
+        measurement.remember(Store(job.measure_into or job.root), job.spec, finished, store, job.runtime)
     except (StoreError, OSError) as error:
         LOG.warning("%s; forecasts learn nothing from trial %s", error, finished.trial_id[:12])
 
@@ -206,7 +206,7 @@ def _ended(finished: TrialResult, log: Path) -> Outcome:
 
 def _fitting(job: TrialJob) -> Runtime:
     """Return how the trial runs, with the micro-batch that trials of its shape were found to fit in here."""
-    found = forecast.num_halvings(Store(job.measure_into or job.root), job.spec, job.runtime)
+    found = measurement.num_halvings(Store(job.measure_into or job.root), job.spec, job.runtime)
     training = max(job.num_halvings, job.runtime.num_halvings, found)
     evaluation = max(job.num_eval_halvings, job.runtime.num_eval_halvings)
     return job.runtime.replace({"num_halvings": training, "num_eval_halvings": evaluation})

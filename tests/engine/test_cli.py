@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from harness import cli_output
 from harness.cli import app
-from harness.engine import catalog, executor, forecast, plan, recovery
+from harness.engine import catalog, executor, measurement, plan, recovery
 from harness.engine import serving as engine_serving
 from harness.engine.resolve import Request
 from harness.errors import HarnessError
@@ -177,7 +177,7 @@ def test_cli_plan_says_how_far_a_budget_reaches(tmp_path: Path) -> None:
     assert "trials left that end within BUDGET=90m: unknown" in run("plan", "lima_size", *out)
     spec = plan.make_plan(Request(name="lima_size", set=SMALL, out=tmp_path)).record.trials[0].spec
     row = {"num_steps": 1, "num_tokens": 1, "seconds_train": 0.0, "seconds_total": 3600.0, "memory_bytes": None}
-    path = tmp_path / "probes" / f"{forecast.shape(spec)}.jsonl"
+    path = tmp_path / "probes" / f"{measurement.shape(spec)}.jsonl"
     path.parent.mkdir()
     path.write_text(json.dumps(row | {"disk_bytes": 1}) + "\n")
     assert "trials left that end within BUDGET=90m: 1 of 3" in run("plan", "lima_size", *out, "--workers", "1")

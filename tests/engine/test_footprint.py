@@ -181,7 +181,7 @@ def test_forecast_goes_through_measurements_once_for_conditions_that_they_do_not
 
 
 def test_forecast_reads_rows_of_earlier_versions_without_parts(tmp_path: Path) -> None:
-    spec, path = pinned_spec(), tmp_path / "probes" / f"{forecast.shape(pinned_spec())}.jsonl"
+    spec, path = pinned_spec(), tmp_path / "probes" / f"{measurement.shape(pinned_spec())}.jsonl"
     path.parent.mkdir()
     old = {"num_steps": 10, "num_tokens": 1000, "seconds_train": 5.0, "seconds_total": 8.0, "disk_bytes": 500}
     append_line(path, old | {"memory_bytes": 2**30, "num_threads": 1, "micro_batch_size": 4, "num_halvings": 0})

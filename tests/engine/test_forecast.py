@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.engine import forecast, launch, measuring
+from harness.engine import forecast, launch, measurement, measuring
 from harness.records.schema import TrialResult
 from harness.records.store import Store, append_line
 from harness.spec import Runtime, TrialSpec
@@ -21,7 +21,7 @@ from tests.specs import pinned_spec
 
 def measure(store: Store, **row: float) -> None:
     """Add a measurement of the pinned spec's shape: 10 steps in 5 of 8 seconds, unless told otherwise."""
-    path = store.root / "probes" / f"{forecast.shape(pinned_spec())}.jsonl"
+    path = store.root / "probes" / f"{measurement.shape(pinned_spec())}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     measured = {"num_steps": 10, "num_tokens": 1000, "seconds_train": 5.0, "seconds_total": 8.0}
     append_line(path, measured | {"memory_bytes": 2**30, "disk_bytes": 500} | row)
@@ -73,9 +73,9 @@ def test_forecast_shape_is_what_decides_cost() -> None:
     spec = pinned_spec()
     same = {"seed": 5, "train.learning_rate": 1.0, "method.rank": 2, "data.num_examples": 7, "train.num_epochs": 9}
     for field, value in same.items():
-        assert forecast.shape(spec.replace({field: value})) == forecast.shape(spec)
+        assert measurement.shape(spec.replace({field: value})) == measurement.shape(spec)
     for field, value in {"train.batch_size": 3, "data.max_length": 64, "evals.items_seed": 9}.items():
-        assert forecast.shape(spec.replace({field: value})) != forecast.shape(spec)
+        assert measurement.shape(spec.replace({field: value})) != measurement.shape(spec)
 
 
 def test_forecast_of_a_finished_trial_knows_its_siblings(tmp_path: Path) -> None:
@@ -113,6 +113,6 @@ def test_forecast_of_packed_rows_is_unknown_until_they_are_packed_and_has_a_shap
     store, packed = Store(tmp_path), pinned_spec().replace({"data.packing": "isolated"})
     measure(store)
     assert forecast.num_steps(packed) is None
-    assert forecast.shape(packed) != forecast.shape(pinned_spec())
+    assert measurement.shape(packed) != measurement.shape(pinned_spec())
     assert forecast.num_steps(packed.replace({"train.num_epochs": None, "train.num_steps": 40})) == 40
     assert forecast.num_steps(pinned_spec().replace({"data.packing": "padding_free"})) == 19

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from harness.engine import doubt, forecast, launch, states, worker
+from harness.engine import doubt, forecast, launch, measurement, states, worker
 from harness.engine.view import LineView
 from harness.engine.worker import Outcome
 from harness.errors import DiskError
@@ -525,7 +525,7 @@ def test_launch_measurement_that_cannot_be_written_stops_nothing(
     def refuse(*_args: object) -> None:
         raise DiskError("probes cannot be written (Permission denied); set OUT= to a writable folder")
 
-    monkeypatch.setattr(forecast, "remember", refuse)
+    monkeypatch.setattr(measurement, "remember", refuse)
     summary = run(tmp_path, executor=inline)
     assert (summary.why, summary.exit_code) == ("done", 0)
     assert len(numbers(tmp_path)) == len(planned(len(summary.outcomes)))
@@ -576,7 +576,7 @@ def test_worker_fault_after_the_commit_is_no_failure_of_the_trial(
     def refuse(*_: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(worker.forecast, "remember", refuse)
+    monkeypatch.setattr(worker.measurement, "remember", refuse)
     outcome = worker.attempt(worker.TrialJob(planned(1)[0].spec, tmp_path, RUNTIME, run_stub))
     assert (outcome.state, outcome.ran, outcome.no_disk) == ("COMPLETE", True, False)
 

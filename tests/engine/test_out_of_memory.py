@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import pytest
 
-from harness.engine import executor, forecast, launch
+from harness.engine import executor, launch, measurement
 from harness.engine.progress import Reporter
 from harness.identity import trial_id
 from harness.records.store import Store, append_line, read_lines
@@ -146,15 +146,15 @@ MEASURED = dict.fromkeys(NUMBERS, 1)
 
 def test_halvings_are_remembered_by_shape_and_machine(tmp_path: Path) -> None:
     store, trial = Store(tmp_path), planned(1)[0]
-    assert forecast.num_halvings(store, trial.spec, RUNTIME) == 0
-    path = tmp_path / "probes" / f"{forecast.shape(trial.spec)}.jsonl"
+    assert measurement.num_halvings(store, trial.spec, RUNTIME) == 0
+    path = tmp_path / "probes" / f"{measurement.shape(trial.spec)}.jsonl"
     path.parent.mkdir()
     size = min(8, trial.spec.train.batch_size)
     append_line(path, MEASURED | {"num_halvings": 1, "micro_batch_size": size // 2, "host": "another"})
-    assert forecast.num_halvings(store, trial.spec, RUNTIME) == 0
+    assert measurement.num_halvings(store, trial.spec, RUNTIME) == 0
     append_line(path, MEASURED | {"num_halvings": 0, "micro_batch_size": 1, "host": os.uname().nodename})
-    assert forecast.num_halvings(store, trial.spec, RUNTIME) == 0
+    assert measurement.num_halvings(store, trial.spec, RUNTIME) == 0
     append_line(path, MEASURED | {"num_halvings": 1, "micro_batch_size": size // 2, "host": os.uname().nodename})
-    assert forecast.num_halvings(store, trial.spec, RUNTIME) == 1
+    assert measurement.num_halvings(store, trial.spec, RUNTIME) == 1
     smaller = RUNTIME.replace({"micro_batch_size": size // 2})
-    assert forecast.num_halvings(store, trial.spec, smaller) == 0
+    assert measurement.num_halvings(store, trial.spec, smaller) == 0
